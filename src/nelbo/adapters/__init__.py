@@ -1,0 +1,1 @@
+"""Adapters: other people's networks as a `DiffusionModel`."""

@@ -1,0 +1,254 @@
+"""`Adaptive`: the estimator that plans its own budget from a pilot and stops when the error bar is short enough.
+
+The pilot is counted and never averaged in. The plan aims a little below the tolerance; the error bar is then looked
+at only at preset multiples of the plan, because stopping at the first lucky look would favour samples whose skewed
+tail has not shown yet. Stages are averaged with weights that were fixed before they were drawn.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from nelbo.bound import designs
+from nelbo.bound.designs import BINS, Density, Stage
+from nelbo.bound.estimate import Estimate, PerExample, Stratum, TermEstimate
+from nelbo.bound.estimators import Estimator
+from nelbo.bound.pilot import EXAMPLES, Pilot, run
+from nelbo.bound.problem import Problem
+from nelbo.errors import UsageError
+from nelbo.maths.units import nats as to_nats
+from nelbo.typing import Json
+
+LOOKS = (1.0, 1.5, 2.25, 3.4, 5.0, 7.6, 11.4, 17.0, 26.0, 39.0)
+"""Multiples of the plan at which the error bar is looked at."""
+AIM = 0.92
+"""The plan aims at this share of the tolerance, so that the first look usually suffices."""
+MIN_DRAWS = 256
+"""Draws of the smallest pooled stage: fewer would not tell their own variance."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A design and its size: strata and first-level draws (of all examples together, or of each one)."""
+
+    design: str
+    strata: int
+    reconstructions: int
+    cost: int
+
+
+@dataclass(frozen=True)
+class Adaptive(Estimator):
+    """Pilot, Neyman allocation, control variates and regression, to a tolerance in bits/dim.
+
+    design: "auto", "pooled" or "per_example". controls: the surrogate's and ‖ε‖² control variates. regression: the
+    fit over examples. max_nfe: most evaluations, pilot included. strata: a fixed number of strata instead of a plan.
+    """
+
+    tolerance: float = 0.01
+    max_nfe: int | None = None
+    design: str = "auto"
+    controls: bool = True
+    regression: bool = True
+    allocation: str = "neyman"
+    pilot: int = EXAMPLES
+    strata: int | None = None
+    name = "adaptive"
+
+    def __post_init__(self):
+        if not (isinstance(self.tolerance, (int, float)) and math.isfinite(self.tolerance) and self.tolerance > 0):
+            raise UsageError(f"a tolerance of {self.tolerance!r} bits/dim", "give a number > 0, such as 0.01")
+        if self.pilot < 8:
+            raise UsageError(f"a pilot of {self.pilot} examples", "a pilot needs at least 8 to fit anything")
+
+    def describe(self) -> Json:
+        return {
+            "name": self.name,
+            "design": self.design,
+            "tolerance": self.tolerance,
+            "max_nfe": self.max_nfe,
+            "controls": self.controls,
+            "regression": self.regression,
+            "allocation": self.allocation,
+        }
+
+    def cost(self, problem: Problem) -> int:
+        return self.max_nfe or 0
+
+    def estimate(self, problem: Problem) -> Estimate:
+        target = float(to_nats(self.tolerance, problem.model.domain.dimensions))
+        prior = problem.prior()
+        pilot = run(problem, self.pilot, regression=self.regression, controls=self.controls)
+        density = self._density(pilot)
+        plan = self._plan(problem, pilot, target)
+        stages: list[Stage] = []
+        done = 0.0
+        note = None
+        for look in LOOKS:
+            share = look - done
+            step = self._part(problem, plan, share)
+            if self.max_nfe is not None and problem.nfe + step.cost > self.max_nfe:
+                step = self._within(problem, plan, self.max_nfe - problem.nfe)
+                note = f"--max-nfe {self.max_nfe} was reached before the tolerance {self.tolerance}"
+                if step is None:
+                    break
+            draw = designs.pooled if step.design == "pooled" else designs.per_example
+            offset = len(stages) << 26
+            stages.append(draw(problem, pilot, density, step.strata, step.reconstructions, offset))
+            done = look
+            total = _combined(stages)
+            problem.watch(float(prior.mean()) + total.value, math.sqrt(total.variance))
+            if problem.stopped or note is not None or self.strata is not None:
+                break
+            if math.sqrt(total.variance) <= target:
+                break
+        else:
+            note = f"the tolerance {self.tolerance} was not reached at {LOOKS[-1]} times the planned budget"
+        if not stages:
+            raise UsageError(
+                f"--max-nfe {self.max_nfe} leaves nothing after the pilot of {pilot.nfe} evaluations",
+                f"allow at least {pilot.nfe + self._part(problem, plan, 1.0).cost} evaluations",
+            )
+        if problem.stopped:
+            note = "interrupted: the estimate is of the draws made until then"
+        return self._result(problem, prior, pilot, plan, stages, note)
+
+    def _density(self, pilot: Pilot) -> Density:
+        fit = pilot.diffusion
+        if len(fit.mean) == 0:
+            return Density(fit.mean, torch.zeros(1, dtype=torch.float64))
+        if self.allocation == "uniform":
+            return Density.of(torch.ones_like(fit.mean))
+        if self.allocation == "importance":
+            return designs.neyman(fit, (1 + fit.raw.square()).sqrt())
+        return designs.neyman(fit, fit.residual)
+
+    def _plan(self, problem: Problem, pilot: Pilot, target: float) -> Plan:
+        """The cheaper of the two designs for a standard error of AIM·target, from the pilot's variances."""
+        goal = (AIM * target) ** 2
+        d, r = pilot.diffusion, pilot.reconstruction
+        spread = float((d.size * d.residual).sum()) * 1.1
+        spread_r = float(r.size[0] * r.residual[0])
+        cost_r = max(problem.decoder_cost, 0.05)
+        # Neyman between the two terms: draws ∝ sd / √cost
+        both = spread + spread_r * math.sqrt(cost_r)
+        n = max(MIN_DRAWS / 2, both * spread / goal) if spread else 0
+        n_r = max(MIN_DRAWS / 2, both * spread_r / math.sqrt(cost_r) / goal)
+        pairs, n_r = math.ceil(n / 2), math.ceil(n_r)
+        choices = [Plan("pooled", pairs, n_r, 2 * pairs + problem.decoder_cost * n_r)]
+        N = problem.examples
+        noise = float((d.size * d.noise).sum()) ** 2
+        image = max(0.0, spread**2 - noise)
+        noise_r = float(r.size[0] * r.residual[0]) ** 2
+        sizes = [self.strata] if self.strata else [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256]
+        for strata in sizes:
+            left = goal * N - (noise / (2 * strata) + image / (2 * strata**3))
+            if left <= 0 and strata != sizes[-1]:
+                continue
+            m = max(1, math.ceil(noise_r / (2 * left))) if left > 0 else 4
+            if not problem.decoder_cost:
+                m = max(m, 2)
+            choices.append(Plan("per_example", strata, m, N * (2 * strata + 2 * m * problem.decoder_cost)))
+        wanted = [c for c in choices if self.design in ("auto", c.design)]
+        if not wanted:
+            raise UsageError(f"unknown design {self.design!r}", "choose one of: auto, per_example, pooled")
+        return min(wanted, key=lambda c: c.cost)
+
+    def _part(self, problem: Problem, plan: Plan, share: float) -> Plan:
+        """The stage that is `share` of the plan; at least one stratum, or a stage that knows its variance."""
+        least = MIN_DRAWS // 4 if plan.design == "pooled" else 1
+        strata = max(least, math.ceil(plan.strata * share))
+        reconstructions = max(least, math.ceil(plan.reconstructions * share))
+        cost = 2 * strata * bool(len(problem.cells)) + reconstructions * problem.decoder_cost * (
+            1 if plan.design == "pooled" else 2
+        )
+        return replace(
+            plan,
+            strata=strata,
+            reconstructions=reconstructions,
+            cost=cost * (1 if plan.design == "pooled" else problem.examples),
+        )
+
+    def _within(self, problem: Problem, plan: Plan, left: int) -> Plan | None:
+        """The largest stage of the plan's design, else the pooled one, that costs at most `left`; None if none does."""
+        for share in (0.9, 0.75, 0.5, 0.35, 0.25, 0.15, 0.1, 0.05):
+            step = self._part(problem, plan, share)
+            if step.cost <= left:
+                return step
+        least = self._part(problem, Plan("pooled", 1, 1, 0), 1.0)
+        if self.design != "per_example" and least.cost <= left:
+            return self._part(problem, Plan("pooled", left // 3, left // 3, 0), 1.0)
+        return None
+
+    def _result(
+        self, problem: Problem, prior: Tensor, pilot: Pilot, plan: Plan, stages: list[Stage], note: str | None
+    ) -> Estimate:
+        total = _combined(stages)
+        N = problem.examples
+        rows = None
+        if all(s.examples is not None for s in stages):
+            weights = [s.weight / sum(q.weight for q in stages) for s in stages]
+            v, w, rv, rw = (
+                sum(share**power * s.examples[k] for share, s in zip(weights, stages, strict=True))  # type: ignore
+                for k, power in enumerate((1, 2, 1, 2))
+            )
+            rows = PerExample(prior + v + rv, (w + rw).sqrt(), prior, v, rv)  # type: ignore
+            data = [TermEstimate.of(*p).data_variance for p in ((v, w), (rv, rw), (rows.nats, w + rw))]  # type: ignore
+        else:
+            d, r = pilot.diffusion, pilot.reconstruction
+            fits = [pilot.features @ d.total_weights, pilot.features @ r.total_weights]
+            spread = [float(f.var()) if N > 1 else math.nan for f in (*fits, prior + fits[0] + fits[1])]
+            own = float((r.size[0] * r.noise[0]) ** 2)
+            left = [pilot.between, max(0.0, pilot.between - own), pilot.between]
+            data = [(s + b) / N for s, b in zip(spread, left, strict=True)]
+        estimator = {
+            **self.describe(),
+            "picked": plan.design,
+            "stages": len(stages),
+            "pilot": {"examples": min(self.pilot, N), "evaluations": pilot.nfe},
+        }
+        return Estimate(
+            prior=TermEstimate.of(prior, torch.zeros_like(prior)),
+            diffusion=TermEstimate(*total.diffusion, data[0]),
+            reconstruction=TermEstimate(*total.reconstruction, data[1]),
+            total=TermEstimate(float(prior.mean()) + total.value, total.variance, data[2]),
+            strata=_strata(problem, total.bins),
+            per_example=rows,
+            estimator=estimator,
+            note=note,
+        )
+
+
+def _combined(stages: list[Stage]) -> Stage:
+    """The stages averaged with weights in proportion to their sizes."""
+    whole = sum(s.weight for s in stages)
+    share = [s.weight / whole for s in stages]
+
+    def mean(name: str) -> tuple[float, float]:
+        parts = [getattr(s, name) for s in stages]
+        return (
+            sum(w * p[0] for w, p in zip(share, parts, strict=True)),
+            sum(w**2 * p[1] for w, p in zip(share, parts, strict=True)),
+        )
+
+    weight = torch.tensor(share, dtype=torch.float64)[:, None]
+    bins = torch.stack([s.bins for s in stages])
+    columns = [(weight * bins[..., 0]).sum(0), (weight.square() * bins[..., 1]).sum(0), bins[..., 2].sum(0)]
+    return Stage(mean("diffusion"), mean("reconstruction"), torch.stack(columns, 1), None, whole)
+
+
+def _strata(problem: Problem, bins: Tensor) -> tuple[Stratum, ...]:
+    """The stretches of the chain that have cells, with their ends."""
+    edge = designs.bin_of_cells(problem)
+    found = []
+    for b in range(BINS):
+        cells = (edge == b).nonzero()[:, 0]
+        if len(cells):
+            ends = [problem.place(float(u) / len(problem.cells)) for u in (cells[0], cells[-1] + 1)]
+            value, variance, count = bins[b].tolist()
+            found.append(Stratum(ends[1][0], ends[0][0], ends[1][1], ends[0][1], value, variance, int(count)))
+    return tuple(found)

@@ -1,0 +1,235 @@
+"""Designs: how the draws of a stage are spread over examples and cells, and what they say.
+
+Both designs estimate, from draws independent of the pilot,
+
+    mean of the bound = mean prior + mean of the fit over all examples (closed form) + mean of (y − fit − a·n)/p,
+
+and both put two independent draws in every stratum of the cells, so that half their squared difference is an unbiased
+estimate of the stratum's variance. `pooled` draws examples at random: cheapest for a coarse answer. `per_example`
+gives every example its own strata, so that differences between examples cost nothing: cheapest for a fine one.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nelbo.bound.pilot import Fit, Pilot
+from nelbo.bound.problem import Problem
+from nelbo.maths import random
+
+BINS = 16
+"""Strata of the chain that results report."""
+_BLOCK = 8192
+"""Examples a block of the per-example design: what is planned at once must not grow with the data."""
+
+
+@dataclass(frozen=True, eq=False)
+class Density:
+    """Probabilities p (M,) of the cells and their cumulative sum with a leading 0, (M + 1,)."""
+
+    p: Tensor
+    cumulative: Tensor
+
+    @classmethod
+    def of(cls, weight: Tensor) -> Density:
+        """Proportional to `weight` (M,), all positive."""
+        p = weight / weight.sum()
+        return cls(p, torch.cat([torch.zeros(1, dtype=p.dtype), p.cumsum(0)]))
+
+    def place(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """The cells that u (n,) in (0, 1) falls in, and the fraction of the cell that lies before it."""
+        u = u * self.cumulative[-1]
+        cells = (torch.searchsorted(self.cumulative, u.contiguous(), right=True) - 1).clamp(0, len(self.p) - 1)
+        return cells, ((u - self.cumulative[cells]) / self.p[cells]).clamp(0, 1)
+
+
+def neyman(fit: Fit, relative: Tensor) -> Density:
+    """p ∝ the cell's standard deviation, |m|·`relative`, with a tenth for its mean and a fiftieth for all cells alike:
+    the pilot is small, and a cell that it took for empty must not get a weight without bound."""
+    spread, mean = fit.size * relative, fit.size
+    parts = [(0.88, spread), (0.10, mean), (0.02, torch.ones_like(mean))]
+    return Density.of(sum(share * part / part.sum().clamp_min(1e-300) for share, part in parts))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """What one stage of draws says of the mean over examples, in nats: values and Monte Carlo variances of the two
+    random terms, contributions (value, variance, draws) of BINS stretches of cells, and per-example rows or None."""
+
+    diffusion: tuple[float, float]
+    reconstruction: tuple[float, float]
+    bins: Tensor
+    examples: tuple[Tensor, Tensor, Tensor, Tensor] | None
+    weight: float
+
+    @property
+    def value(self) -> float:
+        """Both terms."""
+        return self.diffusion[0] + self.reconstruction[0]
+
+    @property
+    def variance(self) -> float:
+        """Of both terms; their draws are independent."""
+        return self.diffusion[1] + self.reconstruction[1]
+
+
+def pooled(problem: Problem, pilot: Pilot, density: Density, strata: int, reconstructions: int, offset: int) -> Stage:
+    """2·`strata` diffusion draws and `reconstructions` first-level draws, each of a random example (with replacement).
+
+    offset: number of the first draw, so that stages never share noise.
+    """
+    N, M = problem.examples, len(problem.cells)
+    n = 2 * strata if M else 0
+    draws = offset + torch.arange(n)
+    stratum = torch.arange(n) // 2
+    inside = random.uniform(problem.seed, 0, 0, draws, stream=random.Stream.TIME)
+    who = anyone(problem.seed, N, 1, draws)
+    cells, inner = density.place((stratum + inside) / max(1, strata))
+    columns = problem.cell_columns(who, cells, inner, cells + 1, draws, pilot.surrogate, partial=True)
+    residual = _residual(pilot.diffusion, pilot.features, who, cells, columns) / density.p[cells]
+    pairs = residual.reshape(-1, 2)
+    done = torch.isfinite(pairs).all(1)
+    value, variance = _of_pairs(pairs[done], strata)
+    fitted = _fitted(pilot.diffusion, pilot.features)
+    bins = _bins(problem, cells.reshape(-1, 2)[done].reshape(-1), pairs[done].reshape(-1), pilot)
+
+    draws = offset + torch.arange(reconstructions)
+    who = anyone(problem.seed, N, 0, draws)
+    columns = problem.reconstruction_columns(who, draws, pilot.surrogate, partial=True)
+    zero = torch.zeros_like(who)
+    left = _residual(pilot.reconstruction, pilot.features, who, zero, columns)
+    left = left[torch.isfinite(left)]
+    r_value, r_variance = _of_draws(left)
+    return Stage(
+        diffusion=(fitted + value, variance),
+        reconstruction=(_fitted(pilot.reconstruction, pilot.features) + r_value, r_variance),
+        bins=bins,
+        examples=None,
+        weight=float(n + reconstructions),
+    )
+
+
+def per_example(
+    problem: Problem, pilot: Pilot, density: Density, strata: int, reconstructions: int, offset: int
+) -> Stage:
+    """For every example two draws in each of `strata` strata of the cells, and 2·`reconstructions` first-level draws.
+
+    Interrupted, it speaks for the examples that were finished, and the fit for the others.
+    """
+    N, M = problem.examples, len(problem.cells)
+    values, variances = torch.full((N,), float("nan")).double(), torch.zeros(N, dtype=torch.float64)
+    r_values, r_variances = values.clone(), variances.clone()
+    order = random.permutation(problem.seed, N, draw=2)
+    bins = torch.zeros(BINS, 3, dtype=torch.float64)
+    both = 2 * reconstructions
+    zero = torch.zeros(1, dtype=torch.long)
+    for block in order.split(_BLOCK):
+        if problem.stopped:
+            break
+        block = block.sort().values
+        b = len(block)
+        who = block.repeat_interleave(both)
+        draws = offset + torch.arange(both).repeat(b)
+        columns = problem.reconstruction_columns(who, draws, pilot.surrogate, partial=True)
+        cell = zero.expand(len(who))
+        y = columns[:, 0] - pilot.reconstruction.control(cell, columns[:, 1:])
+        r_values[block] = y.reshape(b, both).mean(1)
+        r_variances[block] = y.reshape(b, both).var(1) / both
+        if not M:
+            values[block] = 0.0
+            continue
+        draws = torch.arange(2 * strata)
+        who, number = block.repeat_interleave(2 * strata), draws.repeat(b)
+        inside = random.uniform(problem.seed, who, 1, offset + number, stream=random.Stream.TIME)
+        cells, inner = density.place((number // 2 + inside) / strata)
+        columns = problem.cell_columns(who, cells, inner, cells + 1, offset + number, pilot.surrogate, partial=True)
+        residual = _residual(pilot.diffusion, pilot.features, who, cells, columns) / density.p[cells]
+        pairs = residual.reshape(b, strata, 2)
+        fitted = pilot.diffusion.mean.sum() + pilot.features[block] @ pilot.diffusion.total_weights
+        values[block] = fitted + pairs.mean((1, 2))
+        variances[block] = (pairs[..., 0] - pairs[..., 1]).square().sum(1) / 4 / strata**2
+        done = torch.isfinite(residual)
+        bins += _bins(problem, cells[done], residual[done], pilot, of=b / N)
+    done = torch.isfinite(values) & torch.isfinite(r_values)
+    rows = (values[done], variances[done], r_values[done], r_variances[done])
+    whole = bool(done.all())
+    return Stage(
+        diffusion=_mean(pilot.diffusion, pilot, done, *rows[:2]),
+        reconstruction=_mean(pilot.reconstruction, pilot, done, *rows[2:]),
+        bins=bins,
+        examples=rows if whole else None,
+        weight=float(strata),
+    )
+
+
+def anyone(seed: int, N: int, level: int, draws: Tensor) -> Tensor:
+    """A uniform random example, 0..N−1, for every draw, (n,); with replacement, keyed by (seed, level, draw)."""
+    u = random.uniform(seed, 0, level, draws, stream=random.Stream.SELECT)
+    return (u * N).long().clamp(max=N - 1)
+
+
+def _residual(fit: Fit, features: Tensor, who: Tensor, cells: Tensor, columns: Tensor) -> Tensor:
+    """y − fit − a·n of draws, (n,)."""
+    return columns[:, 0] - fit.predict(cells, features[who]) - fit.control(cells, columns[:, 1:])
+
+
+def _fitted(fit: Fit, features: Tensor) -> float:
+    """The fit's total, averaged over all examples."""
+    return float(fit.mean.sum() + (features @ fit.total_weights).mean())
+
+
+def _of_pairs(pairs: Tensor, strata: int) -> tuple[float, float]:
+    """Mean and variance from pairs (h, 2), one a stratum; where an interrupt left fewer strata, as a simple sample."""
+    h = len(pairs)
+    if h == 0:
+        return 0.0, 0.0 if strata == 0 else math.inf
+    if h == strata:
+        return float(pairs.mean()), float((pairs[:, 0] - pairs[:, 1]).square().sum()) / 4 / h**2
+    return _of_draws(pairs.reshape(-1))
+
+
+def _of_draws(values: Tensor) -> tuple[float, float]:
+    n = len(values)
+    return (float(values.mean()), float(values.var()) / n) if n > 1 else (0.0, math.inf)
+
+
+def _mean(fit: Fit, pilot: Pilot, done: Tensor, values: Tensor, variances: Tensor) -> tuple[float, float]:
+    """Mean over all examples and its variance, where `done` (N,) of them have values (their number,)."""
+    n, N = len(values), len(done)
+    if n == N:
+        return float(values.mean()), float(variances.mean()) / N
+    if n < 2:
+        return 0.0, math.inf
+    fitted = fit.mean.sum() + pilot.features @ fit.total_weights
+    left = values - fitted[done]
+    return float(fitted.mean() + left.mean()), float(left.var()) / n
+
+
+def _bins(problem: Problem, cells: Tensor, residual: Tensor, pilot: Pilot, of: float = 1.0) -> Tensor:
+    """(BINS, 3): value, variance and number of draws of each stretch of the chain, from weighted residuals (n,).
+
+    of: the share of the examples that these draws speak for, where several calls are added up.
+    """
+    n = max(1, len(residual))
+    edge = bin_of_cells(problem)
+    which = edge[cells]
+    fit = pilot.diffusion
+    mean = fit.mean + fit.size * (fit.weights @ pilot.features.mean(0))
+    total = torch.zeros(BINS, dtype=torch.float64).index_add(0, edge, mean)
+    first = torch.zeros(BINS, dtype=torch.float64).index_add(0, which, residual) / n
+    second = torch.zeros(BINS, dtype=torch.float64).index_add(0, which, residual.square()) / n
+    count = torch.zeros(BINS, dtype=torch.float64).index_add(0, which, torch.ones_like(residual))
+    return torch.stack([of * (total + first), of**2 * (second - first.square()).clamp_min(0) / n, count], 1)
+
+
+def bin_of_cells(problem: Problem) -> Tensor:
+    """The stretch, 0..BINS−1, of every cell (M,): even in λ from the first level to the last."""
+    cells = problem.cells
+    if not len(cells):
+        return torch.zeros(0, dtype=torch.long)
+    top, bottom = cells.upper[0], cells.lower[-1]
+    return ((top - cells.logsnr) / (top - bottom) * BINS).floor().long().clamp(0, BINS - 1)

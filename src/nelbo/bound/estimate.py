@@ -1,0 +1,95 @@
+"""What an estimator returns: the terms in nats an example, with two variances each that are never mixed.
+
+`variance` is Monte Carlo noise about the exact bound of *these* examples; `data_variance` is that of the mean over
+examples about the mean of the population they were drawn from: (observed variance between examples − the mean Monte
+Carlo variance of one example)/N, at least 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nelbo.typing import Json
+
+
+@dataclass(frozen=True)
+class TermEstimate:
+    """A mean over examples in nats, its Monte Carlo variance, and its sampling variance (nan where N = 1)."""
+
+    mean: float
+    variance: float
+    data_variance: float
+
+    @classmethod
+    def of(cls, values: Tensor, variances: Tensor) -> TermEstimate:
+        """From unbiased values (N,) and unbiased Monte Carlo variances (N,) of one example each."""
+        n = len(values)
+        spread = float(values.var()) if n > 1 else float("nan")
+        share = float(variances.mean())
+        data = max(0.0, spread - share) / n if n > 1 else float("nan")
+        return cls(float(values.mean()), share / n, data)
+
+
+@dataclass(frozen=True)
+class Stratum:
+    """A stretch of the chain from level t down to level s, its share of the diffusion term in nats an example."""
+
+    t: float
+    s: float
+    logsnr_t: float
+    logsnr_s: float
+    mean: float
+    variance: float
+    evaluations: int
+
+
+@dataclass(frozen=True, eq=False)
+class PerExample:
+    """Per-example bounds and terms in nats, each (N,) float64; standard_error is Monte Carlo noise alone."""
+
+    nats: Tensor
+    standard_error: Tensor
+    prior: Tensor
+    diffusion: Tensor
+    reconstruction: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """The three terms, their sum, where along the chain the bound sits, and how it was estimated."""
+
+    prior: TermEstimate
+    diffusion: TermEstimate
+    reconstruction: TermEstimate
+    total: TermEstimate
+    strata: tuple[Stratum, ...]
+    per_example: PerExample | None
+    """None where the estimator did not look at every example."""
+    estimator: Json
+    note: str | None = None
+    """What a reader must know: a tolerance that was not reached, an interrupt."""
+
+    @classmethod
+    def of(
+        cls,
+        prior: Tensor,
+        diffusion: tuple[Tensor, Tensor],
+        reconstruction: tuple[Tensor, Tensor],
+        strata: list[Stratum],
+        estimator: Json,
+    ) -> Estimate:
+        """From the prior (N,), and (values, variances) an example of the other two terms (independent noises)."""
+        nats = prior + diffusion[0] + reconstruction[0]
+        variances = diffusion[1] + reconstruction[1]
+        return cls(
+            prior=TermEstimate.of(prior, torch.zeros_like(prior)),
+            diffusion=TermEstimate.of(*diffusion),
+            reconstruction=TermEstimate.of(*reconstruction),
+            total=TermEstimate.of(nats, variances),
+            strata=tuple(strata),
+            per_example=PerExample(nats, variances.sqrt(), prior, diffusion[0], reconstruction[0]),
+            estimator=estimator,
+        )

@@ -1,0 +1,185 @@
+"""`evaluate`: the bound of a model on examples, term by term, with its error bars."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nelbo._version import __version__
+from nelbo.bound.adaptive import Adaptive
+from nelbo.bound.baselines import OneTime
+from nelbo.bound.estimators import Estimator, Exhaustive, Stratified
+from nelbo.bound.pilot import EXAMPLES, NODES
+from nelbo.bound.problem import Problem
+from nelbo.bound.result import Bound
+from nelbo.bound.store import Store
+from nelbo.bound.workers import Alone, Workers
+from nelbo.errors import ShapeError, UnknownNameError, UsageError
+from nelbo.maths.units import bits_per_dim
+from nelbo.model.diffusion import DiffusionModel
+from nelbo.model.examples import Examples
+from nelbo.process.grid import Grid
+
+PRECISIONS = {"float32": torch.float32, "float64": torch.float64, "bf16": torch.bfloat16}
+
+
+class NelboWarning(UserWarning):
+    """Something that does not stop an evaluation but changes what its number means."""
+
+
+def evaluate(
+    model: DiffusionModel,
+    data: Examples | Tensor | Any,
+    *,
+    tolerance: float = 0.01,
+    max_nfe: int | None = None,
+    grid: Grid | None = None,
+    estimator: str | Estimator = "auto",
+    per_example: bool = False,
+    condition: Mapping[str, Tensor] | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    device: str | torch.device | None = None,
+    precision: str = "float32",
+    progress: Callable[[int, int], None] | None = None,
+    watch: Callable[[float, float], None] | None = None,
+    state: str | Path | None = None,
+    workers: Workers | None = None,
+) -> Bound:
+    """The variational bound −log p_θ(x) ≤ prior + diffusion + reconstruction of `data` under `model`.
+
+    data: `Examples`, or an array or tensor (N, *shape) of codes (real values where the domain has no bins).
+    tolerance: standard error of the estimator to reach, in bits/dim; max_nfe: most network evaluations to spend.
+    grid: another grid than the model's own (the network, decoder and prior stay).
+    estimator: "auto" (plans its budget from a pilot), another name of `ESTIMATORS`, or an `Estimator`.
+    per_example: keep the per-example bounds, with their own standard errors, in `Bound.per_example`.
+    condition: keyword arguments of the network, one row an example.
+    precision: what the network computes in; everything outside it is float64.
+    progress: called with (evaluations done, evaluations planned, 0 where not known); watch: with (bits/dim, standard
+    error) as they become known. state: a file from which an evaluation that was killed goes on to the same number.
+    workers: the processes that share the work (see `nelbo.runtime`).
+
+    Errors: ShapeError, DomainError, UsageError, UnknownNameError, NumericalError.
+    Source: Ho et al. 2020, eq. 5; Kingma et al. 2021, eq. 11–17.
+    """
+    started = time.perf_counter()
+    examples = data if isinstance(data, Examples) else Examples(torch.as_tensor(data))
+    if grid is not None:
+        model = model.with_grid(grid)
+    checked = model.domain.checked(examples.data)
+    scored = Examples(checked, examples.name, examples.labels)
+    if precision not in PRECISIONS:
+        raise UnknownNameError.of("precision", precision, PRECISIONS)
+    place = torch.device(device or "cpu")
+    condition = {k: torch.as_tensor(v) for k, v in (condition or {}).items()}
+    for name, rows in condition.items():
+        if len(rows) != len(checked):
+            raise ShapeError(
+                f"the condition {name!r} has {len(rows)} rows for {len(checked)} examples", "give one row an example"
+            )
+    if batch_size is not None and batch_size < 1:
+        raise UsageError(f"a batch of {batch_size} examples was asked for", "batch_size is a whole number ≥ 1")
+    notes = _overlap(model, scored)
+    running = model.in_precision(PRECISIONS[precision], place)
+    problem = Problem(
+        model=running,
+        data=checked,
+        condition=condition,
+        seed=seed,
+        batch_size=batch_size or _default_batch(model.domain.dimensions),
+        device=place,
+        workers=workers or Alone(),
+        resumable=state is not None,
+    )
+    chosen = choose(estimator, problem, tolerance, max_nfe, per_example)
+    fingerprints = {"data": scored.fingerprint, "model": model.fingerprint()}
+    if state is not None and problem.workers.rank == 0:
+        identity = {**fingerprints, "seed": seed, "precision": precision, "estimator": chosen.describe()}
+        problem.store = Store(state, identity)
+    if progress is not None:
+        planned = chosen.cost(problem)
+        problem.advance = lambda _: progress(problem.nfe, planned)
+    if watch is not None:
+        D = model.domain.dimensions
+        problem.watch = lambda nats, error: watch(float(bits_per_dim(nats, D)), float(bits_per_dim(error, D)))
+    try:
+        with running.denoiser.inference():
+            estimate = chosen.estimate(problem)
+    finally:
+        if problem.store is not None:
+            problem.store.close()
+    if per_example and estimate.per_example is None:
+        raise UsageError(
+            f"the estimator {chosen.describe()['name']!r} does not look at every example",
+            "leave estimator='auto', or use 'exhaustive', 'stratified' or 'per_example'",
+        )
+    if estimate.note is not None:
+        notes.append(estimate.note)
+    for note in notes:
+        warnings.warn(note, NelboWarning, stacklevel=2)
+    return Bound.of(
+        estimate,
+        model.domain.dimensions,
+        examples=len(checked),
+        nfe_total=problem.nfe,
+        precision=precision,
+        seed=seed,
+        data={"name": scored.name, "fingerprint": fingerprints["data"]},
+        model={"fingerprint": fingerprints["model"], "parameters": model.parameters},
+        description=model.describe(),
+        version=__version__,
+        per_example=estimate.per_example if per_example else None,
+        warnings=tuple(notes),
+        seconds=time.perf_counter() - started,
+    )
+
+
+ESTIMATORS = ("exhaustive", "stratified", "uniform", "low_discrepancy", "importance", "pooled", "per_example")
+"""Names of estimators, besides "auto"; the objects behind them take settings."""
+
+
+def choose(
+    name: str | Estimator,
+    problem: Problem,
+    tolerance: float = 0.01,
+    max_nfe: int | None = None,
+    per_example: bool = False,
+) -> Estimator:
+    """The estimator called `name`, or what `auto` picks: every level twice where the whole of that costs no more than
+    a pilot would, else `Adaptive` to the tolerance. Errors: UnknownNameError listing the names."""
+    if isinstance(name, Estimator):
+        return name
+    adaptive = Adaptive(tolerance, max_nfe, "per_example" if per_example else "auto")
+    if name == "auto":
+        every = Exhaustive()
+        pilot = EXAMPLES * (NODES + 1)
+        if problem.transitions is not None and every.cost(problem) <= min(pilot, max_nfe or pilot):
+            return every
+        return adaptive
+    if name in ("pooled", "per_example"):
+        return Adaptive(tolerance, max_nfe, name)
+    if name in ("uniform", "low_discrepancy", "importance"):
+        return OneTime(name)
+    if name not in ESTIMATORS:
+        raise UnknownNameError.of("estimator", name, ["auto", *ESTIMATORS])
+    return Exhaustive() if name == "exhaustive" else Stratified()
+
+
+def _default_batch(dimensions: int) -> int:
+    """Examples a batch: large for small inputs, so that the network and not its launch is what is paid for."""
+    return max(16, min(1024, 65536 // dimensions * 4))
+
+
+def _overlap(model: DiffusionModel, examples: Examples) -> list[str]:
+    if model.trained_on is None:
+        return []
+    seen = int(torch.isin(examples.hashes, model.trained_on).sum())
+    if seen == 0:
+        return []
+    return [f"{seen} of {len(examples)} examples are among those the model was trained on; the bound flatters it"]

@@ -1,0 +1,193 @@
+"""`Bound`: a number with all that makes it a claim. Nats come in, bits/dim come out; JSON schema nelbo.bound/1."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from nelbo.bound.estimate import Estimate, PerExample, TermEstimate
+from nelbo.maths.units import bits_per_dim
+from nelbo.typing import Json
+
+SCHEMA = "nelbo.bound/1"
+
+
+@dataclass(frozen=True)
+class StandardError:
+    """Standard errors in bits/dim: of the estimator about the exact bound of these examples; of the examples as a
+    sample of their population (nan for one example); and of both together."""
+
+    estimator: float
+    data: float
+    total: float
+
+
+@dataclass(frozen=True)
+class Term:
+    """A term of the bound in bits/dim, with the estimator's standard error and that of the sampling of examples."""
+
+    bits_per_dim: float
+    standard_error: float
+    standard_error_data: float
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The three terms; they add up to the bound."""
+
+    prior: Term
+    diffusion: Term
+    reconstruction: Term
+
+
+@dataclass(frozen=True)
+class Level:
+    """A stratum of the chain: levels t → s and their log-SNRs, its part of the diffusion term in bits/dim."""
+
+    t: float
+    s: float
+    logsnr_t: float
+    logsnr_s: float
+    bits_per_dim: float
+    standard_error: float
+    evaluations: int
+
+
+@dataclass(frozen=True, eq=False)
+class Bound:
+    """The variational bound of a data set under a model. `print(bound)` shows a table; `to_dict()` is JSON.
+
+    For discrete data bits/dim is a code length; for real data it is a negative log density in bits/dim and may be
+    negative (`domain` says which).
+    """
+
+    bits_per_dim: float
+    standard_error: StandardError
+    terms: Terms
+    levels: tuple[Level, ...]
+    examples: int
+    dimensions: int
+    nfe_total: int
+    estimator: Json
+    precision: str
+    seed: int
+    data: Json
+    model: Json
+    description: Json
+    version: str
+    per_example: PerExample | None = None
+    warnings: tuple[str, ...] = ()
+    quantity: str = "vlb"
+    seconds: float = field(default=math.nan)
+
+    @classmethod
+    def of(cls, estimate: Estimate, dimensions: int, **rest: Any) -> Bound:
+        """From an estimate in nats; `rest` holds the fields that say what was scored and how."""
+
+        def bits(nats: float) -> float:
+            return float(bits_per_dim(nats, dimensions))
+
+        def term(e: TermEstimate) -> Term:
+            return Term(bits(e.mean), bits(math.sqrt(e.variance)), bits(math.sqrt(e.data_variance)))
+
+        total = estimate.total
+        return cls(
+            bits_per_dim=bits(total.mean),
+            standard_error=StandardError(
+                estimator=bits(math.sqrt(total.variance)),
+                data=bits(math.sqrt(total.data_variance)),
+                total=bits(math.sqrt(total.variance + total.data_variance)),
+            ),
+            terms=Terms(term(estimate.prior), term(estimate.diffusion), term(estimate.reconstruction)),
+            levels=tuple(
+                Level(p.t, p.s, p.logsnr_t, p.logsnr_s, bits(p.mean), bits(math.sqrt(p.variance)), p.evaluations)
+                for p in estimate.strata
+            ),
+            dimensions=dimensions,
+            estimator=estimate.estimator,
+            **rest,
+        )
+
+    @property
+    def nfe_per_example(self) -> float:
+        """Network evaluations an example."""
+        return self.nfe_total / self.examples
+
+    def to_dict(self) -> Json:
+        """The documented JSON form; numbers that do not exist (a data error of one example) are null."""
+        terms = {name: vars(getattr(self.terms, name)) for name in ("prior", "diffusion", "reconstruction")}
+        result = {
+            "schema": SCHEMA,
+            "quantity": self.quantity,
+            "bits_per_dim": self.bits_per_dim,
+            "standard_error": vars(self.standard_error),
+            "terms": terms,
+            "levels": [vars(level) for level in self.levels],
+            "nats_per_example": None if self.per_example is None else self.per_example.nats.tolist(),
+            "examples": self.examples,
+            "dimensions": self.dimensions,
+            "nfe_total": self.nfe_total,
+            "nfe_per_example": self.nfe_per_example,
+            **self.description,
+            "estimator": self.estimator,
+            "precision": self.precision,
+            "seed": self.seed,
+            "data": self.data,
+            "model": self.model,
+            "warnings": list(self.warnings),
+            "seconds": self.seconds,
+            "version": self.version,
+        }
+        return _without_nan(result)
+
+    def __str__(self) -> str:
+        return table(self)
+
+
+def table(bound: Bound) -> str:
+    """The bound as a plain-text table: the terms with both error bars, then what was scored and how."""
+    unit = "bits/dim" if bound.description["domain"]["bins"] else "bits/dim (density)"
+    rows = [(name, vars(getattr(bound.terms, name))) for name in ("prior", "diffusion", "reconstruction")]
+    lines = [f"{'term':<16}{unit:>20}{'± estimator':>14}{'± data':>11}"]
+    lines += ["─" * 61]
+    lines += [
+        f"{name:<16}{t['bits_per_dim']:>20.5f}{t['standard_error']:>14.5f}{_number(t['standard_error_data']):>11}"
+        for name, t in rows
+    ]
+    e = bound.standard_error
+    lines += ["─" * 61, f"{'bound':<16}{bound.bits_per_dim:>20.5f}{e.estimator:>14.5f}{_number(e.data):>11}", ""]
+    d = bound.description
+    domain = d["domain"]
+    grid = d["grid"]
+    steps = "continuous" if grid["steps"] is None else f"{grid['steps']} steps"
+    facts = {
+        "data": f"{bound.data['name']}, {bound.examples} examples of shape {tuple(domain['shape'])}, "
+        + (f"{domain['bins']} bins" if domain["bins"] else "real values"),
+        "grid": f"{grid['kind']}, {steps}, log-SNR {grid['logsnr_first']:.4g} … {grid['logsnr_last']:.4g}",
+        "model": f"decoder {d['decoder']['kind']}, variance {d['variance']['kind']}, "
+        + (
+            "x̂ not clipped"
+            if d["clipping"] is None
+            else f"x̂ clipped to [{d['clipping']['low']}, {d['clipping']['high']}]"
+        ),
+        "cost": f"{bound.nfe_total} network evaluations ({bound.nfe_per_example:.4g} an example), "
+        f"estimator {bound.estimator['name']}, {bound.precision}, seed {bound.seed}",
+        "fingerprints": f"data {bound.data['fingerprint'][:12]}, model {bound.model['fingerprint'][:12]}, "
+        f"nelbo {bound.version}",
+    }
+    lines += [f"{name:<13} {text}" for name, text in facts.items()]
+    lines += [f"warning: {w}" for w in bound.warnings]
+    return "\n".join(lines)
+
+
+def _number(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.5f}"
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_nan(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

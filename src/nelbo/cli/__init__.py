@@ -1,0 +1,1 @@
+"""The command `nelbo`: one file a command; what a command needs is imported when it runs, so that help is quick."""

@@ -1,0 +1,114 @@
+"""`nelbo evaluate`: the bound of a model on data, term by term, with its error bars."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nelbo.cli import options
+from nelbo.cli.output import Output, check_target, session
+from nelbo.cli.progress import shown
+
+if TYPE_CHECKING:
+    from nelbo.bound.result import Bound
+
+
+class Precision(StrEnum):
+    """What the network computes in; everything outside it is float64."""
+
+    float32 = "float32"
+    float64 = "float64"
+    bf16 = "bf16"
+
+
+def evaluate(
+    model: options.Model,
+    data: options.Data,
+    tolerance: Annotated[
+        float | None, typer.Option("--tolerance", metavar="BPD", help="Standard error to aim for, in bits/dim.")
+    ] = None,
+    max_nfe: Annotated[
+        int | None, typer.Option("--max-nfe", min=1, metavar="N", help="At most so many network evaluations.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, metavar="K", help="An even grid of K steps, not the model's own.")
+    ] = None,
+    continuous: Annotated[
+        bool, typer.Option("--continuous", help="The continuous bound (limit of fine grids).")
+    ] = False,
+    seed: options.Seed = 0,
+    batch_size: options.BatchSize = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Only the first N examples.")] = None,
+    per_example: Annotated[
+        Path | None,
+        typer.Option("--per-example", metavar="FILE.npz", help="Write index, nats, standard_error and terms here."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE.json", help="Write the JSON result here.")] = None,
+    as_json: options.Json = False,
+    device: options.Device = None,
+    precision: Annotated[
+        Precision, typer.Option("--precision", help="Of the network; the rest is float64.")
+    ] = Precision.float32,
+) -> None:
+    """Bound a model on data, term by term, with error bars.
+
+    The result is the variational bound of DATA under MODEL in bits/dim: a code length where the data are codes.
+    """
+    with session(as_json) as output:
+        for path, name in ((out, "--out"), (per_example, "--per-example")):
+            if path is not None:
+                check_target(path, name)
+        options.distinct(out=out, per_example=per_example)
+        wanted: dict[str, Any] = {"tolerance": options.check_tolerance(tolerance), "max_nfe": max_nfe}
+        wanted = {name: value for name, value in wanted.items() if value is not None}
+        grid = options.chosen_grid(steps, continuous)
+        device = options.check_device(device)
+        from nelbo import api
+        from nelbo.files import write_atomic
+
+        with shown("evaluating") as progress:
+            bound = api.evaluate(
+                model,
+                data,
+                grid=grid,
+                per_example=per_example is not None,
+                limit=limit,
+                seed=seed,
+                batch_size=batch_size,
+                device=device,
+                precision=precision.value,
+                progress=progress,
+                watch=progress.estimate,
+                **wanted,
+            )
+        if per_example is not None:
+            write_atomic(per_example, per_example_file(bound))
+        document = bound.to_dict()
+        if out is not None:
+            write_atomic(out, json.dumps(document, indent=2, allow_nan=False) + "\n")
+        output.document(document)
+        output.text(shown_table(bound, output))
+
+
+def shown_table(bound: Bound, output: Output) -> str:
+    """The table; without its warnings where the same screen has them already."""
+    return str(dataclasses.replace(bound, warnings=()) if output.on_one_screen else bound)
+
+
+def per_example_file(bound: Bound) -> bytes:
+    """The NPZ of --per-example: index, nats, standard_error, prior, diffusion, reconstruction, each (N,)."""
+    import numpy as np
+
+    rows = bound.per_example
+    assert rows is not None
+    names = ("nats", "standard_error", "prior", "diffusion", "reconstruction")
+    arrays = {"index": np.arange(bound.examples), **{name: np.asarray(getattr(rows, name)) for name in names}}
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()

@@ -1,0 +1,92 @@
+"""`nelbo info`: what is installed and what the machine has; or what a model is made of and where it comes from."""
+
+from __future__ import annotations
+
+import platform
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nelbo._version import __version__
+from nelbo.cli import options
+from nelbo.cli.output import session
+
+if TYPE_CHECKING:
+    from nelbo.model.diffusion import DiffusionModel
+    from nelbo.typing import Json
+
+
+def info(
+    model: Annotated[
+        str | None,
+        typer.Argument(metavar="[MODEL]", help="A model folder or package.module:function.", show_default=False),
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Say what is installed here, or what MODEL is made of.
+
+    Of a model: its parts, steps, parameters, fingerprint, and where it comes from.
+    """
+    with session(as_json) as output:
+        if model is None:
+            document = machine()
+        else:
+            from nelbo import api
+
+            document = {"schema": "nelbo.info/1", "path": model, **describe(api.load(model))}
+        output.document(document)
+        output.text("\n".join(lines(document)))
+
+
+def machine() -> Json:
+    """Versions, devices and threads."""
+    import torch
+
+    return {
+        "schema": "nelbo.info/1",
+        "version": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": "cpu",
+        "devices": options.devices(),
+        "threads": torch.get_num_threads(),
+        "platform": platform.platform(),
+    }
+
+
+def describe(model: DiffusionModel) -> Json:
+    """The parts of a model, their size, and where it comes from."""
+    trained_on = model.trained_on
+    return {
+        **model.describe(),
+        "steps": model.steps,
+        "parameters": model.parameters,
+        "fingerprint": model.fingerprint(),
+        "trained_on": None if trained_on is None else len(trained_on),
+        "provenance": model.provenance,
+    }
+
+
+def lines(document: Json) -> list[str]:
+    """The document for a person: a line an entry, a part as its kind and fields."""
+    shown: list[str] = []
+    for name, value in document.items():
+        if name == "schema":
+            continue
+        if name == "provenance" and isinstance(value, dict):
+            shown += [f"  {inner:<13} {_text(entry)}" for inner, entry in value.items()]
+            shown.insert(len(shown) - len(value), "provenance" + ("" if value else "      none"))
+        else:
+            shown.append(f"{name:<15} {_text(value)}")
+    return shown
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        inner = ", ".join(f"{k} {_text(v)}" for k, v in value.items() if k != "kind")
+        kind = value.get("kind")
+        return inner if kind is None else f"{kind} ({inner})" if inner else str(kind)
+    if isinstance(value, (list, tuple)):
+        head = ", ".join(_text(v) for v in value[:12])
+        return f"[{head}, … {len(value)} in all]" if len(value) > 12 else f"[{head}]"
+    return "none" if value is None else str(value)

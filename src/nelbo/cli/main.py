@@ -1,0 +1,82 @@
+"""The command line as a whole: its commands, and what happens when one fails."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from nelbo._version import __version__
+from nelbo.cli import demo, evaluate, failures, info, report, sample, train
+
+app = typer.Typer(
+    name="nelbo",
+    help="The likelihood instrument for diffusion models: the variational bound term by term, with error bars.",
+    epilog="Exit status: 0 done; 2 bad input or usage; 130 interrupted. NELBO_TRACEBACK=1 shows where it failed.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"nelbo {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def nelbo(
+    ctx: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """The likelihood instrument for diffusion models: the variational bound term by term, with error bars."""
+    if ctx.invoked_subcommand is None:
+        print(ctx.get_help())
+
+
+for command in (demo.demo, train.train, evaluate.evaluate, sample.sample, report.report, info.info):
+    app.command()(command)
+
+
+def execute(arguments: Sequence[str]) -> int:
+    """Run `nelbo ARGUMENTS` in this process; the exit status. Failures are two lines on stderr."""
+    try:
+        result: Any = typer.main.get_command(app).main(list(arguments), prog_name="nelbo", standalone_mode=False)
+        status = result if isinstance(result, int) else 0
+        if status == 130:  # what typer makes of Ctrl-C
+            raise KeyboardInterrupt
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _silence_stdout()
+        return 1
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else 1
+    except (Exception, KeyboardInterrupt) as error:
+        status = failures.report(error, arguments)
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _silence_stdout()
+    return status
+
+
+def run() -> NoReturn:
+    """The entry point: `execute` on the process's arguments, then leave with its status."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError):
+            stream.reconfigure(errors="backslashreplace" if stream.encoding.lower() == "utf-8" else "replace")  # type: ignore
+    sys.exit(execute(sys.argv[1:]))
+
+
+def _silence_stdout() -> None:
+    """Let what could not be written go, so that the interpreter does not try again on its way out."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,91 @@
+"""How long work is shown on stderr: a bar on a terminal, a few plain lines elsewhere."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nelbo.typing import Json
+
+
+QUIET_SECONDS = 10.0
+"""Without a terminal, at least so long between two lines."""
+
+
+class Progress:
+    """Progress of one piece of work, called with (done, planned; 0 where not known); `note` stands beside it."""
+
+    def __init__(self, title: str):
+        self.title = title
+        self.note = ""
+        self.started = time.monotonic()
+
+    def __call__(self, done: int, planned: int) -> None:
+        """Bring this to the eye."""
+
+    def training(self, record: Json) -> None:
+        """The same for a record of `nelbo.train`; not every record has a loss."""
+        if "loss" in record:
+            self.note = f"{record['loss']:.3f} bits/dim"
+        self(record["step"], record["steps"])
+
+    def estimate(self, bits_per_dim: float, standard_error: float) -> None:
+        """What is known of the bound so far, to stand beside the progress."""
+        self.note = f"{bits_per_dim:.4f} ± {standard_error:.4f} bits/dim"
+
+
+class _Lines(Progress):
+    """A plain line now and then, and one for what took long when it is done."""
+
+    def __init__(self, title: str):
+        super().__init__(title)
+        self.said = self.started
+
+    def __call__(self, done: int, planned: int) -> None:
+        now = time.monotonic()
+        if now - self.said < QUIET_SECONDS:
+            return
+        self.said = now
+        elapsed = now - self.started
+        share = f" of {planned} ({100 * done / planned:.0f} %)" if planned else ""
+        beside = f", {self.note}" if self.note else ""
+        print(f"{self.title}: {done}{share}{beside}, {elapsed:.0f} s", file=sys.stderr, flush=True)
+
+
+class _Bar(Progress):
+    """A bar of rich, with the time that is left."""
+
+    def __init__(self, title: str, bars: Any):
+        super().__init__(title)
+        self.bars = bars
+        self.task = bars.add_task(title, total=None, note="")
+
+    def __call__(self, done: int, planned: int) -> None:
+        self.bars.update(self.task, completed=done, total=planned or None, note=self.note)
+
+
+@contextmanager
+def shown(title: str) -> Iterator[Progress]:
+    """The progress of one piece of work on stderr."""
+    if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+        yield _Lines(title)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+    )
+    with Bars(*columns, console=Console(stderr=True), redirect_stdout=False, transient=True) as bars:
+        yield _Bar(title, bars)

@@ -1,0 +1,80 @@
+"""`nelbo train`: train a model on data into a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nelbo.cli import options
+from nelbo.cli.output import Output, check_folder, session
+from nelbo.cli.progress import shown
+
+if TYPE_CHECKING:
+    from nelbo.model.diffusion import DiffusionModel
+    from nelbo.typing import Json
+
+
+def train(
+    data: options.Data,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The model folder; checkpoints go below it.")],
+    config: Annotated[Path | None, typer.Option("--config", metavar="FILE", help="Settings, as TOML or JSON.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="One setting, over the file's; may be repeated (lr=0.001)."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint, if any.")] = False,
+    device: options.Device = None,
+    as_json: options.Json = False,
+) -> None:
+    """Train a model on data into a folder.
+
+    Ctrl-C saves a checkpoint, and the same command with --resume continues it.
+    """
+    with session(as_json) as output:
+        check_folder(out, "--out")
+        from nelbo.training.config import read_config
+
+        chosen = read_config(config, settings)
+        model, last = run_training(data, out, chosen, output, resume=resume, device=options.check_device(device))
+        document = {
+            "schema": "nelbo.train/1",
+            "folder": str(out),
+            "parameters": model.parameters,
+            "fingerprint": model.fingerprint(),
+            "last": last or None,
+            "provenance": model.provenance,
+        }
+        output.document(document)
+        output.text(f"model         {out}")
+        output.text(f"parameters    {model.parameters}")
+        output.text(f"fingerprint   {model.fingerprint()[:12]}")
+        if last:
+            output.text(
+                f"training loss {last['loss']:.4f} bits/dim after {last['steps']} steps, {last['seconds']:.0f} s"
+            )
+        output.text(f"next          nelbo evaluate {out} --data DATA")
+
+
+def run_training(
+    data: str, out: Path, settings: Json, output: Output, *, resume: bool = False, device: str | None = None
+) -> tuple[DiffusionModel, Json]:
+    """`nelbo.train` with progress and messages; the model, and the last record with a loss ({} where none was made).
+
+    Errors: those of `nelbo.train`; Interrupted where Ctrl-C stopped it, with a checkpoint saved.
+    """
+    from nelbo import api
+
+    last: Json = {}
+    with shown("training") as progress:
+
+        def after_step(record: Json) -> None:
+            if "loss" in record:
+                last.update(record)
+            progress.training(record)
+
+        model = api.train(
+            data, out, settings, resume=resume, device=device, progress=after_step, message=output.message
+        )
+    return model, last

@@ -1,0 +1,279 @@
+r"""Keyed random numbers: every noise value is a pure function of what it is for, not of when it was drawn.
+
+The generator is Philox4x32-10 (Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011), a
+bijection of 128-bit counters under a 64-bit key. Here
+
+    counter = (block, example, level, draw)      32 bits each
+    key     = mix(seed, stream)                  64 bits
+
+so a value depends on (seed, stream, example, level, draw, position in the example) and on nothing else: neither batch
+size, order, number of workers nor chunking changes it. The words are made by exact integer arithmetic in int64 and
+are the same on every device; normals go through the device's own log, cos and sin, whose last bits may differ between
+devices, hence agree across devices to a few units in the last place of float64.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from nelbo.errors import ShapeError, UsageError
+
+MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+"""Philox4x32 multipliers (Salmon et al. 2011; also [rand.eng.philox] of the C++26 standard)."""
+WEYL = (0x9E3779B9, 0xBB67AE85)
+"""Increments of the key per round: golden ratio and sqrt(3) - 1, times 2^32 (ibid.)."""
+ROUNDS = 10
+
+_MASK = 0xFFFFFFFF
+_WORD = 1 << 32
+# Blocks worked on at once: on a CPU the seven buffers of a chunk stay near the core (per thread, 2 MiB; torch splits
+# no operation on fewer elements over threads), a GPU wants few and large kernels. The values do not depend on it.
+_CHUNK_CPU = 1 << 15
+_CHUNK_GPU = 1 << 22
+
+
+class Stream(enum.IntEnum):
+    """What a random number is for; streams of one seed are independent. The numbers are part of the saved format."""
+
+    FORWARD = 0
+    """Noise of the bound's Monte Carlo estimate."""
+    TIME = 1
+    """Times and levels."""
+    SAMPLE = 2
+    """Ancestral sampling."""
+    SELECT = 3
+    """Permutations and subsets."""
+    PROBE = 4
+    """Probe vectors of trace estimators."""
+    BATCH = 5
+    """Order and make-up of training batches."""
+    DECODE = 6
+    """Draws from the decoder."""
+
+
+def _mix64(z: int) -> int:
+    """Finaliser of SplitMix64 (Steele, Lea, Flood 2014, figure 15), a bijection of 64-bit integers."""
+    z = (z + 0x9E3779B97F4A7C15) % 2**64
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
+    return z ^ (z >> 31)
+
+
+def stream_key(seed: int, stream: Stream) -> tuple[int, int]:
+    """Philox key of `seed` (any integer in [0, 2^64)) and `stream`: two 32-bit words, low word first.
+
+    key = mix(mix(seed) + stream), with mix the finaliser of SplitMix64: distinct seeds never share a key in one
+    stream, nor distinct streams of one seed. Raises UsageError for another seed or stream.
+    """
+    if isinstance(seed, bool) or not hasattr(seed, "__index__") or not 0 <= seed.__index__() < 2**64:
+        raise UsageError(f"seed {seed!r} is not an integer in [0, 2^64)", "give a non-negative integer below 2^64")
+    try:
+        stream = Stream(stream)
+    except ValueError:
+        choices = ", ".join(f"Stream.{s.name}" for s in Stream)
+        raise UsageError(f"unknown stream {stream!r}", f"choose one of: {choices}") from None
+    key = _mix64((_mix64(seed.__index__()) + int(stream)) % 2**64)
+    return key & _MASK, key >> 32
+
+
+def _rounds(c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor, t: Tensor, k0, k1, rounds: int) -> tuple[Tensor, ...]:
+    """`rounds` rounds of Philox4x32, overwriting the five buffers; one round is
+
+        (c0, c1, c2, c3) <- (hi(M1 c2) ^ c1 ^ k0,  lo(M1 c2),  hi(M0 c0) ^ c3 ^ k1,  lo(M0 c0)).
+
+    int64 products wrap modulo 2^64 and keep all bits; the arithmetic shift leaves rubbish above bit 31, and so do
+    the unmasked low words, which is masked away only where the next product needs it.
+    """
+    for _ in range(rounds):
+        torch.bitwise_right_shift(c2.mul_(MULTIPLIERS[1]), 32, out=t)
+        c1.bitwise_xor_(k0).bitwise_xor_(t).bitwise_and_(_MASK)
+        torch.bitwise_right_shift(c0.mul_(MULTIPLIERS[0]), 32, out=t)
+        c3.bitwise_xor_(k1).bitwise_xor_(t).bitwise_and_(_MASK)
+        c0, c1, c2, c3 = c1, c2, c3, c0
+        k0, k1 = (k0 + WEYL[0]) & _MASK, (k1 + WEYL[1]) & _MASK
+    return c0, c1.bitwise_and_(_MASK), c2, c3.bitwise_and_(_MASK)
+
+
+def philox4x32(counter: Tensor | Sequence[Tensor], key: Sequence[int | Tensor], *, rounds: int = ROUNDS) -> Tensor:
+    """Philox4x32-R, the bijection (Salmon et al. 2011; R = 10 is the standard generator).
+
+    counter: int64 (..., 4), or four tensors or ints that broadcast, words in [0, 2^32), least significant first.
+    key: two such words, ints or tensors that broadcast with the words.
+    Returns int64 (..., 4), words in [0, 2^32). Words outside that range raise UsageError.
+    """
+    words = counter.unbind(-1) if isinstance(counter, Tensor) else list(counter)
+    if len(words) != 4 or len(key) != 2:
+        raise ShapeError(
+            f"Philox4x32 got {len(words)} counter words and {len(key)} key words", "give 4 counter and 2 key words"
+        )
+    words = [_word(w, "counter") for w in words]
+    k0, k1 = (_word(k, "key") for k in key)
+    words = [w.clone() for w in torch.broadcast_tensors(*words, k0, k1)[:4]]
+    out = _rounds(*words, torch.empty_like(words[0]), k0, k1, rounds)
+    return torch.stack(out, dim=-1)
+
+
+def _word(value: int | Tensor, name: str, device: torch.device | str | None = None) -> Tensor:
+    """`value` as an int64 tensor of 32-bit words on `device`, or UsageError."""
+    if isinstance(value, Tensor):
+        if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
+            raise UsageError(f"{name} has dtype {value.dtype}", f"give {name} as int64")
+        word = value.to(device=device, dtype=torch.int64)
+    elif isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise UsageError(f"{name} {value!r} is not an integer", f"give {name} as an int or an int64 tensor")
+    else:
+        if not 0 <= value.__index__() < _WORD:
+            raise UsageError(f"{name} {value} is not in [0, 2^32)", "indices are 32-bit words; start them at 0")
+        return torch.tensor(value.__index__(), dtype=torch.int64, device=device)
+    if word.numel() and bool(((word < 0) | (word >= _WORD)).any()):
+        low, high = word.min().item(), word.max().item()
+        raise UsageError(f"{name} spans {low}..{high}, not within [0, 2^32)", "indices are 32-bit words; start at 0")
+    return word
+
+
+def _indices(example, level, draw, device) -> list[Tensor]:
+    """The three indices as int64 tensors (B,) on one device, that of the first tensor unless `device` says so."""
+    given = (example, level, draw)
+    if device is None:
+        device = next((v.device for v in given if isinstance(v, Tensor)), None)
+    words = [_word(v, n, device) for v, n in zip(given, ("example", "level", "draw"), strict=True)]
+    shapes = [tuple(w.shape) for w in words]
+    sizes = {s[0] for s in shapes if len(s) == 1} - {1}
+    if any(len(s) > 1 for s in shapes) or len(sizes) > 1:
+        raise ShapeError(
+            f"example, level and draw have shapes {shapes}",
+            "give ints or vectors (B,) of one length B, one per example",
+        )
+    return [w.reshape(1) if w.ndim == 0 else w for w in words]
+
+
+def _chunks(seed: int, stream: Stream, indices: list[Tensor], blocks: int):
+    """Yield (rows, columns, words, t) over the B x blocks table of counters; words and t are flat reused buffers."""
+    if blocks > _WORD:
+        raise UsageError(f"an example of {blocks} blocks of 128 bits", "split it over several draws")
+    k0, k1 = stream_key(seed, stream)
+    device = indices[0].device
+    example, level, draw = (w[:, None] for w in torch.broadcast_tensors(*indices))
+    block = torch.arange(blocks, dtype=torch.int64, device=device)
+
+    batch = example.shape[0]
+    chunk = _CHUNK_CPU * torch.get_num_threads() if device.type == "cpu" else _CHUNK_GPU
+    width = max(1, min(blocks, chunk))
+    height = max(1, min(batch, chunk // width))
+    memory = torch.empty(5, height * width, dtype=torch.int64, device=device)
+    for i in range(0, batch, height):
+        for j in range(0, blocks, width):
+            rows, columns = slice(i, min(i + height, batch)), slice(j, min(j + width, blocks))
+            shape = (rows.stop - i, columns.stop - j)
+            words = memory[:, : shape[0] * shape[1]]
+            for c, word in zip(words, (block[columns], example[rows], level[rows], draw[rows]), strict=False):
+                c.view(shape).copy_(word)
+            c0, c1, c2, c3, t = words
+            yield rows, columns, _rounds(c0, c1, c2, c3, t, k0, k1, ROUNDS), t
+
+
+def _deal(values: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """(B, blocks, values per block) -> (B, *shape): element e is value e mod w of block e // w."""
+    batch, size = values.shape[0], math.prod(shape)
+    return values.flatten(1)[:, :size].reshape(batch, *shape).contiguous()
+
+
+def normal(
+    seed: int,
+    example: int | Tensor,
+    level: int | Tensor,
+    draw: int | Tensor,
+    shape: Sequence[int],
+    *,
+    stream: Stream = Stream.FORWARD,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    r"""Independent standard normals (B, \*shape), row b keyed by (seed, stream, example_b, level_b, draw_b).
+
+        z_1 = sqrt(-2 log u) cos(2 pi v),    z_2 = sqrt(-2 log u) sin(2 pi v)
+
+    with u = (w_0 + 1/2) / 2^32 and v = w_1 / 2^32 from the words of one Philox block, which gives four normals
+    (Box and Muller 1958, equation 1). Computed in float64, then rounded to `dtype`. Since u has 32 bits, |z| <= 6.76;
+    the law beyond has mass 1.4e-11, and the variance is 1 to about 1e-10.
+
+    example, level, draw: ints or int64 (B,), in [0, 2^32); B = 1 where all are ints. UsageError outside that range.
+    """
+    shape = tuple(shape)
+    indices = _indices(example, level, draw, device)
+    batch, blocks = torch.broadcast_shapes(*(w.shape for w in indices))[0], -(-math.prod(shape) // 4)
+    out = torch.empty(batch, blocks, 4, dtype=dtype, device=indices[0].device)
+    radius = None
+    for rows, columns, words, t in _chunks(seed, stream, indices, blocks):
+        part = out[rows, columns]
+        if radius is None or radius.shape != words[0].shape:
+            radius, cosine = torch.empty(2, *words[0].shape, dtype=torch.float64, device=out.device)
+        angle = t.view(torch.float64)
+        for i in (0, 2):
+            radius.copy_(words[i]).add_(0.5).mul_(2.0**-32).log_().mul_(-2.0).sqrt_()
+            angle.copy_(words[i + 1]).mul_(2.0 * math.pi * 2.0**-32)
+            torch.cos(angle, out=cosine)
+            grid = part.shape[:2]
+            part[..., i].copy_(cosine.mul_(radius).view(grid))
+            part[..., i + 1].copy_(angle.sin_().mul_(radius).view(grid))
+    return _deal(out, shape)
+
+
+def uniform(
+    seed: int,
+    example: int | Tensor,
+    level: int | Tensor,
+    draw: int | Tensor,
+    shape: Sequence[int] = (),
+    *,
+    stream: Stream = Stream.TIME,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    r"""Independent uniforms (B, \*shape) in the open interval (0, 1), keyed as in `normal`.
+
+    u = (k + 1/2) / 2^52 with k the first 52 bits of two words, exact in float64. Rounding to a narrower `dtype` may
+    reach 1, so only float64 is taken. Errors as in `normal`.
+    """
+    if dtype != torch.float64:
+        raise UsageError(f"uniform numbers in {dtype}", "take float64 and round where 0 or 1 do no harm")
+    shape = tuple(shape)
+    indices = _indices(example, level, draw, device)
+    batch, blocks = torch.broadcast_shapes(*(w.shape for w in indices))[0], -(-math.prod(shape) // 2)
+    out = torch.empty(batch, blocks, 2, dtype=torch.float64, device=indices[0].device)
+    for rows, columns, words, t in _chunks(seed, stream, indices, blocks):
+        part = out[rows, columns]
+        for i in (0, 1):
+            torch.bitwise_right_shift(words[2 * i + 1], 12, out=t)
+            part[..., i].copy_(words[2 * i].bitwise_left_shift_(20).bitwise_or_(t).view(part.shape[:2]))
+    return _deal(out.add_(0.5).mul_(2.0**-52), shape)
+
+
+def permutation(
+    seed: int,
+    n: int,
+    level: int = 0,
+    draw: int = 0,
+    *,
+    stream: Stream = Stream.SELECT,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """A permutation of 0..n-1, int64 (n,), keyed by (seed, stream, level, draw): stable argsort of keyed integers.
+
+    Each position gets a 64-bit integer; a tie (probability below n^2 / 2^65) leaves the order of positions. Uniform
+    over all permutations up to that. UsageError where n is negative or at least 2^32.
+    """
+    size = int(_word(n, "n"))
+    indices = _indices(0, level, draw, device)
+    blocks = -(-size // 2)
+    keys = torch.empty(1, blocks, 2, dtype=torch.int64, device=indices[0].device)
+    for rows, columns, words, _ in _chunks(seed, stream, indices, blocks):
+        part = keys[rows, columns]
+        for i in (0, 1):
+            part[..., i].copy_(words[2 * i].bitwise_left_shift_(32).bitwise_or_(words[2 * i + 1]).view(part.shape[:2]))
+    return torch.argsort(_deal(keys, (size,))[0], stable=True)

@@ -1,0 +1,160 @@
+"""Denoisers: (z_t, t, condition) ↦ Prediction.
+
+The network computes in its own dtype; what leaves the denoiser is in the dtype of z, so that evaluation stays in
+float64 outside the network and a training step stays in float32 throughout.
+"""
+
+from __future__ import annotations
+
+import copy
+import enum
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from nelbo.errors import ShapeError, UnknownNameError, UsageError
+from nelbo.model.domain import DataDomain
+from nelbo.process.levels import Levels, column
+from nelbo.process.prediction import Output, Prediction, x0_from
+from nelbo.typing import Condition, Json
+
+
+class TimeInput(enum.Enum):
+    """How a network is told the level: table position (int64, 0 = DDPM's step 1), unit time, or log-SNR."""
+
+    INDEX = "index"
+    UNIT = "unit"
+    LOGSNR = "logsnr"
+
+    @classmethod
+    def parse(cls, name: str | TimeInput) -> TimeInput:
+        """The member called `name`. Errors: UnknownNameError listing the members."""
+        if isinstance(name, TimeInput):
+            return name
+        if name not in [m.value for m in cls]:
+            raise UnknownNameError.of("time input", name, [m.value for m in cls])
+        return cls(name)
+
+    def of(self, t: Levels, dtype: torch.dtype) -> Tensor:
+        """The network's time argument (B,) at levels t. Errors: UsageError where the schedule has no table."""
+        if self is TimeInput.LOGSNR:
+            return t.logsnr.to(dtype)
+        if self is TimeInput.UNIT:
+            return t.t.to(dtype)
+        if t.index is None:
+            raise UsageError(
+                "the network wants a table position as its time, but the schedule is a law without a table",
+                "declare time='unit' or 'logsnr', or use a tabulated schedule",
+            )
+        return t.index.to(dtype) if t.index.is_floating_point() else t.index
+
+
+class Denoiser(nn.Module, ABC):
+    """Abstract: predicts x from z_t. Holds weights only; `compute_dtype` is what its network computes in."""
+
+    compute_dtype: torch.dtype | None = None
+
+    @abstractmethod
+    def forward(self, z: Tensor, t: Levels, condition: Condition | None = None) -> Prediction:
+        """The prediction at z (B, …) and levels t (B,), in the dtype of z."""
+
+    def describe(self) -> Json:
+        """What its weights do not say and p_θ depends on, as JSON for the model's fingerprint."""
+        return {"kind": type(self).__name__}
+
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """Evaluation mode (no dropout) inside, and afterwards every module in the mode it was in."""
+        modes = {module: module.training for module in self.modules()}
+        self.eval()
+        try:
+            yield
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+
+    def in_precision(self, dtype: torch.dtype | None, device: torch.device | str | None) -> Denoiser:
+        """A copy that computes in `dtype` on `device`; the original stays as it is."""
+        same_device = device is None or all(p.device == torch.device(device) for p in self.parameters())
+        if dtype == self._dtype(torch.float64) and same_device:
+            return self
+        other = copy.deepcopy(self).to(device=device, dtype=dtype)
+        other.compute_dtype = dtype
+        return other
+
+    def _dtype(self, otherwise: torch.dtype) -> torch.dtype:
+        for p in self.parameters():
+            return p.dtype
+        return self.compute_dtype or otherwise
+
+    def _call(self, net: Callable[..., Tensor], z: Tensor, t: Levels, time: TimeInput, condition: Condition | None):
+        dtype = self._dtype(z.dtype)
+        return net(z.to(dtype), time.of(t, dtype), **(condition or {}))
+
+
+class NetworkDenoiser(Denoiser):
+    """A network that says ε̂, x̂ or v̂: net(z, time, **condition) → (B, …), time (B,)."""
+
+    def __init__(self, net: Callable[..., Tensor], output: Output | str, time: TimeInput | str):
+        super().__init__()
+        self.net = net
+        self.output = Output.parse(output)
+        self.time = TimeInput.parse(time)
+
+    def describe(self) -> Json:
+        return {**super().describe(), "net": _net(self.net), "output": self.output.value, "time": self.time.value}
+
+    def forward(self, z: Tensor, t: Levels, condition: Condition | None = None) -> Prediction:
+        value = self._call(self.net, z, t, self.time, condition)
+        if not isinstance(value, Tensor):
+            raise ShapeError(
+                f"the network returned {type(value).__name__} where a tensor is expected",
+                "wrap it: lambda z, t: net(z, t).sample, say",
+            )
+        if value.shape != z.shape:
+            raise ShapeError(
+                f"the network returned shape {tuple(value.shape)} for an input of shape {tuple(z.shape)}",
+                "a network that predicts eps, x0 or v returns the shape of its input",
+            )
+        return Prediction(x0_from(self.output, value.to(z.dtype), z, t))
+
+
+class CategoricalDenoiser(Denoiser):
+    """A network that says a distribution over the codes of every pixel, combined with what z itself says:
+
+        p̂(k | z_t) ∝ exp(logits_θ(z_t, t)_k) · N(z_t; α_t x_k, σ_t²),      x̂ = Σ_k p̂(k | z_t) x_k.
+
+    The network supplies a prior over codes given the other pixels, the Gaussian factor is exact; x̂ can therefore
+    never leave the lattice, and p̂ is a decoder of its own at the first level. net(z, time, **condition) → (B, …, K).
+    """
+
+    def __init__(self, net: Callable[..., Tensor], domain: DataDomain, time: TimeInput | str = TimeInput.LOGSNR):
+        super().__init__()
+        self.net = net
+        self.time = TimeInput.parse(time)
+        self.domain = domain  # no buffer for the lattice: it would be rounded to the network's precision
+
+    def describe(self) -> Json:
+        return {**super().describe(), "net": _net(self.net), "time": self.time.value}
+
+    def forward(self, z: Tensor, t: Levels, condition: Condition | None = None) -> Prediction:
+        logits = self._call(self.net, z, t, self.time, condition)
+        lattice = self.domain.lattice(device=z.device, dtype=z.dtype)
+        if logits.shape != (*z.shape, len(lattice)):
+            raise ShapeError(
+                f"the network returned shape {tuple(logits.shape)} for an input of shape {tuple(z.shape)}",
+                f"a categorical head returns one logit a code: {(*tuple(z.shape), len(lattice))}",
+            )
+        alpha, sigma = column(t.alpha, z)[..., None], column(t.sigma, z)[..., None]
+        logits = logits.to(z.dtype) - 0.5 * ((z[..., None] - alpha * lattice) / sigma).square()
+        log_probs = logits.log_softmax(-1)
+        return Prediction((log_probs.exp() * lattice).sum(-1), log_probs)
+
+
+def _net(net: Callable[..., Tensor]) -> Json | str:
+    """The recipe of one of nelbo's networks; of another the name of its function or class, which is all it tells."""
+    named = net if hasattr(net, "__qualname__") else type(net)
+    return getattr(net, "recipe", f"{named.__module__}.{named.__qualname__}")

@@ -1,0 +1,119 @@
+"""`DiffusionModel`: a complete p_θ(x), made of parts and frozen.
+
+    p_θ(x) = ∫ p(z_L) Π_{j=2..L} p_θ(z_{j−1} | z_j) p(x | z_1) dz_{1..L}
+
+What is evaluated, sampled or coded is exactly what its parts say; another grid, clip or variance is another model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from nelbo.errors import UsageError
+from nelbo.model.decoder import Decoder, NetworkCategorical
+from nelbo.model.denoiser import CategoricalDenoiser, Denoiser
+from nelbo.model.domain import DataDomain
+from nelbo.model.prior import Prior
+from nelbo.model.reverse import Reverse
+from nelbo.process.grid import Grid
+from nelbo.process.levels import Levels
+from nelbo.process.prediction import Prediction
+from nelbo.process.schedule import Schedule
+from nelbo.typing import Condition, Json
+
+
+@dataclass(frozen=True, eq=False)
+class DiffusionModel:
+    """Domain, schedule, grid, denoiser, reverse, decoder and prior, with the provenance of the weights.
+
+    Errors: UsageError where parts do not fit each other (a discrete decoder on real data, a categorical decoder on a
+    network without a categorical head, a grid that the schedule does not have).
+    """
+
+    domain: DataDomain
+    schedule: Schedule
+    grid: Grid
+    denoiser: Denoiser
+    reverse: Reverse
+    decoder: Decoder
+    prior: Prior
+    provenance: Json = field(default_factory=dict)
+    trained_on: Tensor | None = None
+    """Hashes of the training examples (`Examples.hashes`), so that evaluating on them is noticed."""
+
+    def __post_init__(self):
+        self.decoder.check(self.domain)
+        self.prior.check(self.domain.shape)
+        if isinstance(self.decoder, NetworkCategorical) and not isinstance(self.denoiser, CategoricalDenoiser):
+            raise UsageError(
+                "the decoder 'network_categorical' needs a network with a categorical head, and this one has none",
+                "use decoder='discretized_gaussian' or 'categorical', or train with net.head='categorical'",
+            )
+        self.levels()
+
+    def levels(self) -> Levels:
+        """The levels z_1 … z_L of the model's grid, (L,); its two ends where the grid is continuous."""
+        return self.grid.levels(self.schedule, self.decoder.calls_network)
+
+    @property
+    def steps(self) -> int | None:
+        """Network evaluations of one pass of the chain; None where the grid is continuous."""
+        if self.grid.continuous:
+            return None
+        return len(self.levels()) - 1 + int(self.decoder.calls_network)
+
+    def predict(self, z: Tensor, t: Levels, condition: Condition | None = None) -> Prediction:
+        """The model's prediction at z (B, …) and levels t (B,), after its clipping policy."""
+        return self.reverse.clipped(self.denoiser(z, t, condition))
+
+    def with_grid(self, grid: Grid) -> DiffusionModel:
+        """The model on another grid of the same schedule: same weights, decoder, prior."""
+        return dataclasses.replace(self, grid=grid)
+
+    def in_precision(self, dtype: torch.dtype | None, device: torch.device | str | None = None) -> DiffusionModel:
+        """The model whose network computes in `dtype` on `device`; self is left as it is."""
+        return dataclasses.replace(self, denoiser=self.denoiser.in_precision(dtype, device))
+
+    @property
+    def parameters(self) -> int:
+        """Number of trained scalars."""
+        return sum(p.numel() for p in self.denoiser.parameters())
+
+    def describe(self) -> Json:
+        """The parts as JSON: what a result must carry to say which model it scored."""
+        grid: Json = {**self.grid.to_config(), "steps": self.steps}
+        levels = self.levels()
+        if not self.grid.continuous:
+            grid["levels"] = len(levels)
+        grid |= {"logsnr_first": float(levels.logsnr[0]), "logsnr_last": float(levels.logsnr[-1])}
+        return {
+            "domain": self.domain.to_config(),
+            "schedule": self.schedule.to_config(),
+            "grid": grid,
+            "variance": self.reverse.variance.to_config(),
+            "clipping": None if self.reverse.clip is None else self.reverse.clip.to_config(),
+            "decoder": self.decoder.to_config(),
+            "prior": self.prior.to_config(),
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor of the model by name: weights as the denoiser names them (`net.…`), tables under their part."""
+        named = dict(self.denoiser.state_dict())
+        for part in ("schedule", "reverse", "decoder", "prior"):
+            named |= {f"{part}.{k}": v for k, v in getattr(self, part).to_tensors().items()}
+        return named
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the parts and every tensor's bytes: two models with one fingerprint are the same p_θ."""
+        parts = {**self.describe(), "denoiser": self.denoiser.describe()}
+        digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
+        for name, tensor in sorted(self.tensors().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()

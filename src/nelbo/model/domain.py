@@ -1,0 +1,110 @@
+"""The data domain: what x is. Integer codes on an even lattice of real values, or real numbers.
+
+Code k of K bins stands for x_k = low + (high − low) k/(K − 1), so that the ends are codes and half a bin is
+(high − low)/(2(K − 1)): 1/255 for 256 bins on [−1, 1].
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nelbo.equation import equation
+from nelbo.errors import DomainError, ShapeError, UsageError
+from nelbo.parts import Part
+from nelbo.typing import Shape
+
+
+@dataclass(frozen=True, eq=False)
+class DataDomain(Part, family="domain", kind="domain"):
+    """Shape of one example, number of bins (None: real numbers), and the real values of the first and last code."""
+
+    shape: Shape
+    bins: int | None = None
+    low: float = -1.0
+    high: float = 1.0
+
+    def __post_init__(self):
+        object.__setattr__(self, "shape", tuple(self.shape))
+        if not self.shape or not all(isinstance(n, int) and n > 0 for n in self.shape):
+            raise UsageError(f"a data domain of shape {self.shape}", "give whole numbers ≥ 1, such as (3, 32, 32)")
+        if self.bins is not None and (not isinstance(self.bins, int) or self.bins < 2):
+            raise UsageError(f"a data domain of {self.bins!r} bins", "give a whole number ≥ 2, or None for real data")
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise UsageError(f"a data domain from {self.low} to {self.high}", "give finite ends, the smaller first")
+
+    @property
+    def dimensions(self) -> int:
+        """D, the number of scalars an example has; bits/dim divide by it."""
+        return math.prod(self.shape)
+
+    @property
+    def discrete(self) -> bool:
+        """Whether examples are integer codes, so that bits/dim is a code length and not a density."""
+        return self.bins is not None
+
+    def lattice(self, *, device=None, dtype=torch.float64) -> Tensor:
+        """The values x_0 … x_{K−1} of the codes, (K,)."""
+        return self.values(torch.arange(self._bins(), device=device)).to(dtype)
+
+    @equation("pixel-scaling")
+    def values(self, codes: Tensor) -> Tensor:
+        """x = low + (high − low) k/(K − 1), float64, for integer codes k of any shape."""
+        return self.low + (self.high - self.low) * codes.to(torch.float64) / (self._bins() - 1)
+
+    def codes(self, values: Tensor) -> Tensor:
+        """The code whose value is nearest, int64; values beyond the ends belong to the end codes."""
+        unit = (values - self.low) / (self.high - self.low)
+        return (unit * (self._bins() - 1)).round().clamp(0, self._bins() - 1).long()
+
+    def checked(self, data: Tensor, what: str = "data") -> Tensor:
+        """`data` (N, *shape) after every check: codes in the integer type they came in, or float64 values.
+
+        (N, H, W) stands for one channel. Errors: ShapeError; DomainError for NaN or infinity, for floats where codes
+        are expected and for codes outside 0..K−1.
+        """
+        data = self._shaped(torch.as_tensor(data), what)
+        if not self.discrete:
+            return self._checked_values(data, what)
+        K = self._bins()
+        if data.is_floating_point() or data.is_complex() or data.dtype == torch.bool:
+            raise DomainError(
+                f"{what} holds {str(data.dtype).removeprefix('torch.')} values where integer codes 0..{K - 1} "
+                "are expected",
+                f"give the codes themselves; code k stands for {self.low} + {self.high - self.low}·k/{K - 1}",
+            )
+        smallest, largest = int(data.min()), int(data.max())
+        if smallest < 0 or largest >= K:
+            raise DomainError(
+                f"{what} holds codes from {smallest} to {largest}, but the model has {K} bins (codes 0..{K - 1})",
+                "check that the data and the model have the same number of levels a pixel; nothing is rescaled",
+            )
+        return data
+
+    def _shaped(self, data: Tensor, what: str) -> Tensor:
+        if data.ndim and len(data) == 0:
+            raise ShapeError(f"{what} has no examples: shape {tuple(data.shape)}", "give at least one example")
+        inner = tuple(data.shape[1:])
+        if inner == self.shape:
+            return data
+        if data.ndim and ((1, *inner) == self.shape or inner == (1, *self.shape)):
+            return data.reshape(len(data), *self.shape)
+        raise ShapeError(
+            f"{what} has shape {tuple(data.shape)}, but the model scores examples of shape {self.shape}",
+            f"give an array of shape (N, {', '.join(map(str, self.shape))}); nothing is resized or cropped",
+        )
+
+    def _checked_values(self, data: Tensor, what: str) -> Tensor:
+        data = data.to(torch.float64)
+        if not bool(torch.isfinite(data).all()):
+            row = int((~torch.isfinite(data)).flatten(1).any(1).nonzero()[0])
+            raise DomainError(f"{what} holds NaN or infinity, first in example {row}", "remove or repair that example")
+        return data
+
+    def _bins(self) -> int:
+        if self.bins is None:
+            raise UsageError("codes were asked of a domain of real numbers", "declare DataDomain(shape, bins=K)")
+        return self.bins

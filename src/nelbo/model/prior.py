@@ -1,0 +1,54 @@
+"""Priors p(z_L): where the reverse chain starts, and what the last level costs."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nelbo.equation import equation
+from nelbo.errors import UsageError
+from nelbo.maths import gaussian
+from nelbo.parts import Part
+from nelbo.process.levels import Levels, column
+from nelbo.typing import Shape
+
+
+class Prior(Part, family="prior"):
+    """The distribution of the last level."""
+
+    @abstractmethod
+    def kl(self, x: Tensor, t: Levels) -> Tensor:
+        """KL(q(z_L | x) ‖ p(z_L)) in nats an example, (B,); exact, no network."""
+
+    @abstractmethod
+    def draw(self, eps: Tensor) -> Tensor:
+        """A draw of p(z_L) made from standard normals ε (B, …)."""
+
+    def check(self, shape: Shape) -> None:
+        """Raise ShapeError where the prior does not fit examples of this shape."""
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianPrior(Prior, kind="gaussian"):
+    """p(z_L) = N(mean, variance), the same for every element. N(0, I) for VP; N(0, σ_max²) for VE."""
+
+    mean: float = 0.0
+    variance: float = 1.0
+
+    def __post_init__(self):
+        if not (math.isfinite(self.mean) and math.isfinite(self.variance) and self.variance > 0):
+            raise UsageError(f"a prior N({self.mean}, {self.variance})", "give a finite mean and a variance > 0")
+
+    @equation("loss-term-prior", "vdm-prior")
+    def kl(self, x: Tensor, t: Levels) -> Tensor:
+        alpha, sigma = column(t.alpha, x), column(t.sigma, x)
+        variance = torch.as_tensor(self.variance, dtype=x.dtype, device=x.device)
+        return gaussian.kl_from_difference(alpha * x - self.mean, sigma.square(), variance).flatten(1).sum(1)
+
+    @equation("prior-normal")
+    def draw(self, eps: Tensor) -> Tensor:
+        return self.mean + math.sqrt(self.variance) * eps

@@ -1,0 +1,1 @@
+"""The forward process q: levels, schedules, grids, kernels, and the parametrisations of a prediction."""

@@ -1,0 +1,108 @@
+"""Noise levels: the letters α, σ, λ of one or many points of the chain.
+
+Everything derives from the log signal-to-noise ratio λ = log(α²/σ²), held in float64. Which α and σ belong to
+a λ is the business of the path:
+
+    VP    α² = sigmoid(λ),     σ² = sigmoid(−λ)       (DDPM, VDM: α² + σ² = 1)
+    VE    α  = 1,              σ² = exp(−λ)           (score matching with Langevin, EDM)
+    FLOW  α  = sigmoid(λ/2),   σ  = sigmoid(−λ/2)     (flow matching, optimal transport: α + σ = 1)
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nelbo.equation import equation
+
+
+class Path(enum.Enum):
+    """How signal and noise share a level: variance preserving, variance exploding, or straight (flow)."""
+
+    VP = "vp"
+    VE = "ve"
+    FLOW = "flow"
+
+    def log_alpha(self, logsnr: Tensor) -> Tensor:
+        """log α at log-SNR λ, elementwise."""
+        if self is Path.VP:
+            return 0.5 * torch.nn.functional.logsigmoid(logsnr)
+        if self is Path.FLOW:
+            return torch.nn.functional.logsigmoid(0.5 * logsnr)
+        return torch.zeros_like(logsnr)
+
+    def log_sigma(self, logsnr: Tensor) -> Tensor:
+        """log σ at log-SNR λ, elementwise."""
+        if self is Path.VP:
+            return 0.5 * torch.nn.functional.logsigmoid(-logsnr)
+        if self is Path.FLOW:
+            return torch.nn.functional.logsigmoid(-0.5 * logsnr)
+        return -0.5 * logsnr
+
+
+@equation("snr-definition", "schedule-definitions")
+@dataclass(frozen=True, eq=False)
+class Levels:
+    """Noise levels as parallel float64 tensors of one shape: along a chain (L,), or one an example (B,).
+
+    t: unit time in [0, 1], 0 = data; logsnr: λ; index: position in the table of betas (int64, DDPM step − 1; float
+    where a table is interpolated) or None where there is no table.
+    """
+
+    t: Tensor
+    logsnr: Tensor
+    path: Path
+    index: Tensor | None = None
+
+    @property
+    def alpha(self) -> Tensor:
+        """Signal scale α = α(λ)."""
+        return self.path.log_alpha(self.logsnr).exp()
+
+    @property
+    def sigma(self) -> Tensor:
+        """Noise scale σ = σ(λ)."""
+        return self.path.log_sigma(self.logsnr).exp()
+
+    @property
+    def log_alpha(self) -> Tensor:
+        """log α, exact where α underflows a product."""
+        return self.path.log_alpha(self.logsnr)
+
+    @property
+    def log_sigma(self) -> Tensor:
+        """log σ."""
+        return self.path.log_sigma(self.logsnr)
+
+    def __len__(self) -> int:
+        return len(self.logsnr)
+
+    def __getitem__(self, which: Tensor | slice | int) -> Levels:
+        return Levels(self.t[which], self.logsnr[which], self.path, None if self.index is None else self.index[which])
+
+    def to(self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Levels:
+        """The same levels on another device or in another floating dtype (tables stay float64; steps may not)."""
+        index = self.index
+        if index is not None:
+            index = index.to(device=device, dtype=dtype if index.is_floating_point() else None)
+        return Levels(
+            self.t.to(device=device, dtype=dtype), self.logsnr.to(device=device, dtype=dtype), self.path, index
+        )
+
+    def expand(self, batch: int) -> Levels:
+        """One level, shape () or (1,), repeated for every example of a batch."""
+        index = self.index
+        return Levels(
+            self.t.reshape(-1).expand(batch),
+            self.logsnr.reshape(-1).expand(batch),
+            self.path,
+            None if index is None else index.reshape(-1).expand(batch),
+        )
+
+
+def column(values: Tensor, like: Tensor) -> Tensor:
+    """(B,) → (B, 1, …, 1), so that per-example numbers broadcast over the examples of `like` (B, …)."""
+    return values.reshape(values.shape + (1,) * (like.ndim - values.ndim))

@@ -1,0 +1,138 @@
+"""The configuration of a training run: a pydantic model, read from TOML or JSON, overridden by key=value."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from nelbo.errors import UsageError
+from nelbo.typing import Json
+
+
+def _named(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NetConfig(_Strict):
+    """The network: `name` (mlp), its `head`, what a plain head `predicts`, and the network's own `settings`."""
+
+    name: str = "mlp"
+    head: Literal["categorical", "plain"] = "categorical"
+    predicts: Literal["eps", "x0", "v"] = "v"
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_settings(cls, values: Any) -> Any:
+        """`net.width = 512` stands for `net.settings.width = 512`."""
+        if not isinstance(values, dict):
+            return values
+        own = {k: v for k, v in values.items() if k in cls.model_fields}
+        rest = {k: v for k, v in values.items() if k not in cls.model_fields}
+        return {**own, "settings": {**own.get("settings", {}), **rest}} if rest else own
+
+
+class ScheduleConfig(_Strict):
+    """The log-SNR law: `logsnr_linear` from `logsnr_max` to `logsnr_min`, or DDPM's tables `linear`, `cosine` (T)."""
+
+    name: Literal["logsnr_linear", "linear", "cosine"] = "logsnr_linear"
+    logsnr_max: float = 5.0
+    logsnr_min: float = -6.0
+    T: int = Field(default=1000, ge=2)
+
+
+class TrainConfig(_Strict):
+    """All settings of a run. `levels` is the number of steps of the saved model's grid (null: continuous)."""
+
+    steps: int = Field(default=1000, ge=1, description="optimiser steps")
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    batch_size: int = Field(default=192, ge=1)
+    lr: float = Field(default=4e-3, gt=0)
+    net: Annotated[NetConfig, BeforeValidator(_named)] = NetConfig()
+    objective: Literal["bound", "simple"] = "bound"
+    schedule: Annotated[ScheduleConfig, BeforeValidator(_named)] = ScheduleConfig()
+    bins: int | None = Field(default=None, ge=2, description="codes a pixel; null: what the data say")
+    levels: int | None = Field(default=256, ge=1)
+    checkpoint_every: int = Field(default=1000, ge=1)
+    log_every: int = Field(default=50, ge=1)
+    weight_decay: float = Field(default=0.5, ge=0)
+    warmup: int = Field(default=200, ge=0)
+    gradient_clip: float = Field(default=1.0, gt=0)
+    ema: float = Field(default=0.999, ge=0, lt=1)
+    reconstruction_share: float = Field(
+        default=0.125, gt=0, le=1, description="examples of a batch that also score the first level"
+    )
+
+
+def read_config(file: str | Path | None = None, overrides: list[str] | None = None) -> Json:
+    """Settings from a TOML or JSON file, then `key=value` strings (dotted keys reach inside) on top; not yet checked.
+
+    Errors: UsageError for a file that cannot be read or parsed, and for an override without '='.
+    """
+    settings: Json = {}
+    if file is not None:
+        path = Path(file)
+        try:
+            text = path.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"the config file {path} cannot be read: {error}", "give a TOML or JSON file") from None
+        try:
+            settings = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        except ValueError as error:
+            raise UsageError(
+                f"the config file {path} cannot be parsed: {error}", "write TOML, or JSON as *.json"
+            ) from None
+        if not isinstance(settings, dict):
+            raise UsageError(f"the config file {path} holds a {type(settings).__name__}", "write a table of settings")
+    for override in overrides or []:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--set {override!r} is no key=value", "write it as --set lr=0.001 or --set net.width=512")
+        _put(settings, key.strip().split("."), _value(text.strip()))
+    return settings
+
+
+def check_config(settings: Json | TrainConfig | None) -> TrainConfig:
+    """The settings as a TrainConfig. Errors: UsageError naming the key, its value, and what it may be."""
+    if isinstance(settings, TrainConfig):
+        return settings
+    try:
+        return TrainConfig.model_validate(settings or {})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            owner: Any = TrainConfig
+            for part in first["loc"][:-1]:
+                owner = {"net": NetConfig, "schedule": ScheduleConfig}.get(str(part), owner)
+            known = ", ".join(owner.model_fields)
+            raise UsageError(f"unknown configuration key {key!r}", f"choose one of: {known}") from None
+        raise UsageError(f"configuration key {key} = {first['input']!r}: {first['msg'].lower()}", "change it") from None
+
+
+def _put(settings: Json, path: list[str], value: Any) -> None:
+    for part in path[:-1]:
+        inner = settings.setdefault(part, {})
+        if isinstance(inner, str):
+            inner = settings[part] = {"name": inner}
+        if not isinstance(inner, dict):
+            raise UsageError(f"--set {'.'.join(path)}=…: {part} = {inner!r} has no keys inside it", f"set {part} itself")
+        settings = inner
+    if isinstance(settings.get(path[-1]), dict) and isinstance(value, str):
+        value = {**settings[path[-1]], "name": value}
+    settings[path[-1]] = value
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None if text == "none" else text

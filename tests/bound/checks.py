@@ -1,0 +1,265 @@
+"""Floor 3 against closed forms and quadrature, as functions that take nothing and assert (see also the mutations)."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor
+
+from nelbo.bound.estimate import Estimate, TermEstimate
+from nelbo.bound.estimators import Estimator, Exhaustive, Stratified
+from nelbo.bound.evaluate import evaluate
+from nelbo.bound.problem import Problem
+from nelbo.model.diffusion import DiffusionModel
+from nelbo.model.exact import CategoricalData, GaussianData
+from nelbo.model.reverse import Beta, BetaTilde
+from nelbo.process import grid
+from nelbo.process import schedule as schedules
+from tests.bound.oracles import (
+    Chain,
+    Expected,
+    Line,
+    expected_continuous,
+    expected_terms,
+    hermite,
+    joint_gap,
+    linear_model,
+    path_gap,
+    plane,
+    trapezoid,
+)
+from tests.model.cases import CODES_1, GAUSSIAN_1, MIXTURE_1
+from tests.process.checks import close
+
+X = torch.tensor([[-1.7], [0.0], [0.4], [2.3]], dtype=torch.float64)
+LINES = {"exact": Line(0.4, 0.8), "imperfect": Line(0.4, 0.8, 0.15), "wide": Line(-0.5, 3.0, 0.05)}
+POLICIES = {"beta_tilde": BetaTilde(), "beta": Beta()}
+
+# ---------------------------------------------------------------- the bound and the model's own log-likelihood
+
+
+def chains(line: Line, variance: str, T: int) -> list[tuple[DiffusionModel, Chain]]:
+    """A DDPM chain whose decoder calls the network, and a VDM chain whose decoder does not, of T evaluations each."""
+    table, law = schedules.linear(T, 0.02 / max(1, T / 50), min(0.6, 20 / T)), schedules.logsnr_linear(4.0, -5.0)
+    made = []
+    for schedule, levels, decoder in ((table, grid.full(), 0.05), (law, grid.even(T), None)):
+        model = linear_model(line, schedule, levels, POLICIES[variance], decoder)
+        made.append((model, Chain.of(line, model.levels().logsnr.numpy(), variance == "beta_tilde", decoder)))
+    return made
+
+
+def check_above_own_likelihood(line: Line, variance: str, T: int) -> None:
+    """Per example E_ε[bound] ≥ −log p_θ(x), by the linear-Gaussian recursion; nothing is random."""
+    for model, chain in chains(line, variance, T):
+        bound = expected_terms(model, X, hermite(2)).total.numpy()
+        assert model.steps == T
+        assert np.all(bound >= chain.nll(X[:, 0].numpy()) - 1e-9)
+
+
+def check_gap(line: Line, variance: str, T: int) -> None:
+    """Per example the excess is KL(q(z|x) ‖ p_θ(z|x)) of two Gaussian paths, to 1e-8."""
+    for model, chain in chains(line, variance, T):
+        bound = expected_terms(model, X, hermite(2)).total.numpy()
+        gaps = np.array([path_gap(chain, float(x)) for x in X])
+        close(bound - chain.nll(X[:, 0].numpy()), gaps, 1e-8, 1e-8)
+
+
+def check_entropy(line: Line, variance: str, T: int, closed_form: bool = True) -> None:
+    """E_q[bound] ≥ H(q); the excess is KL(q(x, z) ‖ p_θ(x, z)), to 1e-8. The average over x is exact too: degree 2."""
+    nodes, weights = hermite(2)
+    x = line.m + math.sqrt(line.c) * nodes[:, None]
+    entropy = 0.5 * math.log(2 * math.pi * math.e * line.c)
+    for model, chain in chains(line, variance, T):
+        excess = float(weights @ expected_terms(model, x, hermite(2)).total) - entropy
+        assert excess >= -1e-9
+        if closed_form:
+            close(excess, joint_gap(chain, line), 1e-8, 1e-8)
+
+
+def check_gaps() -> None:
+    for variance in POLICIES:
+        check_gap(LINES["imperfect"], variance, 5)
+        check_entropy(LINES["imperfect"], variance, 5)
+
+
+# ---------------------------------------------------------------- the continuous bound and the data's log-likelihood
+
+
+def check_continuous(model: DiffusionModel, data: Tensor, nll: Tensor, nodes, within: float = 1e-5) -> None:
+    """Per example the continuous bound of the exact model is −log p(x)."""
+    close(expected_continuous(model, data, nodes).total, nll, 0, within)
+
+
+def check_continuous_gaussian() -> None:
+    law = schedules.logsnr_linear(4.0, -5.0)
+    nll = -torch.from_numpy(stats.norm.logpdf(X[:, 0].numpy(), 0.4, math.sqrt(0.8)))
+    check_continuous(GAUSSIAN_1.model(law, grid.continuous()), X, nll, hermite(3))
+
+
+def check_continuous_plane() -> None:
+    """D = 2, full covariance, at two pairs of ends; the product rule of 3 × 3 nodes is exact for a linear denoiser."""
+    mean, C = np.array([0.3, -0.6]), np.array([[1.2, 0.5], [0.5, 0.4]])
+    data = GaussianData(mean, C)
+    x = np.array([[0.0, 0.0], [1.5, -1.0], [-2.0, 0.3]])
+    nll = -torch.from_numpy(stats.multivariate_normal(mean, C).logpdf(x))
+    for ends in ((5.0, -6.0), (2.0, 0.5)):
+        law = schedules.logsnr_linear(*ends)
+        check_continuous(data.model(law, grid.continuous()), torch.from_numpy(x), nll, plane(hermite(3)))
+
+
+def check_continuous_ends() -> None:
+    """N(0, I) and N(x; z/α, σ²/α²) in the limit λ = ±20."""
+    law = schedules.logsnr_linear(20.0, -20.0)
+    nll = -torch.from_numpy(stats.norm.logpdf(X[:, 0].numpy(), 0.4, math.sqrt(0.8)))
+    check_continuous(GAUSSIAN_1.model(law, grid.continuous(), exact_ends=False), X, nll, hermite(3))
+
+
+def check_continuous_codes() -> None:
+    law = schedules.logsnr_linear(5.0, -6.0)
+    codes = torch.arange(4)[:, None]
+    nll = -CODES_1.probabilities[0].log()
+    check_continuous(CODES_1.model(law, grid.continuous()), codes, nll, trapezoid())
+
+
+# ---------------------------------------------------------------- estimators
+
+LAW = schedules.logsnr_linear(4.0, -4.0)
+POINTS = torch.tensor([[-1.0], [-0.3], [0.2], [1.1]], dtype=torch.float64)
+
+ESTIMATORS: dict[str, tuple[Estimator, grid.Grid]] = {
+    "exhaustive-2": (Exhaustive(2), grid.even(4)),
+    "exhaustive-1-paired": (Exhaustive(1, 3), grid.even(4)),
+    "stratified-finite": (Stratified(4, 2), grid.even(6)),
+    "stratified-more-strata-than-levels": (Stratified(7, 2), grid.even(3)),
+    "stratified-continuous": (Stratified(4, 2), grid.continuous()),
+}
+"""Each estimator on each kind of grid. A new estimator is added here and gets all laws for free."""
+
+
+def mixture_model(levels: grid.Grid) -> DiffusionModel:
+    """Mixture data with an exact denoiser and the ends of practice: every term is a sum of curved functions of ε."""
+    return MIXTURE_1.model(LAW, levels, exact_ends=False)
+
+
+def problem(model: DiffusionModel, data: Tensor, seed: int = 0, batch_size: int = 4096) -> Problem:
+    return Problem(model, data, {}, seed, batch_size, torch.device("cpu"))
+
+
+_EXACT: dict[str, Expected] = {}
+
+
+def exact(name: str) -> Expected:
+    """The quadrature-exact terms of `POINTS` for a case of ESTIMATORS."""
+    if name not in _EXACT:
+        model = mixture_model(ESTIMATORS[name][1])
+        expected = expected_continuous if model.grid.continuous else expected_terms
+        _EXACT[name] = expected(model, POINTS, trapezoid())
+    return _EXACT[name]
+
+
+def copies(name: str, n: int, seed: int = 0) -> Estimate:
+    """The estimate of n copies of POINTS: every copy has noise of its own, so the copies are n repetitions at once."""
+    estimator, levels = ESTIMATORS[name]
+    if isinstance(estimator, Exhaustive) and estimator.draws == 1:
+        estimator = Exhaustive(1, estimator.paired * n)
+    return estimator.estimate(problem(mixture_model(levels), POINTS.repeat(n, 1), seed))
+
+
+def check_unbiased(name: str, n: int = 6000, shift: float = 0.15) -> None:
+    """Every term of every example, and their mean, within 4 standard errors of the exact value; n repetitions at once.
+
+    Power: a mean off by `shift` nats (5 % of the term) is z > 4 with probability above 0.99, which is asserted.
+    """
+    estimate, expected = copies(name, n).per_example, exact(name)
+    close(estimate.prior.reshape(n, -1), expected.prior.expand(n, -1), 1e-12)
+    close(estimate.nats, estimate.prior + estimate.diffusion + estimate.reconstruction, 1e-12)
+    for values, truth in (
+        (estimate.diffusion, expected.diffusion.sum(0)),
+        (estimate.reconstruction, expected.reconstruction),
+        (estimate.nats, expected.total),
+    ):
+        by_copy = values.reshape(n, -1)
+        error = by_copy.std(0) / math.sqrt(n)
+        z = (by_copy.mean(0) - truth) / error
+        assert float(z.abs().max()) <= 4, f"{name}: z = {z.tolist()}"
+        pooled = float(error.square().sum().sqrt()) / len(POINTS)
+        assert abs(float((by_copy.mean(0) - truth).mean())) <= 4 * pooled
+        assert stats.norm.sf(4 - shift / pooled) > 0.99, "too few repetitions to say so"
+
+
+def check_levels_unbiased(name: str, n: int = 2000) -> None:
+    """Each stratum's share of the exhaustive estimate is its level's KL, within 4 standard errors of its own."""
+    strata, expected = copies(name, n).strata, exact(name).diffusion.mean(1)
+    assert len(strata) == len(expected)
+    for stratum, truth in zip(strata, expected, strict=True):
+        assert abs(stratum.mean - float(truth)) <= 4 * math.sqrt(stratum.variance)
+
+
+def check_predicted_error(name: str, n: int = 3000, within: float = 0.10) -> None:
+    """The error that an estimate predicts of itself is the one that its repetitions show.
+
+    The ratio of the two standard deviations over n = 3000 copies is itself known to about 2–3 %.
+    """
+    estimate = copies(name, n).per_example
+    observed = estimate.nats.reshape(n, -1).var(0)
+    predicted = estimate.standard_error.square().reshape(n, -1).mean(0)
+    ratio = (predicted.sum() / observed.sum()).sqrt()
+    assert abs(float(ratio) - 1) <= within, f"{name}: predicted/observed = {float(ratio)}"
+
+
+def check_all_unbiased() -> None:
+    for name in ESTIMATORS:
+        check_unbiased(name)
+
+
+def check_all_predicted_errors() -> None:
+    for name in ESTIMATORS:
+        check_predicted_error(name)
+
+
+def check_data_error() -> None:
+    """The data error is the spread of the *exact* bounds over N, free of Monte Carlo noise as large as that spread.
+
+    400 data sets of N = 50 with spread 1 and noise variance 1 an example: E[data_variance] = 1/50 within 4 standard
+    errors; leaving the noise in doubles it, which is z > 40.
+    """
+    rng = np.random.default_rng(11)
+    found = []
+    for _ in range(400):
+        truth, noise = rng.normal(2.0, 1.0, 50), rng.normal(0.0, 1.0, 50)
+        e = TermEstimate.of(torch.from_numpy(truth + noise), torch.ones(50, dtype=torch.float64))
+        close(e.variance, 1 / 50, 1e-12)
+        found.append(e.data_variance)
+    error = np.std(found) / math.sqrt(len(found))
+    assert abs(np.mean(found) - 1 / 50) <= 4 * error < 0.003
+
+
+def check_units() -> None:
+    """A uniform law over 256 codes costs 8 bits/dim: the continuous bound says so within 4 of its own errors."""
+    data = CategoricalData(torch.ones(2, 256))
+    model = data.model(schedules.logsnr_linear(14.0, -8.0), grid.continuous(), exact_ends=False)
+    bound = evaluate(model, data.sample(40, seed=5), estimator=Stratified(256), precision="float64")
+    error = bound.standard_error.total
+    assert error < 0.12 and abs(bound.bits_per_dim - 8) <= 4 * error
+
+
+def check_noise_keys() -> None:
+    """Noise is a function of (seed, example, level key, draw), each of which changes it; order and batch do not."""
+    model = mixture_model(grid.even(5))
+    data = POINTS[:1].repeat(4, 1)  # equal examples: only the noise differs
+    one = problem(model, data)
+    index, level, draw = torch.arange(4), torch.ones(4, dtype=torch.long), torch.zeros(4, dtype=torch.long)
+    u = torch.full((4,), 0.5, dtype=torch.float64)
+    base = one.diffusion_total(index, u, level, draw)
+    assert len(set(base.tolist())) == 4
+    for other in (
+        one.diffusion_total(index, u, level + 1, draw),
+        one.diffusion_total(index, u, level, draw + 1),
+        problem(model, data, seed=1).diffusion_total(index, u, level, draw),
+    ):
+        assert not bool((other == base).any())
+    close(one.diffusion_total(index.flip(0), u, level, draw).flip(0), base, 1e-12)
+    close(problem(model, data, batch_size=1).diffusion_total(index, u, level, draw), base, 1e-12)

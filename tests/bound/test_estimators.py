@@ -1,0 +1,281 @@
+"""Estimators × laws: unbiased, honest about their own error, and blind to batches and order.
+
+Every z-test runs at fixed seeds, rejects beyond 4 standard errors, and is shown able to fail in
+`test_a_weight_off_by_one_level_is_seen` (and in tests/mutations).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from nelbo.bound.estimate import TermEstimate
+from nelbo.bound.estimators import Estimator, Exhaustive, Stratified
+from nelbo.bound.evaluate import choose, evaluate
+from nelbo.bound.problem import Problem
+from nelbo.errors import UnknownNameError, UsageError
+from nelbo.model.denoiser import NetworkDenoiser
+from nelbo.process import grid
+from nelbo.process import schedule as schedules
+from tests.bound import checks
+from tests.bound.oracles import expected_terms, hermite
+from tests.model.cases import CODES_1, GAUSSIAN_1
+
+CASES = list(checks.ESTIMATORS)
+EXHAUSTIVE = [name for name in CASES if name.startswith("exhaustive")]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_unbiased(name):
+    checks.check_unbiased(name)
+
+
+@pytest.mark.parametrize("name", EXHAUSTIVE)
+def test_every_level_is_unbiased(name):
+    checks.check_levels_unbiased(name)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_predicted_error_of_an_example(name):
+    checks.check_predicted_error(name)
+
+
+def test_every_estimator_has_a_case():
+    here = {c for c in Estimator.__subclasses__() if c.__module__ == "nelbo.bound.estimators"}
+    assert here == {type(estimator) for estimator, _ in checks.ESTIMATORS.values()}
+
+
+SEEDED = [
+    pytest.param(name, marks=() if name in {"exhaustive-1-paired", "stratified-finite"} else pytest.mark.slow)
+    for name in CASES
+]
+
+
+@pytest.mark.parametrize("name", SEEDED)
+def test_predicted_error_of_the_whole_over_seeds(name):
+    """200 seeds: the total of N = 4 examples scatters as predicted. The observed SD is known to 5 %: 15 % is 3 σ."""
+    estimator, levels = checks.ESTIMATORS[name]
+    model = checks.mixture_model(levels)
+    runs = [estimator.estimate(checks.problem(model, checks.POINTS, seed)) for seed in range(200)]
+    means = np.array([run.total.mean for run in runs])
+    predicted = math.sqrt(np.mean([run.total.variance for run in runs]))
+    assert abs(predicted / means.std(ddof=1) - 1) < 0.15
+    z = (means.mean() - float(checks.exact(name).total.mean())) / (predicted / math.sqrt(200))
+    assert abs(z) <= 4
+    parts = np.mean([[run.prior.variance, run.diffusion.variance, run.reconstruction.variance] for run in runs], 0)
+    checks.close(parts.sum(), predicted**2, 1e-10)
+    assert parts[0] == 0
+
+
+def test_a_weight_off_by_one_level_is_seen(monkeypatch):
+    """L levels for L − 1 steps in the weight of the stratified estimator: the same z-test refuses it, power > 0.999."""
+    name = "stratified-finite"
+    honest = Problem.diffusion_total
+    checks.check_unbiased(name)
+    wrong = 7 / 6
+    monkeypatch.setattr(Problem, "diffusion_total", lambda self, *given: honest(self, *given) * wrong)
+    estimate = checks.copies(name, 6000)
+    shift = (wrong - 1) * float(checks.exact(name).diffusion.sum(0).mean())
+    error = math.sqrt(estimate.diffusion.variance)
+    assert stats.norm.sf(4 - shift / error) > 0.999
+    with pytest.raises(AssertionError, match="z = "):
+        checks.check_unbiased(name)
+
+
+@pytest.mark.parametrize("name", ["exhaustive", "stratified", "continuous"])
+def test_four_times_the_budget_halves_the_error(name):
+    levels = grid.continuous() if name == "continuous" else grid.even(5)
+    model, n = checks.mixture_model(levels), 2000
+    small, large = (Exhaustive(2), Exhaustive(8)) if name == "exhaustive" else (Stratified(8, 2), Stratified(32, 8))
+    errors = []
+    for estimator in (small, large):
+        problem = checks.problem(model, checks.POINTS.repeat(n, 1))
+        errors.append(math.sqrt(estimator.estimate(problem).total.variance))
+        assert problem.nfe == estimator.cost(problem)
+    # Stratified gains a little more than draws do, by the spread between the positions of a stratum.
+    assert 1.9 < errors[0] / errors[1] < (2.1 if name == "exhaustive" else 2.6)
+
+
+def test_four_times_the_examples_halves_the_data_error():
+    """Exact bounds of N(0.4, 0.8) data with exact ends are NLLs: variance ½ an example, so SE² = 1/(2N)."""
+    model = GAUSSIAN_1.model(schedules.logsnr_linear(4.0, -5.0), grid.continuous())
+    for n in (250, 1000, 4000):
+        estimate = Stratified(16, 2).estimate(checks.problem(model, GAUSSIAN_1.sample(n, seed=2)))
+        # The variance of n squares of normals is known to √(14/n): 4 of those at n = 250 is 0.95, at 4000 0.24.
+        assert abs(estimate.total.data_variance * 2 * n - 1) < 4 * math.sqrt(14 / n)
+
+
+def test_data_error_is_right_over_data_sets():
+    """300 data sets of N = 40: E[data²] = ½/N and E[(mean bound − entropy)²] = total², within 4 standard errors."""
+    model = GAUSSIAN_1.model(schedules.logsnr_linear(3.0, -3.0), grid.continuous())
+    runs = [Stratified(2, 2).estimate(checks.problem(model, GAUSSIAN_1.sample(40, 1000 + s), s)) for s in range(300)]
+    data = np.array([run.total.data_variance for run in runs])
+    assert abs(data.mean() - 0.5 / 40) <= 4 * data.std() / math.sqrt(300)
+    assert data.std() / math.sqrt(300) < 0.2 * 0.5 / 40  # so that a data error 1.7 times too large is seen
+    squares = np.array([(run.total.mean - GAUSSIAN_1.entropy()) ** 2 for run in runs])
+    total = np.array([run.total.data_variance + run.total.variance for run in runs])
+    assert abs(squares.mean() - total.mean()) <= 4 * math.hypot(squares.std(), total.std()) / math.sqrt(300)
+
+
+def test_the_data_error_leaves_the_estimators_noise_out():
+    checks.check_data_error()
+
+
+def test_one_example_has_no_data_error():
+    one = TermEstimate.of(torch.tensor([1.5]), torch.tensor([0.2]))
+    assert one.mean == 1.5 and math.isnan(one.data_variance)
+    checks.close(one.variance, 0.2, 1e-6)
+
+
+# ---------------------------------------------------------------- batches, order, keys
+
+
+def test_noise_is_keyed():
+    checks.check_noise_keys()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_batch_size_changes_nothing(name):
+    estimator, levels = checks.ESTIMATORS[name]
+    model = checks.mixture_model(levels)
+    data = checks.POINTS.repeat(5, 1)
+    runs = [estimator.estimate(checks.problem(model, data, batch_size=size)).per_example for size in (1, 7, 4096)]
+    for run in runs[1:]:
+        checks.close(run.nats, runs[0].nats, 1e-12)
+        checks.close(run.standard_error, runs[0].standard_error, 1e-9, 1e-12)
+
+
+def test_other_examples_change_nothing():
+    """With two draws an example's value depends on its own index and value alone."""
+    model = checks.mixture_model(grid.even(5))
+    alone = Exhaustive(2).estimate(checks.problem(model, checks.POINTS[:2])).per_example
+    more = Exhaustive(2).estimate(checks.problem(model, checks.POINTS)).per_example
+    checks.close(more.nats[:2], alone.nats, 1e-12)
+
+
+def test_paired_examples_are_spread_over_sorted_data():
+    """The second draw goes to a keyed random subset: not the first ones, another under another seed."""
+    model, data = checks.mixture_model(grid.even(2)), torch.linspace(-1, 1, 200, dtype=torch.float64)[:, None]
+    picks = []
+    for seed in (0, 1):
+        examples, draws = Exhaustive(1, 50)._plan(checks.problem(model, data, seed))
+        assert len(examples) == 250 and int(draws.sum()) == 50
+        picks.append(examples[200:])
+        assert len(set(picks[-1].tolist())) == 50
+        assert abs(float(picks[-1].double().mean()) - 99.5) < 4 * 57.7 / math.sqrt(50)
+    assert not torch.equal(*picks)
+
+
+def test_more_pairs_than_examples_pairs_them_all():
+    model = checks.mixture_model(grid.even(5))
+    one = Exhaustive(1, 256).estimate(checks.problem(model, checks.POINTS))
+    two = Exhaustive(2).estimate(checks.problem(model, checks.POINTS))
+    checks.close(one.per_example.nats, two.per_example.nats, 1e-12)
+    checks.close(one.total.variance, two.total.variance, 1e-12)
+
+
+# ---------------------------------------------------------------- the chain's ends and corners
+
+
+def test_one_level_has_no_diffusion_term():
+    for estimator in (Exhaustive(2), Stratified(4)):
+        model = GAUSSIAN_1.model(schedules.logsnr_linear(1.0, -1.0), grid.times([1.0]))
+        problem = checks.problem(model, checks.POINTS)
+        found = estimator.estimate(problem)
+        assert problem.nfe == estimator.cost(problem) == 0
+        assert found.diffusion.mean == 0 and found.strata == ()
+        assert found.total.mean == pytest.approx(found.prior.mean + found.reconstruction.mean)
+
+
+def test_strata_cover_the_chain_from_the_data_to_the_noise():
+    for name in CASES:
+        estimator, levels = checks.ESTIMATORS[name]
+        strata = estimator.estimate(checks.problem(checks.mixture_model(levels), checks.POINTS)).strata
+        assert (strata[0].logsnr_s, strata[-1].logsnr_t) == pytest.approx((4.0, -4.0))
+        assert (strata[0].s, strata[-1].t) == pytest.approx((0.0, 1.0))
+        for before, after in itertools.pairwise(strata):
+            assert before.t == pytest.approx(after.s) and before.logsnr_t == pytest.approx(after.logsnr_s)
+            assert before.t > before.s and before.logsnr_t < before.logsnr_s
+
+
+def test_a_decoder_that_calls_the_network_is_paid_for():
+    model = CODES_1.model(checks.LAW, grid.even(5))
+    assert model.decoder.calls_network and len(model.levels()) == 5
+    for estimator, cost in ((Exhaustive(2), 10), (Stratified(4, 3), 11)):
+        problem = checks.problem(model, torch.arange(4)[:, None])
+        estimator.estimate(problem)
+        assert problem.nfe == estimator.cost(problem) == 4 * cost
+
+
+def test_exhaustive_is_exact_where_there_is_no_noise():
+    """x̂ = x exactly: every KL is 0 under β̃, whatever ε."""
+    known = NetworkDenoiser(lambda z, t: torch.full_like(z, 0.7), "x0", "unit")
+    model = dataclasses.replace(checks.mixture_model(grid.even(5)), denoiser=known)
+    found = Exhaustive(2).estimate(checks.problem(model, torch.full((3, 1), 0.7, dtype=torch.float64)))
+    assert abs(found.diffusion.mean) < 1e-14 and found.diffusion.variance < 1e-28
+
+
+def test_conditions_follow_their_examples():
+    """Every example is scored under its own row: condition and data permuted together permute the exact terms."""
+
+    def net(z, t, label):
+        return z * 0 + label[:, None]
+
+    model = dataclasses.replace(checks.mixture_model(grid.even(3)), denoiser=NetworkDenoiser(net, "x0", "unit"))
+    label = torch.tensor([-1.0, -0.3, 0.2, 1.1], dtype=torch.float64)  # the truth: KL 0 under β̃
+    found = evaluate(model, checks.POINTS, condition={"label": label}, precision="float64", batch_size=3)
+    assert found.terms.diffusion.bits_per_dim == pytest.approx(0, abs=1e-12)
+    shuffled = evaluate(model, checks.POINTS, condition={"label": label.flip(0)}, precision="float64", batch_size=3)
+    assert shuffled.terms.diffusion.bits_per_dim > 0.1
+
+
+def test_a_finite_grid_and_its_estimators_agree_with_quadrature_for_a_gaussian_too():
+    model = GAUSSIAN_1.model(schedules.logsnr_linear(4.0, -5.0), grid.even(12), variance="beta")
+    x = checks.X
+    truth = float(expected_terms(model, x, hermite(3)).total.mean())
+    for estimator in (Exhaustive(64), Stratified(64, 64)):
+        found = estimator.estimate(checks.problem(model, x.repeat(50, 1))).total
+        assert abs(found.mean - truth) <= 4 * math.sqrt(found.variance) < 0.1
+
+
+# ---------------------------------------------------------------- choosing, refusing
+
+
+def test_names_and_objects():
+    finite = checks.problem(checks.mixture_model(grid.even(5)), checks.POINTS)
+    assert choose("auto", finite) == Exhaustive()  # four examples at six levels: nothing to save
+    assert choose("exhaustive", finite) == Exhaustive() and choose("stratified", finite) == Stratified()
+    mine = Exhaustive(5)
+    assert choose(mine, finite) is mine
+    continuous = checks.problem(checks.mixture_model(grid.continuous()), checks.POINTS)
+    assert not isinstance(choose("auto", continuous), Exhaustive)
+
+
+BAD = [
+    (lambda: Exhaustive(0), UsageError, r"exhaustive estimate of 0 draws"),
+    (lambda: Exhaustive(1, 1), UsageError, r"1 draws with 1 paired examples\nhint: give draws ≥ 2, or draws = 1 with"),
+    (lambda: Stratified(0), UsageError, r"0 strata"),
+    (lambda: Stratified(4, 1), UsageError, r"1 reconstruction draws\nhint: .*error bar"),
+    (
+        lambda: Exhaustive().estimate(checks.problem(checks.mixture_model(grid.continuous()), checks.POINTS)),
+        UsageError,
+        r"continuous grid\nhint: use estimator='stratified'",
+    ),
+    (
+        lambda: choose("exhaust", checks.problem(checks.mixture_model(grid.even(2)), checks.POINTS)),
+        UnknownNameError,
+        r"unknown estimator 'exhaust'\nhint: did you mean 'exhaustive'\? choose one of: auto, .*stratified",
+    ),
+]
+
+
+@pytest.mark.parametrize(("make", "error", "match"), BAD, ids=[str(i) for i in range(len(BAD))])
+def test_nonsense_is_refused(make, error, match):
+    with pytest.raises(error, match=match):
+        make()

@@ -1,0 +1,53 @@
+"""Help, version and the list of commands; and that they cost no import of torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from nelbo._version import __version__
+
+OPTIONS = {
+    "demo": "--out --seed --json",
+    "train": "--data --out --config --set --resume",
+    "evaluate": "--data --tolerance --max-nfe --steps --continuous --seed --batch-size --limit --per-example --out "
+    "--json --device --precision",
+    "sample": "-n --sampler --steps --seed --out",
+    "report": "--out",
+    "info": "--json",
+}
+"""The options that CONTRACT.md promises, by command."""
+
+
+def test_help_lists_the_commands_that_exist_and_no_other(nelbo):
+    result = nelbo("--help")
+    listed = result.out.partition("Commands:")[2].partition("Exit status")[0]
+    assert result.status == 0
+    assert [line.split()[0] for line in listed.splitlines() if line.strip()] == list(OPTIONS)
+    assert nelbo().out == result.out
+
+
+@pytest.mark.parametrize("command", OPTIONS)
+def test_every_promised_option_is_in_the_help(nelbo, command):
+    result = nelbo(command, "--help")
+    assert result.status == 0
+    words = result.out.replace(",", " ").split()
+    assert [option for option in OPTIONS[command].split() if option not in words] == []
+
+
+def test_version(nelbo):
+    assert nelbo("--version").out == f"nelbo {__version__}\n"
+
+
+def test_help_and_usage_errors_do_not_import_torch():
+    code = """if True:
+        import sys
+        from nelbo.cli.main import execute
+        statuses = execute(["--help"]), execute(["evaluate", "--help"]), execute(["evaluate", "--nonsense"])
+        heavy = {"torch", "numpy", "matplotlib", "rich", "pydantic.main"} & set(sys.modules)
+        print(statuses, sorted(heavy & {"torch", "numpy", "matplotlib"}))
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "(0, 0, 2) []"

@@ -1,0 +1,172 @@
+"""What the commands write: tables, pure JSON, files that are whole, and the same numbers in all of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import nelbo as library
+from nelbo.cli import rivals
+from nelbo.cli.output import session
+from nelbo.data import read
+
+TWO = ("--data", "digits:test", "--limit", "5")
+
+
+def test_evaluate_says_the_same_everywhere(nelbo, trained, tmp_path):
+    file, rows = tmp_path / "new" / "bound.json", tmp_path / "rows.npz"
+    told = nelbo("evaluate", trained, *TWO, "--seed", "3", "--out", file, "--per-example", rows, "--json")
+    assert told.status == 0
+    document = told.json
+    written = json.loads(file.read_text())
+    bound = library.evaluate(str(trained), "digits:test", limit=5, seed=3, per_example=True)
+    expected = bound.to_dict()
+    for one in (document, written, expected):
+        del one["seconds"]
+    assert document == written == json.loads(json.dumps(expected))
+    assert document["schema"] == "nelbo.bound/1" and document["seed"] == 3 and document["examples"] == 5
+    arrays = dict(np.load(rows))
+    assert list(arrays) == ["index", "nats", "standard_error", "prior", "diffusion", "reconstruction"]
+    assert arrays["index"].tolist() == [0, 1, 2, 3, 4]
+    assert arrays["nats"].tolist() == document["nats_per_example"]
+    np.testing.assert_allclose(arrays["prior"] + arrays["diffusion"] + arrays["reconstruction"], arrays["nats"])
+    assert arrays["nats"].mean() / 64 / np.log(2) == pytest.approx(document["bits_per_dim"], rel=1e-12)
+
+
+def test_evaluate_prints_the_table(nelbo, trained):
+    told = nelbo("evaluate", trained, *TWO)
+    table = str(library.evaluate(str(trained), "digits:test", limit=5))
+    assert told.status == 0 and told.out == table + "\n" and told.err == ""
+
+
+def test_grids(nelbo, trained):
+    coarse = nelbo("evaluate", trained, *TWO, "--steps", "2", "--json").json
+    limit = nelbo("evaluate", trained, *TWO, "--continuous", "--json").json
+    assert (coarse["grid"]["kind"], coarse["grid"]["steps"]) == ("even", 2)
+    assert (limit["grid"]["kind"], limit["grid"]["steps"]) == ("continuous", None)
+
+
+def test_precision_and_batches_change_no_more_than_rounding(nelbo, trained):
+    one = nelbo("evaluate", trained, *TWO, "--json").json
+    other = nelbo("evaluate", trained, *TWO, "--json", "--batch-size", "2", "--precision", "float64").json
+    assert other["precision"] == "float64"
+    assert other["bits_per_dim"] == pytest.approx(one["bits_per_dim"], rel=1e-5)
+
+
+def test_training_examples_are_warned_of(nelbo, trained):
+    told = nelbo("evaluate", trained, "--data", "digits:train", "--limit", "3", "--json")
+    assert told.err.startswith("warning: 3 of 3 examples are among those the model was trained on")
+    assert told.json["warnings"]
+
+
+def test_json_is_pure_whatever_a_plugin_prints(nelbo, trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("chatty.py").write_text(
+        f"import nelbo\ndef make():\n    print('hello from the network')\n    return nelbo.load({str(trained)!r})\n"
+    )
+    told = nelbo("info", "chatty:make", "--json")
+    assert told.json["fingerprint"] == library.load(str(trained)).fingerprint()
+    assert "hello from the network" in told.err
+
+
+def test_info(nelbo, trained):
+    machine = nelbo("info", "--json").json
+    assert machine["version"] == library.__version__
+    assert {"torch", "device", "devices", "threads", "python"} <= set(machine)
+    assert f"version         {library.__version__}" in nelbo("info").out
+    model = library.load(str(trained))
+    document = nelbo("info", trained, "--json").json
+    assert document["fingerprint"] == model.fingerprint()
+    assert document["parameters"] == model.parameters
+    assert document["steps"] == 4
+    assert document["provenance"]["data"]["name"] == "digits:train"
+    lines = nelbo("info", trained).out.splitlines()
+    assert any(line.startswith("fingerprint") for line in lines) and "provenance" in lines
+
+
+def test_sample(nelbo, trained, tmp_path):
+    array, picture = tmp_path / "s.npz", tmp_path / "s.png"
+    document = nelbo("sample", trained, "-n", "5", "--seed", "7", "--out", array, "--json").json
+    samples = np.load(array)["samples"]
+    assert samples.shape == (5, 8, 8) and samples.dtype.kind == "i" and document["shape"] == [5, 8, 8]
+    assert (samples == library.sample(str(trained), 5, seed=7).numpy()).all()
+    told = nelbo("sample", trained, "-n", "5", "--out", picture, "--steps", "2")
+    assert (told.status, told.out) == (0, f"{picture}\n")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_train_speaks_json_and_takes_a_file_of_settings(nelbo, tmp_path):
+    (tmp_path / "c.toml").write_text("steps = 9\nlr = 0.01\n[net]\nwidth = 8\n")
+    arguments = ["--config", tmp_path / "c.toml", "--set", "steps=2", "--set", "levels=3"]
+    document = nelbo("train", "--data", "digits:train", "--out", tmp_path / "m", *arguments, "--json").json
+    config = document["provenance"]["config"]
+    assert (config["steps"], config["lr"], config["net"]["settings"]["width"], config["levels"]) == (2, 0.01, 8, 3)
+    assert document["fingerprint"] == library.load(str(tmp_path / "m")).fingerprint()
+    assert document["last"]["step"] == 2
+
+
+def test_report_of_a_model_folder(nelbo, trained, tmp_path):
+    told = nelbo("report", trained, "--out", tmp_path / "r.html")
+    assert (told.status, told.out) == (0, f"{tmp_path / 'r.html'}\n")
+    assert "<html" in (tmp_path / "r.html").read_text()
+
+
+def test_a_failed_write_leaves_the_old_file(nelbo, trained, tmp_path, monkeypatch):
+    kept = tmp_path / "bound.json"
+    kept.write_text("old")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("nelbo.files.os.fsync", full)
+    told = nelbo("evaluate", trained, *TWO, "--out", kept)
+    assert f"error: {kept}: no space left on device" in told.err and told.status == 2
+    assert kept.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["bound.json"]
+
+
+def test_devices_are_written_to_and_not_replaced(nelbo, trained, tmp_path):
+    assert nelbo("evaluate", trained, *TWO, "--out", "/dev/null").status == 0
+    assert Path("/dev/null").is_char_device()
+    (tmp_path / "real.json").write_text("old")
+    (tmp_path / "link.json").symlink_to("real.json")
+    assert nelbo("evaluate", trained, *TWO, "--out", tmp_path / "link.json").status == 0
+    assert (tmp_path / "link.json").is_symlink() and "nelbo.bound/1" in (tmp_path / "real.json").read_text()
+
+
+def test_a_process_of_its_own(run_nelbo, trained):
+    done = run_nelbo("evaluate", trained, "--data", "digits:train", "--limit", "2", "--json")
+    assert done.returncode == 0 and json.loads(done.stdout)["examples"] == 2
+    assert done.stderr.startswith("warning: ")
+
+
+def test_no_nan_gets_into_json(capsys):
+    with pytest.raises(ValueError, match="JSON"), session(True) as output:
+        output.document({"x": float("nan")})
+    assert capsys.readouterr().out == ""
+
+
+def test_rivals_are_measured_on_exactly_these_codes():
+    codes = read("digits:test").data
+    sheet = rivals.sheet(codes.numpy())
+    assert sheet.shape == (18 * 8, 20 * 8)
+    assert (sheet[8:16, 16:24] == codes[22].numpy()).all()
+    rows = {row["name"]: row for row in rivals.comparison(codes)["rows"]}
+    assert (rows["JPEG XL"]["bits_per_dim"], rows["JPEG XL"]["measured"]) == (2.40, False)
+    assert "measured elsewhere" in rows["JPEG XL"]["note"]
+    pytest.importorskip("PIL")
+    for name, reference in {"PNG": 3.31, "WebP": 3.08}.items():
+        assert rows[name]["measured"] and rows[name]["bits_per_dim"] == pytest.approx(reference, abs=0.15)
+        assert rows[name]["bits_per_dim"] == 8 * rows[name]["bytes"] / codes.numel()
+
+
+def test_rivals_without_pillow_are_references(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "PIL", None)
+    rows = rivals.comparison(np.zeros((4, 8, 8), np.int64))["rows"]
+    assert [(r["name"], r["bits_per_dim"], r["measured"]) for r in rows] == [
+        ("JPEG XL", 2.40, False),
+        ("WebP", 3.08, False),
+        ("PNG", 3.31, False),
+    ]

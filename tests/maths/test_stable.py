@@ -1,0 +1,163 @@
+"""Stable forms against mpmath, to the digits they promise, and their derivatives."""
+
+import mpmath as mp
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nelbo.maths import stable
+
+F64 = torch.float64
+laws = settings(derandomize=True, deadline=None, max_examples=150)
+
+
+def t(x):
+    return torch.tensor(x, dtype=F64)
+
+
+def close(value, exact, rtol):
+    value = mp.mpf(float(value))
+    assert mp.fabs(value - exact) <= rtol * mp.fabs(exact) + mp.mpf("1e-320"), (value, exact)
+
+
+positive = st.floats(-18, 2.8).map(lambda e: 10.0**e)
+real = st.floats(-700, 700)
+
+
+@laws
+@given(positive)
+def test_log1mexp(x):
+    with mp.workdps(60):
+        close(stable.log1mexp(t(x)), mp.log1p(-mp.exp(-mp.mpf(x))), 1e-14)
+
+
+def test_log1mexp_ends():
+    value = stable.log1mexp(t([0.0, torch.inf, -1.0]))
+    assert value[0] == -torch.inf and value[1] == 0.0 and value[2].isnan()
+
+
+@laws
+@given(positive)
+def test_log_expm1_and_inverse(x):
+    with mp.workdps(400):
+        close(stable.log_expm1(t(x)), mp.log(mp.expm1(mp.mpf(x))), 1e-12 if abs(x - 0.6931) < 0.01 else 1e-13)
+    torch.testing.assert_close(torch.nn.functional.softplus(stable.log_expm1(t(x)), threshold=1e9), t(x))
+
+
+@laws
+@given(st.floats(-14, 0).map(lambda e: 10.0**e), st.sampled_from([-0.999, 1.0, 30.0]))
+def test_x_minus_log1p_keeps_relative_accuracy(size, sign):
+    x = size * sign
+    with mp.workdps(60):
+        close(stable.x_minus_log1p(t(x)), mp.mpf(x) - mp.log1p(mp.mpf(x)), 1e-14)
+
+
+def test_x_minus_log1p_beats_the_plain_form():
+    x = t(1.2345e-15)
+    with mp.workdps(60):
+        exact = float(mp.mpf(x.item()) - mp.log1p(mp.mpf(x.item())))
+    assert abs(stable.x_minus_log1p(x).item() / exact - 1) < 1e-12
+    assert abs((x - torch.log1p(x)).item() / exact - 1) > 1e-3
+    assert stable.x_minus_log1p(t(0.0)) == 0.0
+
+
+@laws
+@given(real, positive)
+def test_logdiffexp(b, gap):
+    a = b + gap
+    with mp.workdps(60):
+        exact = mp.mpf(a) + (mp.log1p(-mp.exp(mp.mpf(b) - mp.mpf(a))) if a > b else -mp.inf)
+        value = stable.logdiffexp(t(a), t(b))
+        if a == b:
+            assert value == -torch.inf
+        else:
+            assert mp.fabs(mp.mpf(value.item()) - exact) <= 2e-15 * (abs(a) + mp.fabs(exact - a))
+
+
+def test_logdiffexp_of_nothing():
+    assert stable.logdiffexp(t(1.5), t(-torch.inf)) == 1.5
+    assert stable.logdiffexp(t(-torch.inf), t(-torch.inf)) == -torch.inf
+    assert stable.logdiffexp(t(1.0), t(2.0)).isnan()
+
+
+@laws
+@given(real, real)
+def test_expm1_difference(a, b):
+    with mp.workdps(700):
+        exact = mp.exp(mp.mpf(a)) - mp.exp(mp.mpf(b))
+        close(stable.expm1_difference(t(a), t(b)), exact, 1e-13 * max(1.0, abs(a - b)))
+    assert stable.expm1_difference(t(a), t(b)) == -stable.expm1_difference(t(b), t(a))
+
+
+def test_expm1_difference_beats_subtraction():
+    a, b = t(12.0 + 2.0**-40), t(12.0)
+    exact = float(mp.exp(12) * mp.expm1(mp.mpf(2) ** -40))
+    assert abs(stable.expm1_difference(a, b).item() / exact - 1) < 1e-14
+    assert abs((a.exp() - b.exp()).item() / exact - 1) > 1e-6
+    assert stable.expm1_difference(t(-800.0), t(800.0)) == -torch.inf
+
+
+@laws
+@given(real)
+def test_sigmoids_and_their_inverse(x):
+    with mp.workdps(700):
+        p = 1 / (1 + mp.exp(-mp.mpf(x)))
+        close(stable.sigmoid(t(x)), p, 1e-14)
+        close(stable.log_sigmoid(t(x)), mp.log(p) if x < 30 else -mp.log1p(mp.exp(-mp.mpf(x))), 1e-14)
+    log_p = stable.log_sigmoid(t(x))
+    torch.testing.assert_close(stable.logit_exp(log_p), t(x), rtol=1e-13, atol=1e-13)
+
+
+def test_log_snr_ratio_of_close_levels():
+    """log(1 - exp(lambda_t - lambda_s)) of levels 1e-12 apart, which 1 - exp() cannot give."""
+    step = t(1e-12)
+    assert abs(stable.log1mexp(step).item() - float(mp.log(-mp.expm1(-mp.mpf(1e-12))))) < 1e-12
+    assert abs(torch.log(1 - torch.exp(-step)).item() - stable.log1mexp(step).item()) > 1e-6
+
+
+UNARY = {
+    "log1mexp": [1e-9, 0.3, 0.699, 0.701, 5.0, 700.0],
+    "log_expm1": [1e-9, 0.3, 0.699, 0.701, 5.0, 700.0],
+    "x_minus_log1p": [-0.9, -0.2501, -0.2499, -1e-9, 0.0, 1e-9, 0.2499, 0.2501, 1e9],
+    "sigmoid": [-700.0, -1.0, 0.0, 700.0],
+    "log_sigmoid": [-700.0, -1.0, 0.0, 700.0],
+    "logit_exp": [-700.0, -0.7, -0.3, -1e-9],
+}
+DERIVATIVES = {
+    "log1mexp": lambda x: 1 / mp.expm1(x),
+    "log_expm1": lambda x: -1 / mp.expm1(-x),
+    "x_minus_log1p": lambda x: x / (1 + x),
+    "sigmoid": lambda x: mp.exp(-x) / (1 + mp.exp(-x)) ** 2,
+    "log_sigmoid": lambda x: 1 / (1 + mp.exp(x)),
+    "logit_exp": lambda x: -1 / mp.expm1(x),
+}
+
+
+@pytest.mark.parametrize("name", UNARY)
+def test_derivatives(name):
+    x = t(UNARY[name]).requires_grad_()
+    (slope,) = torch.autograd.grad(getattr(stable, name)(x).sum(), x)
+    with mp.workdps(400):
+        for value, point in zip(slope.tolist(), UNARY[name], strict=True):
+            exact = DERIVATIVES[name](mp.mpf(point))
+            assert mp.fabs(value - exact) <= 1e-12 * mp.fabs(exact) + mp.mpf("1e-300"), (name, point, value, exact)
+
+
+def test_derivatives_of_differences():
+    a, b = t([1.0, 1.0, 2.0, -3.0]).requires_grad_(), t([1.0, 2.0, 1.0, -700.0]).requires_grad_()
+    slopes = torch.autograd.grad(stable.expm1_difference(a, b).sum(), (a, b))
+    torch.testing.assert_close(slopes[0], a.exp().detach())
+    torch.testing.assert_close(slopes[1], -b.exp().detach())
+    a, b = t([1.0, 1.0]).requires_grad_(), t([-torch.inf, 0.5]).requires_grad_()
+    slopes = torch.autograd.grad(stable.logdiffexp(a, b).sum(), (a, b))
+    ratio = float(mp.exp(-0.5))
+    torch.testing.assert_close(slopes[0], t([1.0, 1 / (1 - ratio)]))
+    torch.testing.assert_close(slopes[1], t([0.0, -ratio / (1 - ratio)]))
+
+
+def test_dtype_and_broadcast():
+    for name in UNARY:
+        assert getattr(stable, name)(torch.tensor([-0.5 if name == "logit_exp" else 0.5])).dtype == torch.float32
+    a, b = torch.ones(3, 1, dtype=F64), torch.zeros(4, dtype=F64)
+    assert stable.logdiffexp(a, b).shape == stable.expm1_difference(a, b).shape == (3, 4)

@@ -1,0 +1,124 @@
+"""One example of every kind of part on floor 2, and the domains they live on. A new kind is added here."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from nelbo.model.decoder import (
+    Categorical,
+    ContinuousGaussian,
+    Decoder,
+    DiscretizedGaussian,
+    MassDecoder,
+    NetworkCategorical,
+)
+from nelbo.model.denoiser import CategoricalDenoiser, NetworkDenoiser
+from nelbo.model.diffusion import DiffusionModel
+from nelbo.model.domain import DataDomain
+from nelbo.model.exact import CategoricalData, GaussianData, MixtureData
+from nelbo.model.prior import GaussianPrior, Prior
+from nelbo.model.reverse import Beta, BetaTilde, Clip, Reverse, Variance
+from nelbo.parts import Part
+from nelbo.process import grid
+from nelbo.process import schedule as schedules
+from nelbo.process.levels import Levels, Path
+from nelbo.process.prediction import Prediction
+
+GAUSSIAN = GaussianData([0.5, -1.0, 0.2], [[2.0, 0.6, 0.1], [0.6, 0.7, -0.2], [0.1, -0.2, 0.3]])
+GAUSSIAN_1 = GaussianData([0.4], [[0.8]])
+MIXTURE = MixtureData([0.3, 0.7], [[1.0, 0.0], [-0.5, 0.4]], [[[0.3, 0.1], [0.1, 0.2]], [[0.1, 0.0], [0.0, 0.5]]])
+MIXTURE_1 = MixtureData([0.25, 0.35, 0.4], [[-1.0], [0.1], [0.9]], [0.02, 0.05, 0.1])
+CODES_1 = CategoricalData([[0.1, 0.2, 0.6, 0.1]])
+LAW = schedules.logsnr_linear(5.0, -6.0)
+
+_LAST = LAW.at(torch.ones(1))
+
+DECODERS: dict[str, Decoder] = {
+    "discretized_gaussian": DiscretizedGaussian(0.01),
+    "categorical": Categorical(),
+    "categorical-prior": Categorical(torch.log(torch.tensor([0.1, 0.2, 0.6, 0.1], dtype=torch.float64))),
+    "network_categorical": NetworkCategorical(),
+    "continuous_gaussian": ContinuousGaussian(),
+    "continuous_gaussian-variance": ContinuousGaussian(0.3),
+    "exact_gaussian": GAUSSIAN.decoder(),
+    "exact_mixture": MIXTURE_1.model(LAW, grid.even(4)).decoder,
+}
+PRIORS: dict[str, Prior] = {
+    "gaussian": GaussianPrior(0.1, 2.0),
+    "multivariate_gaussian": GAUSSIAN.prior(_LAST),
+    "mixture": MIXTURE_1.model(LAW, grid.even(4)).prior,
+    "code_mixture": CODES_1.model(LAW, grid.even(4)).prior,
+}
+VARIANCES: dict[str, Variance] = {"beta_tilde": BetaTilde(), "beta": Beta()}
+OTHERS: dict[str, Part] = {
+    "domain": DataDomain((3, 2, 2), 16, 0.0, 1.0),
+    "domain-real": DataDomain((2,)),
+    "clip": Clip(-1.0, 1.0),
+    "reverse": Reverse(Beta(), Clip(0.0, 2.0)),
+    "reverse-unclipped": Reverse(BetaTilde()),
+}
+PARTS: dict[str, Part] = {**DECODERS, **PRIORS, **VARIANCES, **OTHERS}
+
+
+def level(logsnr: float, batch: int = 1, path: Path = Path.VP) -> Levels:
+    """One level for a batch."""
+    return Levels(torch.full((batch,), 0.5, dtype=torch.float64), torch.full((batch,), float(logsnr)).double(), path)
+
+
+def mass_decoder_at(
+    name: str, bins: int, width: float
+) -> tuple[MassDecoder, DataDomain, torch.Tensor, Levels, Prediction]:
+    """A decoder of codes with everything that it is asked with: `width` is its spread in bins; z is (B, 1)."""
+    domain = DataDomain((1,), bins)
+    bin_width = 2 / (bins - 1)
+    x0 = torch.tensor([[-1.0], [-0.3123], [0.0], [0.77], [1.0], [1.4], [-3.0]], dtype=torch.float64)
+    rng = np.random.default_rng(bins)
+    log_probs = torch.from_numpy(rng.normal(size=(len(x0), 1, bins)) * 5).log_softmax(-1)
+    t = level(-2 * np.log(width * bin_width), len(x0), Path.VE)  # σ of the level = width bins
+    if name == "discretized_gaussian":
+        decoder: MassDecoder = DiscretizedGaussian((width * bin_width) ** 2)
+    elif name == "categorical":
+        decoder = Categorical()
+    elif name == "categorical-prior":
+        decoder = Categorical(torch.from_numpy(rng.normal(size=bins) * 3).log_softmax(-1))
+    else:
+        decoder = NetworkCategorical()
+    return decoder, domain, x0, t, Prediction(x0, log_probs)
+
+
+class Tiny(torch.nn.Module):
+    """A random smooth network: (B, D) and time (B,) → (B, D) or (B, D, K). `kick` shifts all weights."""
+
+    def __init__(self, D: int, outputs: int = 1, seed: int = 0, scale: float = 0.5):
+        super().__init__()
+        make = torch.Generator().manual_seed(seed)
+        self.first = torch.nn.Parameter(scale * torch.randn(D, 8, generator=make, dtype=torch.float64))
+        self.second = torch.nn.Parameter(scale * torch.randn(8, D * outputs, generator=make, dtype=torch.float64))
+        self.outputs = outputs
+
+    def forward(self, z: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+        h = torch.tanh(z.flatten(1) @ self.first + 0.1 * time[:, None])
+        value = h @ self.second
+        return value.reshape(z.shape if self.outputs == 1 else (*z.shape, self.outputs))
+
+
+def network_model(**changes) -> DiffusionModel:
+    """A complete model of codes with a tiny ε-network."""
+    parts = {
+        "domain": DataDomain((3,), 16),
+        "schedule": LAW,
+        "grid": grid.even(6),
+        "denoiser": NetworkDenoiser(Tiny(3), "eps", "logsnr"),
+        "reverse": Reverse(BetaTilde()),
+        "decoder": Categorical(),
+        "prior": GaussianPrior(),
+    }
+    return DiffusionModel(**{**parts, **changes})
+
+
+def categorical_model(bins: int = 4, **changes) -> DiffusionModel:
+    """The same with a categorical head that is its own decoder."""
+    domain = DataDomain((3,), bins)
+    head = CategoricalDenoiser(Tiny(3, bins), domain)
+    return network_model(**{"domain": domain, "denoiser": head, "decoder": NetworkCategorical(), **changes})

@@ -1,0 +1,83 @@
+"""Every part is written as JSON and tensors and read back the same; every kind has an example."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from nelbo import parts
+from nelbo.errors import ModelFolderError, UnknownNameError
+from nelbo.model.decoder import Decoder, DiscretizedGaussian
+from nelbo.model.prior import Prior
+from nelbo.model.reverse import Reverse
+from nelbo.parts import Part
+from nelbo.process.schedule import Schedule
+from tests.model.cases import PARTS
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_round_trip(name):
+    part = PARTS[name]
+    config = json.loads(json.dumps(part.to_config(), allow_nan=False))
+    family = next(c for c in type(part).__mro__ if c.__dict__.get("family") or Part in c.__bases__)
+    again = family.from_config(config, part.to_tensors())  # type: ignore[attr-defined]
+    assert type(again) is type(part)
+    assert again.to_config() == part.to_config()
+    before, after = part.to_tensors(), again.to_tensors()
+    assert before.keys() == after.keys() and all(torch.equal(before[k], after[k]) for k in before)
+
+
+@pytest.mark.parametrize("family", ["decoder", "prior", "variance", "clip", "reverse", "domain"])
+def test_every_kind_has_an_example(family):
+    known = {c for c in parts.kinds(family).values() if c.__module__.startswith("nelbo.model.")}
+    assert known <= {type(p) for p in PARTS.values()}, "add the new kind to tests/model/cases.py"
+
+
+def test_nested_parts_come_back():
+    again = Reverse.from_config(PARTS["reverse"].to_config(), {})
+    assert again.variance.kind == "beta" and again.clip is not None and (again.clip.low, again.clip.high) == (0.0, 2.0)
+
+
+BAD = [
+    (
+        lambda: Decoder.from_config({"kind": "gauss"}, {}),
+        UnknownNameError,
+        r"unknown decoder 'gauss'\nhint: .*categorical",
+    ),
+    (lambda: Prior.from_config({}, {}), UnknownNameError, r"unknown prior None"),
+    (
+        lambda: Decoder.from_config({"kind": "discretized_gaussian"}, {}),
+        ModelFolderError,
+        r"cannot be built from .*variance",
+    ),
+    (lambda: Decoder.from_config({"kind": "categorical", "x": 1}, {}), ModelFolderError, r"fields \['x'\]"),
+    (lambda: Schedule.from_config({"kind": "table"}, {}), ModelFolderError, r"'table' cannot be built"),
+    (
+        lambda: Schedule.from_config({"kind": "logsnr_linear", "logsnr_max": "a", "logsnr_min": 0}, {}),
+        Exception,
+        r"log-SNR",
+    ),
+    (
+        lambda: Reverse.from_config({"kind": "gaussian", "variance": {"kind": "gamma"}}, {}),
+        UnknownNameError,
+        r"'gamma'",
+    ),
+    (
+        lambda: Reverse.from_config({"kind": "gaussian", "variance": {"kind": "categorical"}}, {}),
+        UnknownNameError,
+        r"variance",
+    ),
+]
+
+
+@pytest.mark.parametrize(("make", "error", "match"), BAD, ids=[str(i) for i in range(len(BAD))])
+def test_a_foreign_description_is_refused(make, error, match):
+    with pytest.raises(error, match=match):
+        make()
+
+
+def test_parts_are_frozen():
+    with pytest.raises(AttributeError):
+        DiscretizedGaussian(0.1).variance = 0.2  # type: ignore[misc]

@@ -1,0 +1,223 @@
+"""The checks bite: formulas broken on purpose, each caught by a named oracle or law, none by a golden number.
+
+A row is (floor, what is broken, where, the expression, its broken form, the check that must refuse it). The checks are
+those of the ordinary tests; each must pass as the code stands and raise AssertionError under its break.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+
+from tests.bound import checks as bound
+from tests.bound import ddpm
+from tests.model import checks as model
+from tests.mutations import ground
+from tests.mutations.mutate import apply
+from tests.process import checks as process
+
+
+class Break(NamedTuple):
+    floor: int
+    what: str
+    target: str
+    old: str
+    new: str
+    check: Callable[[], None]
+
+
+unbiased_finite = functools.partial(bound.check_unbiased, "stratified-finite")
+unbiased_continuous = functools.partial(bound.check_unbiased, "stratified-continuous")
+unbiased_exhaustive = functools.partial(bound.check_unbiased, "exhaustive-2")
+levels_exhaustive = functools.partial(bound.check_levels_unbiased, "exhaustive-2")
+error_exhaustive = functools.partial(bound.check_predicted_error, "exhaustive-2")
+error_paired = functools.partial(bound.check_predicted_error, "exhaustive-1-paired")
+error_stratified = functools.partial(bound.check_predicted_error, "stratified-finite")
+
+BREAKS = [
+    # ------------------------------------------------------------ floor 0
+    Break(0, "the KL loses its ½", "nelbo.maths.gaussian:kl_from_difference",
+          "return 0.5 * (scale", "return (scale", ground.check_kl),
+    Break(0, "the KL divides by the variance of q", "nelbo.maths.gaussian:kl_from_difference",
+          "difference**2 / variance_p)", "difference**2 / variance_q)", ground.check_kl),
+    Break(0, "a normal density without its log-variance", "nelbo.maths.gaussian:log_density",
+          " + torch.log(variance)", "", ground.check_density_and_entropy),
+    Break(0, "half a bin is 1/127.5 for 1/255", "nelbo.maths.bins:bin_log_mass",
+          "h = 1.0 / (std * per_half)", "h = 2.0 / (std * per_half)", model.check_half_width),
+    Break(0, "half a bin is 1/510 for 1/255", "nelbo.maths.bins:bin_log_mass",
+          "h = 1.0 / (std * per_half)", "h = 0.5 / (std * per_half)", model.check_half_width),
+    Break(0, "the tails are closed at the edge", "nelbo.maths.bins:bin_log_mass",
+          "below, above = codes == 0, codes == bins - 1", "below, above = codes < 0, codes > bins - 1",
+          model.check_open_tails),
+    Break(0, "the upper tail is closed: masses no longer sum to one", "nelbo.maths.bins:bin_log_mass",
+          "codes == bins - 1", "codes > bins - 1", model.check_all_pmf_sums),
+    Break(0, "the sign of expm1 in log1mexp", "nelbo.maths.stable:log1mexp",
+          "torch.log(-torch.expm1(-torch.where(small, x, 0.5)))", "torch.log(torch.expm1(torch.where(small, x, 0.5)))",
+          process.check_from_betas),
+    Break(0, "merged moments forget the distance of the means", "nelbo.maths.statistics:Moments.merge",
+          " + delta**2 * n_a * share", "", ground.check_merge),
+    Break(0, "the standard error is not divided by n", "nelbo.maths.statistics:Moments.standard_error",
+          "self.variance / self.count", "self.variance", ground.check_merge),
+    Break(0, "nats and bits are confused", "nelbo.maths.units:bits_per_dim",
+          " * LOG_2", "", ground.check_units),
+    Break(0, "the level is lost from the counter of the generator", "nelbo.maths.random:_chunks",
+          "level[rows]", "0 * level[rows]", ground.check_keys),
+    # ------------------------------------------------------------ floor 1
+    Break(1, "α for ᾱ: the product over steps is lost", "nelbo.process.schedule:from_betas",
+          "torch.log1p(-betas).cumsum(0)", "torch.log1p(-betas)", process.check_linear),
+    Break(1, "t − 1 for t: positions are off by one", "nelbo.process.schedule:Table.at_index",
+          "(index + 1)", "index", process.check_table_positions),
+    Break(1, "the cosine table without its offset's normaliser", "nelbo.process.schedule:cosine",
+          "(u + offset) / (1 + offset)", "(u + offset / 1)", process.check_cosine),
+    Break(1, "the slope of λ has the wrong sign", "nelbo.process.schedule:LogSNRLinear.dlogsnr_dt",
+          "self.logsnr_min - self.logsnr_max", "self.logsnr_max - self.logsnr_min", process.check_slope),
+    Break(1, "σ = 1 − α for σ² = 1 − α² on the VP path", "nelbo.process.levels:Path.log_sigma",
+          "return 0.5 * torch.nn.functional.logsigmoid(-logsnr)",
+          "return torch.log1p(-torch.exp(self.log_alpha(logsnr)))", process.check_paths),
+    Break(1, "ᾱ_t for α_t in the transition", "nelbo.process.forward:transition",
+          "(t.log_alpha - s.log_alpha).exp()", "t.log_alpha.exp()", process.check_transition_ddpm),
+    Break(1, "the transition's variance is that of the marginal", "nelbo.process.forward:transition",
+          "t.sigma.square() * one_minus_snr_ratio(s, t)", "t.sigma.square()", process.check_transition),
+    Break(1, "the sign of expm1 in 1 − SNR ratio", "nelbo.process.forward:one_minus_snr_ratio",
+          "-torch.expm1(t.logsnr - s.logsnr)", "torch.expm1(s.logsnr - t.logsnr)", process.check_posterior_schur),
+    Break(1, "β for β̃ in the posterior", "nelbo.process.forward:posterior",
+          "s.sigma.square() * c", "t.sigma.square() * c", process.check_posterior_ho),
+    Break(1, "t for t − 1 in the posterior mean's x", "nelbo.process.forward:posterior",
+          "s.alpha * c", "t.alpha * c", process.check_posterior_schur),
+    Break(1, "the sign of v", "nelbo.process.prediction:x0_from",
+          "(alpha * z - sigma * value)", "(alpha * z + sigma * value)", process.check_conversions),
+    Break(1, "the sign of v on the way back", "nelbo.process.prediction:from_x0",
+          "alpha * eps - sigma * x0", "sigma * x0 - alpha * eps", process.check_conversions),
+    Break(1, "a level is forgotten where the decoder does not call the network", "nelbo.process.grid:Even.levels",
+          "self.steps + 1 - int(decoder_calls_network)", "self.steps", process.check_steps),
+    # ------------------------------------------------------------ floor 2
+    Break(2, "β for β̃ in the reverse step", "nelbo.model.reverse:BetaTilde.of_step",
+          "forward.posterior(s, t).variance", "forward.transition(s, t).variance", model.check_reverse_kls),
+    Break(2, "the KL's arguments are swapped", "nelbo.model.reverse:Reverse.kl",
+          "(difference, column(q.variance, x), self.variance.of_step(s, t, prediction))",
+          "(difference, self.variance.of_step(s, t, prediction), column(q.variance, x))", model.check_reverse_kls),
+    Break(2, "the decoder's variance is β_1 for β̃_2", "nelbo.model.reverse:BetaTilde.of_decoder",
+          "forward.posterior(first, second).variance", "first.sigma.square()", model.check_decoder_variance),
+    Break(2, "the first-level variance is σ for σ²", "nelbo.model.decoder:DiscretizedGaussian.nll",
+          "math.sqrt(self.variance)", "self.variance", model.check_half_width),
+    Break(2, "the prior term without its log-variance part", "nelbo.model.prior:GaussianPrior.kl",
+          "gaussian.kl_from_difference(alpha * x - self.mean, sigma.square(), variance)",
+          "(0.5 * ((alpha * x - self.mean).square() + sigma.square() - variance) / variance)", model.check_prior_kl),
+    Break(2, "σ for σ² in the categorical head", "nelbo.model.denoiser:CategoricalDenoiser.forward",
+          "((z[..., None] - alpha * lattice) / sigma).square()", "(z[..., None] - alpha * lattice).square() / sigma",
+          model.check_categorical_head),
+    Break(2, "α is lost in VDM's decoder", "nelbo.model.decoder:Categorical.log_pmf",
+          "alpha * lattice", "lattice", model.check_categorical_decoder),
+    Break(2, "codes over K for K − 1", "nelbo.model.domain:DataDomain.values",
+          "(self._bins() - 1)", "self._bins()", model.check_values),
+    Break(2, "clipping that is asked for is not done", "nelbo.model.reverse:Reverse.clipped",
+          "if self.clip is None else", "if True else", model.check_clipping),
+    Break(2, "the oracle's gain has σ for σ²", "nelbo.model.exact.gaussian:ExactGaussianDenoiser.forward",
+          "sigma.square())", "sigma)", model.check_gaussian_denoiser),
+    Break(2, "responsibilities ignore the noise", "nelbo.model.exact.mixture:ExactMixtureDenoiser.forward",
+          "component_log_prob(z, alpha, sigma)", "component_log_prob(z, alpha)", model.check_mixture_denoiser),
+    # ------------------------------------------------------------ floor 3
+    Break(3, "the prior term is dropped from the sum", "nelbo.bound.estimate:Estimate.of",
+          "nats = prior + diffusion[0]", "nats = diffusion[0]", ddpm.check_ddpm),
+    Break(3, "the prior term is scored at the first level", "nelbo.bound.problem:Problem.prior",
+          "self.levels[-1:]", "self.levels[:1]", unbiased_exhaustive),
+    Break(3, "t for t − 1: a step leads nowhere near the level before", "nelbo.bound.problem:Problem.cell_columns",
+          "self.levels[j - 1], at", "self.levels[(j - 2).clamp(min=0)], at", levels_exhaustive),
+    Break(3, "noise of the level before: z_s for z_t", "nelbo.bound.terms:diffusion",
+          "forward.noised(x, eps, t)", "forward.noised(x, eps, s)", bound.check_gaps),
+    Break(3, "reconstruction is scored at the second level", "nelbo.bound.problem:Problem.reconstruction_columns",
+          "self.levels[:1]", "self.levels[1:2]", unbiased_exhaustive),
+    Break(3, "the continuous term loses its ½", "nelbo.bound.terms:diffusion_rate",
+          "-0.5 * dlogsnr_dt", "-dlogsnr_dt", bound.check_continuous_gaussian),
+    Break(3, "the continuous term is the ε-loss, without dλ/dt", "nelbo.bound.terms:diffusion_rate",
+          "-0.5 * dlogsnr_dt", "0.5", bound.check_continuous_codes),
+    Break(3, "the weight is off by one level: L for L − 1", "nelbo.bound.problem:Problem.diffusion_total",
+          "return M *", "return (M + 1) *", unbiased_finite),
+    Break(3, "positions off by one level", "nelbo.bound.problem:Problem.diffusion_total",
+          ".clamp(max=M - 1)", ".clamp(min=1, max=M - 1)", unbiased_finite),
+    Break(3, "the continuous grid ends halfway", "nelbo.bound.cells:Cells.of",
+          "edges = first + (last - first) *", "edges = first + 0.5 * (last - first) *", unbiased_continuous),
+    Break(3, "a slice of λ weighs twice its width", "nelbo.bound.problem:Problem.cell_columns",
+          "at, -2 * c, condition", "at, -4 * c, condition", unbiased_continuous),
+    Break(3, "noise is reused across levels", "nelbo.bound.problem:Problem._compute",
+          "examples, keys, draws,", "examples, 0 * keys, draws,", error_exhaustive),
+    Break(3, "noise is reused across examples", "nelbo.bound.problem:Problem._compute",
+          "examples, keys, draws,", "0 * examples, keys, draws,", bound.check_noise_keys),
+    Break(3, "noise is reused across draws", "nelbo.bound.problem:Problem._compute",
+          "examples, keys, draws,", "examples, keys, 0 * draws,", error_exhaustive),
+    Break(3, "the variance of a mean is not divided by its draws", "nelbo.bound.estimators:Exhaustive._level",
+          "by_draw.var(0) / self.draws", "by_draw.var(0)", error_exhaustive),
+    Break(3, "the variance of paired examples is that of one draw", "nelbo.bound.estimators:Exhaustive._level",
+          "float(difference.square().mean()) / 2", "float(difference.square().mean())", error_paired),
+    Break(3, "the variance of a stratum is not divided by its two draws", "nelbo.bound.estimators:Stratified.estimate",
+          ".square() / 4 / self.strata**2", ".square() / 2 / self.strata**2", error_stratified),
+    Break(3, "the data error keeps the estimator's noise", "nelbo.bound.estimate:TermEstimate.of",
+          "spread - share", "spread", bound.check_data_error),
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def fresh_truth():
+    """Exact values are computed with the code as it stands, never kept from one that was broken."""
+    bound._EXACT.clear()
+    yield
+    bound._EXACT.clear()
+
+
+def _name(check: Callable[[], None]) -> str:
+    return f"{check.func.__name__}({check.args[0]})" if isinstance(check, functools.partial) else check.__name__
+
+
+@functools.cache
+def passes(check: Callable[[], None]) -> bool:
+    """The check passes on the code as it stands (once a check, whatever the number of its breaks)."""
+    check()
+    return True
+
+
+@pytest.mark.parametrize("broken", BREAKS, ids=[f"{b.floor}: {b.what} -> {_name(b.check)}" for b in BREAKS])
+def test_break_is_caught(broken: Break, monkeypatch: pytest.MonkeyPatch):
+    assert passes(broken.check)
+    bound._EXACT.clear()
+    apply(monkeypatch, broken.target, broken.old, broken.new)
+    with pytest.raises(AssertionError):
+        broken.check()
+
+
+@pytest.mark.parametrize("floor", [0, 1, 2, 3])
+def test_every_floor_is_broken_often_enough(floor):
+    assert sum(b.floor == floor for b in BREAKS) >= 8
+    assert len({b.target for b in BREAKS if b.floor == floor}) >= 5
+
+
+def test_a_stale_break_says_so(monkeypatch):
+    with pytest.raises(AssertionError, match=r"holds 'no such text' 0 times: update the break"):
+        apply(monkeypatch, "nelbo.maths.units:bits_per_dim", "no such text", "")
+
+
+def test_a_break_is_undone(monkeypatch):
+    with monkeypatch.context() as patch:
+        apply(patch, "nelbo.maths.units:bits_per_dim", " * LOG_2", "")
+        with pytest.raises(AssertionError):
+            ground.check_units()
+    ground.check_units()
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        ground.check_kl,
+        ground.check_density_and_entropy,
+        ground.check_log1mexp,
+        ground.check_interval,
+        ground.check_merge,
+        ground.check_units,
+        ground.check_keys,
+    ],
+    ids=_name,
+)
+def test_the_ground_stands(check):
+    check()

@@ -1,0 +1,166 @@
+"""The networks: shapes, starts, what their outputs depend on, and refusals by name."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nelbo.errors import ShapeError, UnknownNameError, UsageError
+from nelbo.nets import NETS, build
+from nelbo.nets.embedding import LogSNREmbedding
+from nelbo.nets.head import LogitHead, PixelLogitHead
+
+ENDS = {"logsnr_max": 5.0, "logsnr_min": -6.0}
+SMALL = {
+    "mlp": {"width": 16, "embedding": 8, "blocks": 1},
+    "unet": {"width": 8, "multipliers": [1, 2, 2]},
+}
+CASES = {
+    "mlp (D,)": ("mlp", (5,), {}),
+    "mlp (H, W)": ("mlp", (3, 4), {"blocks": 2}),
+    "mlp (C, H, W)": ("mlp", (2, 3, 3), {"dropout": 0.0}),
+    "unet (H, W)": ("unet", (8, 8), {}),
+    "unet odd": ("unet", (7, 5), {"patch": 1}),
+    "unet halves to odd": ("unet", (1, 14, 10), {}),
+    "unet one row": ("unet", (1, 6), {"patch": 1, "blocks": 2}),
+    "unet (C, H, W)": ("unet", (3, 8, 12), {"attention": False, "multipliers": [1, 2]}),
+    "unet patch 3": ("unet", (2, 9, 6), {"patch": 3, "multipliers": [1]}),
+}
+
+
+def make(name: str, codes: int | None, kicked: bool = False) -> torch.nn.Module:
+    kind, shape, settings = CASES[name]
+    net = build(kind, {**SMALL[kind], **settings}, shape=shape, codes=codes, **ENDS).eval()
+    if kicked:
+        with torch.no_grad():
+            for p in net.parameters():
+                p.add_(0.2 * torch.randn_like(p))
+    return net
+
+
+def inputs(name: str, batch: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.randn(batch, *CASES[name][1]), torch.linspace(4.0, -5.0, batch)
+
+
+def test_every_network_has_a_case():
+    assert {kind for kind, _, _ in CASES.values()} == set(NETS)
+
+
+@pytest.mark.parametrize("codes", [None, 6])
+@pytest.mark.parametrize("name", CASES)
+def test_laws(name, codes):
+    """Shape; zero at the start; then a function of its own input and λ alone, with a gradient for every parameter."""
+    z, logsnr = inputs(name)
+    fresh = make(name, codes)(z, logsnr)
+    assert fresh.shape == (z.shape if codes is None else (*z.shape, codes)) and bool((fresh == 0).all())
+
+    net, z, logsnr = make(name, codes, kicked=True).double(), z.double(), logsnr.double()
+    out = net(z, logsnr).detach()
+    assert bool(torch.isfinite(out).all()) and out.dtype == torch.float64
+    for i in range(len(z)):
+        torch.testing.assert_close(net(z[i : i + 1], logsnr[i : i + 1]), out[i : i + 1], rtol=1e-9, atol=1e-10)
+    assert float((net(z, logsnr + 1) - out).detach().abs().max()) > 1e-4, "λ does not reach the output"
+
+    # Any input pixel reaches any output pixel: through attention, depth or, in the MLP, at once.
+    z = z[:1].clone().requires_grad_()
+    (slope,) = torch.autograd.grad(net(z, logsnr[:1]).reshape(1, z.numel(), -1)[0, 0].sum(), z)
+    assert bool((slope != 0).all())
+
+    loss = net(z, logsnr[:1]).square().sum()
+    loss.backward()
+    for label, p in net.named_parameters():
+        assert p.grad is not None and float(p.grad.abs().max()) > 0, label
+
+
+@pytest.mark.parametrize("name", ["mlp (C, H, W)", "unet (C, H, W)", "unet (H, W)"])
+def test_pixels_are_not_mixed_up(name):
+    """Output element d answers for input element d: a network fitted to copy its input does so, element by element."""
+    net = make(name, None)
+    optimizer = torch.optim.Adam(net.parameters(), 1e-2)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(80):
+        z = torch.randn(16, *CASES[name][1], generator=generator)
+        loss = (net(z, torch.zeros(16)) - z).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    z = torch.randn(64, *CASES[name][1], generator=generator)
+    out = net(z, torch.zeros(64))
+    flat_in, flat_out = z.flatten(1), out.detach().flatten(1)
+    correlation = (flat_in.T @ flat_out) / 64  # (D, D), near the identity where pixels stay in place
+    assert bool((correlation.argmax(0) == torch.arange(flat_in.shape[1])).float().mean() > 0.9)
+
+
+def test_start_of_the_logit_heads():
+    """`start_at` makes the first softmax the given frequencies: per pixel, or averaged over the pixels of a channel."""
+    p = torch.rand(2, 3, 4, 5).double() + 0.1
+    p = p / p.sum(-1, keepdim=True)
+    head = LogitHead(7, (2, 3, 4), 5, rank=2)
+    head.start_at(p.log().float())
+    torch.testing.assert_close(head(torch.randn(3, 7)).softmax(-1), p.float().expand(3, -1, -1, -1, -1))
+    shared = PixelLogitHead((2, 3, 4), 5, rank=2)
+    shared.start_at(p.log().float())
+    out = shared(torch.zeros(3, 2 * 2, 3, 4)).softmax(-1)
+    torch.testing.assert_close(out, p.mean((1, 2)).float()[:, None, None, :].expand(3, -1, 3, 4, -1))
+    flat = PixelLogitHead((3, 4), 5, rank=2)
+    flat.start_at(p[0].log().float())
+    torch.testing.assert_close(flat(torch.zeros(1, 2, 3, 4)).softmax(-1)[0, 1, 2], p[0].mean((0, 1)).float())
+
+
+def test_low_rank_logits_by_hand():
+    """logits_dk = Σ_r a_dr b_rk + c_dk, channel by channel, for the head after a convolution too."""
+    head = PixelLogitHead((2, 3, 4), 5, rank=3)
+    with torch.no_grad():
+        head.bias.normal_()
+    coefficients = torch.randn(2, 2 * 3, 3, 4)
+    out = head(coefficients)
+    for b, c, i, j in ((0, 0, 0, 0), (1, 1, 2, 3), (0, 1, 1, 2)):
+        a = coefficients[b, 3 * c : 3 * c + 3, i, j]
+        torch.testing.assert_close(out[b, c, i, j], a @ head.basis + head.bias[c])
+
+
+def test_embedding_tells_levels_apart():
+    """sin and cos of u = (λ − λ_min)/(λ_max − λ_min) at 0.5 … 8: distinct everywhere on the chain, and beyond."""
+    embedding = LogSNREmbedding(4, 5.0, -6.0)
+    angle = (torch.tensor([1.2]) + 6.0) / 11.0 * torch.linspace(0.5, 8.0, 8)
+    expected = embedding.layers(torch.cat([angle.sin(), angle.cos()])[None])
+    torch.testing.assert_close(embedding(torch.tensor([1.2])), expected)
+    assert not list(embedding.buffers()) or "frequency" not in embedding.state_dict()
+
+
+def test_dropout_is_off_in_evaluation():
+    net = make("mlp (D,)", None, kicked=True)
+    z, logsnr = inputs("mlp (D,)")
+    assert torch.equal(net(z, logsnr), net(z, logsnr))
+    net.train()
+    assert not torch.equal(net(z, logsnr), net(z, logsnr))
+
+
+def test_recipe():
+    """What `build` was told is on the network, so that a folder can say it again."""
+    settings = {"width": 16, "rank": 2}
+    net = build("mlp", settings, shape=(4,), codes=3, **ENDS)
+    assert net.recipe == {"name": "mlp", "settings": settings, **ENDS}
+    same = build(**{k: v for k, v in net.recipe.items()}, shape=(4,), codes=3)  # type: ignore[arg-type]
+    assert {k: v.shape for k, v in same.state_dict().items()} == {k: v.shape for k, v in net.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "settings", "error", "match"),
+    [
+        ("unett", (4, 4), {}, UnknownNameError, "mlp, unet"),
+        ("mlp", (4,), {"depth": 3}, UnknownNameError, "blocks"),
+        ("mlp", (4,), {"width": "wide"}, UsageError, "width"),
+        ("mlp", (4,), {"width": -3}, UsageError, "-3"),
+        ("mlp", (4,), {"dropout": 1.5}, UsageError, r"1\.5"),
+        ("mlp", (4,), {"shape": (3,)}, UnknownNameError, "shape"),
+        ("unet", (7, 8), {}, ShapeError, r"patches of 2 × 2 .* \(7, 8\)"),
+        ("unet", (16,), {"patch": 1}, ShapeError, r"\(16,\)"),
+        ("unet", (2, 2, 2, 2), {"patch": 1}, ShapeError, r"\(2, 2, 2, 2\)"),
+        ("unet", (8, 8), {"width": 12}, UsageError, "12"),
+        ("unet", (8, 8), {"patch": 0}, UsageError, "patch"),
+    ],
+)
+def test_refusals(name, shape, settings, error, match):
+    with pytest.raises(error, match=match):
+        build(name, settings, shape=shape, codes=None, **ENDS)

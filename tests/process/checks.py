@@ -1,0 +1,250 @@
+"""Floor 1 against plain formulas: mpmath for tables, numpy for kernels. Each check takes nothing and asserts.
+
+The oracles are written in the letters of the papers (β, ᾱ) and never in log-SNR; everything with a ᾱ is looked at
+t ≥ 2, where a lost bar shows.
+"""
+
+from __future__ import annotations
+
+import mpmath
+import numpy as np
+import torch
+
+from nelbo.process import forward, grid
+from nelbo.process import schedule as schedules
+from nelbo.process.levels import Levels, Path
+from nelbo.process.prediction import Output, convert, from_x0, x0_from
+from nelbo.process.schedule import LogSNRLinear, Schedule, Table
+from tests.process.cases import pairs, uneven_betas
+
+
+def close(actual, expected, relative: float = 1e-12, absolute: float = 0.0) -> None:
+    """AssertionError where the two differ by more than relative·|expected| + absolute."""
+    actual, expected = (v.detach() if isinstance(v, torch.Tensor) else v for v in (actual, expected))
+    np.testing.assert_allclose(np.asarray(actual), np.asarray(expected), rtol=relative, atol=absolute)
+
+
+# ---------------------------------------------------------------- tables, by mpmath
+
+
+def mp_logsnr(betas) -> list[float]:
+    """λ_i = log(ᾱ_i/(1 − ᾱ_i)), ᾱ_i = Π_{j≤i}(1 − β_j), in 60 digits."""
+    with mpmath.workdps(60):
+        bar, result = mpmath.mpf(1), []
+        for beta in betas:
+            bar *= 1 - mpmath.mpf(beta)
+            result.append(float(mpmath.log(bar / (1 - bar))))
+    return result
+
+
+def mp_cosine_betas(T: int) -> list[mpmath.mpf]:
+    """improved-diffusion's recipe: ᾱ(u) = cos²((u + .008)/1.008 · π/2), β_i = min(1 − ᾱ(i/T)/ᾱ((i−1)/T), .999)."""
+    offset, top = mpmath.mpf(0.008), mpmath.mpf(0.999)
+
+    def alpha_bar(u):
+        return mpmath.cos((u + offset) / (1 + offset) * mpmath.pi / 2) ** 2
+
+    return [min(1 - alpha_bar(mpmath.mpf(i + 1) / T) / alpha_bar(mpmath.mpf(i) / T), top) for i in range(T)]
+
+
+def check_table(table: Schedule, betas) -> None:
+    """Every λ to 1e-12, relative where |λ| > 1."""
+    assert isinstance(table, Table)
+    close(table.table, mp_logsnr(betas), 1e-12, 1e-12)
+
+
+def check_from_betas() -> None:
+    check_table(schedules.from_betas(uneven_betas()), uneven_betas())
+
+
+def check_linear() -> None:
+    for T, first, last in ((1000, 1e-4, 2e-2), (50, 1e-4, 2e-2), (7, 0.1, 0.9)):
+        with mpmath.workdps(60):
+            a, b = mpmath.mpf(first), mpmath.mpf(last)
+            betas = [a + (b - a) * i / (T - 1) for i in range(T)]
+        check_table(schedules.linear(T, first, last), betas)
+
+
+def check_cosine() -> None:
+    for T in (8, 1000, 4000):
+        with mpmath.workdps(60):
+            betas = mp_cosine_betas(T)
+        check_table(schedules.cosine(T), betas)
+
+
+def check_table_positions() -> None:
+    """Index i is DDPM's step i + 1 and unit time (i + 1)/T, at steps t ≥ 2."""
+    betas = uneven_betas()
+    table = schedules.from_betas(betas)
+    index = torch.arange(1, len(betas))
+    levels = table.at_index(index)
+    bar = np.cumprod(1 - betas)[1:]
+    close(levels.alpha.square(), bar, 1e-12)
+    close(levels.sigma.square(), 1 - bar, 1e-12)
+    close(levels.t, np.arange(2, len(betas) + 1) / len(betas))
+    assert levels.index is not None and torch.equal(levels.index, index)
+
+
+def check_path(schedule: Schedule, levels: Levels) -> None:
+    """α and σ of the path, and λ = 2 log(α/σ)."""
+    snr = np.exp(levels.logsnr.numpy())
+    if schedule.path is Path.VP:
+        alpha, sigma = np.sqrt(snr / (1 + snr)), np.sqrt(1 / (1 + snr))
+    elif schedule.path is Path.VE:
+        alpha, sigma = np.ones_like(snr), np.sqrt(1 / snr)
+    else:
+        alpha, sigma = np.sqrt(snr) / (1 + np.sqrt(snr)), 1 / (1 + np.sqrt(snr))
+    close(levels.alpha, alpha)
+    close(levels.sigma, sigma)
+    close(levels.log_alpha, np.log(alpha), 1e-12, 1e-15)
+    close(levels.log_sigma, np.log(sigma), 1e-12, 1e-15)
+
+
+def check_paths() -> None:
+    for name in ("vp", "ve", "flow"):
+        law = LogSNRLinear(8.0, -8.0, name)
+        check_path(law, law.at(torch.linspace(0, 1, 9)))
+
+
+def check_slope() -> None:
+    """dλ/dt against autograd."""
+    for law in (schedules.logsnr_linear(7.0, -3.0), schedules.linear(10, 0.01, 0.5).interpolated()):
+        t = torch.tensor([0.013, 0.21, 0.5021, 0.87, 0.99], dtype=torch.float64, requires_grad=True)
+        (slope,) = torch.autograd.grad(law.logsnr(t).sum(), t)
+        close(law.dlogsnr_dt(t.detach()), slope, 1e-11)
+        assert bool((slope < 0).all())
+
+
+# ---------------------------------------------------------------- kernels, by numpy
+
+
+def check_composition(levels: Levels) -> None:
+    """q(z_u | z_s) is q(z_t | z_s) followed by q(z_u | z_t), s < t < u; and likewise from x."""
+    s, t, u = levels[:-2], levels[1:-1], levels[2:]
+    first, second, both = forward.transition(s, t), forward.transition(t, u), forward.transition(s, u)
+    close(both.alpha, first.alpha * second.alpha)
+    close(both.variance, second.alpha.square() * first.variance + second.variance)
+    close(t.alpha, first.alpha * s.alpha)
+    close(t.sigma.square(), first.alpha.square() * s.sigma.square() + first.variance)
+
+
+def check_transition() -> None:
+    for name in ("vp", "ve", "flow"):
+        check_composition(LogSNRLinear(8.0, -8.0, name).at(torch.linspace(0, 1, 9)))
+
+
+def check_transition_ddpm() -> None:
+    """One step of the table is N(√(1 − β_t) z, β_t), at t ≥ 2."""
+    betas = uneven_betas()
+    levels = schedules.from_betas(betas).at_index(torch.arange(len(betas)))
+    kernel = forward.transition(levels[:-1], levels[1:])
+    close(kernel.alpha, np.sqrt(1 - betas[1:]), 1e-12)
+    close(kernel.variance, betas[1:], 1e-11)
+
+
+def schur_posterior(alpha_s, sigma_s, alpha_t, sigma_t) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """q(z_s | z_t, x) by conditioning the joint of (z_s, z_t) given x: z_t = (α_t/α_s) z_s + independent noise."""
+    ratio = alpha_t / alpha_s
+    gain = ratio * sigma_s**2 / sigma_t**2  # Cov(z_s, z_t) / Var(z_t)
+    return gain, alpha_s - gain * alpha_t, sigma_s**2 - gain * ratio * sigma_s**2
+
+
+def check_schur(levels: Levels) -> None:
+    """All pairs of levels; the tolerances are what numpy's own subtractions lose."""
+    s, t = pairs(levels)
+    q = forward.posterior(s, t)
+    a_s, v_s, a_t, v_t = (v.numpy() for v in (s.alpha, s.sigma, t.alpha, t.sigma))
+    z, x, variance = schur_posterior(a_s, v_s, a_t, v_t)
+    close(q.z_coefficient, z, 1e-12)
+    close(q.x_coefficient, x, 1e-9, 1e-12)
+    close(q.variance, variance, 1e-9, 1e-15)
+
+
+def check_posterior_schur() -> None:
+    """The whole chain z_i = √(1−β_i) z_{i−1} + √β_i ε_i from a known x as one Gaussian, built from the β alone."""
+    betas = uneven_betas()
+    T = len(betas)
+    noise_map, mean = np.zeros((T, T)), np.zeros(T)
+    for i in range(T):
+        previous = noise_map[i - 1] if i else np.zeros(T)
+        noise_map[i] = np.sqrt(1 - betas[i]) * previous
+        noise_map[i, i] = np.sqrt(betas[i])
+        mean[i] = np.sqrt(1 - betas[i]) * (mean[i - 1] if i else 1.0)  # for x = 1
+    covariance = noise_map @ noise_map.T
+    levels = schedules.from_betas(betas).at_index(torch.arange(T))
+    for i, j in [(0, 1), (1, 2), (4, 5), (2, 9), (0, T - 1)]:
+        q = forward.posterior(levels[i : i + 1], levels[j : j + 1])
+        gain = covariance[i, j] / covariance[j, j]
+        close(q.z_coefficient, [gain], 1e-11)
+        close(q.x_coefficient, [mean[i] - gain * mean[j]], 1e-11)
+        close(q.variance, [covariance[i, i] - gain * covariance[i, j]], 1e-11)
+
+
+def check_posterior_ho() -> None:
+    """Ho et al. 2020, eq. 7: β̃_t and both coefficients from β and ᾱ at t ≥ 2."""
+    betas = uneven_betas()
+    bar = np.cumprod(1 - betas)
+    beta, now, before = betas[1:], bar[1:], bar[:-1]
+    levels = schedules.from_betas(betas).at_index(torch.arange(len(betas)))
+    q = forward.posterior(levels[:-1], levels[1:])
+    close(q.variance, beta * (1 - before) / (1 - now), 1e-11)
+    close(q.x_coefficient, np.sqrt(before) * beta / (1 - now), 1e-11)
+    close(q.z_coefficient, np.sqrt(1 - beta) * (1 - before) / (1 - now), 1e-11)
+    x, z = torch.randn(len(beta), 3, dtype=torch.float64), torch.randn(len(beta), 3, dtype=torch.float64)
+    mean = (np.sqrt(before) * beta / (1 - now))[:, None] * x.numpy()
+    mean = mean + (np.sqrt(1 - beta) * (1 - before) / (1 - now))[:, None] * z.numpy()
+    close(forward.posterior_mean(x, z, levels[:-1], levels[1:]), mean, 1e-10, 1e-12)
+
+
+def check_noised() -> None:
+    """z_t = √ᾱ_t x + √(1 − ᾱ_t) ε at t ≥ 2."""
+    betas = uneven_betas()
+    bar = np.cumprod(1 - betas)[1:, None]
+    x, eps = torch.randn(len(bar), 2, dtype=torch.float64), torch.randn(len(bar), 2, dtype=torch.float64)
+    levels = schedules.from_betas(betas).at_index(torch.arange(1, len(betas)))
+    close(forward.noised(x, eps, levels), np.sqrt(bar) * x.numpy() + np.sqrt(1 - bar) * eps.numpy(), 1e-11, 1e-13)
+
+
+# ---------------------------------------------------------------- predictions, grids
+
+
+def said(output: Output, x: np.ndarray, eps: np.ndarray, alpha: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+    """What a network with this output says where x and ε are the truth."""
+    return {Output.X0: x, Output.EPS: eps, Output.V: alpha * eps - sigma * x}[output]
+
+
+def check_conversions(schedule: Schedule | None = None) -> None:
+    """Each output says the same x; the true x and ε are known, so a sign that round-trips is still caught."""
+    schedule = schedule or schedules.logsnr_linear(6.0, -6.0)
+    rng = np.random.default_rng(0)
+    logsnr = torch.linspace(-6, 6, 13, dtype=torch.float64)
+    t = Levels(torch.zeros_like(logsnr), logsnr, schedule.path)
+    x, eps = rng.normal(size=(2, 13, 4))
+    alpha, sigma = t.alpha.numpy()[:, None], t.sigma.numpy()[:, None]
+    z = torch.from_numpy(alpha * x + sigma * eps)
+    for source in Output:
+        value = torch.from_numpy(said(source, x, eps, alpha, sigma))
+        close(x0_from(source, value, z, t), x, 1e-11, 1e-12 * (1 + np.max(sigma / alpha)))
+        for target in Output:
+            expected = said(target, x, eps, alpha, sigma)
+            room = 1e-12 * np.max(1 + sigma / alpha + alpha / sigma)
+            close(convert(source, target, value, z, t), expected, 1e-11, room)
+        close(from_x0(source, torch.from_numpy(x), z, t), value, 1e-11, 1e-12 * np.max(1 + alpha / sigma))
+
+
+def check_steps() -> None:
+    """K = `steps` counts network evaluations: L = K + 1, or K where the decoder calls the network; both ends kept."""
+    for schedule in (schedules.logsnr_linear(5.0, -5.0), schedules.linear(100)):
+        first, last = some_ends(schedule)
+        for K in (2, 3, 7, 10):
+            for calls in (False, True):
+                levels = grid.even(K).levels(schedule, calls)
+                assert len(levels) == K + 1 - calls
+                close(levels.logsnr[[0, -1]], [first, last])
+                assert bool((levels.logsnr.diff() < 0).all())
+
+
+def some_ends(schedule: Schedule) -> tuple[float, float]:
+    """λ of the first and last level of a schedule, without its own methods."""
+    table = getattr(schedule, "table", None)
+    return (schedule.logsnr_max, schedule.logsnr_min) if table is None else (float(table[0]), float(table[-1]))  # type: ignore[attr-defined]

@@ -1,0 +1,195 @@
+"""Schedules: tables against mpmath, laws against autograd and their own inverse, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from nelbo.errors import DomainError, UsageError
+from nelbo.process import schedule as schedules
+from nelbo.process.levels import column
+from nelbo.process.schedule import Interpolated, LogSNRLinear, Schedule, Table
+from tests.process import checks
+from tests.process.cases import SCHEDULES, some_levels, uneven_betas
+
+
+@pytest.mark.parametrize("check", [checks.check_linear, checks.check_cosine, checks.check_from_betas])
+def test_a_table_equals_mpmath(check):
+    check()
+
+
+def test_alphas_cumprod_equals_mpmath():
+    bar = np.cumprod(1 - uneven_betas())
+    with checks.mpmath.workdps(60):
+        expected = [float(checks.mpmath.log(checks.mpmath.mpf(b) / (1 - checks.mpmath.mpf(b)))) for b in bar]
+    checks.close(schedules.from_alphas_cumprod(bar).table, expected, 1e-12, 1e-14)
+    checks.close(schedules.from_alphas_cumprod(bar).table, schedules.from_betas(uneven_betas()).table, 1e-12, 1e-12)
+
+
+def test_table_positions_are_ddpm_steps():
+    checks.check_table_positions()
+
+
+# ---------------------------------------------------------------- laws × cases
+
+
+def law_falls(schedule: Schedule) -> None:
+    logsnr = some_levels(schedule, 1000).logsnr
+    assert logsnr.dtype == torch.float64
+    assert bool(torch.isfinite(logsnr).all()) and bool((logsnr.diff() < 0).all())
+
+
+def law_path(schedule: Schedule) -> None:
+    checks.check_path(schedule, some_levels(schedule))
+
+
+def law_inverse(schedule: Schedule) -> None:
+    levels = some_levels(schedule, 37)
+    checks.close(schedule.time_of(levels.logsnr), levels.t, 0, 1e-12)
+
+
+def law_slope(schedule: Schedule) -> None:
+    t = torch.rand(50, dtype=torch.float64, requires_grad=True)
+    if isinstance(schedule, Table):
+        with pytest.raises(UsageError, match=r"has no slope\nhint: .*interpolated"):
+            schedule.dlogsnr_dt(t)
+        return
+    (slope,) = torch.autograd.grad(schedule.logsnr(t).sum(), t)
+    checks.close(schedule.dlogsnr_dt(t.detach()), slope, 1e-10)
+
+
+def law_composition(schedule: Schedule) -> None:
+    levels = some_levels(schedule)
+    if len(levels) > 2:
+        checks.check_composition(levels)
+
+
+def law_schur(schedule: Schedule) -> None:
+    levels = some_levels(schedule)
+    inside = levels[levels.logsnr.abs() < 12]  # numpy's 1 − α² has no digits beyond
+    checks.check_schur(inside)
+
+
+def law_conversions(schedule: Schedule) -> None:
+    checks.check_conversions(schedule)
+
+
+def law_round_trip(schedule: Schedule) -> None:
+    config = json.loads(json.dumps(schedule.to_config()))
+    again = Schedule.from_config(config, schedule.to_tensors())
+    assert type(again) is type(schedule)
+    levels = some_levels(schedule)
+    checks.close(again.at(levels.t).logsnr, levels.logsnr, 0)
+    assert again.path is schedule.path
+
+
+def law_indexing(schedule: Schedule) -> None:
+    levels = some_levels(schedule)
+    last = levels[-1:]
+    assert len(last) == 1 and float(last.logsnr) == float(levels.logsnr[-1])
+    spread = last.expand(5)
+    assert len(spread) == 5 and bool((spread.logsnr == last.logsnr).all()) and bool((spread.t == last.t).all())
+    assert (spread.index is None) == (levels.index is None)
+    single = levels.to(dtype=torch.float32)
+    assert single.alpha.dtype == torch.float32
+    if levels.index is not None and single.index is not None:
+        T = len(schedule.table)  # type: ignore[attr-defined]
+        expected = levels.t * T - 1 if isinstance(schedule, Table) else levels.t * (T - 1)
+        checks.close(levels.index, expected, 0, 1e-9)
+        assert single.index.is_floating_point() == levels.index.is_floating_point()
+
+
+LAWS = [
+    law_falls,
+    law_path,
+    law_inverse,
+    law_slope,
+    law_composition,
+    law_schur,
+    law_conversions,
+    law_round_trip,
+    law_indexing,
+]
+
+
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_law(name, law):
+    law(SCHEDULES[name]())
+
+
+def test_every_kind_has_a_case():
+    from nelbo.parts import kinds
+
+    covered = {type(make()) for make in SCHEDULES.values()}
+    assert covered >= {k for k in kinds("schedule").values() if k.__module__.startswith("nelbo.process.schedule")}
+
+
+# ---------------------------------------------------------------- interpolation
+
+
+def test_interpolation_passes_through_the_table_and_is_straight_between():
+    table = schedules.linear(10, 0.01, 0.5)
+    law = table.interpolated()
+    knots = torch.linspace(0, 1, 10, dtype=torch.float64)
+    checks.close(law.at(knots).logsnr, table.table, 0, 1e-13)
+    between = (knots[1:] + knots[:-1]) / 2
+    checks.close(law.at(between).logsnr, (table.table[1:] + table.table[:-1]) / 2, 0, 1e-13)
+    checks.close(law.at(between).index, np.arange(9) + 0.5, 1e-12)
+    t = torch.rand(100, dtype=torch.float64)
+    checks.close(law.logsnr(t), np.interp(t.numpy() * 9, np.arange(10), table.table.numpy()), 0, 1e-12)
+    checks.close(law.time_of(law.logsnr(t)), t, 0, 1e-12)
+    assert law.to_config() == {"kind": "interpolated", "name": table.name, "path_name": "vp"}
+
+
+def test_column_broadcasts_over_examples():
+    like = torch.zeros(3, 2, 5)
+    assert column(torch.arange(3.0), like).shape == (3, 1, 1)
+    assert torch.equal((like + column(torch.arange(3.0), like))[:, 1, 4], torch.arange(3.0))
+
+
+# ---------------------------------------------------------------- what is refused
+
+BAD = [
+    (lambda: schedules.from_betas([0.1, 1.0]), DomainError, r"beta 2 of 2 is 1\.0\nhint: .*strictly between 0 and 1"),
+    (lambda: schedules.from_betas([0.0, 0.1]), DomainError, r"beta 1 of 2 is 0\.0"),
+    (lambda: schedules.from_betas([0.1, -0.1, 0.1]), DomainError, r"beta 2 of 3 is -0\.1"),
+    (lambda: schedules.from_betas([0.1, math.nan]), DomainError, r"beta 2 of 2 is nan"),
+    (lambda: schedules.from_betas([]), DomainError, r"the table is empty"),
+    (lambda: schedules.from_alphas_cumprod([0.9, 0.0]), DomainError, r"run from \[0\.9\] to \[0\.0\]"),
+    (lambda: schedules.from_alphas_cumprod([1.0, 0.5]), DomainError, r"strictly between 0 and 1, and they must fall"),
+    (lambda: schedules.from_alphas_cumprod([0.5, 0.9]), DomainError, r"does not fall from level 1 to 2"),
+    (lambda: schedules.from_alphas_cumprod([]), DomainError, r"run from \[\] to \[\]"),
+    (lambda: schedules.linear(0), UsageError, r"a table of T = 0 levels.*\nhint: T is a whole number ≥ 1"),
+    (lambda: schedules.linear(True), UsageError, r"T = True"),
+    (lambda: schedules.cosine(2.5), UsageError, r"T = 2\.5"),  # type: ignore[arg-type]
+    (lambda: Table(torch.zeros(2, 2, dtype=torch.float64)), UsageError, r"shape \(2, 2\).*float64"),
+    (lambda: Table(torch.tensor([1.0, 0.0])), UsageError, r"dtype torch\.float32\nhint: give a float64"),
+    (
+        lambda: Table(torch.tensor([1.0, -math.inf], dtype=torch.float64)),
+        DomainError,
+        r"level 2 .*-inf\n.*zero terminal",
+    ),
+    (lambda: schedules.linear(1).interpolated(), UsageError, r"one level cannot be interpolated"),
+    (lambda: Interpolated(torch.tensor([0.0, 1.0], dtype=torch.float64)), DomainError, r"does not fall"),
+    (lambda: LogSNRLinear(-5.0, 5.0), UsageError, r"runs from -5\.0 at t = 0 to 5\.0.*\nhint: .*larger first"),
+    (lambda: LogSNRLinear(math.inf, 5.0), UsageError, r"two finite numbers"),
+    (lambda: schedules.linear(10).at(torch.tensor(0.55)), UsageError, r"a table of 10 levels.*\n.*interpolated\(\)"),
+    (lambda: schedules.linear(10).at(torch.tensor(0.0)), UsageError, r"another time was asked for"),
+    (lambda: schedules.linear(10).at_index(torch.tensor(10)), UsageError, r"another time was asked for"),
+]
+
+
+@pytest.mark.parametrize(("make", "error", "match"), BAD, ids=[str(i) for i in range(len(BAD))])
+def test_nonsense_is_refused(make, error, match):
+    with pytest.raises(error, match=match):
+        make()
+
+
+def test_zero_terminal_snr_is_refused():
+    with pytest.raises(DomainError):
+        schedules.from_alphas_cumprod(np.append(np.linspace(0.99, 0.1, 9), 0.0))
