@@ -90,7 +90,9 @@ def make(name: str, seed: int = 0, **settings) -> DiffusionModel:
 
 def data_for(model: DiffusionModel) -> torch.Tensor:
     D = model.domain.shape[0]
-    return torch.arange(3 * D).reshape(3, D) % 4 if model.domain.discrete else torch.linspace(-1, 1, 3 * D).reshape(3, D)
+    return (
+        torch.arange(3 * D).reshape(3, D) % 4 if model.domain.discrete else torch.linspace(-1, 1, 3 * D).reshape(3, D)
+    )
 
 
 def nats(model: DiffusionModel) -> torch.Tensor:
@@ -278,7 +280,7 @@ class Crash(BaseException):
 
 @pytest.mark.parametrize("moment", [1, 2, 3])
 def test_a_crash_between_the_writes(tmp_path, monkeypatch, moment):
-    """Before the new weights, before model.json, before the rename: the old model, the old, the new; never a mixture."""
+    """Before the new weights, before model.json, before the rename: the old model, the old, the new; no mixture."""
     old, new, third = make("as it is", 1), make("discretised", 2), make("code prior", 3)
     folder.save(old, tmp_path)
     calls = 0

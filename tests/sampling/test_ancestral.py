@@ -175,7 +175,9 @@ def test_the_decoder_draws():
 def models():
     net = torch.nn.Linear(3, 3).double()
     callable_model = nelbo.from_callable(
-        lambda z, t: torch.tanh(net(z)), schedule=nelbo.schedules.linear(12, 1e-2, 0.4), domain=nelbo.DataDomain((3,), 8)
+        lambda z, t: torch.tanh(net(z)),
+        schedule=nelbo.schedules.linear(12, 1e-2, 0.4),
+        domain=nelbo.DataDomain((3,), 8),
     )
     return {
         "codes": CODES.model(LAW, grids.even(10), exact_ends=False),
@@ -273,9 +275,7 @@ def test_the_network_is_left_in_its_mode():
             return self.net(z)
 
     module = Net().train()
-    model = nelbo.from_callable(
-        module, schedule=nelbo.schedules.linear(5, 0.1, 0.4), domain=nelbo.DataDomain((3,), 8)
-    )
+    model = nelbo.from_callable(module, schedule=nelbo.schedules.linear(5, 0.1, 0.4), domain=nelbo.DataDomain((3,), 8))
     sample(model, 2)
     assert module.training and net[0].training
 

@@ -114,7 +114,7 @@ def test_provenance_and_the_warning_on_training_data(tmp_path):
     new = others.data[~torch.isin(others.hashes, examples.hashes)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert not evaluate(model, new).warnings
+        assert not evaluate(model, new, estimator="stratified").warnings
     with pytest.warns(NelboWarning, match="1 of 4 examples"):
         evaluate(model, torch.cat([new[:3], examples.data[5:6]]))
 

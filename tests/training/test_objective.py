@@ -60,6 +60,28 @@ def test_unbiased(name):
     assert abs(1.3 * float(mean[0]) - bound.terms.diffusion.bits_per_dim) > 4 * 1.3 * float(error[0])
 
 
+def test_weight_of_a_step_and_of_a_rate():
+    """With x̂ = 0 no noise is left in a step. On a table a batch that sweeps it twice gives the sum of its KLs exactly,
+    ½ (SNR_1 − SNR_T) x²; on a law the mean over batches is ½ (SNR(0) − SNR(1)) x²."""
+    x = 0.7
+    target = torch.full((2 * 11, 2), x, dtype=torch.float64)
+    unit = 2 * math.log(2)
+
+    def of(schedule) -> nelbo.DiffusionModel:
+        domain = nelbo.DataDomain((2,))
+        return nelbo.from_callable(lambda z, t: 0 * z, schedule=schedule, domain=domain, predicts="x0", time="unit")
+
+    snr = [math.exp(float(TABLE.table[k])) for k in (0, -1)]
+    for step in range(5):
+        loss = bound_loss(of(TABLE), target, 0, step, 0.5)
+        assert float(loss.diffusion) == pytest.approx((snr[0] - snr[1]) * x**2 / unit, rel=1e-5)
+    law = of(LAW)
+    draws = torch.stack([bound_loss(law, target, 0, step, 0.5).diffusion for step in range(200)]).double()
+    error = float(draws.std()) / math.sqrt(200)
+    assert error < 0.02 * float(draws.mean())
+    assert abs(float(draws.mean()) - (math.exp(4.0) - math.exp(-5.0)) * x**2 / unit) < 4 * error
+
+
 def test_the_loss_is_the_sum_of_its_terms():
     model, pool, _ = case("law, codes")
     loss = bound_loss(model, pool, 0, 0, 1.0)

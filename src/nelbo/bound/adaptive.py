@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from nelbo.bound import designs
-from nelbo.bound.designs import BINS, Density, Stage
+from nelbo.bound.designs import BINS, FALL, Density, Stage
 from nelbo.bound.estimate import Estimate, PerExample, Stratum, TermEstimate
 from nelbo.bound.estimators import Estimator
 from nelbo.bound.pilot import EXAMPLES, Pilot, run
@@ -23,10 +23,13 @@ from nelbo.errors import UsageError
 from nelbo.maths.units import nats as to_nats
 from nelbo.typing import Json
 
-LOOKS = (1.0, 1.5, 2.25, 3.4, 5.0, 7.6, 11.4, 17.0, 26.0, 39.0)
+LOOKS = (0.6, 0.7, 0.8, 0.9, 1.0, 1.12, 1.25, 1.4, 1.6, 1.8, 2.1, 2.5, 3.0, 4.0, 5.5, 8.0, 12.0, 20.0, 35.0)
 """Multiples of the plan at which the error bar is looked at."""
-AIM = 0.92
-"""The plan aims at this share of the tolerance, so that the first look usually suffices."""
+FIRST_STRATA = 3
+"""Most strata an example gets before the error bar is looked at: a small pilot overrates what they leave."""
+CREDIT = 0.75
+"""Share of the variance between examples that a pooled design is credited for drawing examples without replacement:
+the pilot knows that variance roughly, and an error bar should rather be a little long."""
 MIN_DRAWS = 256
 """Draws of the smallest pooled stage: fewer would not tell their own variance."""
 
@@ -86,21 +89,23 @@ class Adaptive(Estimator):
         density = self._density(pilot)
         plan = self._plan(problem, pilot, target)
         stages: list[Stage] = []
-        done = 0.0
+        done, offset = 0.0, 0
         note = None
         for look in LOOKS:
-            share = look - done
-            step = self._part(problem, plan, share)
+            if plan.design == "pooled":
+                step = self._part(problem, plan, look - done)
+            else:
+                step = self._strata(problem, plan, stages, target)
             if self.max_nfe is not None and problem.nfe + step.cost > self.max_nfe:
                 step = self._within(problem, plan, self.max_nfe - problem.nfe)
                 note = f"--max-nfe {self.max_nfe} was reached before the tolerance {self.tolerance}"
                 if step is None:
                     break
             draw = designs.pooled if step.design == "pooled" else designs.per_example
-            offset = len(stages) << 26
             stages.append(draw(problem, pilot, density, step.strata, step.reconstructions, offset))
+            offset += 2 * max(step.strata, step.reconstructions)
             done = look
-            total = _combined(stages)
+            total = self._combined(problem, pilot, plan, stages)
             problem.watch(float(prior.mean()) + total.value, math.sqrt(total.variance))
             if problem.stopped or note is not None or self.strata is not None:
                 break
@@ -128,31 +133,36 @@ class Adaptive(Estimator):
         return designs.neyman(fit, fit.residual)
 
     def _plan(self, problem: Problem, pilot: Pilot, target: float) -> Plan:
-        """The cheaper of the two designs for a standard error of AIM·target, from the pilot's variances."""
-        goal = (AIM * target) ** 2
+        """The cheaper of the two designs for a standard error of `target`, from the pilot's variances."""
+        goal = target**2
         d, r = pilot.diffusion, pilot.reconstruction
-        spread = float((d.size * d.residual).sum()) * 1.1
+        spread = float((d.size * d.residual).sum())
         spread_r = float(r.size[0] * r.residual[0])
         cost_r = max(problem.decoder_cost, 0.05)
         # Neyman between the two terms: draws ∝ sd / √cost
         both = spread + spread_r * math.sqrt(cost_r)
-        n = max(MIN_DRAWS / 2, both * spread / goal) if spread else 0
-        n_r = max(MIN_DRAWS / 2, both * spread_r / math.sqrt(cost_r) / goal)
+        N = problem.examples
+        credit = CREDIT * min(pilot.between, spread**2)
+        share = both / (goal + credit / N)
+        if share * spread > N:
+            share = (both - credit / max(spread, 1e-300)) / goal
+        n = max(MIN_DRAWS / 2, share * spread) if spread else 0
+        n_r = max(MIN_DRAWS / 2, share * spread_r / math.sqrt(cost_r))
         pairs, n_r = math.ceil(n / 2), math.ceil(n_r)
         choices = [Plan("pooled", pairs, n_r, 2 * pairs + problem.decoder_cost * n_r)]
-        N = problem.examples
         noise = float((d.size * d.noise).sum()) ** 2
         image = max(0.0, spread**2 - noise)
-        noise_r = float(r.size[0] * r.residual[0]) ** 2
+        noise_r = float(r.size[0] * r.noise[0]) ** 2
         sizes = [self.strata] if self.strata else [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256]
         for strata in sizes:
-            left = goal * N - (noise / (2 * strata) + image / (2 * strata**3))
-            if left <= 0 and strata != sizes[-1]:
-                continue
-            m = max(1, math.ceil(noise_r / (2 * left))) if left > 0 else 4
-            if not problem.decoder_cost:
-                m = max(m, 2)
-            choices.append(Plan("per_example", strata, m, N * (2 * strata + 2 * m * problem.decoder_cost)))
+            # draws of the two terms in proportion to their standard deviations
+            m = max(1, round(strata * math.sqrt(noise_r / max(noise + image / 2, 1e-300) / cost_r)))
+            if (noise / strata + image / 2 / strata**1.7 + noise_r / m) / 2 <= goal * N or strata == sizes[-1]:
+                cost = N * (2 * strata * bool(len(problem.cells)) + 2 * m * problem.decoder_cost)
+                choices.append(Plan("per_example", strata, m, cost))
+                break
+        if choices[0].cost > 6 * N and self.design == "auto":
+            choices = choices[1:]  # an example would be drawn more often than its own strata need
         wanted = [c for c in choices if self.design in ("auto", c.design)]
         if not wanted:
             raise UsageError(f"unknown design {self.design!r}", "choose one of: auto, per_example, pooled")
@@ -173,6 +183,25 @@ class Adaptive(Estimator):
             cost=cost * (1 if plan.design == "pooled" else problem.examples),
         )
 
+    def _strata(self, problem: Problem, plan: Plan, stages: list[Stage], target: float) -> Plan:
+        """The next per-example stage: the plan's at first, then what the variance seen so far still asks for."""
+        if self.strata is not None:
+            return replace(plan, strata=self.strata)
+        if not stages:
+            strata = min(plan.strata, FIRST_STRATA)
+        else:
+            total = _averaged(stages)
+            missing = max(0.0, total.variance / target**2 - 1)
+            had = sum(s.weight for s in stages) ** (1 / FALL)
+            strata = min(1024, max(1, math.ceil(had * missing ** (1 / FALL))))
+        m = max(1, round(plan.reconstructions * strata / plan.strata))
+        return replace(
+            plan,
+            strata=strata,
+            reconstructions=m,
+            cost=problem.examples * (2 * strata * bool(len(problem.cells)) + 2 * m * problem.decoder_cost),
+        )
+
     def _within(self, problem: Problem, plan: Plan, left: int) -> Plan | None:
         """The largest stage of the plan's design, else the pooled one, that costs at most `left`; None if none does."""
         for share in (0.9, 0.75, 0.5, 0.35, 0.25, 0.15, 0.1, 0.05):
@@ -184,10 +213,20 @@ class Adaptive(Estimator):
             return self._part(problem, Plan("pooled", left // 3, left // 3, 0), 1.0)
         return None
 
+    def _combined(self, problem: Problem, pilot: Pilot, plan: Plan, stages: list[Stage]) -> Stage:
+        """The stages so far as one, with the credit for drawing examples without replacement."""
+        total = _averaged(stages)
+        if plan.design == "per_example" or not len(problem.cells):
+            return total
+        value, variance = total.diffusion
+        n = float(total.bins[:, 2].sum())
+        credit = CREDIT * pilot.between * min(1 / problem.examples, 1 / max(1.0, n))
+        return replace(total, diffusion=(value, max(variance - credit, 0.4 * variance)))
+
     def _result(
         self, problem: Problem, prior: Tensor, pilot: Pilot, plan: Plan, stages: list[Stage], note: str | None
     ) -> Estimate:
-        total = _combined(stages)
+        total = self._combined(problem, pilot, plan, stages)
         N = problem.examples
         rows = None
         if all(s.examples is not None for s in stages):
@@ -223,7 +262,7 @@ class Adaptive(Estimator):
         )
 
 
-def _combined(stages: list[Stage]) -> Stage:
+def _averaged(stages: list[Stage]) -> Stage:
     """The stages averaged with weights in proportion to their sizes."""
     whole = sum(s.weight for s in stages)
     share = [s.weight / whole for s in stages]

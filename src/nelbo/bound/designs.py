@@ -23,6 +23,8 @@ from nelbo.maths import random
 
 BINS = 16
 """Strata of the chain that results report."""
+FALL = 1.4
+"""The variance of a per-example stage falls about as its strata to the power −FALL; stages are weighted by that."""
 _BLOCK = 8192
 """Examples a block of the per-example design: what is planned at once must not grow with the data."""
 
@@ -78,7 +80,7 @@ class Stage:
 
 
 def pooled(problem: Problem, pilot: Pilot, density: Density, strata: int, reconstructions: int, offset: int) -> Stage:
-    """2·`strata` diffusion draws and `reconstructions` first-level draws, each of a random example (with replacement).
+    """2·`strata` diffusion draws and `reconstructions` first-level draws, each of another random example.
 
     offset: number of the first draw, so that stages never share noise.
     """
@@ -162,14 +164,21 @@ def per_example(
         reconstruction=_mean(pilot.reconstruction, pilot, done, *rows[2:]),
         bins=bins,
         examples=rows if whole else None,
-        weight=float(strata),
+        weight=float(strata) ** FALL,
     )
 
 
 def anyone(seed: int, N: int, level: int, draws: Tensor) -> Tensor:
-    """A uniform random example, 0..N−1, for every draw, (n,); with replacement, keyed by (seed, level, draw)."""
-    u = random.uniform(seed, 0, level, draws, stream=random.Stream.SELECT)
-    return (u * N).long().clamp(max=N - 1)
+    """An example, 0..N−1, for every draw (n,): one keyed random order of all after the other, so that n ≤ N draws are
+    of different examples, and every draw by itself is uniform."""
+    lap = draws // N
+    return torch.cat(
+        [
+            random.permutation(seed, N, level=level, draw=int(k))[draws[lap == k] % N]
+            for k in torch.unique_consecutive(lap)
+        ]
+        or [draws]
+    )
 
 
 def _residual(fit: Fit, features: Tensor, who: Tensor, cells: Tensor, columns: Tensor) -> Tensor:

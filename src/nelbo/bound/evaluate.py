@@ -158,7 +158,7 @@ def choose(
     adaptive = Adaptive(tolerance, max_nfe, "per_example" if per_example else "auto")
     if name == "auto":
         every = Exhaustive()
-        pilot = EXAMPLES * (NODES + 1)
+        pilot = EXAMPLES * (NODES + 2)
         if problem.transitions is not None and every.cost(problem) <= min(pilot, max_nfe or pilot):
             return every
         return adaptive

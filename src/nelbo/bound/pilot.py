@@ -1,6 +1,6 @@
 """The pilot: a few hundred evaluations that say where the bound sits and what predicts it. Counted, never averaged in.
 
-Some examples are evaluated once at the first level and at K nodes along the chain, spaced evenly in λ. With y the
+Some examples are evaluated twice at the first level and once at K nodes along the chain, spaced evenly in λ. With y the
 term, m its mean at a node, F_i closed-form features of example i (logarithms of the surrogate's expected error), and
 n the surrogate's two zero-mean columns, all in nats, the fit at each node is
 
@@ -23,8 +23,8 @@ from nelbo.bound.problem import Problem
 from nelbo.bound.surrogate import GaussianSurrogate
 from nelbo.maths import random
 
-NODES = 12
-EXAMPLES = 32
+NODES = 9
+EXAMPLES = 24
 """Examples of a pilot, where nothing else is said."""
 FEATURES = 8
 DRAW = 1 << 31
@@ -91,10 +91,11 @@ def run(
     P = len(chosen)
     nodes = _nodes(problem)
     K = len(nodes)
-    draws = torch.full((P,), DRAW)
-    first = problem.reconstruction_columns(chosen, draws, surrogate if controls else None)
+    draws = DRAW + torch.arange(2).repeat_interleave(P)
+    first = problem.reconstruction_columns(chosen.repeat(2), draws, surrogate if controls else None)
     F = features[chosen].numpy()
-    reconstruction = _fit_nodes(first.reshape(P, 1, 3).numpy(), np.ones(1), F, pooled=0)
+    reconstruction = _fit_nodes(first[:P].reshape(P, 1, 3).numpy(), np.ones(1), F, pooled=0)
+    _noise_of_two(reconstruction, first.reshape(2, P, 3).numpy())
     if K:
         who, where = chosen.repeat_interleave(K), nodes.repeat(P)
         inner = torch.full((P * K,), 0.5)
@@ -124,13 +125,18 @@ def _features(problem: Problem, surrogate: GaussianSurrogate) -> Tensor:
 
 
 def _nodes(problem: Problem) -> Tensor:
-    """Cells nearest to NODES even positions in λ, each once."""
-    M = len(problem.cells)
+    """NODES cells, each once: the first, the last, and even quantiles of half the scale and half the stretch of λ, so
+    that neither the steep start of a table of betas nor its long end is left to interpolation."""
+    cells = problem.cells
+    M = len(cells)
     if M <= NODES:
         return torch.arange(M)
-    logsnr = problem.cells.logsnr
-    wanted = torch.linspace(float(logsnr[0]), float(logsnr[-1]), NODES, dtype=torch.float64)
-    return torch.unique((logsnr[None, :] - wanted[:, None]).abs().argmin(1))
+    stretch = cells.upper - cells.lower
+    weight = (cells.scale / cells.scale.sum() + stretch / stretch.sum()) / 2
+    middle = weight.cumsum(0) - weight / 2
+    wanted = torch.arange(1, NODES - 1, dtype=torch.float64) / (NODES - 1)
+    inner = (middle[None, :] - wanted[:, None]).abs().argmin(1)
+    return torch.unique(torch.cat([torch.tensor([0, M - 1]), inner]))
 
 
 def _fit_nodes(columns: np.ndarray, scale: np.ndarray, F: np.ndarray, pooled: int) -> dict[str, np.ndarray]:
@@ -150,7 +156,7 @@ def _fit_nodes(columns: np.ndarray, scale: np.ndarray, F: np.ndarray, pooled: in
             inverse = np.linalg.inv(G + ridge * P * np.eye(q))
             W = inverse @ F.T @ r
             leverage = np.einsum("ij,jk,ik->i", F, inverse, F) + 1 / P
-            error = (r - F @ W) / (1 - np.clip(leverage, 0, 0.9))[:, None]
+            error = (r - F @ W) / (1 - np.clip(leverage, 0, 0.5))[:, None]
             score = float((error**2).mean(0).sum())
             if score < best:
                 best, weights, fitted, left = score, W.T, F @ W, error
@@ -166,22 +172,28 @@ def _fit_nodes(columns: np.ndarray, scale: np.ndarray, F: np.ndarray, pooled: in
             controls[k] = np.linalg.solve(gram + 1e-3 * np.trace(gram) * np.eye(2) + 1e-300 * np.eye(2), A.T @ b)
         left = left - (n * controls).sum(-1) * P / max(1, P - 2)
     variance = (left**2).mean(0)
-    neighbours = np.maximum(0, (left[:, 1:] * left[:, :-1]).mean(0)) if K > 1 else np.zeros(0)
-    shared = np.zeros(K)
-    if K > 1:
-        shared[:-1] += neighbours / 2
-        shared[1:] += neighbours / 2
-        shared[[0, -1]] *= 2
+    noise = variance.copy()
+    if K > 2:
+        # an example's own deviation is smooth along the chain; noise is what a line through neighbours misses
+        bend = left[:, 1:-1] - (left[:, :-2] + left[:, 2:]) / 2
+        noise[1:-1] = (bend**2).mean(0) / 1.5
+        noise[[0, -1]] = noise[[1, -2]]
     return {
         "mean": mean,
         "weights": weights,
         "controls": controls,
         "raw": (r**2).mean(0) * P / max(1, P - 1),
         "residual": variance,
-        "noise": np.maximum(variance - shared, 0.1 * variance),
+        "noise": np.clip(noise, 0.05 * variance, variance),
         "left": left,
         "size": size,
     }
+
+
+def _noise_of_two(node: dict[str, np.ndarray], columns: np.ndarray) -> None:
+    """Replace the noise of a one-node fit by half the mean squared difference of two draws, columns (2, P, 3)."""
+    y = (columns[..., 0] - columns[..., 1:] @ node["controls"][0]) / node["size"][0]
+    node["noise"] = np.array([((y[0] - y[1]) ** 2).mean() / 2])
 
 
 def _as_fit(node: dict[str, np.ndarray]) -> Fit:

@@ -92,7 +92,7 @@ class UNet(nn.Module):
 
 
 class _Block(nn.Module):
-    """GroupNorm, SiLU, convolution, twice, scaled and shifted by the level's embedding; attention after, where asked."""
+    """GroupNorm, SiLU, convolution, twice, scaled and shifted by the level's embedding; then attention, where asked."""
 
     def __init__(self, inner: int, outer: int, embedding: int, dropout: float, attention: bool):
         super().__init__()

@@ -124,7 +124,9 @@ def _put(settings: Json, path: list[str], value: Any) -> None:
         if isinstance(inner, str):
             inner = settings[part] = {"name": inner}
         if not isinstance(inner, dict):
-            raise UsageError(f"--set {'.'.join(path)}=…: {part} = {inner!r} has no keys inside it", f"set {part} itself")
+            raise UsageError(
+                f"--set {'.'.join(path)}=…: {part} = {inner!r} has no keys inside it", f"set {part} itself"
+            )
         settings = inner
     if isinstance(settings.get(path[-1]), dict) and isinstance(value, str):
         value = {**settings[path[-1]], "name": value}
