@@ -1,11 +1,9 @@
-"""A model folder: everything comes back, everything that is wrong is refused by name, a crash loses nothing."""
+"""A model folder: everything comes back, and everything that is wrong is refused by name."""
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import json
-import os
 import pickle
 import shutil
 from pathlib import Path
@@ -14,91 +12,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import nelbo
-from nelbo.bound.estimators import Stratified
-from nelbo.bound.evaluate import evaluate
-from nelbo.errors import ModelFolderError, UsageError
+from nelbo.errors import ModelFolderError
 from nelbo.model import folder
-from nelbo.model.decoder import Categorical, ContinuousGaussian, DiscretizedGaussian, NetworkCategorical
-from nelbo.model.diffusion import DiffusionModel
-from nelbo.model.domain import DataDomain
-from nelbo.model.exact import CategoricalData, GaussianData, MixtureData
-from nelbo.model.prior import GaussianPrior
-from nelbo.model.reverse import Beta, BetaTilde, Clip, Reverse
 from nelbo.parts import kinds
-from nelbo.process import grid, schedule
-
-PLANE = GaussianData([0.4, -1.0], [[0.6, 0.25], [0.25, 0.3]])
-LINE = MixtureData([0.4, 0.6], [[-1.0], [1.0]], [0.1, 0.2])
-CODES = CategoricalData([[0.1, 0.2, 0.6, 0.1], [0.4, 0.1, 0.1, 0.4]])
-LAW, TABLE = schedule.logsnr_linear(5.0, -6.0), schedule.linear(9, 0.01, 0.6)
-LAST = LAW.at(torch.ones(1))
-DISCRETE, PAIR, SINGLE = DataDomain((2,), 4, 0.0, 3.0), DataDomain((2,)), DataDomain((1,))
-
-# Changes to the plain model below; every kind of part that a folder can hold appears.
-CASES: dict[str, dict] = {
-    "as it is": {},
-    "cosine": {"schedule": schedule.cosine(7), "grid": grid.full()},
-    "betas": {"schedule": schedule.from_betas([0.1, 0.2, 0.3]), "grid": grid.full(1)},
-    "path": {"schedule": schedule.LogSNRLinear(5.0, -6.0, "flow")},
-    "interpolated": {"schedule": TABLE.interpolated(), "grid": grid.times([0.0, 0.3, 1.0])},
-    "continuous": {"grid": grid.continuous(0.1, 0.9)},
-    "even on a table": {"schedule": TABLE, "grid": grid.even(4, first=2)},
-    "subset": {"schedule": TABLE, "grid": grid.subset([0, 3, 8])},
-    "beta, clipped": {"reverse": Reverse(Beta(), Clip(-0.5, 2.5))},
-    "discretised": {"decoder": DiscretizedGaussian(0.02)},
-    "code prior": {"decoder": Categorical(torch.tensor([0.1, 0.2, 0.3, 0.4]).double().log())},
-    "code prior a pixel": {"decoder": Categorical(CODES.probabilities.log())},
-    "categorical head": {"head": "categorical", "decoder": NetworkCategorical()},
-    "density": {"domain": PAIR, "decoder": ContinuousGaussian()},
-    "density, network": {"domain": PAIR, "decoder": ContinuousGaussian(0.3), "prior": GaussianPrior(0.1, 2.0)},
-    "exact ends": {"domain": PAIR, "decoder": PLANE.decoder(), "prior": PLANE.prior(LAST)},
-    "mixture ends": {"domain": SINGLE, **{k: getattr(LINE.model(LAW, grid.even(4)), k) for k in ("decoder", "prior")}},
-    "code mixture": {"prior": dataclasses.replace(CODES.model(LAW, grid.even(4)).prior, low=0.0, high=3.0)},
-    "x0, unit time": {"output": "x0", "time": "unit"},
-    "eps, index time": {"output": "eps", "time": "index", "schedule": TABLE, "grid": grid.full()},
-    "provenance": {"provenance": {"seed": 3, "text": "α ≤ β", "list": [1, None]}, "trained_on": torch.arange(5)},
-}
-
-
-def make(name: str, seed: int = 0, **settings) -> DiffusionModel:
-    changes = dict(CASES[name])
-    domain = changes.pop("domain", DISCRETE)
-    recipe = {"name": "mlp", "settings": {"width": 8, "embedding": 4, "blocks": 1, **settings}}
-    config = {
-        "kind": "categorical" if changes.pop("head", None) else "network",
-        "output": changes.pop("output", "v"),
-        "time": changes.pop("time", "logsnr"),
-        "net": {**recipe, "logsnr_max": 5.0, "logsnr_min": -6.0},
-    }
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(seed)
-        denoiser = folder.make_denoiser(config, domain).eval()
-        for p in denoiser.parameters():
-            p.add_(0.3 * torch.randn(p.shape))
-    parts = {
-        "domain": domain,
-        "schedule": LAW,
-        "grid": grid.even(4),
-        "denoiser": denoiser,
-        "reverse": Reverse(BetaTilde()),
-        "decoder": Categorical(),
-        "prior": GaussianPrior(),
-    }
-    return DiffusionModel(**{**parts, **changes})
-
-
-def data_for(model: DiffusionModel) -> torch.Tensor:
-    D = model.domain.shape[0]
-    return (
-        torch.arange(3 * D).reshape(3, D) % 4 if model.domain.discrete else torch.linspace(-1, 1, 3 * D).reshape(3, D)
-    )
-
-
-def nats(model: DiffusionModel) -> torch.Tensor:
-    bound = evaluate(model, data_for(model), estimator=Stratified(3, 2), per_example=True)
-    assert bound.per_example is not None
-    return bound.per_example.nats
+from tests.folder_cases import CASES, make, nats
 
 
 def test_every_kind_has_a_case():
@@ -269,111 +186,3 @@ def test_no_edit_of_the_description_escapes(tmp_path, name):
                 assert str(tmp_path) in error.message and error.hint
                 refused += 1
     assert refused > 100
-
-
-# ---------------------------------------------------------------- crashes while overwriting
-
-
-class Crash(BaseException):
-    """The power goes."""
-
-
-@pytest.mark.parametrize("moment", [1, 2, 3])
-def test_a_crash_between_the_writes(tmp_path, monkeypatch, moment):
-    """Before the new weights, before model.json, before the rename: the old model, the old, the new; no mixture."""
-    old, new, third = make("as it is", 1), make("discretised", 2), make("code prior", 3)
-    folder.save(old, tmp_path)
-    calls = 0
-    write, rename = folder.write_atomic, Path.replace
-
-    def crashing_write(path, content):
-        nonlocal calls
-        calls += 1
-        if calls == moment:
-            raise Crash
-        return write(path, content)
-
-    def crashing_rename(self, target):
-        if self.name == folder.PENDING and moment == 3:
-            raise Crash
-        return rename(self, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(folder, "write_atomic", crashing_write)
-        patch.setattr(Path, "replace", crashing_rename)
-        with pytest.raises(Crash):
-            folder.save(new, tmp_path)
-    left = sorted(p.name for p in tmp_path.iterdir())
-    assert left == ["model.json", "model.safetensors"] + (["model.safetensors.new"] if moment > 1 else [])
-    survivor = old if moment < 3 else new
-    assert folder.load(tmp_path).fingerprint() == survivor.fingerprint()
-    assert torch.equal(nats(folder.load(tmp_path)), nats(survivor))
-    folder.save(third, tmp_path)
-    assert folder.load(tmp_path).fingerprint() == third.fingerprint()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.json", "model.safetensors"]
-
-
-def test_a_crash_of_the_first_save(tmp_path, monkeypatch):
-    """No model before, none after: the folder says what is missing."""
-    monkeypatch.setattr(folder.json, "dumps", lambda *a, **k: (_ for _ in ()).throw(Crash()))
-    with pytest.raises(Crash):
-        folder.save(make("as it is"), tmp_path / "model")
-    monkeypatch.undo()
-    with pytest.raises(ModelFolderError):
-        folder.load(tmp_path / "model")
-
-
-# ---------------------------------------------------------------- what cannot be saved, and what must not be loaded
-
-
-def test_a_callable_is_refused_with_the_remedy(tmp_path):
-    model = nelbo.from_callable(lambda z, t: z, schedule=TABLE, domain=DISCRETE)
-    with pytest.raises(UsageError, match="callable") as caught:
-        folder.save(model, tmp_path / "model")
-    assert "package.module:function" in caught.value.hint
-    with pytest.raises(UsageError):
-        folder.save(PLANE.model(LAW, grid.even(4)), tmp_path / "model")
-    assert not (tmp_path / "model").exists()
-
-
-def unsafe_calls(tree: ast.AST) -> list[str]:
-    """Calls that may run code from a file: pickle, torch.load without weights_only, numpy with allow_pickle."""
-    found = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module in ("pickle", "dill", "joblib", "shelve", "marshal"):
-            found.append(f"line {node.lineno}: from {node.module} import")
-        if not isinstance(node, ast.Call):
-            continue
-        call = ast.unparse(node.func)
-        keywords = {k.arg: ast.unparse(k.value) for k in node.keywords}
-        bad = call.split(".")[0] in ("pickle", "dill", "joblib", "shelve", "marshal") or call in ("eval", "exec")
-        bad |= call.endswith("torch.load") and keywords.get("weights_only") != "True"
-        bad |= call.endswith(("np.load", "numpy.load")) and keywords.get("allow_pickle", "False") != "False"
-        bad |= call.endswith(("yaml.load", "unsafe_load"))
-        if bad:
-            found.append(f"line {node.lineno}: {call}")
-    return found
-
-
-def test_nothing_is_unpickled():
-    """In all of the source; and the search finds what it should find."""
-    assert len(unsafe_calls(ast.parse("pickle.load(f); torch.load(f); np.load(f, allow_pickle=True); eval(x)"))) == 4
-    assert not unsafe_calls(ast.parse("torch.load(f, weights_only=True); np.load(f); model.eval()"))
-    source = Path(nelbo.__file__).parent
-    files = sorted(source.rglob("*.py"))
-    assert len(files) > 50
-    assert {str(f.relative_to(source)): c for f in files if (c := unsafe_calls(ast.parse(f.read_text())))} == {}
-
-
-def test_a_hostile_folder_runs_nothing(good, tmp_path):
-    path = Path(shutil.copytree(good, tmp_path / "model"))
-
-    class Bomb:
-        def __reduce__(self):
-            return os.mkdir, (str(tmp_path / "ran"),)
-
-    for name in ("model.safetensors", folder.PENDING, "model.json"):
-        (path / name).write_bytes(pickle.dumps(Bomb()))
-        with pytest.raises(ModelFolderError):
-            folder.load(path)
-    assert not (tmp_path / "ran").exists()

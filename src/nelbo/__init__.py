@@ -12,7 +12,7 @@ from nelbo._version import __version__
 
 if TYPE_CHECKING:
     from nelbo.adapters.callable import from_callable
-    from nelbo.api import evaluate, load, sample, train
+    from nelbo.api import compare, evaluate, load, sample, train
     from nelbo.bound.result import Bound
     from nelbo.errors import NelboError
     from nelbo.model import decoder as decoders
@@ -29,6 +29,7 @@ _NAMES = {
     "DiffusionModel": "nelbo.model.diffusion:DiffusionModel",
     "Examples": "nelbo.model.examples:Examples",
     "NelboError": "nelbo.errors:NelboError",
+    "compare": "nelbo.api:compare",
     "decoders": "nelbo.model.decoder",
     "evaluate": "nelbo.api:evaluate",
     "exact": "nelbo.model.exact",
@@ -47,6 +48,7 @@ __all__ = [
     "Examples",
     "NelboError",
     "__version__",
+    "compare",
     "decoders",
     "evaluate",
     "exact",

@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
+from nelbo.adapters.callable import from_callable
 from nelbo.model.domain import DataDomain
 from nelbo.process import grid
 from nelbo.process import schedule as schedules
@@ -173,10 +174,7 @@ def test_ddpm_terms_equal_improved_diffusions_formulas():
 
 
 def test_from_callable_builds_the_same_ddpm():
-    adapters = pytest.importorskip("nelbo.adapters")
-    if not hasattr(adapters, "from_callable"):
-        pytest.skip("nelbo.adapters.from_callable is not there yet")
-    model = adapters.from_callable(
+    model = from_callable(
         Tiny(3), schedule=schedules.linear(50), predicts="eps", domain=DataDomain((3,), 256), time="index"
     )
     assert model.reverse.clip is None

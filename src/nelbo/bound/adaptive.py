@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from nelbo.bound import designs
-from nelbo.bound.designs import BINS, FALL, Density, Stage
+from nelbo.bound.designs import BINS, FALL, Density, Rows, Stage
 from nelbo.bound.estimate import Estimate, PerExample, Stratum, TermEstimate
 from nelbo.bound.estimators import Estimator
 from nelbo.bound.pilot import EXAMPLES, Pilot, run
@@ -229,14 +229,12 @@ class Adaptive(Estimator):
         total = self._combined(problem, pilot, plan, stages)
         N = problem.examples
         rows = None
-        if all(s.examples is not None for s in stages):
-            weights = [s.weight / sum(q.weight for q in stages) for s in stages]
-            v, w, rv, rw = (
-                sum(share**power * s.examples[k] for share, s in zip(weights, stages, strict=True))  # type: ignore
-                for k, power in enumerate((1, 2, 1, 2))
-            )
-            rows = PerExample(prior + v + rv, (w + rw).sqrt(), prior, v, rv)  # type: ignore
-            data = [TermEstimate.of(*p).data_variance for p in ((v, w), (rv, rw), (rows.nats, w + rw))]  # type: ignore
+        merged = merge_rows(stages)
+        if merged is not None:
+            v, rv = merged.diffusion, merged.reconstruction
+            w, rw = (e.square().sum(1) for e in (merged.diffusion_errors, merged.reconstruction_errors))
+            rows = PerExample(prior + v + rv, (w + rw).sqrt(), prior, v, rv)
+            data = [TermEstimate.of(*p).data_variance for p in ((v, w), (rv, rw), (rows.nats, w + rw))]
         else:
             d, r = pilot.diffusion, pilot.reconstruction
             fits = [pilot.features @ d.total_weights, pilot.features @ r.total_weights]
@@ -260,6 +258,20 @@ class Adaptive(Estimator):
             estimator=estimator,
             note=note,
         )
+
+
+def merge_rows(stages: list[Stage]) -> Rows | None:
+    """The rows of several per-example stages as one, with the stages' weights; None where a stage has none."""
+    whole = sum(s.weight for s in stages)
+    parts = [(s.weight / whole, s.examples) for s in stages if s.examples is not None]
+    if len(parts) < len(stages):
+        return None
+    return Rows(
+        diffusion=sum((w * r.diffusion for w, r in parts), torch.zeros(1, dtype=torch.float64)),
+        reconstruction=sum((w * r.reconstruction for w, r in parts), torch.zeros(1, dtype=torch.float64)),
+        diffusion_errors=torch.cat([w * r.diffusion_errors for w, r in parts], 1),
+        reconstruction_errors=torch.cat([w * r.reconstruction_errors for w, r in parts], 1),
+    )
 
 
 def _averaged(stages: list[Stage]) -> Stage:

@@ -58,6 +58,17 @@ def neyman(fit: Fit, relative: Tensor) -> Density:
 
 
 @dataclass(frozen=True, eq=False)
+class Rows:
+    """Per-example values (N,) of the two random terms, and their errors (N, k): e such that the Monte Carlo variance of
+    an example's value is ‖e‖². Errors are linear in the draws: those of a difference are the difference of errors."""
+
+    diffusion: Tensor
+    reconstruction: Tensor
+    diffusion_errors: Tensor
+    reconstruction_errors: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Stage:
     """What one stage of draws says of the mean over examples, in nats: values and Monte Carlo variances of the two
     random terms, contributions (value, variance, draws) of BINS stretches of cells, and per-example rows or None."""
@@ -65,7 +76,7 @@ class Stage:
     diffusion: tuple[float, float]
     reconstruction: tuple[float, float]
     bins: Tensor
-    examples: tuple[Tensor, Tensor, Tensor, Tensor] | None
+    examples: Rows | None
     weight: float
 
     @property
@@ -123,8 +134,10 @@ def per_example(
     Interrupted, it speaks for the examples that were finished, and the fit for the others.
     """
     N, M = problem.examples, len(problem.cells)
-    values, variances = torch.full((N,), float("nan")).double(), torch.zeros(N, dtype=torch.float64)
-    r_values, r_variances = values.clone(), variances.clone()
+    values = torch.full((N,), float("nan")).double()
+    r_values = values.clone()
+    errors = torch.zeros(N, strata, dtype=torch.float64)
+    r_errors = torch.zeros(N, 2 * reconstructions, dtype=torch.float64)
     order = random.permutation(problem.seed, N, draw=2)
     bins = torch.zeros(BINS, 3, dtype=torch.float64)
     both = 2 * reconstructions
@@ -139,8 +152,9 @@ def per_example(
         columns = problem.reconstruction_columns(who, draws, pilot.surrogate, partial=True)
         cell = zero.expand(len(who))
         y = columns[:, 0] - pilot.reconstruction.control(cell, columns[:, 1:])
-        r_values[block] = y.reshape(b, both).mean(1)
-        r_variances[block] = y.reshape(b, both).var(1) / both
+        y = y.reshape(b, both)
+        r_values[block] = y.mean(1)
+        r_errors[block] = (y - y.mean(1, keepdim=True)) / math.sqrt(both * (both - 1))
         if not M:
             values[block] = 0.0
             continue
@@ -153,17 +167,15 @@ def per_example(
         pairs = residual.reshape(b, strata, 2)
         fitted = pilot.diffusion.mean.sum() + pilot.features[block] @ pilot.diffusion.total_weights
         values[block] = fitted + pairs.mean((1, 2))
-        variances[block] = (pairs[..., 0] - pairs[..., 1]).square().sum(1) / 4 / strata**2
+        errors[block] = (pairs[..., 0] - pairs[..., 1]) / (2 * strata)
         done = torch.isfinite(residual)
         bins += _bins(problem, cells[done], residual[done], pilot, of=b / N)
     done = torch.isfinite(values) & torch.isfinite(r_values)
-    rows = (values[done], variances[done], r_values[done], r_variances[done])
-    whole = bool(done.all())
     return Stage(
-        diffusion=_mean(pilot.diffusion, pilot, done, *rows[:2]),
-        reconstruction=_mean(pilot.reconstruction, pilot, done, *rows[2:]),
+        diffusion=_mean(pilot.diffusion, pilot, done, values[done], errors[done].square().sum(1)),
+        reconstruction=_mean(pilot.reconstruction, pilot, done, r_values[done], r_errors[done].square().sum(1)),
         bins=bins,
-        examples=rows if whole else None,
+        examples=Rows(values, r_values, errors, r_errors) if bool(done.all()) else None,
         weight=float(strata) ** FALL,
     )
 

@@ -16,21 +16,16 @@ from nelbo.bound.adaptive import Adaptive
 from nelbo.bound.baselines import OneTime
 from nelbo.bound.estimators import Estimator, Exhaustive, Stratified
 from nelbo.bound.pilot import EXAMPLES, NODES
+from nelbo.bound.prepare import NelboWarning, overlap, prepare
 from nelbo.bound.problem import Problem
 from nelbo.bound.result import Bound
 from nelbo.bound.store import Store
-from nelbo.bound.workers import Alone, Workers
-from nelbo.errors import ShapeError, UnknownNameError, UsageError
+from nelbo.bound.workers import Workers
+from nelbo.errors import UnknownNameError, UsageError
 from nelbo.maths.units import bits_per_dim
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
 from nelbo.process.grid import Grid
-
-PRECISIONS = {"float32": torch.float32, "float64": torch.float64, "bf16": torch.bfloat16}
-
-
-class NelboWarning(UserWarning):
-    """Something that does not stop an evaluation but changes what its number means."""
 
 
 def evaluate(
@@ -72,31 +67,18 @@ def evaluate(
     examples = data if isinstance(data, Examples) else Examples(torch.as_tensor(data))
     if grid is not None:
         model = model.with_grid(grid)
-    checked = model.domain.checked(examples.data)
-    scored = Examples(checked, examples.name, examples.labels)
-    if precision not in PRECISIONS:
-        raise UnknownNameError.of("precision", precision, PRECISIONS)
-    place = torch.device(device or "cpu")
-    condition = {k: torch.as_tensor(v) for k, v in (condition or {}).items()}
-    for name, rows in condition.items():
-        if len(rows) != len(checked):
-            raise ShapeError(
-                f"the condition {name!r} has {len(rows)} rows for {len(checked)} examples", "give one row an example"
-            )
-    if batch_size is not None and batch_size < 1:
-        raise UsageError(f"a batch of {batch_size} examples was asked for", "batch_size is a whole number ≥ 1")
-    notes = _overlap(model, scored)
-    running = model.in_precision(PRECISIONS[precision], place)
-    problem = Problem(
-        model=running,
-        data=checked,
+    problem, scored = prepare(
+        model,
+        examples,
         condition=condition,
         seed=seed,
-        batch_size=batch_size or _default_batch(model.domain.dimensions),
-        device=place,
-        workers=workers or Alone(),
+        batch_size=batch_size,
+        device=device,
+        precision=precision,
+        workers=workers,
         resumable=state is not None,
     )
+    notes = overlap(model, scored)
     chosen = choose(estimator, problem, tolerance, max_nfe, per_example)
     fingerprints = {"data": scored.fingerprint, "model": model.fingerprint()}
     if state is not None and problem.workers.rank == 0:
@@ -109,7 +91,7 @@ def evaluate(
         D = model.domain.dimensions
         problem.watch = lambda nats, error: watch(float(bits_per_dim(nats, D)), float(bits_per_dim(error, D)))
     try:
-        with running.denoiser.inference():
+        with problem.model.denoiser.inference():
             estimate = chosen.estimate(problem)
     finally:
         if problem.store is not None:
@@ -126,7 +108,7 @@ def evaluate(
     return Bound.of(
         estimate,
         model.domain.dimensions,
-        examples=len(checked),
+        examples=problem.examples,
         nfe_total=problem.nfe,
         precision=precision,
         seed=seed,
@@ -169,17 +151,3 @@ def choose(
     if name not in ESTIMATORS:
         raise UnknownNameError.of("estimator", name, ["auto", *ESTIMATORS])
     return Exhaustive() if name == "exhaustive" else Stratified()
-
-
-def _default_batch(dimensions: int) -> int:
-    """Examples a batch: large for small inputs, so that the network and not its launch is what is paid for."""
-    return max(16, min(1024, 65536 // dimensions * 4))
-
-
-def _overlap(model: DiffusionModel, examples: Examples) -> list[str]:
-    if model.trained_on is None:
-        return []
-    seen = int(torch.isin(examples.hashes, model.trained_on).sum())
-    if seen == 0:
-        return []
-    return [f"{seen} of {len(examples)} examples are among those the model was trained on; the bound flatters it"]

@@ -139,7 +139,7 @@ class Bound:
             "seconds": self.seconds,
             "version": self.version,
         }
-        return _without_nan(result)
+        return without_nan(result)
 
     def __str__(self) -> str:
         return table(self)
@@ -185,9 +185,10 @@ def _number(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.5f}"
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
+    """`value` with None for every number that JSON does not have."""
     if isinstance(value, dict):
-        return {k: _without_nan(v) for k, v in value.items()}
+        return {k: without_nan(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_without_nan(v) for v in value]
+        return [without_nan(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

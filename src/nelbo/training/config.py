@@ -60,7 +60,7 @@ class TrainConfig(_Strict):
     objective: Literal["bound", "simple"] = "bound"
     schedule: Annotated[ScheduleConfig, BeforeValidator(_named)] = ScheduleConfig()
     bins: int | None = Field(default=None, ge=2, description="codes a pixel; null: what the data say")
-    levels: int | None = Field(default=256, ge=1)
+    levels: int | None = Field(default=256, ge=2)
     checkpoint_every: int = Field(default=1000, ge=1)
     log_every: int = Field(default=50, ge=1)
     weight_decay: float = Field(default=0.5, ge=0)

@@ -1,0 +1,90 @@
+"""Models that a folder can hold, one at least for every kind of part, and their bound on a few examples."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from nelbo.bound.estimators import Stratified
+from nelbo.bound.evaluate import evaluate
+from nelbo.model import folder
+from nelbo.model.decoder import Categorical, ContinuousGaussian, DiscretizedGaussian, NetworkCategorical
+from nelbo.model.diffusion import DiffusionModel
+from nelbo.model.domain import DataDomain
+from nelbo.model.exact import CategoricalData, GaussianData, MixtureData
+from nelbo.model.prior import GaussianPrior
+from nelbo.model.reverse import Beta, BetaTilde, Clip, Reverse
+from nelbo.process import grid, schedule
+
+PLANE = GaussianData([0.4, -1.0], [[0.6, 0.25], [0.25, 0.3]])
+LINE = MixtureData([0.4, 0.6], [[-1.0], [1.0]], [0.1, 0.2])
+CODES = CategoricalData([[0.1, 0.2, 0.6, 0.1], [0.4, 0.1, 0.1, 0.4]])
+LAW, TABLE = schedule.logsnr_linear(5.0, -6.0), schedule.linear(9, 0.01, 0.6)
+LAST = LAW.at(torch.ones(1))
+DISCRETE, PAIR, SINGLE = DataDomain((2,), 4, 0.0, 3.0), DataDomain((2,)), DataDomain((1,))
+
+# Changes to the plain model below; every kind of part that a folder can hold appears.
+CASES: dict[str, dict] = {
+    "as it is": {},
+    "cosine": {"schedule": schedule.cosine(7), "grid": grid.full()},
+    "betas": {"schedule": schedule.from_betas([0.1, 0.2, 0.3]), "grid": grid.full(1)},
+    "path": {"schedule": schedule.LogSNRLinear(5.0, -6.0, "flow")},
+    "interpolated": {"schedule": TABLE.interpolated(), "grid": grid.times([0.0, 0.3, 1.0])},
+    "continuous": {"grid": grid.continuous(0.1, 0.9)},
+    "even on a table": {"schedule": TABLE, "grid": grid.even(4, first=2)},
+    "subset": {"schedule": TABLE, "grid": grid.subset([0, 3, 8])},
+    "beta, clipped": {"reverse": Reverse(Beta(), Clip(-0.5, 2.5))},
+    "discretised": {"decoder": DiscretizedGaussian(0.02)},
+    "code prior": {"decoder": Categorical(torch.tensor([0.1, 0.2, 0.3, 0.4]).double().log())},
+    "code prior a pixel": {"decoder": Categorical(CODES.probabilities.log())},
+    "categorical head": {"head": "categorical", "decoder": NetworkCategorical()},
+    "density": {"domain": PAIR, "decoder": ContinuousGaussian()},
+    "density, network": {"domain": PAIR, "decoder": ContinuousGaussian(0.3), "prior": GaussianPrior(0.1, 2.0)},
+    "exact ends": {"domain": PAIR, "decoder": PLANE.decoder(), "prior": PLANE.prior(LAST)},
+    "mixture ends": {"domain": SINGLE, **{k: getattr(LINE.model(LAW, grid.even(4)), k) for k in ("decoder", "prior")}},
+    "code mixture": {"prior": dataclasses.replace(CODES.model(LAW, grid.even(4)).prior, low=0.0, high=3.0)},
+    "x0, unit time": {"output": "x0", "time": "unit"},
+    "eps, index time": {"output": "eps", "time": "index", "schedule": TABLE, "grid": grid.full()},
+    "provenance": {"provenance": {"seed": 3, "text": "α ≤ β", "list": [1, None]}, "trained_on": torch.arange(5)},
+}
+
+
+def make(name: str, seed: int = 0, **settings) -> DiffusionModel:
+    changes = dict(CASES[name])
+    domain = changes.pop("domain", DISCRETE)
+    recipe = {"name": "mlp", "settings": {"width": 8, "embedding": 4, "blocks": 1, **settings}}
+    config = {
+        "kind": "categorical" if changes.pop("head", None) else "network",
+        "output": changes.pop("output", "v"),
+        "time": changes.pop("time", "logsnr"),
+        "net": {**recipe, "logsnr_max": 5.0, "logsnr_min": -6.0},
+    }
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        denoiser = folder.make_denoiser(config, domain).eval()
+        for p in denoiser.parameters():
+            p.add_(0.3 * torch.randn(p.shape))
+    parts = {
+        "domain": domain,
+        "schedule": LAW,
+        "grid": grid.even(4),
+        "denoiser": denoiser,
+        "reverse": Reverse(BetaTilde()),
+        "decoder": Categorical(),
+        "prior": GaussianPrior(),
+    }
+    return DiffusionModel(**{**parts, **changes})
+
+
+def data_for(model: DiffusionModel) -> torch.Tensor:
+    D = model.domain.shape[0]
+    return (
+        torch.arange(3 * D).reshape(3, D) % 4 if model.domain.discrete else torch.linspace(-1, 1, 3 * D).reshape(3, D)
+    )
+
+
+def nats(model: DiffusionModel) -> torch.Tensor:
+    bound = evaluate(model, data_for(model), estimator=Stratified(3, 2), per_example=True)
+    assert bound.per_example is not None
+    return bound.per_example.nats
