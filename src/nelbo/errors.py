@@ -49,6 +49,10 @@ class NumericalError(NelboError):
     """A network or formula that produced NaN or infinity."""
 
 
+class WorkerError(NelboError):
+    """A run of several processes that lost one of them."""
+
+
 class UnknownNameError(NelboError):
     """A name that is none of the known ones; the hint lists them."""
 

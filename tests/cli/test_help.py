@@ -13,7 +13,8 @@ OPTIONS = {
     "demo": "--out --seed --json",
     "train": "--data --out --config --set --resume",
     "evaluate": "--data --tolerance --max-nfe --steps --continuous --seed --batch-size --limit --per-example --out "
-    "--json --device --precision",
+    "--json --device --precision --estimator --state",
+    "compare": "--data --tolerance --json",
     "sample": "-n --sampler --steps --seed --out",
     "report": "--out",
     "info": "--json",

@@ -98,4 +98,4 @@ def test_plain_lines_are_few(capsys, monkeypatch):
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 6
     assert lines[-1] == "working: 7, 2.0500 ± 0.0123 bits/dim, 60 s"
-    assert lines[0] == "working: 20 of 100 (20 %), 2.500 bits/dim, 10 s"
+    assert lines[0] == "working: 20 of 100 (20 %), 2.500 bits/dim, 10 s, 40 s left"

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from nelbo.bound import designs
-from nelbo.bound.designs import BINS, FALL, Density, Rows, Stage
-from nelbo.bound.estimate import Estimate, PerExample, Stratum, TermEstimate
+from nelbo.bound.designs import FALL, Density, Stage
+from nelbo.bound.estimate import Estimate, PerExample, TermEstimate
 from nelbo.bound.estimators import Estimator
 from nelbo.bound.pilot import EXAMPLES, Pilot, run
 from nelbo.bound.problem import Problem
-from nelbo.errors import UsageError
+from nelbo.bound.stages import averaged, merge_rows, stretches
+from nelbo.errors import Interrupted, UsageError
 from nelbo.maths.units import nats as to_nats
 from nelbo.typing import Json
 
@@ -102,7 +103,15 @@ class Adaptive(Estimator):
                 if step is None:
                     break
             draw = designs.pooled if step.design == "pooled" else designs.per_example
-            stages.append(draw(problem, pilot, density, step.strata, step.reconstructions, offset))
+            problem.planned = self._expected(problem, plan, pilot, step)
+            try:
+                stage = draw(problem, pilot, density, step.strata, step.reconstructions, offset)
+            except KeyboardInterrupt:  # between two batches that it was waiting for
+                problem.stopped = True
+                break
+            if problem.stopped and not self._adds(stage, stages):
+                break
+            stages.append(stage)
             offset += 2 * max(step.strata, step.reconstructions)
             done = look
             total = self._combined(problem, pilot, plan, stages)
@@ -113,6 +122,11 @@ class Adaptive(Estimator):
                 break
         else:
             note = f"the tolerance {self.tolerance} was not reached at {LOOKS[-1]} times the planned budget"
+        if problem.stopped and not stages:
+            raise Interrupted(
+                f"interrupted after {problem.nfe} network evaluations, before there was an estimate",
+                "run the same command again; with --state FILE it goes on where it was stopped",
+            )
         if not stages:
             raise UsageError(
                 f"--max-nfe {self.max_nfe} leaves nothing after the pilot of {pilot.nfe} evaluations",
@@ -121,6 +135,16 @@ class Adaptive(Estimator):
         if problem.stopped:
             note = "interrupted: the estimate is of the draws made until then"
         return self._result(problem, prior, pilot, plan, stages, note)
+
+    def _adds(self, stage: Stage, stages: list[Stage]) -> bool:
+        """Whether an interrupted stage is worth keeping: it knows its variance, and takes no rows of examples away."""
+        rows = bool(stages) and all(s.examples is not None for s in stages) and stage.examples is None
+        return math.isfinite(stage.variance) and not rows
+
+    def _expected(self, problem: Problem, plan: Plan, pilot: Pilot, step: Plan) -> int:
+        """Evaluations of the whole estimate as they look now."""
+        whole = max(problem.nfe + step.cost, round(pilot.nfe + LOOKS[0] * plan.cost))
+        return whole if self.max_nfe is None else min(whole, self.max_nfe)
 
     def _density(self, pilot: Pilot) -> Density:
         fit = pilot.diffusion
@@ -161,8 +185,8 @@ class Adaptive(Estimator):
                 cost = N * (2 * strata * bool(len(problem.cells)) + 2 * m * problem.decoder_cost)
                 choices.append(Plan("per_example", strata, m, cost))
                 break
-        if choices[0].cost > 6 * N and self.design == "auto":
-            choices = choices[1:]  # an example would be drawn more often than its own strata need
+        if choices[0].cost > 3 * N and self.design == "auto":
+            choices = choices[1:]  # strata of its own serve an example better, and tell their variance better
         wanted = [c for c in choices if self.design in ("auto", c.design)]
         if not wanted:
             raise UsageError(f"unknown design {self.design!r}", "choose one of: auto, per_example, pooled")
@@ -190,7 +214,7 @@ class Adaptive(Estimator):
         if not stages:
             strata = min(plan.strata, FIRST_STRATA)
         else:
-            total = _averaged(stages)
+            total = averaged(stages)
             missing = max(0.0, total.variance / target**2 - 1)
             had = sum(s.weight for s in stages) ** (1 / FALL)
             strata = min(1024, max(1, math.ceil(had * missing ** (1 / FALL))))
@@ -215,7 +239,7 @@ class Adaptive(Estimator):
 
     def _combined(self, problem: Problem, pilot: Pilot, plan: Plan, stages: list[Stage]) -> Stage:
         """The stages so far as one, with the credit for drawing examples without replacement."""
-        total = _averaged(stages)
+        total = averaged(stages)
         if plan.design == "per_example" or not len(problem.cells):
             return total
         value, variance = total.diffusion
@@ -253,53 +277,8 @@ class Adaptive(Estimator):
             diffusion=TermEstimate(*total.diffusion, data[0]),
             reconstruction=TermEstimate(*total.reconstruction, data[1]),
             total=TermEstimate(float(prior.mean()) + total.value, total.variance, data[2]),
-            strata=_strata(problem, total.bins),
+            strata=stretches(problem, total.bins),
             per_example=rows,
             estimator=estimator,
             note=note,
         )
-
-
-def merge_rows(stages: list[Stage]) -> Rows | None:
-    """The rows of several per-example stages as one, with the stages' weights; None where a stage has none."""
-    whole = sum(s.weight for s in stages)
-    parts = [(s.weight / whole, s.examples) for s in stages if s.examples is not None]
-    if len(parts) < len(stages):
-        return None
-    return Rows(
-        diffusion=sum((w * r.diffusion for w, r in parts), torch.zeros(1, dtype=torch.float64)),
-        reconstruction=sum((w * r.reconstruction for w, r in parts), torch.zeros(1, dtype=torch.float64)),
-        diffusion_errors=torch.cat([w * r.diffusion_errors for w, r in parts], 1),
-        reconstruction_errors=torch.cat([w * r.reconstruction_errors for w, r in parts], 1),
-    )
-
-
-def _averaged(stages: list[Stage]) -> Stage:
-    """The stages averaged with weights in proportion to their sizes."""
-    whole = sum(s.weight for s in stages)
-    share = [s.weight / whole for s in stages]
-
-    def mean(name: str) -> tuple[float, float]:
-        parts = [getattr(s, name) for s in stages]
-        return (
-            sum(w * p[0] for w, p in zip(share, parts, strict=True)),
-            sum(w**2 * p[1] for w, p in zip(share, parts, strict=True)),
-        )
-
-    weight = torch.tensor(share, dtype=torch.float64)[:, None]
-    bins = torch.stack([s.bins for s in stages])
-    columns = [(weight * bins[..., 0]).sum(0), (weight.square() * bins[..., 1]).sum(0), bins[..., 2].sum(0)]
-    return Stage(mean("diffusion"), mean("reconstruction"), torch.stack(columns, 1), None, whole)
-
-
-def _strata(problem: Problem, bins: Tensor) -> tuple[Stratum, ...]:
-    """The stretches of the chain that have cells, with their ends."""
-    edge = designs.bin_of_cells(problem)
-    found = []
-    for b in range(BINS):
-        cells = (edge == b).nonzero()[:, 0]
-        if len(cells):
-            ends = [problem.place(float(u) / len(problem.cells)) for u in (cells[0], cells[-1] + 1)]
-            value, variance, count = bins[b].tolist()
-            found.append(Stratum(ends[1][0], ends[0][0], ends[1][1], ends[0][1], value, variance, int(count)))
-    return tuple(found)

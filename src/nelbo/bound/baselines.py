@@ -1,10 +1,11 @@
-"""The estimators that others use, as they use them, for comparison: one random time an example, pooled.
+"""The estimators that others use, as they use them, for comparison: one random time an example and pass.
 
     uniform           t uniform, independent                                    (Ho et al. 2020, algorithm 1)
     low_discrepancy   t_i = (u + i/B) mod 1 within batches of B examples        (Kingma et al. 2021, app. I.1)
     importance        t ∝ √E[L_t²], independent, from the pilot                 (Nichol & Dhariwal 2021, eq. 18)
 
-All are unbiased. Error bars: the spread of independent draws, or of independently shifted batches.
+All are unbiased. Several passes over the same examples are independent, so their spread within an example (within a
+batch, where examples share u) is an unbiased error bar about the exact bound of these examples.
 """
 
 from __future__ import annotations
@@ -19,39 +20,42 @@ from nelbo.bound import designs, pilot
 from nelbo.bound.estimate import Estimate, TermEstimate
 from nelbo.bound.estimators import Estimator
 from nelbo.bound.problem import Problem
-from nelbo.errors import UsageError
+from nelbo.errors import UnknownNameError, UsageError
 from nelbo.maths import random
 from nelbo.typing import Json
+
+KINDS = ("uniform", "low_discrepancy", "importance")
 
 
 @dataclass(frozen=True)
 class OneTime(Estimator):
-    """`draws` random times in all, each of an example drawn at random, and as many first-level draws divided by
-    `share`; the reconstruction term is a term of its own, as VDM scores it.
+    """`passes` over all examples, one random time each, and as many first-level draws of every example, at most four.
 
-    kind: "uniform", "low_discrepancy" or "importance". batch: size of a low-discrepancy batch.
+    kind: "uniform", "low_discrepancy" or "importance". batch: examples that share a low-discrepancy sequence.
     """
 
     kind: str = "uniform"
-    draws: int = 4096
+    passes: int = 8
     batch: int = 64
-    share: int = 8
     name = "one_time"
 
     def __post_init__(self):
-        if self.kind not in ("uniform", "low_discrepancy", "importance"):
-            raise UsageError(f"an estimator of kind {self.kind!r}", "choose uniform, low_discrepancy or importance")
-        if self.draws < 4 * self.batch:
-            raise UsageError(f"{self.draws} draws in batches of {self.batch}", "give at least four batches of draws")
+        if self.kind not in KINDS:
+            raise UnknownNameError.of("one-time estimator", self.kind, KINDS)
+        if self.passes < 2 or self.batch < 1:
+            raise UsageError(
+                f"{self.passes} passes in batches of {self.batch}",
+                "give at least two passes, so that there is an error bar, and a batch of at least one",
+            )
 
     def describe(self) -> Json:
-        return {"name": self.kind, "draws": self.draws}
+        return {"name": self.kind, "passes": self.passes}
 
     def cost(self, problem: Problem) -> int:
-        return self.draws + problem.decoder_cost * max(2, self.draws // self.share)
+        return problem.examples * (self.passes + problem.decoder_cost * min(4, self.passes))
 
     def estimate(self, problem: Problem) -> Estimate:
-        N, M = problem.examples, len(problem.cells)
+        N, M, R = problem.examples, len(problem.cells), self.passes
         if M == 0:
             raise UsageError("a chain of one level has no diffusion term", "use estimator='exhaustive'")
         prior = problem.prior()
@@ -59,30 +63,35 @@ class OneTime(Estimator):
         if self.kind == "importance":
             fit = pilot.run(problem, pilot.EXAMPLES, regression=False, controls=False).diffusion
             density = designs.neyman(fit, (1 + fit.raw.square()).sqrt())
-        draws = torch.arange(self.draws)
-        u = random.uniform(problem.seed, 0, 2, draws, stream=random.Stream.TIME)
-        if self.kind == "low_discrepancy":
-            u = (u[draws // self.batch * self.batch] + (draws % self.batch) / self.batch) % 1
-        who = designs.anyone(problem.seed, N, 2, draws)
+        together = self.batch if self.kind == "low_discrepancy" else 1
+        # which examples share a sequence, and their places in it: the same in every pass, at random
+        place = torch.empty(N, dtype=torch.long)
+        place[random.permutation(problem.seed, N, draw=5)] = torch.arange(N)
+        who, number = torch.arange(N).repeat(R), torch.arange(R).repeat_interleave(N)
+        group = (place // together).repeat(R)
+        u = random.uniform(problem.seed, group, 2, number, stream=random.Stream.TIME)
+        if together > 1:
+            u = (u + (place % together).repeat(R) / together) % 1
         cells, inner = density.place(u)
-        y = problem.cell_columns(who, cells, inner, cells + 1, draws, None)[:, 0] / density.p[cells]
-        if self.kind == "low_discrepancy":
-            y = y[: self.draws // self.batch * self.batch].reshape(-1, self.batch).mean(1)
-        draws = torch.arange(max(2, self.draws // self.share))
-        r = problem.reconstruction(designs.anyone(problem.seed, N, 3, draws), draws)
-        terms = [_term(v) for v in (y, r)]
+        y = problem.cell_columns(who, cells, inner, cells + 1, number, None)[:, 0] / density.p[cells]
+        draws = min(4, R)
+        who = torch.arange(N).repeat(draws)
+        r = problem.reconstruction(who, torch.arange(draws).repeat_interleave(N))
+        terms = [_term(y.reshape(R, N), place // together), _term(r.reshape(draws, N), torch.arange(N))]
+        total = terms[0].mean + terms[1].mean
         return Estimate(
             prior=TermEstimate.of(prior, torch.zeros_like(prior)),
             diffusion=terms[0],
             reconstruction=terms[1],
-            total=TermEstimate(
-                float(prior.mean()) + terms[0].mean + terms[1].mean, terms[0].variance + terms[1].variance, math.nan
-            ),
+            total=TermEstimate(float(prior.mean()) + total, terms[0].variance + terms[1].variance, math.nan),
             strata=(),
             per_example=None,
             estimator=self.describe(),
         )
 
 
-def _term(values: Tensor) -> TermEstimate:
-    return TermEstimate(float(values.mean()), float(values.var()) / len(values), math.nan)
+def _term(values: Tensor, group: Tensor) -> TermEstimate:
+    """From values (R, N) of independent passes; examples of one `group` (N,) are dependent within a pass."""
+    R, N = values.shape
+    sums = torch.zeros(R, int(group.max()) + 1, dtype=values.dtype).index_add(1, group, values)
+    return TermEstimate(float(values.mean()), float(sums.var(0).sum()) / R / N**2, math.nan)

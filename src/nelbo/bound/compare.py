@@ -19,13 +19,13 @@ from torch import Tensor
 
 from nelbo._version import __version__
 from nelbo.bound import designs, pilot
-from nelbo.bound.adaptive import merge_rows
 from nelbo.bound.designs import FALL, Density, Rows, Stage
 from nelbo.bound.estimate import TermEstimate
 from nelbo.bound.pilot import Pilot
 from nelbo.bound.prepare import NelboWarning, overlap, prepare
 from nelbo.bound.problem import Problem
 from nelbo.bound.result import StandardError, without_nan
+from nelbo.bound.stages import merge_rows
 from nelbo.errors import UsageError
 from nelbo.maths.units import bits_per_dim, nats
 from nelbo.model.diffusion import DiffusionModel
@@ -87,13 +87,15 @@ class Comparison:
     def __str__(self) -> str:
         e = self.standard_error
         noise = "common noise" if self.common_noise else "independent noise: the chains have other levels"
-        z = abs(self.difference) / e.total if e.total > 0 else math.inf
+        z = abs(self.difference) / e.total if e.total > 0 else 0.0
+        verdict = f"{'A' if self.difference < 0 else 'B'} is better by {z:.1f} standard errors"
+        if self.difference == 0:
+            verdict = "no difference"
         return "\n".join(
             [
                 f"A − B   {self.difference:+.5f} bits/dim   ± {e.estimator:.5f} estimator   ± {e.data:.5f} data",
                 f"A       {self.a:.5f}        B       {self.b:.5f}",
-                f"{'A' if self.difference < 0 else 'B'} is better by {z:.1f} standard errors "
-                f"({self.examples} examples, {noise}, {self.nfe_total} network evaluations)",
+                f"{verdict} ({self.examples} examples, {noise}, {self.nfe_total} network evaluations)",
             ]
         )
 

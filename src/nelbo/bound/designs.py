@@ -96,20 +96,6 @@ def pooled(problem: Problem, pilot: Pilot, density: Density, strata: int, recons
     offset: number of the first draw, so that stages never share noise.
     """
     N, M = problem.examples, len(problem.cells)
-    n = 2 * strata if M else 0
-    draws = offset + torch.arange(n)
-    stratum = torch.arange(n) // 2
-    inside = random.uniform(problem.seed, 0, 0, draws, stream=random.Stream.TIME)
-    who = anyone(problem.seed, N, 1, draws)
-    cells, inner = density.place((stratum + inside) / max(1, strata))
-    columns = problem.cell_columns(who, cells, inner, cells + 1, draws, pilot.surrogate, partial=True)
-    residual = _residual(pilot.diffusion, pilot.features, who, cells, columns) / density.p[cells]
-    pairs = residual.reshape(-1, 2)
-    done = torch.isfinite(pairs).all(1)
-    value, variance = _of_pairs(pairs[done], strata)
-    fitted = _fitted(pilot.diffusion, pilot.features)
-    bins = _bins(problem, cells.reshape(-1, 2)[done].reshape(-1), pairs[done].reshape(-1), pilot)
-
     draws = offset + torch.arange(reconstructions)
     who = anyone(problem.seed, N, 0, draws)
     columns = problem.reconstruction_columns(who, draws, pilot.surrogate, partial=True)
@@ -117,12 +103,27 @@ def pooled(problem: Problem, pilot: Pilot, density: Density, strata: int, recons
     left = _residual(pilot.reconstruction, pilot.features, who, zero, columns)
     left = left[torch.isfinite(left)]
     r_value, r_variance = _of_draws(left)
+
+    n = 2 * strata if M and not problem.stopped else 0
+    draws = offset + torch.arange(n)
+    # in random order, so that an interrupt leaves a sample of the strata and not the first stretch of the chain
+    stratum = random.permutation(problem.seed, strata, level=2, draw=offset).repeat_interleave(2)[:n]
+    inside = random.uniform(problem.seed, 0, 0, draws, stream=random.Stream.TIME)
+    who = anyone(problem.seed, N, 1, draws)
+    cells, inner = density.place((stratum + inside) / max(1, strata))
+    columns = problem.cell_columns(who, cells, inner, cells + 1, draws, pilot.surrogate, partial=True)
+    residual = _residual(pilot.diffusion, pilot.features, who, cells, columns) / density.p[cells]
+    pairs = residual.reshape(-1, 2)
+    done = torch.isfinite(pairs).all(1)
+    value, variance = _of_pairs(pairs[done], strata if M else 0)
+    fitted = _fitted(pilot.diffusion, pilot.features)
+    bins = _bins(problem, cells.reshape(-1, 2)[done].reshape(-1), pairs[done].reshape(-1), pilot)
     return Stage(
         diffusion=(fitted + value, variance),
         reconstruction=(_fitted(pilot.reconstruction, pilot.features) + r_value, r_variance),
         bins=bins,
         examples=None,
-        weight=float(n + reconstructions),
+        weight=float(2 * int(done.sum()) + len(left)),
     )
 
 
@@ -139,13 +140,12 @@ def per_example(
     errors = torch.zeros(N, strata, dtype=torch.float64)
     r_errors = torch.zeros(N, 2 * reconstructions, dtype=torch.float64)
     order = random.permutation(problem.seed, N, draw=2)
-    bins = torch.zeros(BINS, 3, dtype=torch.float64)
+    bins, spoken_for = torch.zeros(BINS, 3, dtype=torch.float64), 0.0
     both = 2 * reconstructions
     zero = torch.zeros(1, dtype=torch.long)
     for block in order.split(_BLOCK):
         if problem.stopped:
             break
-        block = block.sort().values
         b = len(block)
         who = block.repeat_interleave(both)
         draws = offset + torch.arange(both).repeat(b)
@@ -155,6 +155,8 @@ def per_example(
         y = y.reshape(b, both)
         r_values[block] = y.mean(1)
         r_errors[block] = (y - y.mean(1, keepdim=True)) / math.sqrt(both * (both - 1))
+        if problem.stopped:
+            break
         if not M:
             values[block] = 0.0
             continue
@@ -170,13 +172,16 @@ def per_example(
         errors[block] = (pairs[..., 0] - pairs[..., 1]) / (2 * strata)
         done = torch.isfinite(residual)
         bins += _bins(problem, cells[done], residual[done], pilot, of=b / N)
+        spoken_for += b / N
+    if problem.stopped and spoken_for:
+        bins /= torch.tensor([spoken_for, spoken_for**2, 1.0], dtype=torch.float64)
     done = torch.isfinite(values) & torch.isfinite(r_values)
     return Stage(
         diffusion=_mean(pilot.diffusion, pilot, done, values[done], errors[done].square().sum(1)),
         reconstruction=_mean(pilot.reconstruction, pilot, done, r_values[done], r_errors[done].square().sum(1)),
         bins=bins,
         examples=Rows(values, r_values, errors, r_errors) if bool(done.all()) else None,
-        weight=float(strata) ** FALL,
+        weight=float(strata) ** FALL * float(done.double().mean()),
     )
 
 
@@ -206,11 +211,11 @@ def _fitted(fit: Fit, features: Tensor) -> float:
 def _of_pairs(pairs: Tensor, strata: int) -> tuple[float, float]:
     """Mean and variance from pairs (h, 2), one a stratum; where an interrupt left fewer strata, as a simple sample."""
     h = len(pairs)
-    if h == 0:
-        return 0.0, 0.0 if strata == 0 else math.inf
+    if strata == 0:
+        return 0.0, 0.0
     if h == strata:
         return float(pairs.mean()), float((pairs[:, 0] - pairs[:, 1]).square().sum()) / 4 / h**2
-    return _of_draws(pairs.reshape(-1))
+    return _of_draws(pairs.mean(1))
 
 
 def _of_draws(values: Tensor) -> tuple[float, float]:

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from nelbo._version import __version__
+from nelbo.bound import shift
 from nelbo.bound.adaptive import Adaptive
 from nelbo.bound.baselines import OneTime
 from nelbo.bound.estimators import Estimator, Exhaustive, Stratified
 from nelbo.bound.pilot import EXAMPLES, NODES
-from nelbo.bound.prepare import NelboWarning, overlap, prepare
+from nelbo.bound.prepare import PRECISIONS, NelboWarning, overlap, prepare
 from nelbo.bound.problem import Problem
 from nelbo.bound.result import Bound
 from nelbo.bound.store import Store
@@ -55,7 +56,7 @@ def evaluate(
     estimator: "auto" (plans its budget from a pilot), another name of `ESTIMATORS`, or an `Estimator`.
     per_example: keep the per-example bounds, with their own standard errors, in `Bound.per_example`.
     condition: keyword arguments of the network, one row an example.
-    precision: what the network computes in; everything outside it is float64.
+    precision: what the network computes in; everything outside it is float64. bf16 says how far it shifts the value.
     progress: called with (evaluations done, evaluations planned, 0 where not known); watch: with (bits/dim, standard
     error) as they become known. state: a file from which an evaluation that was killed goes on to the same number.
     workers: the processes that share the work (see `nelbo.runtime`).
@@ -82,21 +83,26 @@ def evaluate(
     chosen = choose(estimator, problem, tolerance, max_nfe, per_example)
     fingerprints = {"data": scored.fingerprint, "model": model.fingerprint()}
     if state is not None and problem.workers.rank == 0:
-        identity = {**fingerprints, "seed": seed, "precision": precision, "estimator": chosen.describe()}
+        rows = {k: Examples(v).fingerprint for k, v in problem.condition.items()}
+        how = {"seed": seed, "precision": precision, "estimator": repr(chosen), "batch_size": problem.batch_size}
+        identity = {**fingerprints, **how, "condition": rows, "version": __version__}
         problem.store = Store(state, identity)
     if progress is not None:
         planned = chosen.cost(problem)
-        problem.advance = lambda _: progress(problem.nfe, planned)
+        problem.advance = lambda _: progress(problem.nfe, problem.planned or planned)
     if watch is not None:
         D = model.domain.dimensions
         problem.watch = lambda nats, error: watch(float(bits_per_dim(nats, D)), float(bits_per_dim(error, D)))
     try:
         with problem.model.denoiser.inference():
             estimate = chosen.estimate(problem)
+            if precision == "bf16" and not problem.stopped:
+                reference = model.in_precision(PRECISIONS["float32"], problem.device)
+                notes.append(shift.note(problem, reference, precision, max_nfe))
     finally:
         if problem.store is not None:
             problem.store.close()
-    if per_example and estimate.per_example is None:
+    if per_example and estimate.per_example is None and not problem.stopped:
         raise UsageError(
             f"the estimator {chosen.describe()['name']!r} does not look at every example",
             "leave estimator='auto', or use 'exhaustive', 'stratified' or 'per_example'",
@@ -118,6 +124,7 @@ def evaluate(
         version=__version__,
         per_example=estimate.per_example if per_example else None,
         warnings=tuple(notes),
+        interrupted=problem.stopped,
         seconds=time.perf_counter() - started,
     )
 

@@ -118,10 +118,11 @@ def _features(problem: Problem, surrogate: GaussianSurrogate) -> Tensor:
     """Logarithms of the surrogate's expected error at FEATURES levels, standardised over all examples, within ±4."""
     levels = problem.levels.logsnr
     logsnr = torch.linspace(float(levels[0]), float(levels[-1]), FEATURES, dtype=torch.float64, device=problem.device)
-    rows = torch.arange(problem.examples).split(2048)
-    log = torch.cat([surrogate.expected(problem.values(r), logsnr).log().cpu() for r in rows])
+    log = torch.empty(problem.examples, FEATURES, dtype=torch.float64)
+    for rows in torch.arange(problem.examples).split(1024):
+        log[rows] = surrogate.expected(problem.values(rows), logsnr).log().cpu()
     spread = log.std(0, unbiased=False)
-    return ((log - log.mean(0)) / spread.clamp_min(1e-9)).clamp(-4, 4)
+    return log.sub_(log.mean(0)).div_(spread.clamp_min(1e-9)).clamp_(-4, 4)
 
 
 def _nodes(problem: Problem) -> Tensor:

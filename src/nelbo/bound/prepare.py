@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
 import torch
@@ -36,7 +37,7 @@ def prepare(
 
     Errors: ShapeError, DomainError, UsageError, UnknownNameError.
     """
-    checked = model.domain.checked(examples.data)
+    checked = model.domain.checked(examples.data, release=examples.release)
     if precision not in PRECISIONS:
         raise UnknownNameError.of("precision", precision, PRECISIONS)
     place = torch.device(device or "cpu")
@@ -57,8 +58,9 @@ def prepare(
         device=place,
         workers=workers or Alone(),
         resumable=resumable,
+        release=examples.release,
     )
-    return problem, Examples(checked, examples.name, examples.labels)
+    return problem, dataclasses.replace(examples, data=checked)
 
 
 def overlap(model: DiffusionModel, examples: Examples) -> list[str]:

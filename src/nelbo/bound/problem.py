@@ -45,16 +45,22 @@ class Problem:
     watch: Callable[[float, float], None] = lambda nats, standard_error: None
     workers: Workers = field(default_factory=Alone)
     resumable: bool = False
+    release: Callable[[], None] = lambda: None
+    """Gives back the memory of examples that were read from a mapped file."""
     store: Store | None = None
     """Of the worker of rank 0, where the evaluation is resumable."""
     nfe: int = 0
     calls: int = 0
+    planned: int = 0
+    """Network evaluations that the whole estimate will take, as far as is known; 0 where it is not."""
     stopped: bool = False
 
     def __post_init__(self):
         self.levels: Levels = self.model.levels().to(device=self.device)
         self.continuous: bool = self.model.grid.continuous
         self.cells: Cells = Cells.of(self.model)
+        self._fits: int = self.batch_size
+        """Examples that fit into this worker's memory at once; the batches that all workers plan stay as they are."""
 
     @property
     def examples(self) -> int:
@@ -77,8 +83,10 @@ class Problem:
 
     def prior(self) -> Tensor:
         """KL(q(z_L | x) ‖ p(z_L)) of every example, (N,) float64 on the CPU; exact, no evaluation."""
-        rows = torch.arange(self.examples).split(4096)
-        return torch.cat([terms.prior(self.model, self.values(r), self.levels[-1:]) for r in rows]).cpu()
+        nats = torch.empty(self.examples, dtype=torch.float64)
+        for rows in torch.arange(self.examples).split(1024):
+            nats[rows] = terms.prior(self.model, self.values(rows), self.levels[-1:]).cpu()
+        return nats
 
     def reconstruction(self, examples: Tensor, draws: Tensor) -> Tensor:
         """−log p(x | z_1) of `examples` (n,) at the noise of `draws` (n,); (n,) nats. Level key 0."""
@@ -157,6 +165,7 @@ class Problem:
 
     def _batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         target = self.data[rows].to(self.device)
+        self.release()
         if not self.model.domain.discrete:
             x = target.double()
             return x, x
@@ -186,13 +195,15 @@ class Problem:
         chunks = [r for r in torch.arange(n).split(B) if not bool(known[r].all())]
 
         def compute(rows: Tensor) -> Tensor:
+            if len(rows) > self._fits:
+                return torch.cat([compute(part) for part in rows.split(self._fits)])
             try:
                 return self._compute(term, rows, examples[rows], keys[rows], draws[rows], what)
             except (MemoryError, RuntimeError) as error:
                 if len(rows) == 1 or not (isinstance(error, MemoryError) or "memory" in str(error)):
                     raise
-                self.batch_size = max(1, min(self.batch_size, len(rows)) // 2)
-                return torch.cat([compute(half) for half in rows.chunk(2)])
+                self._fits = len(rows) // 2
+            return compute(rows)  # not inside `except`, where the error still holds what did not fit
 
         try:
             for start in range(0, len(chunks), ROUND * W):
@@ -213,6 +224,8 @@ class Problem:
                 if self.store is not None and self.workers.rank == 0:
                     first, last = int(shared[0][0]), int(shared[-1][-1]) + 1
                     self.store.keep(call, first, out[first:last])
+                if self.workers.stopping:
+                    raise KeyboardInterrupt
         except KeyboardInterrupt:
             if not partial:
                 raise

@@ -79,6 +79,8 @@ class Bound:
     per_example: PerExample | None = None
     warnings: tuple[str, ...] = ()
     quantity: str = "vlb"
+    interrupted: bool = False
+    """Whether the user stopped it before it was done; the numbers are of the draws made until then."""
     seconds: float = field(default=math.nan)
 
     @classmethod
@@ -136,6 +138,7 @@ class Bound:
             "data": self.data,
             "model": self.model,
             "warnings": list(self.warnings),
+            "interrupted": self.interrupted,
             "seconds": self.seconds,
             "version": self.version,
         }

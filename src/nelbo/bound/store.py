@@ -44,6 +44,8 @@ class Store:
 
     def _read(self, head: bytes) -> int:
         content = self.path.read_bytes()
+        if head.startswith(content):  # killed before the first record was begun, or in the middle of the head
+            return len(head) if content == head else 0
         if not content.startswith(_MAGIC):
             raise UsageError(f"{self.path} is not the state of an evaluation", "give another --state file")
         if not content.startswith(head):

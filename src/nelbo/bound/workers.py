@@ -17,6 +17,8 @@ class Workers(Protocol):
 
     rank: int
     size: int
+    stopping: bool
+    """Whether the user asked to stop, and every worker knows: the same on all of them after a gather."""
 
     def gather(self, values: Tensor) -> list[Tensor]:
         """Every rank's rows (n_r, columns), in the order of ranks, on every rank."""
@@ -28,6 +30,7 @@ class Alone:
 
     rank = 0
     size = 1
+    stopping = False
 
     def gather(self, values: Tensor) -> list[Tensor]:
         """The rows themselves."""

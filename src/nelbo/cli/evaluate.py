@@ -14,6 +14,7 @@ import typer
 from nelbo.cli import options
 from nelbo.cli.output import Output, check_target, session
 from nelbo.cli.progress import shown
+from nelbo.errors import Interrupted
 
 if TYPE_CHECKING:
     from nelbo.bound.result import Bound
@@ -50,6 +51,14 @@ def evaluate(
         typer.Option("--per-example", metavar="FILE.npz", help="Write index, nats, standard_error and terms here."),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE.json", help="Write the JSON result here.")] = None,
+    estimator: Annotated[
+        str | None,
+        typer.Option("--estimator", metavar="NAME", help="auto, exhaustive, stratified, pooled, per_example, …"),
+    ] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option("--state", metavar="FILE", help="Keep what is computed here; the same command goes on from it."),
+    ] = None,
     as_json: options.Json = False,
     device: options.Device = None,
     precision: Annotated[
@@ -60,19 +69,21 @@ def evaluate(
 
     The result is the variational bound of DATA under MODEL in bits/dim: a code length where the data are codes.
     """
-    with session(as_json) as output:
-        for path, name in ((out, "--out"), (per_example, "--per-example")):
+    from nelbo import runtime
+
+    with session(as_json, silent=not runtime.leads()) as output:
+        for path, name in ((out, "--out"), (per_example, "--per-example"), (state, "--state")):
             if path is not None:
                 check_target(path, name)
-        options.distinct(out=out, per_example=per_example)
-        wanted: dict[str, Any] = {"tolerance": options.check_tolerance(tolerance), "max_nfe": max_nfe}
-        wanted = {name: value for name, value in wanted.items() if value is not None}
+        options.distinct(out=out, per_example=per_example, state=state)
+        given = {"tolerance": options.check_tolerance(tolerance), "max_nfe": max_nfe, "estimator": estimator}
+        wanted: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         grid = options.chosen_grid(steps, continuous)
-        device = options.check_device(device)
+        device = runtime.device(options.check_device(device))
         from nelbo import api
-        from nelbo.files import write_atomic
 
-        with shown("evaluating") as progress:
+        workers = runtime.workers()
+        with shown("evaluating", silent=output.silent) as progress:
             bound = api.evaluate(
                 model,
                 data,
@@ -85,15 +96,33 @@ def evaluate(
                 precision=precision.value,
                 progress=progress,
                 watch=progress.estimate,
+                state=state,
+                workers=workers,
                 **wanted,
             )
-        if per_example is not None:
-            write_atomic(per_example, per_example_file(bound))
-        document = bound.to_dict()
-        if out is not None:
-            write_atomic(out, json.dumps(document, indent=2, allow_nan=False) + "\n")
-        output.document(document)
-        output.text(shown_table(bound, output))
+        if not output.silent:
+            _deliver(bound, output, out, per_example)
+        runtime.finish()
+        if bound.interrupted:
+            raise Interrupted(
+                f"interrupted after {bound.nfe_total} network evaluations; the result is of the draws made until then",
+                f"run the same command again to go on from {state}" if state else "with --state FILE it can be resumed",
+            )
+
+
+def _deliver(bound: Bound, output: Output, out: Path | None, per_example: Path | None) -> None:
+    """Files first, then the screen."""
+    from nelbo.files import write_atomic
+
+    if per_example is not None and bound.per_example is not None:
+        write_atomic(per_example, per_example_file(bound))
+    elif per_example is not None:
+        output.message(f"warning: {per_example} was not written: not every example was finished")
+    document = bound.to_dict()
+    if out is not None:
+        write_atomic(out, json.dumps(document, indent=2, allow_nan=False) + "\n")
+    output.document(document)
+    output.text(shown_table(bound, output))
 
 
 def shown_table(bound: Bound, output: Output) -> str:

@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+from nelbo import runtime
 from nelbo.errors import Interrupted, NelboError
 
 TRACEBACK = "NELBO_TRACEBACK"
@@ -27,8 +28,10 @@ class Failure(NamedTuple):
 
 
 def report(error: BaseException, arguments: Sequence[str] = ()) -> int:
-    """Print the failure of `nelbo ARGUMENTS` on stderr and give the exit status."""
+    """Print the failure of `nelbo ARGUMENTS` on stderr and give the exit status. Of several processes one prints."""
     failure = describe(error, arguments)
+    if not runtime.tells():
+        return failure.status
     if os.environ.get(TRACEBACK, "0") not in ("", "0"):
         traceback.print_exception(error)
     for name, text in (("error", failure.message), ("hint", failure.hint)):

@@ -10,8 +10,9 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from nelbo import runtime
 from nelbo._version import __version__
-from nelbo.cli import demo, evaluate, failures, info, report, sample, train
+from nelbo.cli import compare, demo, evaluate, failures, info, report, sample, train
 
 app = typer.Typer(
     name="nelbo",
@@ -42,7 +43,7 @@ def nelbo(
         print(ctx.get_help())
 
 
-for command in (demo.demo, train.train, evaluate.evaluate, sample.sample, report.report, info.info):
+for command in (demo.demo, train.train, evaluate.evaluate, compare.compare, sample.sample, report.report, info.info):
     app.command()(command)
 
 
@@ -73,7 +74,7 @@ def run() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError):
             stream.reconfigure(errors="backslashreplace" if stream.encoding.lower() == "utf-8" else "replace")  # type: ignore
-    sys.exit(execute(sys.argv[1:]))
+    runtime.leave(execute(sys.argv[1:]))
 
 
 def _silence_stdout() -> None:

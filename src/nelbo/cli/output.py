@@ -18,25 +18,27 @@ if TYPE_CHECKING:
 
 
 class Output:
-    """The two streams of one command: results and the JSON document to stdout, messages to stderr."""
+    """The two streams of one command: results and the JSON document to stdout, messages to stderr; or silent."""
 
-    def __init__(self, as_json: bool):
+    def __init__(self, as_json: bool, silent: bool = False):
         self.as_json = as_json
+        self.silent = silent
         self._stdout = sys.stdout
 
     def text(self, text: str) -> None:
         """A result for a person, to stdout; nothing where a JSON document is asked for."""
-        if not self.as_json:
+        if not self.as_json and not self.silent:
             print(text, file=self._stdout)
 
     def document(self, document: Json) -> None:
         """The result for a program, to stdout; nothing where it was not asked for."""
-        if self.as_json:
+        if self.as_json and not self.silent:
             print(json.dumps(document, indent=2, allow_nan=False), file=self._stdout)
 
     def message(self, text: str) -> None:
         """A line about the work, to stderr, as it is: no markup, no wrapping."""
-        print(text, file=sys.stderr, flush=True)
+        if not self.silent:
+            print(text, file=sys.stderr, flush=True)
 
     @property
     def on_one_screen(self) -> bool:
@@ -45,12 +47,13 @@ class Output:
 
 
 @contextlib.contextmanager
-def session(as_json: bool = False) -> Iterator[Output]:
+def session(as_json: bool = False, silent: bool = False) -> Iterator[Output]:
     """The output of one command. Warnings become lines `warning: …` on stderr.
 
-    Under --json whatever else prints meanwhile (a plugged-in network, say) goes to stderr.
+    Under --json whatever else prints meanwhile (a plugged-in network, say) goes to stderr. silent: of several
+    processes that share the work this is one that leaves the talking to another.
     """
-    output = Output(as_json)
+    output = Output(as_json, silent)
 
     def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
         from nelbo.bound.evaluate import NelboWarning

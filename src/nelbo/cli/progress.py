@@ -54,7 +54,8 @@ class _Lines(Progress):
         elapsed = now - self.started
         share = f" of {planned} ({100 * done / planned:.0f} %)" if planned else ""
         beside = f", {self.note}" if self.note else ""
-        print(f"{self.title}: {done}{share}{beside}, {elapsed:.0f} s", file=sys.stderr, flush=True)
+        left = f", {_duration(elapsed * (planned - done) / done)} left" if planned > done > 0 else ""
+        print(f"{self.title}: {done}{share}{beside}, {elapsed:.0f} s{left}", file=sys.stderr, flush=True)
 
 
 class _Bar(Progress):
@@ -69,9 +70,20 @@ class _Bar(Progress):
         self.bars.update(self.task, completed=done, total=planned or None, note=self.note)
 
 
+def _duration(seconds: float) -> str:
+    """In words of one unit or two: 40 s, 12 min, 3 h 5 min."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
 @contextmanager
-def shown(title: str) -> Iterator[Progress]:
-    """The progress of one piece of work on stderr."""
+def shown(title: str, silent: bool = False) -> Iterator[Progress]:
+    """The progress of one piece of work on stderr; of a silent process nothing."""
+    if silent:
+        yield Progress(title)
+        return
     if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         yield _Lines(title)
         return

@@ -5,7 +5,8 @@ Files are read with `allow_pickle=False`, so that reading data never runs code.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import mmap
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,9 @@ from nelbo.model.examples import Examples
 
 LABEL_KEYS = ("labels", "labels_inferred", "y", "label")
 """npz keys that hold labels, where their length is that of the data."""
+
+MAPPED = 16 << 20
+"""Bytes from which on an npy file is mapped and not read."""
 
 # Unsigned types that torch can store but hardly compute with, and the signed ones that hold the same numbers.
 _WIDER = {"uint16": np.int32, "uint32": np.int64}
@@ -48,11 +52,28 @@ def read_npz(path: Path, key: str | None = None) -> Examples:
 
 
 def read_npy(path: Path) -> Examples:
-    """The array of an npy file as examples (N, …). Errors: DataError as for `read_npz`."""
+    """The array of an npy file as examples (N, …); a large file is mapped, so that its size costs no memory.
+
+    Errors: DataError as for `read_npz`.
+    """
     array = load(path)
     if isinstance(array, dict):
         raise DataError(f"{path} is named .npy but holds several arrays: {_listed(array)}", "name it .npz")
-    return Examples(tensor(array, str(path)), str(path))
+    data = tensor(array, str(path))
+    if isinstance(array, np.memmap) and data.data_ptr() == array.ctypes.data:
+        return Examples(data, str(path), release=_releasing(array, data))
+    return Examples(data, str(path))
+
+
+def _releasing(array: np.memmap, data: Tensor) -> Callable[[], None]:
+    """What gives the pages of a mapped file back to the system, unless somebody has written to the tensor."""
+    mapped, advice = getattr(array, "_mmap", None), getattr(mmap, "MADV_DONTNEED", None)
+
+    def release() -> None:
+        if mapped is not None and advice is not None and data._version == 0:
+            mapped.madvise(advice)
+
+    return release
 
 
 def load(path: Path) -> dict[str, np.ndarray] | np.ndarray:
@@ -61,7 +82,9 @@ def load(path: Path) -> dict[str, np.ndarray] | np.ndarray:
     Errors: DataError for a missing, truncated or altered file and for object arrays.
     """
     try:
-        loaded = np.load(path, allow_pickle=False)
+        loaded = _mapped(path)
+        if loaded is None:
+            loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             return loaded
         with loaded as archive:
@@ -78,6 +101,17 @@ def load(path: Path) -> dict[str, np.ndarray] | np.ndarray:
             f"{path} is not a readable numpy file: {_reason(error)}",
             "it is truncated, altered or of another format; write it again with numpy.savez or numpy.save",
         ) from None
+
+
+def _mapped(path: Path) -> np.ndarray | None:
+    """The array of a large npy file, mapped (written to, it is the copy that changes); None where it is to be read."""
+    if path.suffix.lower() != ".npy" or path.stat().st_size < MAPPED:
+        return None
+    try:
+        array = np.load(path, mmap_mode="c", allow_pickle=False)
+    except Exception:
+        return None  # reading it says what is wrong
+    return array if isinstance(array, np.memmap) else None
 
 
 def tensor(array: np.ndarray, what: str) -> Tensor:

@@ -55,25 +55,52 @@ def _log_mass(m: Tensor, h: Tensor, is_open: Tensor, end: Tensor) -> Tensor:
     narrow = ~is_open & ~((h > 0.5) | (m * h < -1.0))
     central = ~is_open & ~narrow & (b > 0.0)
     tail = ~is_open & ~narrow & ~central
+    cases = ((narrow, _narrow, (m, h)), (central, _central, (m, h)), (tail, _tail, (m, h)), (is_open, _open, (end,)))
+    if torch.is_grad_enabled() and any(v.requires_grad for v in (m, h, end)):
+        # every form for every element, at a harmless argument where it does not apply: a gradient of zero, not NaN
+        out = torch.zeros_like(b)
+        for where, form, arguments in cases:
+            safe = (torch.where(where, v, s) for v, s in zip(arguments, _SAFE[form], strict=True))
+            out = torch.where(where, form(*safe), out)
+        return out
+    out = torch.empty_like(b)
+    for where, form, arguments in cases:
+        rows = where.expand(out.shape).reshape(-1).nonzero()[:, 0]
+        if len(rows):
+            out.view(-1)[rows] = form(*(v.expand(out.shape).reshape(-1)[rows] for v in arguments))
+    return out
 
-    m_n, h_n = torch.where(narrow, m, 0.0), torch.where(narrow, h, 0.5)
-    mean = torch.zeros_like(h_n)
+
+def _narrow(m: Tensor, h: Tensor) -> Tensor:
+    """h <= 1/2 and |m| h <= 1."""
+    mean = torch.zeros_like(h)
     for t, w in zip(_NODES, _WEIGHTS, strict=True):
-        u = h_n * t
-        mean = mean + w * torch.exp(-0.5 * u * u) * torch.cosh(m_n * u)
-    in_narrow = -0.5 * m_n**2 + torch.log(h_n * mean) + 0.5 * math.log(2.0 / math.pi)
+        u = h * t
+        mean = mean + w * torch.exp(-0.5 * u * u) * torch.cosh(m * u)
+    return -0.5 * m**2 + torch.log(h * mean) + 0.5 * math.log(2.0 / math.pi)
 
-    m_c, h_c = torch.where(central, m, 0.0), torch.where(central, h, 1.0)
+
+def _central(m: Tensor, h: Tensor) -> Tensor:
+    """The middle of the distribution is inside."""
     root = math.sqrt(0.5)
-    in_central = torch.log1p(-0.5 * (torch.erfc((h_c - m_c) * root) + torch.erfc((h_c + m_c) * root)))
+    return torch.log1p(-0.5 * (torch.erfc((h - m) * root) + torch.erfc((h + m) * root)))
 
-    b = torch.where(is_open, end, torch.where(tail, b, 0.0))
-    # What lies 40 sigma beyond b <= 0 is exp(-800) of the mass or less; the cut keeps squares from overflowing.
-    a = torch.where(tail, torch.maximum(m - h, b - 40.0), -2.0)
+
+def _tail(m: Tensor, h: Tensor) -> Tensor:
+    """All of it below the middle. What lies 40 sigma beyond b <= 0 is exp(-800) of the mass or less; the cut keeps
+    squares from overflowing."""
+    b = m + h
     log_b = torch.special.log_ndtr(b)
-    drop = torch.where(tail, log_b - torch.special.log_ndtr(a), 1.0)
-    in_tail = torch.where(is_open, log_b, log_b + log1mexp(drop))
-    return torch.where(narrow, in_narrow, torch.where(central, in_central, in_tail))
+    return log_b + log1mexp(log_b - torch.special.log_ndtr(torch.maximum(m - h, b - 40.0)))
+
+
+def _open(end: Tensor) -> Tensor:
+    """All that lies below `end`."""
+    return torch.special.log_ndtr(end)
+
+
+_SAFE = {_narrow: (0.0, 0.5), _central: (0.0, 1.0), _tail: (-1.5, 0.5), _open: (0.0,)}
+"""Arguments at which each form and its derivatives are finite."""
 
 
 def _check(bins: int, low: float, high: float) -> None:

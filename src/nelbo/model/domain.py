@@ -7,6 +7,7 @@ Code k of K bins stands for x_k = low + (high − low) k/(K − 1), so that the 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -60,11 +61,11 @@ class DataDomain(Part, family="domain", kind="domain"):
         unit = (values - self.low) / (self.high - self.low)
         return (unit * (self._bins() - 1)).round().clamp(0, self._bins() - 1).long()
 
-    def checked(self, data: Tensor, what: str = "data") -> Tensor:
+    def checked(self, data: Tensor, what: str = "data", release: Callable[[], None] | None = None) -> Tensor:
         """`data` (N, *shape) after every check: codes in the integer type they came in, or float64 values.
 
-        (N, H, W) stands for one channel. Errors: ShapeError; DomainError for NaN or infinity, for floats where codes
-        are expected and for codes outside 0..K−1.
+        (N, H, W) stands for one channel. release: called after each piece that was looked at. Errors: ShapeError;
+        DomainError for NaN or infinity, for floats where codes are expected and for codes outside 0..K−1.
         """
         data = self._shaped(torch.as_tensor(data), what)
         if not self.discrete:
@@ -76,7 +77,12 @@ class DataDomain(Part, family="domain", kind="domain"):
                 "are expected",
                 f"give the codes themselves; code k stands for {self.low} + {self.high - self.low}·k/{K - 1}",
             )
-        smallest, largest = int(data.min()), int(data.max())
+        smallest = largest = int(data[0].flatten()[0])
+        for piece in data.split(1024):
+            low, high = piece.aminmax()
+            smallest, largest = min(smallest, int(low)), max(largest, int(high))
+            if release is not None:
+                release()
         if smallest < 0 or largest >= K:
             raise DomainError(
                 f"{what} holds codes from {smallest} to {largest}, but the model has {K} bins (codes 0..{K - 1})",

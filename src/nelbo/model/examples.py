@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
+
+_CHUNK = 1024
+"""Examples looked at at once, wherever all of them are."""
+
+
+def _nothing() -> None:
+    """Data in memory stay there."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +31,8 @@ class Examples:
     labels: Tensor | None = None
     bins: int | None = None
     """Number of codes a pixel may have, where the form of the data says so (17 for digits, 256 for bytes)."""
+    release: Callable[[], None] = _nothing
+    """Gives back the memory of what was read from a file that is mapped and not loaded; it is read again on demand."""
 
     def __post_init__(self):
         if self.bins is None and self.data.dtype == torch.uint8:
@@ -35,15 +46,26 @@ class Examples:
         if n is None or n >= len(self):
             return self
         labels = None if self.labels is None else self.labels[:n]
-        return Examples(self.data[:n], f"{self.name}[:{n}]", labels, self.bins)
+        return Examples(self.data[:n], f"{self.name}[:{n}]", labels, self.bins, self.release)
+
+    def chunks(self) -> Iterator[Tensor]:
+        """The data piece by piece; memory for one piece at a time."""
+        for chunk in self.data.split(_CHUNK):
+            yield chunk
+            self.release()
 
     @cached_property
     def hashes(self) -> Tensor:
         """(N,) int64: 64 bits of BLAKE2b over each example's values in canonical form (int64 codes or float64)."""
-        canonical = self.data.double() if self.data.is_floating_point() else self.data.long()
-        rows = canonical.contiguous().flatten(1).cpu().numpy().astype("<f8" if canonical.is_floating_point() else "<i8")
-        digests = (hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in rows)
-        return torch.tensor([int.from_bytes(d, "little", signed=True) for d in digests], dtype=torch.int64)
+        real = self.data.is_floating_point()
+        found = torch.empty(len(self), dtype=torch.int64)  # not a list: many small pieces keep freed memory apart
+        for start, chunk in enumerate(self.chunks()):
+            canonical = chunk.double() if real else chunk.long()
+            rows = canonical.flatten(1).cpu().contiguous().numpy().astype("<f8" if real else "<i8", copy=False)
+            digests = b"".join(hashlib.blake2b(row, digest_size=8).digest() for row in rows)
+            into = found[start * _CHUNK : start * _CHUNK + len(rows)]
+            into.copy_(torch.from_numpy(np.frombuffer(digests, "<i8").astype(np.int64)))
+        return found
 
     @property
     def fingerprint(self) -> str:
