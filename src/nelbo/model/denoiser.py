@@ -15,11 +15,11 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from nelbo.errors import ShapeError, UnknownNameError, UsageError
+from nelbo.errors import ShapeError, UsageError
 from nelbo.model.domain import DataDomain
 from nelbo.process.levels import Levels, column
 from nelbo.process.prediction import Output, Prediction, x0_from
-from nelbo.typing import Condition, Json
+from nelbo.typing import Condition, Json, member
 
 
 class TimeInput(enum.Enum):
@@ -32,11 +32,7 @@ class TimeInput(enum.Enum):
     @classmethod
     def parse(cls, name: str | TimeInput) -> TimeInput:
         """The member called `name`. Errors: UnknownNameError listing the members."""
-        if isinstance(name, TimeInput):
-            return name
-        if name not in [m.value for m in cls]:
-            raise UnknownNameError.of("time input", name, [m.value for m in cls])
-        return cls(name)
+        return member(cls, name, "time input")
 
     def of(self, t: Levels, dtype: torch.dtype) -> Tensor:
         """The network's time argument (B,) at levels t. Errors: UsageError where the schedule has no table."""

@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from nelbo.equation import equation
-from nelbo.errors import UnknownNameError
 from nelbo.process.levels import Levels, column
+from nelbo.typing import member
 
 
 class Output(enum.Enum):
@@ -31,11 +31,7 @@ class Output(enum.Enum):
     @classmethod
     def parse(cls, name: str | Output) -> Output:
         """The member called `name`. Errors: UnknownNameError listing the members."""
-        if isinstance(name, Output):
-            return name
-        if name not in [m.value for m in cls]:
-            raise UnknownNameError.of("network output", name, [m.value for m in cls])
-        return cls(name)
+        return member(cls, name, "network output")
 
 
 @dataclass(frozen=True, eq=False)

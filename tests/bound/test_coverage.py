@@ -1,0 +1,89 @@
+"""The tolerance mode: its error bars cover the exact value, whatever the design, the number of examples and the pilot.
+
+The models and their exact values are those of `benchmarks/coverage.py`. Every repetition is a whole evaluation, so the
+stopping rule, the pilot and the credit for drawing without replacement are all inside. Fixed seeds; coverage must lie
+within three binomial standard errors of 95 %, and the bias within four standard errors of zero. Power: an error bar
+12 % too short covers 91.5 %, which 2000 repetitions refuse with probability above 0.999 (and 150 do not: the quick
+ones are there for breakage).
+"""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from benchmarks import coverage
+from scipy import stats
+
+from nelbo.bound.adaptive import Adaptive
+from nelbo.bound.estimators import Exhaustive
+from nelbo.bound.pilot import EXAMPLES
+from nelbo.bound.problem import Problem
+
+
+def problem(case: str, N: int, seed: int = 0) -> tuple[Problem, float]:
+    model, data, exact = coverage.CASES[case](N)
+    return Problem(model, data, {}, seed, 8192, torch.device("cpu")), exact
+
+
+def check_covers(case: str, N: int, tolerance: float, reps: int, designs: set[str], **settings) -> None:
+    rows = coverage.repeat(case, N, tolerance, range(reps), settings)
+    found = coverage.summary(rows)
+    assert abs(found["z"]) <= 3, found
+    assert abs(found["bias_z"]) <= 4, found
+    assert abs(found["rms_sd"] - 1) <= 0.05 + 4 / math.sqrt(2 * reps), found
+    assert all(row["se"] <= tolerance or row["noted"] for row in rows)
+    assert set(found["designs"]) <= designs, found
+
+
+@pytest.mark.parametrize("case", list(coverage.CASES))
+def test_the_exact_value_of_a_case(case):
+    """Sigma points and quadrature against every level many times over: within 4 standard errors, which are small."""
+    one, exact = problem(case, 30)
+    total = Exhaustive(64).estimate(one).total
+    error = math.sqrt(total.variance)
+    assert abs(total.mean - exact) <= 4 * error
+    assert error < 0.02 * abs(exact)
+
+
+QUICK = [("gaussian", 30, 0.4, "per_example"), ("gaussian", 300, 0.1, "pooled")]
+
+
+@pytest.mark.parametrize(("case", "N", "tolerance", "design"), QUICK)
+def test_error_bars_cover_quick(case, N, tolerance, design):
+    check_covers(case, N, tolerance, 150, {design})
+
+
+SLOW = [
+    *((case, N, tolerance, EXAMPLES) for case in ("gaussian", "codes") for N in (30, 300) for tolerance in (0.4, 0.1)),
+    ("outliers", 300, 0.4, EXAMPLES),
+    ("walls", 3000, 0.4, EXAMPLES),
+    ("rare", 3000, 0.3, EXAMPLES),
+    ("rare", 3000, 1.0, 8),
+    ("rare", 30, 0.4, 8),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("case", "N", "tolerance", "pilot"), SLOW)
+def test_error_bars_cover(case, N, tolerance, pilot):
+    check_covers(case, N, tolerance, 2000, {"pooled", "per_example"}, pilot=pilot)
+
+
+def test_an_error_bar_that_is_too_short_is_seen():
+    """Three binomial standard errors at 2000 repetitions refuse bars that are 12 % short."""
+    covered = 1 - 2 * stats.norm.sf(1.96 * 0.88)
+    limit = 0.95 - 3 * math.sqrt(0.95 * 0.05 / 2000)
+    assert stats.binom.cdf(limit * 2000, 2000, covered) > 0.999
+
+
+def test_a_larger_pilot_changes_no_expectation():
+    """The pilot is never averaged in: pilots of 8 and of 24 agree within their error bars, at different costs."""
+    found = []
+    for pilot in (8, 24):
+        one, exact = problem("gaussian", 300)
+        total = Adaptive(tolerance=0.05, pilot=pilot).estimate(one).total
+        assert abs(total.mean - exact) <= 4 * math.sqrt(total.variance)
+        found.append(one.nfe)
+    assert found[0] != found[1]
