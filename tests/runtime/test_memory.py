@@ -18,23 +18,25 @@ def make():
     return nelbo.from_callable(lambda z, t: 0.5 * z, schedule=nelbo.schedules.linear(T=100),
                                domain=nelbo.DataDomain((1, 28, 28), bins=256))
 """
+# VmHWM and not ru_maxrss, which a program inherits from the process that started it
 MEASURED = """
-import resource, sys
+import re, sys
 from nelbo.cli.main import execute
 status = execute(sys.argv[1:])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
+print(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1], file=sys.stderr)
 sys.exit(status)
 """
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
 def test_ten_times_the_examples_in_the_same_memory(tmp_path):
     (tmp_path / "cheap.py").write_text(CHEAP)
     codes = np.random.default_rng(0).integers(0, 256, (60000, 28, 28), dtype=np.uint8)
-    peak = {}
     for n in (6000, 60000):
         np.save(tmp_path / f"{n}.npy", codes[:n])
+
+    def peak(n: int) -> int:
         command = ["evaluate", "cheap:make", "--data", f"{n}.npy", "--max-nfe", "2000", "--json"]
         told = subprocess.run(
             [sys.executable, "-c", MEASURED, *command],
@@ -42,11 +44,14 @@ def test_ten_times_the_examples_in_the_same_memory(tmp_path):
             env=environment(),
             capture_output=True,
             text=True,
-            check=True,
         )
-        peak[n] = int(told.stderr.splitlines()[-1])
-    print({n: f"{kib / 1024:.0f} MiB" for n, kib in peak.items()})
-    assert peak[60000] <= 1.1 * peak[6000], peak
+        assert told.returncode == 0, told.stderr
+        return int(told.stderr.splitlines()[-1])
+
+    few, many = peak(6000), peak(60000)
+    print(f"{few / 1024:.0f} MiB, {many / 1024:.0f} MiB")
+    # 1.09 to 1.12 is what is seen; a copy of the data as floats or int64 codes would be above 2
+    assert many <= 1.2 * few
 
 
 def test_a_mapped_file_is_as_one_that_was_read(tmp_path, monkeypatch):
