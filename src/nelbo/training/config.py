@@ -115,7 +115,8 @@ def check_config(settings: Json | TrainConfig | None) -> TrainConfig:
                 owner = {"net": NetConfig, "schedule": ScheduleConfig}.get(str(part), owner)
             known = ", ".join(owner.model_fields)
             raise UsageError(f"unknown configuration key {key!r}", f"choose one of: {known}") from None
-        raise UsageError(f"configuration key {key} = {first['input']!r}: {first['msg'].lower()}", "change it") from None
+        problem = f"configuration key {key} = {first['input']!r}: {first['msg'].lower()}"
+        raise UsageError(problem, f"change it in the config file, or by --set {key}=…") from None
 
 
 def _put(settings: Json, path: list[str], value: Any) -> None:
