@@ -222,3 +222,15 @@ def test_bad_settings_are_refused():
         evaluate(model(False), X, estimator=Adaptive(0.1, design="polled"))
     with pytest.raises(UsageError, match="does not look at every example"):
         evaluate(model(False), X, estimator=OneTime(), per_example=True)
+
+
+def test_reconstruction_errors_of_an_example_are_those_of_its_draws():
+    """−log N(x; z/α, σ²/α²) is ½‖ε‖² and a constant: variance D/2 a draw, hence D/2/(2m) for the mean of 2m."""
+    problem, _ = prepare(model(False), nelbo.Examples(X), seed=4)
+    found = pilot.run(problem, 24, regression=False, controls=False)
+    density = designs.neyman(found.diffusion, found.diffusion.residual)
+    rows = designs.per_example(problem, found, density, strata=1, reconstructions=3, offset=0).examples
+    assert rows is not None
+    variance = float(rows.reconstruction_errors.square().sum(1).mean())
+    # 120 examples with 5 degrees of freedom each: the mean of their variances is within 4 × 6 % of the truth
+    assert variance == pytest.approx(D / 2 / 6, rel=0.25)
