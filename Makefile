@@ -14,12 +14,16 @@ VENV  := .venv
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+# Other people's packages that parity tests run beside ours. They ask for torchvision, which has no CPU build here and
+# which the parts under test do not need, so that they come without what they ask for.
+PEERS := denoising-diffusion-pytorch k-diffusion
+
 # One BLAS thread in each test process: with more, WORKERS processes fight for the same cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test test-slow lint format bench clean
+.PHONY: help venv demo test test-slow lint format docs bench katex clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -46,6 +50,7 @@ $(STAMP): pyproject.toml constraints.txt
 	fi; \
 	echo "installing nelbo and what it needs into $(VENV) ($$($(BIN)/python -V)): some minutes the first time"; \
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'; \
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-deps $(PEERS); \
 	touch $(STAMP)
 
 demo: $(STAMP) ## train, bound, sample and report on real digits; the last line is the folder with the result
@@ -67,10 +72,19 @@ format: $(STAMP) ## rewrite the code in the house style
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
 
+docs: $(STAMP) ## build the documentation, with the catalogue of equations, into docs/_build/html
+	$(BIN)/python -m sphinx -W --keep-going -q -b html -d docs/_build/doctrees docs docs/_build/html
+	$(BIN)/python -m nelbo equations build --out docs/_build/html/equations
+	@echo "docs/_build/html/index.html"
+
 bench: ## list the benchmarks
 	@set -- benchmarks/*.py; [ -e "$$1" ] || { echo "no benchmarks yet: they live in benchmarks/, one script each"; exit 0; }; \
 	for script; do printf '  $(BIN)/python %-32s %s\n' "$$script" "$$(sed -n '1s/^"""\(.*[^"]\)"*$$/\1/p' "$$script")"; done
 
+katex: $(STAMP) ## set the formulas of the equation catalogue again, after a change of its LaTeX (maintainers; needs node)
+	cd tools/katex && npm ci --silent
+	$(BIN)/python tools/katex/render.py
+
 clean: ## remove build products, caches and the demo's folder (.venv stays)
-	rm -rf build dist demo .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf build dist demo docs/_build .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,11 +1,12 @@
 """What an estimate of the bound costs: the full loop, the published protocols, and nelbo's estimators, in one run.
 
-    .venv/bin/python benchmarks/evaluation_cost.py [--quick] [--reps 10] [--images 1000] [--only cifar16 fashion digits]
+    .venv/bin/python benchmarks/evaluation_cost.py [--quick] [--reps 10] [--images 1000] [--only cifar16 …]
 
-Three models: `cifar16`, nelbo's own U-Net (ε, T = 1000) that `nelbo.train` makes on 2×2-averaged CIFAR images;
-`fashion`, a foreign ε-network brought through `from_callable`, on Fashion-MNIST; `digits`, the demo's, D = 64. Trained
-once and kept under runs/. The loop's own standard error comes from two draws at every level of some images. Every
-figure counts the pilot. "predicted" is the standard error that runs report, "observed" the spread of their values.
+Four models: `cifar16`, nelbo's own U-Net (ε, T = 1000) that `nelbo.train` makes on 2×2-averaged CIFAR images;
+`foreign16` and `fashion`, a foreign ε-network brought through `from_callable`, on the same images and on
+Fashion-MNIST; `digits`, the demo's, D = 64. Trained once and kept under runs/. The loop's own standard error comes from
+two draws at every level of some images. Every figure counts the pilot. "predicted" is the standard error that runs
+report, "observed" the spread of their values.
 """
 
 from __future__ import annotations
@@ -48,12 +49,16 @@ class Case:
 def cases(only: list[str], runs: Path, images: int, quick: bool) -> list[Case]:
     """The models asked for, trained where they are not there yet."""
     found = []
-    if "cifar16" in only:
+    if "cifar16" in only or "foreign16" in only:
         codes = np.load(SHARED / "data/cifar10_first4000/images.npz")["images_nchw"].astype(float)
         small = torch.from_numpy(codes.reshape(4000, 3, 16, 2, 16, 2).mean((3, 5)).round().astype(np.uint8))
+    if "cifar16" in only:
         if not (runs / "c16/model.json").exists():
             nelbo.train(small[:3000], runs / "c16", {**UNET, "steps": 200 if quick else 4000})
         found.append(Case("cifar16 (nelbo U-Net, ε)", nelbo.load(runs / "c16"), small[3000:][:images]))
+    if "foreign16" in only:
+        model = foreign.model(runs / "foreign16.pt", small[:3000], 200 if quick else 3000)
+        found.append(Case("cifar16 (foreign ε-network)", model, small[3000:][:images]))
     if "fashion" in only:
         folder = SHARED / "data/fashion_mnist"
         train = read(str(folder / "train-images-idx3-ubyte.gz")).data[:, None]
@@ -202,9 +207,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small models and few repetitions, to see that it runs")
     parser.add_argument("--reps", type=int, default=10)
     parser.add_argument("--images", type=int, default=1000)
-    parser.add_argument("--only", nargs="*", default=["cifar16", "fashion", "digits"])
+    parser.add_argument("--only", nargs="*", default=["cifar16", "foreign16", "fashion", "digits"])
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--subset", type=int, default=96, help="images for the loop's own standard error")
+    parser.add_argument("--scale", type=int, default=4, help="budget of the published protocols; their cost is scaled")
     parser.add_argument("--every", type=int, default=10, help="thinning of its levels beyond the first fifty")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -212,7 +218,7 @@ def main() -> None:
         options.reps, options.images, options.subset, options.runs = 3, min(options.images, 100), 8, Path("runs/quick")
     print(f"nelbo {nelbo.__version__}, torch {torch.__version__}, one thread, {options.reps} repetitions")
     for case in cases(options.only, options.runs, options.images, options.quick):
-        report(case, options.reps, options.subset, options.every, 1 if options.quick else 4)
+        report(case, options.reps, options.subset, options.every, 1 if options.quick else options.scale)
 
 
 if __name__ == "__main__":

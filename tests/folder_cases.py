@@ -14,7 +14,7 @@ from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.domain import DataDomain
 from nelbo.model.exact import CategoricalData, GaussianData, MixtureData
 from nelbo.model.prior import GaussianPrior
-from nelbo.model.reverse import Beta, BetaTilde, Clip, Reverse
+from nelbo.model.reverse import Beta, BetaTilde, Clip, Reverse, Threshold, VarianceTable
 from nelbo.process import grid, schedule
 
 PLANE = GaussianData([0.4, -1.0], [[0.6, 0.25], [0.25, 0.3]])
@@ -30,11 +30,23 @@ CASES: dict[str, dict] = {
     "cosine": {"schedule": schedule.cosine(7), "grid": grid.full()},
     "betas": {"schedule": schedule.from_betas([0.1, 0.2, 0.3]), "grid": grid.full(1)},
     "path": {"schedule": schedule.LogSNRLinear(5.0, -6.0, "flow")},
+    "flow": {"schedule": schedule.flow(0.01, 0.98), "output": "velocity", "time": "unit"},
+    "edm": {"schedule": schedule.edm(0.02, 20.0), "output": "edm_F", "time": "c_noise", "sigma_data": 0.6},
     "interpolated": {"schedule": TABLE.interpolated(), "grid": grid.times([0.0, 0.3, 1.0])},
     "continuous": {"grid": grid.continuous(0.1, 0.9)},
     "even on a table": {"schedule": TABLE, "grid": grid.even(4, first=2)},
     "subset": {"schedule": TABLE, "grid": grid.subset([0, 3, 8])},
+    "quadratic": {"schedule": TABLE, "grid": grid.quadratic(5)},
+    "karras": {"grid": grid.karras(6, rho=5.0)},
+    "even in log-SNR": {"grid": grid.logsnr_uniform(6)},
+    "where the bound sits": {"grid": grid.Density(4, (4.0, 1.0, -3.0), (0.3, 0.7))},
+    "thresholded": {"reverse": Reverse(Beta(), Threshold(0.9, 1.5))},
     "beta, clipped": {"reverse": Reverse(Beta(), Clip(-0.5, 2.5))},
+    "variance table": {
+        "schedule": TABLE,
+        "grid": grid.full(),
+        "reverse": Reverse(VarianceTable(torch.linspace(0.01, 0.5, 9))),
+    },
     "discretised": {"decoder": DiscretizedGaussian(0.02)},
     "code prior": {"decoder": Categorical(torch.tensor([0.1, 0.2, 0.3, 0.4]).double().log())},
     "code prior a pixel": {"decoder": Categorical(CODES.probabilities.log())},
@@ -58,6 +70,7 @@ def make(name: str, seed: int = 0, **settings) -> DiffusionModel:
         "kind": "categorical" if changes.pop("head", None) else "network",
         "output": changes.pop("output", "v"),
         "time": changes.pop("time", "logsnr"),
+        **({"sigma_data": changes.pop("sigma_data")} if "sigma_data" in changes else {}),
         "net": {**recipe, "logsnr_max": 5.0, "logsnr_min": -6.0},
     }
     with torch.random.fork_rng(), torch.no_grad():

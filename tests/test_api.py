@@ -20,6 +20,9 @@ def model():
     data = CategoricalData([[0.1, 0.2, 0.6, 0.1], [0.4, 0.1, 0.1, 0.4]])
     return data.model(nelbo.schedules.logsnr_linear(5.0, -6.0), nelbo.grids.even(5))
 
+def raises():
+    return 1 / 0
+
 def wants(argument):
     return model()
 
@@ -83,12 +86,13 @@ def test_a_function_in_a_module(here, function):
         ("{here}:", UsageError, "no function ''"),
         ("{here}:wants", UsageError, "without arguments"),
         ("{here}:other", UsageError, "returned a int"),
+        ("{here}:raises", UsageError, "raised ZeroDivisionError: division by zero"),
         ("{here}_missing:model", ModelFolderError, "neither a folder nor importable"),
         ("{here}_broken:model", ModelFolderError, "a_package_that_is_not_there"),
         (":model", ModelFolderError, "neither a folder"),
         (".relative:model", ModelFolderError, "neither a folder"),
         ("some/path:model", ModelFolderError, "neither a folder"),
-        ("nothing/here", ModelFolderError, "no model folder nothing/here"),
+        ("nothing/here", ModelFolderError, "there is no folder nothing/here"),
     ],
 )
 def test_models_that_are_none(here, text, error, match):
@@ -153,8 +157,8 @@ def test_names_that_are_none():
         nelbo.evaluate(exact(), data, estimator="exhaustiv")
     with pytest.raises(UnknownNameError, match="float64"):
         nelbo.evaluate(exact(), data, precision="double")
-    with pytest.raises(UnknownNameError, match="ancestral"):
-        nelbo.sample(exact(), 2, sampler="ddim")
+    with pytest.raises(UnknownNameError, match="ancestral, ddim"):
+        nelbo.sample(exact(), 2, sampler="dddim")
 
 
 def test_errors_say_both_sentences():

@@ -11,8 +11,12 @@ from typing import TYPE_CHECKING, Any
 from nelbo._version import __version__
 
 if TYPE_CHECKING:
+    from nelbo import equations, testing
     from nelbo.adapters.callable import from_callable
-    from nelbo.api import compare, evaluate, load, sample, train
+    from nelbo.adapters.diffusers import from_diffusers
+    from nelbo.adapters.options import Overrides
+    from nelbo.api import compare, evaluate, load, ode_likelihood, sample, save_pretrained, train
+    from nelbo.bound.ode_result import OdeLikelihood
     from nelbo.bound.result import Bound
     from nelbo.errors import NelboError
     from nelbo.model import decoder as decoders
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
     from nelbo.model.examples import Examples
     from nelbo.process import grid as grids
     from nelbo.process import schedule as schedules
+    from nelbo.sampling import samplers
 
 _NAMES = {
     "Bound": "nelbo.bound.result:Bound",
@@ -29,15 +34,23 @@ _NAMES = {
     "DiffusionModel": "nelbo.model.diffusion:DiffusionModel",
     "Examples": "nelbo.model.examples:Examples",
     "NelboError": "nelbo.errors:NelboError",
+    "OdeLikelihood": "nelbo.bound.ode_result:OdeLikelihood",
+    "Overrides": "nelbo.adapters.options:Overrides",
     "compare": "nelbo.api:compare",
     "decoders": "nelbo.model.decoder",
+    "equations": "nelbo.equations",
     "evaluate": "nelbo.api:evaluate",
     "exact": "nelbo.model.exact",
     "from_callable": "nelbo.adapters.callable:from_callable",
+    "from_diffusers": "nelbo.adapters.diffusers:from_diffusers",
     "grids": "nelbo.process.grid",
     "load": "nelbo.api:load",
+    "ode_likelihood": "nelbo.api:ode_likelihood",
     "sample": "nelbo.api:sample",
+    "samplers": "nelbo.sampling.samplers",
+    "save_pretrained": "nelbo.api:save_pretrained",
     "schedules": "nelbo.process.schedule",
+    "testing": "nelbo.testing",
     "train": "nelbo.api:train",
 }
 
@@ -47,16 +60,24 @@ __all__ = [
     "DiffusionModel",
     "Examples",
     "NelboError",
+    "OdeLikelihood",
+    "Overrides",
     "__version__",
     "compare",
     "decoders",
+    "equations",
     "evaluate",
     "exact",
     "from_callable",
+    "from_diffusers",
     "grids",
     "load",
+    "ode_likelihood",
     "sample",
+    "samplers",
+    "save_pretrained",
     "schedules",
+    "testing",
     "train",
 ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 import sys
@@ -13,40 +14,91 @@ from torch import Tensor
 
 from nelbo import data as readers
 from nelbo import sampling as samplers
+from nelbo.adapters import diffusers
+from nelbo.adapters.options import Overrides
 from nelbo.bound.compare import Comparison
 from nelbo.bound.compare import compare as compare_models
 from nelbo.bound.evaluate import evaluate as evaluate_bound
+from nelbo.bound.ode_likelihood import ode_likelihood as evaluate_ode
+from nelbo.bound.ode_result import OdeLikelihood
 from nelbo.bound.result import Bound
-from nelbo.errors import ModelFolderError, UsageError
+from nelbo.bound.results import compare_results
+from nelbo.errors import ModelFolderError, NelboError, UsageError
+from nelbo.files import write_atomic
 from nelbo.model import folder
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
+from nelbo.report import card
 from nelbo.sampling import Trajectory
 from nelbo.training import train as train_model
-from nelbo.typing import Json
+from nelbo.typing import Condition, Json
 
 Model = DiffusionModel | str | Path
 Data = Examples | Tensor | str | Path | Any
 
 
-def load(model: Model) -> DiffusionModel:
-    """The model in a folder written by `nelbo train`, or made by `package.module:function` (no arguments).
+def load(
+    model: Model,
+    *,
+    overrides: Overrides | None = None,
+    subfolder: str | None = None,
+    revision: str | None = None,
+    local_files_only: bool = False,
+) -> DiffusionModel:
+    """The model in a folder written by `nelbo train` or by diffusers' `save_pretrained`, or made by
+    `package.module:function` (no arguments), or of the hub (`org/name`).
 
-    The current directory is importable. Errors: ModelFolderError, UsageError.
+    overrides: choices in the place of the model's own. subfolder, revision, local_files_only: as of diffusers'
+    `from_pretrained`. The current directory is importable. Errors: ModelFolderError, UsageError.
     """
+    chosen = overrides or Overrides()
     if isinstance(model, DiffusionModel):
-        return model
+        return chosen.apply(model)
     text = str(model)
+    path = Path(text) / subfolder if subfolder else Path(text)
+    if diffusers.is_folder(path) or (not Path(text).exists() and diffusers.is_hub_id(text)):
+        # the choices go in as the model is made: they settle what its configuration leaves open
+        said: Json = {name: value for name, value in vars(chosen).items() if value is not None}
+        hub: Json = {"subfolder": subfolder, "revision": revision, "local_files_only": local_files_only}
+        return diffusers.from_diffusers(text, **said, **hub)
     if Path(text).exists() or ":" not in text:
-        return folder.load(text)
-    return _plugin(text)
+        return chosen.apply(folder.load(path))
+    return chosen.apply(_plugin(text))
 
 
-def evaluate(model: Model, data: Data, *, limit: int | None = None, **options: Any) -> Bound:
+def save_pretrained(model: Model, out: str | Path, *, bound: Bound | None = None, license: str | None = None) -> Path:
+    """Write `model`, whose network is diffusers' UNet2DModel, as a folder that `DDPMPipeline.from_pretrained` loads.
+
+    With the folder goes a model card, README.md with YAML metadata; bound: what it is to say of the likelihood;
+    license: an identifier such as "apache-2.0". The folder can be uploaded to the hub as it is. Errors: UsageError
+    where diffusers cannot express the model, saying which part of it.
+    """
+    if bound is not None and bound.quantity != "vlb":
+        raise UsageError(
+            f"a result of quantity {bound.quantity!r} for a model card, which states the variational bound",
+            "give what nelbo.evaluate returned",
+        )
+    model = load(model)
+    written = diffusers.save_pretrained(model, out)
+    write_atomic(written / "README.md", card.card(model, bound, name=Path(out).resolve().name, license=license))
+    return written
+
+
+def evaluate(
+    model: Model,
+    data: Data,
+    *,
+    limit: int | None = None,
+    condition: Condition | str | None = None,
+    overrides: Overrides | None = None,
+    **options: Any,
+) -> Bound:
     """The variational bound of `data` under `model`, term by term, with error bars.
 
     model: a DiffusionModel or MODEL string; data: an array of codes, a torch Dataset, `Examples` or a DATA string;
-    limit: only the first so many examples. All other options are those of `nelbo.bound.evaluate.evaluate`.
+    limit: only the first so many examples. condition: keywords of the network with one row an example, or the name of
+    the keyword that takes the labels of the data. overrides: choices in the place of the model's own, recorded in the
+    result. All other options are those of `nelbo.bound.evaluate.evaluate`.
 
     >>> import nelbo, torch
     >>> data = nelbo.exact.CategoricalData(torch.full((4, 17), 1 / 17))
@@ -55,14 +107,57 @@ def evaluate(model: Model, data: Data, *, limit: int | None = None, **options: A
     >>> abs(bound.bits_per_dim - 4.087) < 4 * bound.standard_error.total        # log2(17), the entropy
     True
     """
-    return evaluate_bound(load(model), readers.resolve(data, limit=limit), **options)
+    examples = readers.resolve(data, limit=limit)
+    chosen = overrides or Overrides()
+    given = conditions(condition, examples)
+    bound = evaluate_bound(load(model, overrides=chosen), examples, condition=given, **options)
+    return dataclasses.replace(bound, overrides=chosen.to_json())
 
 
-def compare(model_a: Model, model_b: Model, data: Data, *, limit: int | None = None, **options: Any) -> Comparison:
+def ode_likelihood(
+    model: Model,
+    data: Data,
+    *,
+    limit: int | None = None,
+    condition: Condition | str | None = None,
+    overrides: Overrides | None = None,
+    **options: Any,
+) -> OdeLikelihood:
+    """−log p of `data` by the probability-flow ODE of `model`, in the form of a bound; `quantity` is "ode".
+
+    model, data, limit, condition, overrides: as of `evaluate`. All other options, the formula and its source are those
+    of `nelbo.bound.ode_likelihood.ode_likelihood`.
+
+    >>> import nelbo, torch
+    >>> data = nelbo.exact.CategoricalData(torch.tensor([[0.7, 0.2, 0.1]] * 4))
+    >>> model = data.model(nelbo.schedules.logsnr_linear(6.0, -8.0), nelbo.grids.continuous())
+    >>> codes = data.sample(8)
+    >>> found = nelbo.ode_likelihood(model, codes, precision="float64", per_example=True)
+    >>> bool((found.per_example.nats + data.log_prob(codes)).abs().max() < 0.01)   # the exact model's −log P
+    True
+    """
+    examples = readers.resolve(data, limit=limit)
+    chosen = overrides or Overrides()
+    given = conditions(condition, examples)
+    found = evaluate_ode(load(model, overrides=chosen), examples, condition=given, **options)
+    return dataclasses.replace(found, overrides=chosen.to_json())
+
+
+def compare(
+    model_a: Model | Bound,
+    model_b: Model | Bound,
+    data: Data | None = None,
+    *,
+    limit: int | None = None,
+    condition: Condition | str | None = None,
+    overrides: Overrides | None = None,
+    **options: Any,
+) -> Comparison:
     """The difference of two models' bounds on the same examples, A − B in bits/dim, with paired standard errors.
 
-    Common random numbers: the same positions and noise for both models. Options and errors as of
-    `nelbo.bound.compare.compare`.
+    Common random numbers: the same positions and noise for both models. condition and overrides are of both models, as
+    of `evaluate`; other options and errors as of `nelbo.bound.compare.compare`. Two results in the place of models, of
+    `evaluate` or of `ode_likelihood` with per_example=True, are compared as they are, and only with their like.
 
     >>> import nelbo, torch
     >>> data = nelbo.exact.CategoricalData(torch.tensor([[0.7, 0.2, 0.1]] * 4))
@@ -70,7 +165,33 @@ def compare(model_a: Model, model_b: Model, data: Data, *, limit: int | None = N
     >>> nelbo.compare(fine, coarse, data.sample(64), tolerance=0.05).difference < 0
     True
     """
-    return compare_models(load(model_a), load(model_b), readers.resolve(data).first(limit), **options)
+    if isinstance(model_a, Bound) or isinstance(model_b, Bound):
+        return compare_results(model_a, model_b)
+    if data is None:
+        raise UsageError("two models are to be compared on no data", "give data, such as 'digits:test' or an array")
+    examples = readers.resolve(data).first(limit)
+    chosen = overrides or Overrides()
+    a, b = (load(model, overrides=chosen) for model in (model_a, model_b))
+    found = compare_models(a, b, examples, condition=conditions(condition, examples), **options)
+    return dataclasses.replace(found, overrides=chosen.to_json())
+
+
+def conditions(condition: Condition | str | None, examples: Examples) -> Condition | None:
+    """Keywords of the network: as given, or the labels of the data under the name given.
+
+    Errors: UsageError where labels are asked for that the data do not have.
+    """
+    if not isinstance(condition, str):
+        return condition
+    if not condition.isidentifier():
+        raise UsageError(f"the condition {condition!r}", "give the name of the network's keyword, such as y")
+    if examples.labels is None:
+        raise UsageError(
+            f"the condition {condition!r} takes the labels of the data, and {examples.name} has none",
+            "labels come from an npz key (labels, y), an IDX companion file or sub-folder names; in Python give "
+            "condition={name: rows}",
+        )
+    return {condition: examples.labels}
 
 
 def train(
@@ -97,9 +218,9 @@ def sample(model: Model, n: int, *, trajectory: Literal[True], **options: Any) -
 def sample(model: Model, n: int, *, trajectory: Literal[False] = False, **options: Any) -> Tensor: ...
 
 
-def sample(model: Model, n: int, **options: Any) -> Tensor | Trajectory:
-    """n draws of p_θ(x); see `nelbo.sampling.ancestral.sample` for options and errors."""
-    return samplers.sample(load(model), n, **options)
+def sample(model: Model, n: int, *, overrides: Overrides | None = None, **options: Any) -> Tensor | Trajectory:
+    """n draws of p_θ(x); see `nelbo.sampling.draw.sample` for options and errors, `evaluate` for overrides."""
+    return samplers.sample(load(model, overrides=overrides), n, **options)
 
 
 def _plugin(text: str) -> DiffusionModel:
@@ -123,7 +244,15 @@ def _plugin(text: str) -> DiffusionModel:
         raise UsageError(f"{text!r} cannot be called without arguments: {error}", hint) from None
     except ValueError:
         pass  # a function that does not tell its arguments
-    model = function()
+    try:
+        model = function()
+    except NelboError:
+        raise
+    except Exception as error:
+        raise UsageError(
+            f"{text!r} raised {type(error).__name__}: {error}",
+            "that happened in the function itself; set NELBO_TRACEBACK=1 to see where",
+        ) from error
     if not isinstance(model, DiffusionModel):
         raise UsageError(f"{text!r} returned a {type(model).__name__}, not a nelbo.DiffusionModel", hint)
     return model

@@ -248,8 +248,8 @@ def test_a_condition_reaches_the_network():
     ("options", "error", "match"),
     [
         ({"fn": 3}, UsageError, "int"),
-        ({"predicts": "epsilon"}, UnknownNameError, "eps, v, x0"),
-        ({"time": "steps"}, UnknownNameError, "index, logsnr, unit"),
+        ({"predicts": "epsilon"}, UnknownNameError, "eps, score, v, velocity, x0"),
+        ({"time": "steps"}, UnknownNameError, "c_noise, index, logsnr, sigma, unit"),
         ({"variance": "betas"}, UnknownNameError, "beta, beta_tilde"),
         ({"decoder": "gaussian"}, UnknownNameError, "categorical, continuous_gaussian, discretized_gaussian"),
         ({"decoder": "continuous_gaussian"}, UsageError, "256 bins"),

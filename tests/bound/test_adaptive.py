@@ -135,7 +135,10 @@ def test_error_halves_when_the_budget_is_quadrupled(name):
 
 @pytest.mark.parametrize("name", ["pooled", "per_example", "low discrepancy"])
 def test_batch_size_changes_nothing(name):
-    found = [evaluate(model(False), X, estimator=CASES[name], batch_size=b, seed=5) for b in (7, 64, 4096)]
+    found = [
+        evaluate(model(False), X, estimator=CASES[name], batch_size=b, seed=5, precision="float64")
+        for b in (7, 64, 4096)
+    ]
     for b in found[1:]:
         assert b.bits_per_dim == pytest.approx(found[0].bits_per_dim, rel=1e-11)
         assert b.standard_error.estimator == pytest.approx(found[0].standard_error.estimator, rel=1e-8)
@@ -143,7 +146,8 @@ def test_batch_size_changes_nothing(name):
 
 def test_tolerance_is_reached_and_the_pilot_is_counted():
     bound = evaluate(model(False), X, tolerance=0.05)
-    assert bound.standard_error.estimator <= 0.05 and not bound.warnings
+    assert bound.standard_error.estimator <= 0.05
+    assert [w[:23] for w in bound.warnings] == ["the network is worse th"]  # shrinking x̂ is, where there is no noise
     assert bound.nfe_total > bound.estimator["pilot"]["evaluations"] > 0
 
 

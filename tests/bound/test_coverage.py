@@ -3,8 +3,8 @@
 The models and their exact values are those of `benchmarks/coverage.py`. Every repetition is a whole evaluation, so the
 stopping rule, the pilot and the credit for drawing without replacement are all inside. Fixed seeds; coverage must lie
 within three binomial standard errors of 95 %, and the bias within four standard errors of zero. Power: an error bar
-12 % too short covers 91.5 %, which 2000 repetitions refuse with probability above 0.999 (and 150 do not: the quick
-ones are there for breakage).
+20 % too short covers 88.3 %, which 600 repetitions refuse with probability above 0.99 (and 150 do not: the quick
+ones are there for breakage). `benchmarks/coverage.py` has the 2000 repetitions of the published table.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ def check_covers(case: str, N: int, tolerance: float, reps: int, designs: set[st
     found = coverage.summary(rows)
     assert abs(found["z"]) <= 3, found
     assert abs(found["bias_z"]) <= 4, found
-    assert abs(found["rms_sd"] - 1) <= 0.05 + 4 / math.sqrt(2 * reps), found
+    # bars are widened for the freedom they have (errorbar.py), by 10 % at most for these
+    assert -0.05 - 4 / math.sqrt(2 * reps) <= found["rms_sd"] - 1 <= 0.15 + 4 / math.sqrt(2 * reps), found
     assert all(row["se"] <= tolerance or row["noted"] for row in rows)
     assert set(found["designs"]) <= designs, found
 
@@ -52,34 +53,45 @@ def test_the_exact_value_of_a_case(case):
     assert error < 0.02 * abs(exact)
 
 
-QUICK = [("gaussian", 30, 0.4, "per_example"), ("gaussian", 300, 0.1, "pooled")]
+QUICK = [("gaussian", 30, 0.4, {"per_example"}), ("gaussian", 300, 0.1, {"pooled", "per_example"})]
 
 
-@pytest.mark.parametrize(("case", "N", "tolerance", "design"), QUICK)
-def test_error_bars_cover_quick(case, N, tolerance, design):
-    check_covers(case, N, tolerance, 150, {design})
+@pytest.mark.parametrize(("case", "N", "tolerance", "designs"), QUICK)
+def test_error_bars_cover_quick(case, N, tolerance, designs):
+    check_covers(case, N, tolerance, 150, designs)
 
 
-# what is skewed beyond these ("rare" of the benchmark: 91.5 %) is said in benchmarks/README.md
 SLOW = [
     ("gaussian", 30, 0.4, EXAMPLES),
     ("gaussian", 300, 0.1, EXAMPLES),
     ("codes", 30, 0.1, EXAMPLES),
     ("codes", 300, 0.4, EXAMPLES),
+    ("rare", 30, 0.4, EXAMPLES),
+    ("rare", 300, 0.4, EXAMPLES),
 ]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("case", "N", "tolerance", "pilot"), SLOW)
 def test_error_bars_cover(case, N, tolerance, pilot):
-    check_covers(case, N, tolerance, 2000, {"pooled", "per_example"}, pilot=pilot)
+    check_covers(case, N, tolerance, 600, {"pooled", "per_example"}, pilot=pilot)
+
+
+@pytest.mark.slow
+def test_error_bars_where_the_bound_is_made_of_rare_draws():
+    """Four codes of three values: the estimate runs low as often as draws are few, and 94 % are covered (seen over 300
+    repetitions), with less than twice the evaluations of an exhaustive run of that precision. A pilot that takes
+    levels without an error for empty covers less than a third."""
+    found = coverage.summary(coverage.repeat("few", 30, 0.1, range(300), {"pilot": EXAMPLES}))
+    assert found["coverage"] > 0.89, found
+    assert found["nfe"] < 4000, found
 
 
 def test_an_error_bar_that_is_too_short_is_seen():
-    """Three binomial standard errors at 2000 repetitions refuse bars that are 12 % short."""
-    covered = 1 - 2 * stats.norm.sf(1.96 * 0.88)
-    limit = 0.95 - 3 * math.sqrt(0.95 * 0.05 / 2000)
-    assert stats.binom.cdf(limit * 2000, 2000, covered) > 0.999
+    """Three binomial standard errors at 600 repetitions refuse bars that are 20 % short."""
+    covered = 1 - 2 * stats.norm.sf(1.96 * 0.8)
+    limit = 0.95 - 3 * math.sqrt(0.95 * 0.05 / 600)
+    assert stats.binom.cdf(limit * 600, 600, covered) > 0.99
 
 
 def test_a_larger_pilot_changes_no_expectation():

@@ -13,11 +13,14 @@ OPTIONS = {
     "demo": "--out --seed --json",
     "train": "--data --out --config --set --resume",
     "evaluate": "--data --tolerance --max-nfe --steps --continuous --seed --batch-size --limit --per-example --out "
-    "--json --device --precision --estimator --state",
-    "compare": "--data --tolerance --json",
-    "sample": "-n --sampler --steps --seed --out",
+    "--json --device --precision --estimator --state --variance --decoder --bins --range --clip --condition "
+    "--ode --ode-steps --ode-solver --ode-tolerance --probes --exact-trace --dequantisation --draws --importance",
+    "compare": "--data --tolerance --json --variance --decoder --bins --range --clip --condition",
+    "sample": "-n --sampler --steps --grid --seed --out --variance --decoder --bins --range --clip --condition "
+    "--guidance --null-condition",
     "report": "--out",
     "info": "--json",
+    "equations": "",
 }
 """The options that CONTRACT.md promises, by command."""
 

@@ -98,6 +98,20 @@ def test_sample(nelbo, trained, tmp_path):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_sample_by_another_sampler_and_grid(nelbo, trained, tmp_path):
+    file = tmp_path / "s.npz"
+    told = ["--sampler", "heun", "--steps", "3", "--grid", "karras"]
+    document = nelbo("sample", trained, "-n", "3", *told, "--out", file, "--json").json
+    assert (document["sampler"], document["steps"], document["grid"]) == ("heun", 3, "karras")
+    again = library.sample(str(trained), 3, sampler="heun", steps=3, grid="karras")
+    assert (np.load(file)["samples"] == again.numpy()).all()
+    wrong = nelbo("sample", trained, "-n", "3", "--out", file, "--grid", "even-ish").refused()
+    assert "unknown grid 'even-ish'" in wrong
+    assert "--guidance" in nelbo("sample", "--help").out
+    lone = nelbo("sample", trained, "-n", "3", "--out", file, "--guidance", "2").refused()
+    assert "guidance 2.0 with no condition" in lone
+
+
 def test_train_speaks_json_and_takes_a_file_of_settings(nelbo, tmp_path):
     (tmp_path / "c.toml").write_text("steps = 9\nlr = 0.01\n[net]\nwidth = 8\n")
     arguments = ["--config", tmp_path / "c.toml", "--set", "steps=2", "--set", "levels=3"]

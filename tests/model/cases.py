@@ -18,7 +18,18 @@ from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.domain import DataDomain
 from nelbo.model.exact import CategoricalData, GaussianData, MixtureData
 from nelbo.model.prior import GaussianPrior, Prior
-from nelbo.model.reverse import Beta, BetaTilde, Clip, Reverse, Variance
+from nelbo.model.reverse import (
+    Beta,
+    BetaTilde,
+    Clip,
+    LearnedLog,
+    LearnedRange,
+    Reverse,
+    Threshold,
+    Variance,
+    VarianceTable,
+)
+from nelbo.model.spread import LogSpread, RangeSpread, Spread
 from nelbo.parts import Part
 from nelbo.process import grid
 from nelbo.process import schedule as schedules
@@ -50,15 +61,26 @@ PRIORS: dict[str, Prior] = {
     "mixture": MIXTURE_1.model(LAW, grid.even(4)).prior,
     "code_mixture": CODES_1.model(LAW, grid.even(4)).prior,
 }
-VARIANCES: dict[str, Variance] = {"beta_tilde": BetaTilde(), "beta": Beta()}
+VARIANCES: dict[str, Variance] = {
+    "beta_tilde": BetaTilde(),
+    "beta": Beta(),
+    "learned_range": LearnedRange(),
+    "learned_log": LearnedLog(),
+    "table": VarianceTable(torch.linspace(0.1, 0.4, 7)),
+}
+SPREADS: dict[str, Spread] = {"learned_range-spread": RangeSpread(0.01, 0.03), "learned_log-spread": LogSpread()}
 OTHERS: dict[str, Part] = {
     "domain": DataDomain((3, 2, 2), 16, 0.0, 1.0),
     "domain-real": DataDomain((2,)),
     "clip": Clip(-1.0, 1.0),
+    "threshold": Threshold(0.9, 2.0),
     "reverse": Reverse(Beta(), Clip(0.0, 2.0)),
+    "reverse-table": Reverse(VARIANCES["table"], Clip(-1.0, 1.0)),
+    "decoder-spread": DiscretizedGaussian(None, RangeSpread(0.01, 0.03)),
+    "density-spread": ContinuousGaussian(None, LogSpread()),
     "reverse-unclipped": Reverse(BetaTilde()),
 }
-PARTS: dict[str, Part] = {**DECODERS, **PRIORS, **VARIANCES, **OTHERS}
+PARTS: dict[str, Part] = {**DECODERS, **PRIORS, **VARIANCES, **SPREADS, **OTHERS}
 
 
 def level(logsnr: float, batch: int = 1, path: Path = Path.VP) -> Levels:

@@ -148,6 +148,7 @@ def check_reverse_kl(variance: BetaTilde | Beta) -> None:
         prediction = Prediction(torch.from_numpy(x_hat)[None])
         reverse = Reverse(variance)
         close(reverse.kl(torch.from_numpy(x)[None], prediction, s, t).sum(), expected, 1e-10)
+        close(reverse.kl_sum(torch.from_numpy(x)[None], prediction, s, t), [expected], 1e-10)
         mean, v = reverse.step(torch.from_numpy(z)[None], prediction, s, t)
         close(mean[0], c_x * x_hat + c_z * z, 1e-11, 1e-13)
         close(v.expand_as(mean)[0], np.full(3, policy), 1e-11)

@@ -33,7 +33,8 @@ def test_what_is_accepted():
     assert CODES.checked(torch.full((2, 1, 2, 2), 16)).max() == 16
     assert CODES.checked(torch.arange(8).reshape(2, 2, 2)).shape == (2, 1, 2, 2)  # (N, H, W) is one channel
     assert DataDomain((2, 2), 17).checked(torch.zeros(3, 1, 2, 2, dtype=torch.long)).shape == (3, 2, 2)
-    assert REAL.checked(torch.ones(2, 3, dtype=torch.float32)).dtype == torch.float64
+    assert REAL.checked(torch.ones(2, 3, dtype=torch.float32)).dtype == torch.float32  # no copy of the whole
+    assert REAL.checked(torch.ones(2, 3, dtype=torch.int32)).dtype == torch.float64
     assert REAL.checked(np.ones((2, 3))).dtype == torch.float64  # type: ignore[arg-type]
     assert DataDomain((1,)).checked(torch.ones(5)).shape == (5, 1)
     assert REAL.dimensions == 3 and CODES.dimensions == 4 and CODES.discrete and not REAL.discrete

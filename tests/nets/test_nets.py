@@ -14,6 +14,7 @@ ENDS = {"logsnr_max": 5.0, "logsnr_min": -6.0}
 SMALL = {
     "mlp": {"width": 16, "embedding": 8, "blocks": 1},
     "unet": {"width": 8, "multipliers": [1, 2, 2]},
+    "unet2d": {"block_out_channels": [8, 16]},
 }
 CASES = {
     "mlp (D,)": ("mlp", (5,), {}),
@@ -25,11 +26,17 @@ CASES = {
     "unet one row": ("unet", (1, 6), {"patch": 1, "blocks": 2}),
     "unet (C, H, W)": ("unet", (3, 8, 12), {"attention": False, "multipliers": [1, 2]}),
     "unet patch 3": ("unet", (2, 9, 6), {"patch": 3, "multipliers": [1]}),
+    "unet2d (H, W)": ("unet2d", (8, 8), {}),
+    "unet2d (C, H, W)": ("unet2d", (3, 4, 8), {"layers_per_block": 2}),
 }
+PLAIN = {"unet2d"}
+"""Networks without a categorical head."""
 
 
 def make(name: str, codes: int | None, kicked: bool = False) -> torch.nn.Module:
     kind, shape, settings = CASES[name]
+    if kind == "unet2d":
+        pytest.importorskip("diffusers")
     net = build(kind, {**SMALL[kind], **settings}, shape=shape, codes=codes, **ENDS).eval()
     if kicked:
         with torch.no_grad():
@@ -50,6 +57,10 @@ def test_every_network_has_a_case():
 @pytest.mark.parametrize("name", CASES)
 def test_laws(name, codes):
     """Shape; zero at the start; then a function of its own input and λ alone, with a gradient for every parameter."""
+    if codes is not None and CASES[name][0] in PLAIN:
+        with pytest.raises(UsageError, match=r"net\.head=plain"):
+            make(name, codes)
+        return
     z, logsnr = inputs(name)
     fresh = make(name, codes)(z, logsnr)
     assert fresh.shape == (z.shape if codes is None else (*z.shape, codes)) and bool((fresh == 0).all())
@@ -69,6 +80,8 @@ def test_laws(name, codes):
     loss = net(z, logsnr[:1]).square().sum()
     loss.backward()
     for label, p in net.named_parameters():
+        if name.startswith("unet2d") and label.endswith("to_k.bias"):
+            continue  # of an attention: added to every key alike, which no softmax notices
         assert p.grad is not None and float(p.grad.abs().max()) > 0, label
 
 
@@ -149,6 +162,9 @@ def test_recipe():
     ("name", "shape", "settings", "error", "match"),
     [
         ("unett", (4, 4), {}, UnknownNameError, "mlp, unet"),
+        ("unet2d", (4,), {}, ShapeError, r"\(4,\)"),
+        ("unet2d", (8, 8), {"widths": 3}, UnknownNameError, "block_out_channels"),
+        ("unet2d", (8, 8), {"block_out_channels": [7]}, UsageError, "unet2d"),
         ("mlp", (4,), {"depth": 3}, UnknownNameError, "blocks"),
         ("mlp", (4,), {"width": "wide"}, UsageError, "width"),
         ("mlp", (4,), {"width": -3}, UsageError, "-3"),

@@ -31,6 +31,10 @@ SCHEDULES: dict[str, Callable[[], Schedule]] = {
     "logsnr-extreme": lambda: schedules.logsnr_linear(20.0, -20.0),
     "logsnr-ve": lambda: LogSNRLinear(8.0, -8.0, "ve"),
     "logsnr-flow": lambda: LogSNRLinear(8.0, -8.0, "flow"),
+    "flow": lambda: schedules.flow(),
+    "flow-vp": lambda: schedules.flow(0.02, 0.97).on("vp"),
+    "edm": lambda: schedules.edm(),
+    "edm-flow": lambda: schedules.edm(0.01, 20.0, 3.0).on("flow"),
     "interpolated": lambda: schedules.linear(100, 1e-3, 0.2).interpolated(),
     "interpolated-ve": lambda: Table(torch.linspace(9.0, -7.0, 25, dtype=torch.float64), "ve", "ve").interpolated(),
 }

@@ -13,7 +13,7 @@ import torch
 from nelbo.process import forward, grid
 from nelbo.process import schedule as schedules
 from nelbo.process.levels import Levels, Path
-from nelbo.process.prediction import Output, convert, from_x0, x0_from
+from nelbo.process.prediction import Output, convert, from_x0, network_input, x0_from
 from nelbo.process.schedule import LogSNRLinear, Schedule, Table
 from tests.process.cases import pairs, uneven_betas
 
@@ -108,7 +108,8 @@ def check_paths() -> None:
 
 def check_slope() -> None:
     """dλ/dt against autograd."""
-    for law in (schedules.logsnr_linear(7.0, -3.0), schedules.linear(10, 0.01, 0.5).interpolated()):
+    laws = (schedules.logsnr_linear(7.0, -3.0), schedules.linear(10, 0.01, 0.5).interpolated())
+    for law in (*laws, schedules.flow(), schedules.edm()):
         t = torch.tensor([0.013, 0.21, 0.5021, 0.87, 0.99], dtype=torch.float64, requires_grad=True)
         (slope,) = torch.autograd.grad(law.logsnr(t).sum(), t)
         close(law.dlogsnr_dt(t.detach()), slope, 1e-11)
@@ -208,28 +209,60 @@ def check_noised() -> None:
 # ---------------------------------------------------------------- predictions, grids
 
 
-def said(output: Output, x: np.ndarray, eps: np.ndarray, alpha: np.ndarray, sigma: np.ndarray) -> np.ndarray:
-    """What a network with this output says where x and ε are the truth."""
-    return {Output.X0: x, Output.EPS: eps, Output.V: alpha * eps - sigma * x}[output]
+SLOPE, SIGMA_DATA = -7.0, 0.7
+"""dλ/dt of the levels that conversions are tested at, and EDM's σ_data."""
+
+
+def said(output: Output, x: np.ndarray, eps: np.ndarray, alpha: np.ndarray, sigma: np.ndarray, path: Path):
+    """What a network with this output says where x and ε are the truth, from the definitions alone."""
+    if output is Output.VELOCITY:  # α′ and σ′ of each path by hand, with λ′ = SLOPE
+        slopes = {
+            Path.VP: (alpha * sigma**2 / 2, -sigma * alpha**2 / 2),
+            Path.VE: (0 * alpha, -sigma / 2),
+            Path.FLOW: (alpha * sigma / 2, -alpha * sigma / 2),
+        }[path]
+        return SLOPE * (slopes[0] * x + slopes[1] * eps)
+    if output is Output.EDM_F:  # Karras et al. 2022, eq. 7: D = c_skip y + c_out F with y = x + s n
+        s, d = sigma / alpha, SIGMA_DATA
+        return (x - d**2 / (s**2 + d**2) * (x + s * eps)) * np.sqrt(s**2 + d**2) / (s * d)
+    simple = {Output.X0: x, Output.EDM_D: x, Output.EPS: eps, Output.V: alpha * eps - sigma * x}
+    return -eps / sigma if output is Output.SCORE else simple[output]
 
 
 def check_conversions(schedule: Schedule | None = None) -> None:
     """Each output says the same x; the true x and ε are known, so a sign that round-trips is still caught."""
-    schedule = schedule or schedules.logsnr_linear(6.0, -6.0)
-    rng = np.random.default_rng(0)
+    for path in Path if schedule is None else (schedule.path,):
+        rng = np.random.default_rng(0)
+        logsnr = torch.linspace(-6, 6, 13, dtype=torch.float64)
+        t = Levels(torch.zeros_like(logsnr), logsnr, path, slope=torch.full_like(logsnr, SLOPE))
+        x, eps = rng.normal(size=(2, 13, 4))
+        alpha, sigma = t.alpha.numpy()[:, None], t.sigma.numpy()[:, None]
+        z = torch.from_numpy(alpha * x + sigma * eps)
+        for source in Output:
+            value = torch.from_numpy(said(source, x, eps, alpha, sigma, path))
+            close(x0_from(source, value, z, t, SIGMA_DATA), x, 1e-11, 1e-12 * (1 + np.max(sigma / alpha)))
+            for target in Output:
+                expected = said(target, x, eps, alpha, sigma, path)
+                room = 1e-12 * np.max(1 + sigma / alpha + alpha / sigma) * np.max(1 + np.abs(expected))
+                close(convert(source, target, value, z, t, SIGMA_DATA), expected, 1e-11, room)
+            room = 1e-12 * np.max(1 + alpha / sigma) * np.max(1 + np.abs(value.numpy()))
+            close(from_x0(source, torch.from_numpy(x), z, t, SIGMA_DATA), value, 1e-11, room)
+
+
+def check_network_inputs() -> None:
+    """EDM's networks are shown x + (σ/α) ε, times 1/√((σ/α)² + σ_d²) for F, and told σ/α; the others z itself."""
     logsnr = torch.linspace(-6, 6, 13, dtype=torch.float64)
-    t = Levels(torch.zeros_like(logsnr), logsnr, schedule.path)
-    x, eps = rng.normal(size=(2, 13, 4))
-    alpha, sigma = t.alpha.numpy()[:, None], t.sigma.numpy()[:, None]
-    z = torch.from_numpy(alpha * x + sigma * eps)
-    for source in Output:
-        value = torch.from_numpy(said(source, x, eps, alpha, sigma))
-        close(x0_from(source, value, z, t), x, 1e-11, 1e-12 * (1 + np.max(sigma / alpha)))
-        for target in Output:
-            expected = said(target, x, eps, alpha, sigma)
-            room = 1e-12 * np.max(1 + sigma / alpha + alpha / sigma)
-            close(convert(source, target, value, z, t), expected, 1e-11, room)
-        close(from_x0(source, torch.from_numpy(x), z, t), value, 1e-11, 1e-12 * np.max(1 + alpha / sigma))
+    x, eps = np.random.default_rng(1).normal(size=(2, 13, 4))
+    for path in Path:
+        t = Levels(torch.zeros_like(logsnr), logsnr, path)
+        alpha, sigma = t.alpha.numpy()[:, None], t.sigma.numpy()[:, None]
+        z, s = alpha * x + sigma * eps, sigma / alpha
+        for output in Output:
+            shown, told = network_input(output, torch.from_numpy(z), t, SIGMA_DATA)
+            y = x + s * eps
+            expected = {Output.EDM_D: y, Output.EDM_F: y / np.sqrt(s**2 + SIGMA_DATA**2)}.get(output, z)
+            close(shown, expected, 1e-12, 1e-13)
+            close(told.sigma, (s if output.edm else sigma)[:, 0], 1e-13)
 
 
 def check_steps() -> None:

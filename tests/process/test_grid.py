@@ -50,6 +50,69 @@ def test_times_on_a_table_are_its_own():
     assert grid.times([0.01, 0.5, 1.0]).levels(TABLE, False).index.tolist() == [0, 49, 99]  # type: ignore[union-attr]
 
 
+EDM = schedules.edm()
+
+
+def test_spaced_on_a_law():
+    """Each rule is even in its own variable, with both ends kept, on any path."""
+    checks.close(grid.quadratic(4).levels(LAW, False).t, [0, 1 / 16, 1 / 4, 9 / 16, 1])
+    for path in ("vp", "ve", "flow"):
+        levels = grid.karras(5).levels(EDM.on(path), False)
+        checks.close(levels.logsnr, grid.even(5).levels(EDM, False).logsnr, 1e-12)  # EDM's law is the rule itself
+        root = torch.exp(-levels.logsnr / 14)
+        checks.close(root.diff() / root.diff()[0], np.ones(5), 1e-9)
+        uniform = grid.logsnr_uniform(5).levels(EDM.on(path), False).logsnr
+        checks.close(uniform, np.linspace(-2 * np.log(0.002), -2 * np.log(80), 6), 1e-9)
+    assert len(grid.karras(1).levels(EDM, True)) == 1 and len(grid.karras(1).levels(EDM, False)) == 2
+
+
+def test_a_density_is_shared_out_evenly():
+    """Edges 6, 1, −6 with shares 0.5 and 0.5: half of the steps on each side of λ = 1; λ outside the law is cut off."""
+    halves = grid.Density(4, (6.0, 1.0, -6.0), (0.5, 0.5)).levels(LAW, False)
+    checks.close(halves.logsnr, [6, 3.5, 1, -2.5, -6], 1e-12)
+    wider = grid.Density(4, (11.0, 1.0, -13.0), (1.0, 1.0)).levels(LAW, False)
+    checks.close(wider.logsnr, [6, 3.5, 1, -2.5, -6], 1e-12)
+
+
+@pytest.mark.parametrize("make", [grid.quadratic, grid.karras, grid.logsnr_uniform], ids=lambda f: f.__name__)
+def test_spaced_on_a_table(make):
+    """Distinct positions with both ends kept, for any number of steps; all of them where there is no choice."""
+    for steps in (1, 2, 3, 10, 50, 98, 99):
+        index = make(steps).levels(TABLE, False).index
+        assert index[0] == 0 and index[-1] == 99 and len(index) == steps + 1 and bool((index.diff() > 0).all())
+    assert make(10, first=20).levels(TABLE, True).index[0] == 20
+    fine = schedules.linear(1000)
+    levels = make(20).levels(fine, False)
+    law = make(20).levels(fine.interpolated(), False)
+    assert bool(((levels.index - law.index).abs()[6:] <= 0.5 + 1e-9).all())  # nearest, where there is room
+
+
+def test_named_grids():
+    for name in grid.NAMED:
+        assert len(grid.named(name, 6).levels(LAW, True)) == 6
+    with pytest.raises(UnknownNameError, match="even, karras, logsnr, quadratic"):
+        grid.named("karas", 6)
+
+
+class Stratum:
+    """What `of_bound` asks of a level."""
+
+    def __init__(self, s: float, t: float, bits: float):
+        self.logsnr_s, self.logsnr_t, self.bits_per_dim = s, t, bits
+
+
+class Told:
+    levels = (Stratum(2.0, -6.0, -0.1), Stratum(6.0, 2.0, 3.0))
+
+
+def test_where_the_bound_sits():
+    """All the bound is above λ = 2, a tenth is spread evenly: 93.3 % of the steps lie there."""
+    levels = grid.of_bound(Told(), 300).levels(LAW, False)
+    assert int((levels.logsnr > 2).sum()) == 280
+    even = grid.of_bound(Told(), 6, even_share=1.0).levels(LAW, False)
+    checks.close(even.logsnr, [6, 4, 2, 0, -2, -4, -6], 1e-12)
+
+
 def test_steps_count_network_evaluations():
     checks.check_steps()
 
@@ -90,6 +153,13 @@ BAD = [
     (lambda: grid.times([-0.1, 0.5]), r"in \[0, 1\]"),
     (lambda: grid.times([0.5, 1.1]), r"in \[0, 1\]"),
     (lambda: grid.times([0.5, float("nan")]), r"rising unit times"),
+    (lambda: grid.karras(5, rho=0.0), r"ρ = 0\.0"),
+    (lambda: grid.quadratic(0), r"a grid of 0 steps"),
+    (lambda: grid.quadratic(3, first=2).levels(LAW, False), r"from table position 2 on"),
+    (lambda: grid.logsnr_uniform(100).levels(TABLE, False), r"100 steps need 101 levels"),
+    (lambda: grid.Density(5, (1.0, 2.0), (1.0,)), r"1 shares between 2 log-SNRs"),
+    (lambda: grid.Density(5, (2.0, 1.0), (0.0,)), r"shares > 0"),
+    (lambda: grid.of_bound(Told(), 5, even_share=0), r"an even share of 0"),
     (lambda: grid.continuous(0.5, 0.5), r"from t = 0\.5 to 0\.5"),
     (lambda: grid.continuous(-0.1, 0.5), r"0 ≤ first < last ≤ 1"),
     (lambda: grid.continuous().levels(TABLE, False), r"a table of 100 levels\nhint: .*schedule\.interpolated\(\)"),
@@ -102,7 +172,10 @@ def test_nonsense_is_refused(make, match):
         make()
 
 
-ALL = [grid.full(2), grid.even(7, 1), grid.subset([1, 4]), grid.times([0.0, 0.5]), grid.continuous(0.1, 0.9)]
+ALL = [
+    grid.full(2), grid.even(7, 1), grid.subset([1, 4]), grid.times([0.0, 0.5]), grid.continuous(0.1, 0.9),
+    grid.quadratic(7, 1), grid.karras(7, 5.0), grid.logsnr_uniform(7), grid.Density(7, (6.0, 1.0, -6.0), (0.9, 0.1)),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("chosen", ALL, ids=lambda g: g.kind)

@@ -9,10 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nelbo.errors import UnknownNameError
+from nelbo.errors import UnknownNameError, UsageError
+from nelbo.process import schedule as schedules
 from nelbo.process.levels import Levels, Path
-from nelbo.process.prediction import Output, Prediction, convert
+from nelbo.process.prediction import Output, Prediction, convert, from_x0, x0_from
 from tests.process import checks
+from tests.process.cases import SCHEDULES
 
 real = st.floats(-10, 10)
 
@@ -26,19 +28,56 @@ def test_each_output_says_the_truth():
 @given(logsnr=st.floats(-3, 3), x=real, eps=real)
 def test_round_trip(path, source, target, logsnr, x, eps):
     """1e-12 of the size of what is converted, for |λ| ≤ 3; beyond, σ/α amplifies the rounding of z by as much."""
-    t = Levels(torch.zeros(1), torch.tensor([logsnr], dtype=torch.float64), path)
+    t = Levels(torch.zeros(1), torch.tensor([logsnr]).double(), path, slope=torch.tensor([checks.SLOPE]).double())
     alpha, sigma = t.alpha.numpy(), t.sigma.numpy()
     z = torch.from_numpy(alpha * x + sigma * eps)
-    value = torch.from_numpy(checks.said(source, alpha * 0 + x, alpha * 0 + eps, alpha, sigma))
-    there = convert(source, target, value, z, t)
-    checks.close(convert(target, source, there, z, t), value, 0, 1e-12 * (1 + abs(x) + abs(eps)))
-    expected = checks.said(target, alpha * 0 + x, alpha * 0 + eps, alpha, sigma)
-    checks.close(there, expected, 0, 1e-12 * (1 + abs(x) + abs(eps)))
+    value = torch.from_numpy(checks.said(source, alpha * 0 + x, alpha * 0 + eps, alpha, sigma, path))
+    size = (1 + abs(x) + abs(eps)) * (5 if {source, target} & {Output.SCORE, Output.VELOCITY, Output.EDM_F} else 1)
+    there = convert(source, target, value, z, t, checks.SIGMA_DATA)
+    back = convert(target, source, there, z, t, checks.SIGMA_DATA)
+    checks.close(back, value, 0, 1e-12 * size * max(1, abs(float(1 / sigma[0]))))
+    expected = checks.said(target, alpha * 0 + x, alpha * 0 + eps, alpha, sigma, path)
+    checks.close(there, expected, 0, 1e-12 * size * max(1, abs(float(1 / sigma[0]))))
+
+
+def test_what_a_network_is_shown():
+    checks.check_network_inputs()
+
+
+def test_a_velocity_has_no_meaning_on_a_table():
+    t = schedules.linear(5).at_index(torch.tensor([2]))
+    z = torch.ones(1, 2, dtype=torch.float64)
+    for there in (x0_from, from_x0):
+        with pytest.raises(UsageError, match=r"a table of levels, which has no derivative\nhint: .*schedules\.flow"):
+            there(Output.VELOCITY, z, z, t)
+    with pytest.raises(UsageError, match=r"without sigma_data\nhint: .*sigma_data=0\.5"):
+        x0_from(Output.EDM_F, z, z, t)
+
+
+@pytest.mark.parametrize("path", Path)
+@pytest.mark.parametrize("law", ["logsnr-vp", "interpolated", "flow", "edm", "flow-vp"])
+def test_a_velocity_is_the_derivative_of_the_path(law, path):
+    """û of the true x and ε = d(αx + σε)/dtime by autograd, in the law's own time: τ on a flow schedule."""
+    schedule = SCHEDULES[law]().on(path)
+    unit = torch.tensor([0.03, 0.31, 0.77], dtype=torch.float64, requires_grad=True)
+    t = schedule.at(unit)
+    x, eps = torch.randn(2, 3, dtype=torch.float64)
+    z = t.alpha * x + t.sigma * eps
+    (dz,) = torch.autograd.grad(z.sum(), unit)
+    own = 1.0 if t.time is None else schedule.t_max - schedule.t_min
+    level = Levels(t.t, t.logsnr, t.path, slope=t.slope)
+    checks.close(from_x0(Output.VELOCITY, x[:, None], z[:, None], level)[:, 0], dz / own, 1e-9, 1e-12)
+    if law == "flow" and path is Path.FLOW:
+        checks.close(dz / own, (eps - x), 1e-9)
+        checks.close(t.time, t.sigma, 1e-12)
 
 
 def test_a_name_is_parsed_at_the_edge():
     assert Output.parse("eps") is Output.EPS and Output.parse(Output.V) is Output.V
-    with pytest.raises(UnknownNameError, match=r"unknown network output 'epsilon'\nhint: .*choose one of: eps, v, x0"):
+    with pytest.raises(
+        UnknownNameError,
+        match=r"unknown network output 'epsilon'\nhint: .*choose one of: edm_D, edm_F, eps, score, v, velocity, x0",
+    ):
         Output.parse("epsilon")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from nelbo.errors import DomainError, UsageError
+from nelbo.errors import DomainError, UnknownNameError, UsageError
 from nelbo.process import schedule as schedules
 from nelbo.process.levels import column
 from nelbo.process.schedule import Interpolated, LogSNRLinear, Schedule, Table
@@ -126,7 +126,7 @@ def test_every_kind_has_a_case():
     from nelbo.parts import kinds
 
     covered = {type(make()) for make in SCHEDULES.values()}
-    assert covered >= {k for k in kinds("schedule").values() if k.__module__.startswith("nelbo.process.schedule")}
+    assert covered >= {k for k in kinds("schedule").values() if k.__module__.startswith("nelbo.process.")}
 
 
 # ---------------------------------------------------------------- interpolation
@@ -144,6 +144,26 @@ def test_interpolation_passes_through_the_table_and_is_straight_between():
     checks.close(law.logsnr(t), np.interp(t.numpy() * 9, np.arange(10), table.table.numpy()), 0, 1e-12)
     checks.close(law.time_of(law.logsnr(t)), t, 0, 1e-12)
     assert law.to_config() == {"kind": "interpolated", "name": table.name, "path_name": "vp"}
+
+
+def test_edm_levels_are_those_of_karras():
+    """σ_i of Karras et al. 2022, eq. 5, for N = 18: theirs run from σ_max down."""
+    i, N = np.arange(18), 18
+    karras = (80 ** (1 / 7) + i / (N - 1) * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
+    levels = schedules.edm().at(torch.from_numpy(1 - i / (N - 1)))
+    checks.close(levels.sigma, karras, 1e-12)
+    checks.close(levels.alpha, np.ones(18), 0)
+
+
+def test_a_law_on_another_path_is_the_same_law():
+    for path in ("vp", "ve", "flow"):
+        for name in ("flow", "edm", "logsnr-vp", "table-ve", "interpolated"):
+            schedule = SCHEDULES[name]()
+            moved = schedule.on(path)
+            assert type(moved) is type(schedule) and moved.path.value == path
+            checks.close(some_levels(moved).logsnr, some_levels(schedule).logsnr, 0)
+    with pytest.raises(UnknownNameError, match="flow, ve, vp"):
+        schedules.flow().on("vpsde")
 
 
 def test_column_broadcasts_over_examples():
@@ -178,6 +198,11 @@ BAD = [
     (lambda: Interpolated(torch.tensor([0.0, 1.0], dtype=torch.float64)), DomainError, r"does not fall"),
     (lambda: LogSNRLinear(-5.0, 5.0), UsageError, r"runs from -5\.0 at t = 0 to 5\.0.*\nhint: .*larger first"),
     (lambda: LogSNRLinear(math.inf, 5.0), UsageError, r"two finite numbers"),
+    (lambda: schedules.flow(0.0, 1.0), UsageError, r"flow times from 0\.0 to 1\.0\nhint: .*0 < t_min"),
+    (lambda: schedules.flow(0.5, math.nan), UsageError, r"flow times from 0\.5 to nan"),
+    (lambda: schedules.edm(80.0, 0.002), UsageError, r"from σ = 80\.0 to 0\.002.*\nhint: .*edm\(0\.002"),
+    (lambda: schedules.edm(0.0), UsageError, r"0 < sigma_min"),
+    (lambda: schedules.edm(rho=0), UsageError, r"ρ = 0"),
     (lambda: schedules.linear(10).at(torch.tensor(0.55)), UsageError, r"a table of 10 levels.*\n.*interpolated\(\)"),
     (lambda: schedules.linear(10).at(torch.tensor(0.0)), UsageError, r"another time was asked for"),
     (lambda: schedules.linear(10).at_index(torch.tensor(10)), UsageError, r"another time was asked for"),

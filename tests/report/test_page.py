@@ -186,6 +186,17 @@ def test_large_pictures_and_long_chains_stay_small(demo, alter, tmp_path):
     assert "4000 strata, drawn as 240" in Page(out.read_text(encoding="utf-8")).text
 
 
+def test_an_ode_likelihood_has_terms_of_its_own(demo, alter, tmp_path):
+    names = ("prior", "flow", "dequantisation", "reconstruction", "importance")
+    term = {"bits_per_dim": 0.51234, "standard_error": 0.01, "standard_error_data": 0.1}
+    alter(quantity="ode", terms=dict.fromkeys(names, term), levels=[])
+    text = page(demo, tmp_path).text
+    assert "not the variational bound" in text and "how volumes change along the flow" in text
+    alter(terms={name: term for name in names if name != "flow"})
+    with pytest.raises(DataError, match=r"terms\.flow"):
+        page(demo, tmp_path)
+
+
 def test_density_is_not_called_a_code(demo, alter, tmp_path):
     bound = json.loads((demo / "bound.json").read_text())
     alter(domain=bound["domain"] | {"bins": None}, bits_per_dim=-1.25)

@@ -56,10 +56,12 @@ def environment(sleep: float = 0.0) -> dict[str, str]:
     return {**kept, "OMP_NUM_THREADS": "1", "TERM": "dumb", "SLEEP": str(sleep), "ACCELERATE_USE_CPU": "true"}
 
 
-def start(cwd: Path, *arguments: str, launcher: tuple[str, ...] = (), sleep: float = 0.0) -> subprocess.Popen[str]:
-    """`nelbo evaluate ARGUMENTS` under way, in a process group of its own."""
+def start(
+    cwd: Path, *arguments: str, launcher: tuple[str, ...] = (), sleep: float = 0.0, command: str = "evaluate"
+) -> subprocess.Popen[str]:
+    """`nelbo COMMAND ARGUMENTS` under way, in a process group of its own."""
     return subprocess.Popen(
-        [sys.executable, *launcher, "-m", "nelbo", "evaluate", *arguments],
+        [sys.executable, *launcher, "-m", "nelbo", command, *arguments],
         cwd=cwd,
         env=environment(sleep),
         stdin=subprocess.DEVNULL,
@@ -70,9 +72,11 @@ def start(cwd: Path, *arguments: str, launcher: tuple[str, ...] = (), sleep: flo
     )
 
 
-def done(cwd: Path, *arguments: str, launcher: tuple[str, ...] = (), status: int = 0) -> tuple[Any, str]:
+def done(
+    cwd: Path, *arguments: str, launcher: tuple[str, ...] = (), status: int = 0, command: str = "evaluate"
+) -> tuple[Any, str]:
     """The JSON document (None where there is none) and stderr of a whole run."""
-    process = start(cwd, *arguments, "--json", launcher=launcher)
+    process = start(cwd, *arguments, "--json", launcher=launcher, command=command)
     out, err = process.communicate(timeout=300)
     assert process.returncode == status, err
     return (json.loads(out) if out else None), err

@@ -40,6 +40,15 @@ def same(one, two):
         assert one == two
 
 
+def test_five_samples_on_two_processes(here):
+    """The same samples as one process draws, written once, by one voice."""
+    for launcher, name in (((), "one.npz"), (TWO, "two.npz")):
+        told = done(here, "plug:make", "-n", "5", "--out", name, launcher=launcher, command="sample")[0]
+        assert told["n"] == 5 and told["file"] == name
+    one, two = (np.load(here / name)["samples"] for name in ("one.npz", "two.npz"))
+    assert one.dtype == two.dtype and (one == two).all()
+
+
 # one by the quick tests, all by the slow ones: starting torch three times is what takes the time
 @pytest.mark.parametrize(
     "estimator",
@@ -77,7 +86,9 @@ def test_one_process_speaks_for_both(here):
     process = start(here, *NINE, "--max-nfe", "400", "--tolerance", "0.0001", launcher=TWO)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0 and out.count("─ ") + out.count("bound ") == 1, out
-    assert err.count("warning:") == 1
+    warnings = [line for line in err.splitlines() if line.startswith("warning:")]
+    assert len(warnings) == len(set(warnings)), err  # each once, and not once a process
+    assert err.count("--max-nfe 400 was reached") == 1
 
 
 @pytest.mark.slow

@@ -283,7 +283,7 @@ def test_the_network_is_left_in_its_mode():
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
-        ({"sampler": "euler"}, UnknownNameError, "ancestral"),
+        ({"sampler": "euler_a"}, UnknownNameError, "ancestral"),
         ({"n": 0}, UsageError, "0 samples"),
         ({"n": 2.5}, UsageError, "2.5"),
         ({"steps": 0}, UsageError, "0 steps"),

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from nelbo.errors import UnknownNameError, UsageError
-from nelbo.model.decoder import Categorical, ContinuousGaussian, Decoder, DiscretizedGaussian
+from nelbo.adapters.choices import clip_for, decoder_for, prior_for
+from nelbo.errors import UsageError
+from nelbo.model.decoder import Decoder
 from nelbo.model.denoiser import NetworkDenoiser
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.domain import DataDomain
-from nelbo.model.prior import GaussianPrior, Prior
-from nelbo.model.reverse import Clip, Reverse, Variance, parse_variance
-from nelbo.process.grid import Continuous, Full
+from nelbo.model.examples import Examples
+from nelbo.model.prior import Prior
+from nelbo.model.reverse import Reverse, Variance, parse_variance
+from nelbo.process.grid import Continuous, Full, Grid
+from nelbo.process.prediction import Output, no_slope
 from nelbo.process.schedule import Schedule, Table
-
-DECODERS = ("discretized_gaussian", "categorical", "continuous_gaussian")
 
 
 def from_callable(
@@ -25,23 +27,39 @@ def from_callable(
     *,
     schedule: Schedule,
     domain: DataDomain,
-    predicts: str = "eps",
+    predicts: str | Output = "eps",
     time: str = "index",
-    variance: str | Variance = "beta_tilde",
+    variance: str | Variance | Tensor | Sequence[float] = "beta_tilde",
     decoder: str | Decoder | None = None,
     prior: Prior | None = None,
     first_level: int | None = None,
     clip: bool | tuple[float, float] = False,
+    sigma_data: float | None = None,
+    grid: Grid | None = None,
+    trained_on: Examples | Tensor | None = None,
 ) -> DiffusionModel:
     """The model p_θ that a network fn(z_t, t, **condition) → (B, *shape) stands for.
 
-    predicts: "eps", "x0" or "v". time: what fn takes as t (B,): "index" (int64, 0..T−1 = DDPM's step − 1), "unit"
-    (float, t/T) or "logsnr". variance: "beta_tilde", "beta" or a policy. decoder: "discretized_gaussian" (where the
-    domain has bins; its variance follows from the policy and the full table), "categorical" (VDM's) or
-    "continuous_gaussian"; chosen by the domain where None. prior: N(0, I) where None. first_level: table index where
-    the chain begins (0). clip: True clamps x̂ to the domain's range, a pair to that range.
+    predicts: what fn returns, with z = αx + σε and data at the beginning of time:
 
-    A tabulated schedule gives the full grid, a law the continuous one. Errors: UsageError, UnknownNameError.
+        "eps"       ε̂                       "score"     −ε̂/σ, the gradient of log q(z_t)
+        "x0"        x̂                       "velocity"  dz/dt of the schedule's own time; ε̂ − x̂ on schedules.flow
+        "v"         αε̂ − σx̂                 "edm_D", "edm_F"   EDM's denoiser, or the network inside it (sigma_data)
+
+    EDM's networks are shown z/α (F times c_in) and told the σ of that, whatever the path of the schedule.
+
+    time: what fn takes as t (B,): "index" (int64, 0..T−1 = DDPM's step − 1), "unit" (float: t/T of a table; the law's
+    own time, which is the flow time on schedules.flow), "logsnr" (λ), "sigma" (σ) or "c_noise" (ln σ/4).
+    variance: "beta_tilde", "beta", "learned_range" or "learned_log" (fn then returns (B, 2C, …), the second half of
+    axis 1 being its raw variance), an array of T variances, or a policy.
+    decoder: "discretized_gaussian" (where the domain has bins; its variance follows from the policy and the full
+    table), "categorical" (VDM's) or "continuous_gaussian"; chosen by the domain where None.
+    prior: N(0, I), or N(0, σ²) of the last level on a VE path, where None. first_level: table index where the chain
+    begins (0): networks whose first steps were never trained begin at the first that was.
+    clip: True clamps x̂ to the domain's range, a pair to that range. grid: every level of a table, the continuous
+    interval of a law where None. trained_on: the examples it was trained on, so that scoring them gives a warning.
+
+    Errors: UsageError, UnknownNameError; ShapeError when fn returns another shape.
 
     >>> import nelbo, torch
     >>> model = nelbo.from_callable(lambda z, t: torch.zeros_like(z), schedule=nelbo.schedules.linear(T=10),
@@ -53,51 +71,27 @@ def from_callable(
         raise UsageError(f"from_callable was given a {type(fn).__name__}", "give a function or module fn(z, t)")
     policy = parse_variance(variance)
     first = first_level or 0
-    if isinstance(schedule, Table):
-        grid = Full(first)
-    elif first_level is None:
-        grid = Continuous()
-    else:
-        raise UsageError(f"first_level={first_level} on a schedule without a table", "choose the first time by a grid")
-    if clip is True:
-        bounds: Clip | None = Clip(domain.low, domain.high)
-    else:
-        bounds = Clip(*clip) if clip else None
+    if Output.parse(predicts) is Output.VELOCITY and isinstance(schedule, Table):
+        raise no_slope()
+    if first_level is not None and (grid is not None or not isinstance(schedule, Table)):
+        what = "with a grid of its own" if grid is not None else "on a schedule without a table"
+        raise UsageError(f"first_level={first_level} {what}", "choose the first level by the grid")
+    if grid is None:
+        grid = Full(first) if isinstance(schedule, Table) else Continuous()
+    denoiser = NetworkDenoiser(fn, predicts, time, sigma_data=sigma_data, learned_variance=policy.learned)
     return DiffusionModel(
         domain=domain,
         schedule=schedule,
         grid=grid,
-        denoiser=NetworkDenoiser(fn, predicts, time),
-        reverse=Reverse(policy, bounds),
-        decoder=_decoder(decoder, domain, schedule, policy, first),
-        prior=prior or GaussianPrior(),
+        denoiser=denoiser,
+        reverse=Reverse(policy, clip_for(clip, domain)),
+        decoder=decoder_for(decoder, domain, schedule, policy, getattr(grid, "first", 0)),
+        prior=prior or prior_for(schedule),
+        trained_on=None if trained_on is None else hashes(trained_on, domain),
     )
 
 
-def _decoder(
-    choice: str | Decoder | None, domain: DataDomain, schedule: Schedule, policy: Variance, first: int
-) -> Decoder:
-    if isinstance(choice, Decoder):
-        return choice
-    if choice is None:
-        if not domain.discrete:
-            choice = "continuous_gaussian"
-        else:
-            choice = "discretized_gaussian" if isinstance(schedule, Table) else "categorical"
-    if choice not in DECODERS:
-        raise UnknownNameError.of("decoder", choice, DECODERS)
-    if choice == "categorical":
-        return Categorical()
-    if not isinstance(schedule, Table):
-        if choice == "continuous_gaussian":
-            return ContinuousGaussian()
-        raise UsageError(
-            "the decoder 'discretized_gaussian' takes its variance from the first two levels of a table, "
-            f"and a {schedule.kind!r} schedule has none",
-            "give decoder=nelbo.decoders.DiscretizedGaussian(variance), or 'categorical'",
-        )
-    if len(schedule.table) < first + 2:
-        raise UsageError(f"a chain of {len(schedule.table)} level(s)", "give the decoder's variance explicitly")
-    ends = schedule.at_index(torch.tensor([first, first + 1]))
-    spread = policy.of_decoder(ends[0], ends[1])
-    return DiscretizedGaussian(spread) if choice == "discretized_gaussian" else ContinuousGaussian(spread)
+def hashes(data: Examples | Tensor, domain: DataDomain) -> Tensor:
+    """(N,) int64: the hashes by which `data` are known again. Errors: those of data that do not fit the domain."""
+    examples = data if isinstance(data, Examples) else Examples(torch.as_tensor(data))
+    return dataclasses.replace(examples, data=domain.checked(examples.data, "trained_on")).hashes

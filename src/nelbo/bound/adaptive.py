@@ -18,6 +18,7 @@ from nelbo.bound.designs import FALL, Density, Stage
 from nelbo.bound.estimate import Estimate, PerExample, TermEstimate
 from nelbo.bound.estimators import Estimator
 from nelbo.bound.pilot import EXAMPLES, Pilot, run
+from nelbo.bound.pooled import pooled
 from nelbo.bound.problem import Problem
 from nelbo.bound.stages import averaged, merge_rows, stretches
 from nelbo.errors import Interrupted, UsageError
@@ -31,7 +32,7 @@ FIRST_STRATA = 3
 CREDIT = 0.75
 """Share of the variance between examples that a pooled design is credited for drawing examples without replacement:
 the pilot knows that variance roughly, and an error bar should rather be a little long."""
-MIN_DRAWS = 256
+MIN_DRAWS = 384
 """Draws of the smallest pooled stage: fewer would not tell their own variance."""
 
 
@@ -102,10 +103,13 @@ class Adaptive(Estimator):
                 note = f"--max-nfe {self.max_nfe} was reached before the tolerance {self.tolerance}"
                 if step is None:
                     break
-            draw = designs.pooled if step.design == "pooled" else designs.per_example
             problem.planned = self._expected(problem, plan, pilot, step)
             try:
-                stage = draw(problem, pilot, density, step.strata, step.reconstructions, offset)
+                size = (step.strata, step.reconstructions, offset)
+                if step.design == "pooled":
+                    stage = pooled(problem, pilot, density, *size, past=stages)
+                else:
+                    stage = designs.per_example(problem, pilot, density, *size)
             except KeyboardInterrupt:  # between two batches that it was waiting for
                 problem.stopped = True
                 break
@@ -166,7 +170,7 @@ class Adaptive(Estimator):
         # Neyman between the two terms: draws ∝ sd / √cost
         both = spread + spread_r * math.sqrt(cost_r)
         N = problem.examples
-        credit = CREDIT * min(pilot.between, spread**2)
+        credit = CREDIT * min(pilot.between_by(r, d, credited=True), spread**2)
         share = both / (goal + credit / N)
         if share * spread > N:
             share = (both - credit / max(spread, 1e-300)) / goal
@@ -177,7 +181,9 @@ class Adaptive(Estimator):
         noise = float((d.size * d.noise).sum()) ** 2
         image = max(0.0, spread**2 - noise)
         noise_r = float(r.size[0] * r.noise[0]) ** 2
-        sizes = [self.strata] if self.strata else [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256]
+        sizes = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256]
+        least = self._least(N)
+        sizes = [self.strata] if self.strata else [least, *(n for n in sizes if n > least)]
         for strata in sizes:
             # draws of the two terms in proportion to their standard deviations
             m = max(1, round(strata * math.sqrt(noise_r / max(noise + image / 2, 1e-300) / cost_r)))
@@ -191,6 +197,10 @@ class Adaptive(Estimator):
         if not wanted:
             raise UsageError(f"unknown design {self.design!r}", "choose one of: auto, per_example, pooled")
         return min(wanted, key=lambda c: c.cost)
+
+    def _least(self, N: int) -> int:
+        """Fewest strata of an example: as many pairs in all as the smallest pooled stage has draws."""
+        return math.ceil(MIN_DRAWS / N)
 
     def _part(self, problem: Problem, plan: Plan, share: float) -> Plan:
         """The stage that is `share` of the plan; at least one stratum, or a stage that knows its variance."""
@@ -212,7 +222,7 @@ class Adaptive(Estimator):
         if self.strata is not None:
             return replace(plan, strata=self.strata)
         if not stages:
-            strata = min(plan.strata, FIRST_STRATA)
+            strata = min(plan.strata, max(FIRST_STRATA, self._least(problem.examples)))
         else:
             total = averaged(stages)
             missing = max(0.0, total.variance / target**2 - 1)
@@ -244,7 +254,8 @@ class Adaptive(Estimator):
             return total
         value, variance = total.diffusion
         n = float(total.bins[:, 2].sum())
-        credit = CREDIT * pilot.between * min(1 / problem.examples, 1 / max(1.0, n))
+        between = sum(s.weight * s.between for s in stages) / total.weight
+        credit = CREDIT * between * min(1 / problem.examples, 1 / max(1.0, n))
         return replace(total, diffusion=(value, max(variance - credit, 0.4 * variance)))
 
     def _result(

@@ -34,7 +34,7 @@ class Cells:
     continuous: bool
 
     @classmethod
-    @equation("snr-discrete-loss", "snr-eps-expm1", "snr-schedule-invariance")
+    @equation("snr-discrete-loss", "snr-eps-expm1", "snr-schedule-invariance", "loss-eps-weighted")
     def of(cls, model: DiffusionModel) -> Cells:
         """The cells of the model's grid; none where the chain has one level."""
         levels = model.levels()

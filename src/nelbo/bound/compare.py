@@ -11,7 +11,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -58,6 +58,8 @@ class Comparison:
     version: str
     warnings: tuple[str, ...]
     seconds: float
+    overrides: Json = field(default_factory=dict)
+    """What the user chose in the place of both models' own."""
 
     def to_dict(self) -> Json:
         """JSON form, schema nelbo.comparison/1; numbers that do not exist are null."""
@@ -78,6 +80,7 @@ class Comparison:
                 "precision": self.precision,
                 "data": self.data,
                 "models": {"a": self.models[0], "b": self.models[1]},
+                "overrides": self.overrides,
                 "warnings": list(self.warnings),
                 "seconds": self.seconds,
                 "version": self.version,

@@ -1,12 +1,13 @@
 """Designs: how the draws of a stage are spread over examples and cells, and what they say.
 
-Both designs estimate, from draws independent of the pilot,
+Both designs estimate, from draws independent of the fit,
 
-    mean of the bound = mean prior + mean of the fit over all examples (closed form) + mean of (y − fit − a·n)/p,
+    mean of the bound = mean prior + mean of the fit over all examples (closed form) + mean of (y − fit − a·n)/(p N q),
 
 and both put two independent draws in every stratum of the cells, so that half their squared difference is an unbiased
-estimate of the stratum's variance. `pooled` draws examples at random: cheapest for a coarse answer. `per_example`
-gives every example its own strata, so that differences between examples cost nothing: cheapest for a fine one.
+estimate of the stratum's variance. `pooled` (pooled.py) draws examples at random, with probabilities q, and corrects
+the fit by its own draws: cheapest for a coarse answer. `per_example` (q = 1/N) gives every example its own strata, so
+that differences between examples cost nothing: cheapest for a fine one.
 """
 
 from __future__ import annotations
@@ -17,14 +18,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nelbo.bound import errorbar, refit
 from nelbo.bound.pilot import Fit, Pilot
 from nelbo.bound.problem import Problem
+from nelbo.bound.refit import Draws
 from nelbo.maths import random
 
 BINS = 16
 """Strata of the chain that results report."""
 FALL = 1.4
 """The variance of a per-example stage falls about as its strata to the power −FALL; stages are weighted by that."""
+_REFIT = 1000
+"""Fewest draws of a block of the per-example design that correct its fit."""
 _BLOCK = 8192
 """Examples a block of the per-example design: what is planned at once must not grow with the data."""
 
@@ -78,6 +83,10 @@ class Stage:
     bins: Tensor
     examples: Rows | None
     weight: float
+    draws: tuple[Draws, Draws] | None = None
+    """Of the reconstruction and of the diffusion term, for the fit of later stages."""
+    between: float = 0.0
+    """N times what the draws save, as far as is known, by not repeating examples (`Pilot.between_by`), nats²."""
 
     @property
     def value(self) -> float:
@@ -88,43 +97,6 @@ class Stage:
     def variance(self) -> float:
         """Of both terms; their draws are independent."""
         return self.diffusion[1] + self.reconstruction[1]
-
-
-def pooled(problem: Problem, pilot: Pilot, density: Density, strata: int, reconstructions: int, offset: int) -> Stage:
-    """2·`strata` diffusion draws and `reconstructions` first-level draws, each of another random example.
-
-    offset: number of the first draw, so that stages never share noise.
-    """
-    N, M = problem.examples, len(problem.cells)
-    draws = offset + torch.arange(reconstructions)
-    who = anyone(problem.seed, N, 0, draws)
-    columns = problem.reconstruction_columns(who, draws, pilot.surrogate, partial=True)
-    zero = torch.zeros_like(who)
-    left = _residual(pilot.reconstruction, pilot.features, who, zero, columns)
-    left = left[torch.isfinite(left)]
-    r_value, r_variance = _of_draws(left)
-
-    n = 2 * strata if M and not problem.stopped else 0
-    draws = offset + torch.arange(n)
-    # in random order, so that an interrupt leaves a sample of the strata and not the first stretch of the chain
-    stratum = random.permutation(problem.seed, strata, level=2, draw=offset).repeat_interleave(2)[:n]
-    inside = random.uniform(problem.seed, 0, 0, draws, stream=random.Stream.TIME)
-    who = anyone(problem.seed, N, 1, draws)
-    cells, inner = density.place((stratum + inside) / max(1, strata))
-    columns = problem.cell_columns(who, cells, inner, cells + 1, draws, pilot.surrogate, partial=True)
-    residual = _residual(pilot.diffusion, pilot.features, who, cells, columns) / density.p[cells]
-    pairs = residual.reshape(-1, 2)
-    done = torch.isfinite(pairs).all(1)
-    value, variance = _of_pairs(pairs[done], strata if M else 0)
-    fitted = _fitted(pilot.diffusion, pilot.features)
-    bins = _bins(problem, cells.reshape(-1, 2)[done].reshape(-1), pairs[done].reshape(-1), pilot)
-    return Stage(
-        diffusion=(fitted + value, variance),
-        reconstruction=(_fitted(pilot.reconstruction, pilot.features) + r_value, r_variance),
-        bins=bins,
-        examples=None,
-        weight=float(2 * int(done.sum()) + len(left)),
-    )
 
 
 def per_example(
@@ -165,86 +137,65 @@ def per_example(
         inside = random.uniform(problem.seed, who, 1, offset + number, stream=random.Stream.TIME)
         cells, inner = density.place((number // 2 + inside) / strata)
         columns = problem.cell_columns(who, cells, inner, cells + 1, offset + number, pilot.surrogate, partial=True)
-        residual = _residual(pilot.diffusion, pilot.features, who, cells, columns) / density.p[cells]
-        pairs = residual.reshape(b, strata, 2)
-        fitted = pilot.diffusion.mean.sum() + pilot.features[block] @ pilot.diffusion.total_weights
-        values[block] = fitted + pairs.mean((1, 2))
-        errors[block] = (pairs[..., 0] - pairs[..., 1]) / (2 * strata)
-        done = torch.isfinite(residual)
-        bins += _bins(problem, cells[done], residual[done], pilot, of=b / N)
+        weight = 1 / density.p[cells]
+        along = (density.cumulative[1:] + density.cumulative[:-1]) / 2
+        enough = len(who) >= _REFIT
+        own = refit.split(problem.seed, b, pilot.features) if enough else torch.zeros(b, dtype=torch.long)
+        fold = torch.zeros(N, dtype=torch.long)
+        fold[block] = own
+        fits = refit.crossfit(pilot.diffusion, along, pilot.features, fold, [Draws(who, cells, columns, weight)])
+        for k, fit in enumerate(fits):
+            mine = (own == k).repeat_interleave(2 * strata)
+            rows = block[own == k]
+            residual = residual_of(fit, pilot.features, who[mine], cells[mine], columns[mine]) * weight[mine]
+            pairs = residual.reshape(len(rows), strata, 2)
+            values[rows] = fit.mean.sum() + pilot.features[rows] @ fit.total_weights + pairs.mean((1, 2))
+            errors[rows] = (pairs[..., 0] - pairs[..., 1]) / (2 * strata)
+            done = torch.isfinite(residual)
+            features = pilot.features[rows].mean(0)
+            bins += bins_of(problem, cells[mine][done], residual[done], fit, features, of=len(rows) / N)
         spoken_for += b / N
     if problem.stopped and spoken_for:
         bins /= torch.tensor([spoken_for, spoken_for**2, 1.0], dtype=torch.float64)
     done = torch.isfinite(values) & torch.isfinite(r_values)
+    r_squares = r_errors.square().sum(1, keepdim=True)
     return Stage(
-        diffusion=_mean(pilot.diffusion, pilot, done, values[done], errors[done].square().sum(1)),
-        reconstruction=_mean(pilot.reconstruction, pilot, done, r_values[done], r_errors[done].square().sum(1)),
+        diffusion=_mean(pilot.diffusion, pilot, done, values[done], errors[done].square(), 1),
+        reconstruction=_mean(pilot.reconstruction, pilot, done, r_values[done], r_squares[done], both - 1),
         bins=bins,
         examples=Rows(values, r_values, errors, r_errors) if bool(done.all()) else None,
         weight=float(strata) ** FALL * float(done.double().mean()),
     )
 
 
-def anyone(seed: int, N: int, level: int, draws: Tensor) -> Tensor:
-    """An example, 0..N−1, for every draw (n,): one keyed random order of all after the other, so that n ≤ N draws are
-    of different examples, and every draw by itself is uniform."""
-    lap = draws // N
-    return torch.cat(
-        [
-            random.permutation(seed, N, level=level, draw=int(k))[draws[lap == k] % N]
-            for k in torch.unique_consecutive(lap)
-        ]
-        or [draws]
-    )
-
-
-def _residual(fit: Fit, features: Tensor, who: Tensor, cells: Tensor, columns: Tensor) -> Tensor:
+def residual_of(fit: Fit, features: Tensor, who: Tensor, cells: Tensor, columns: Tensor) -> Tensor:
     """y − fit − a·n of draws, (n,)."""
     return columns[:, 0] - fit.predict(cells, features[who]) - fit.control(cells, columns[:, 1:])
 
 
-def _fitted(fit: Fit, features: Tensor) -> float:
-    """The fit's total, averaged over all examples."""
-    return float(fit.mean.sum() + (features @ fit.total_weights).mean())
-
-
-def _of_pairs(pairs: Tensor, strata: int) -> tuple[float, float]:
-    """Mean and variance from pairs (h, 2), one a stratum; where an interrupt left fewer strata, as a simple sample."""
-    h = len(pairs)
-    if strata == 0:
-        return 0.0, 0.0
-    if h == strata:
-        return float(pairs.mean()), float((pairs[:, 0] - pairs[:, 1]).square().sum()) / 4 / h**2
-    return _of_draws(pairs.mean(1))
-
-
-def _of_draws(values: Tensor) -> tuple[float, float]:
-    n = len(values)
-    return (float(values.mean()), float(values.var()) / n) if n > 1 else (0.0, math.inf)
-
-
-def _mean(fit: Fit, pilot: Pilot, done: Tensor, values: Tensor, variances: Tensor) -> tuple[float, float]:
-    """Mean over all examples and its variance, where `done` (N,) of them have values (their number,)."""
+def _mean(fit: Fit, pilot: Pilot, done: Tensor, values: Tensor, squares: Tensor, freedom: int) -> tuple[float, float]:
+    """Mean over all examples and its variance, where `done` (N,) of them have values (n,) and squared errors (n, k) of
+    `freedom` degrees each."""
     n, N = len(values), len(done)
     if n == N:
-        return float(values.mean()), float(variances.mean()) / N
+        return float(values.mean()), errorbar.of_squares(squares.flatten() / N**2, freedom)
     if n < 2:
         return 0.0, math.inf
     fitted = fit.mean.sum() + pilot.features @ fit.total_weights
-    left = values - fitted[done]
-    return float(fitted.mean() + left.mean()), float(left.var()) / n
+    left, variance = errorbar.of_draws([values - fitted[done]], [1.0])
+    return float(fitted.mean() + left), variance
 
 
-def _bins(problem: Problem, cells: Tensor, residual: Tensor, pilot: Pilot, of: float = 1.0) -> Tensor:
-    """(BINS, 3): value, variance and number of draws of each stretch of the chain, from weighted residuals (n,).
+def bins_of(problem: Problem, cells: Tensor, residual: Tensor, fit: Fit, features: Tensor, of: float = 1.0) -> Tensor:
+    """(BINS, 3): value, variance and number of draws of each stretch of the chain, from weighted residuals (n,) of a
+    fit for examples of mean `features` (q,).
 
     of: the share of the examples that these draws speak for, where several calls are added up.
     """
     n = max(1, len(residual))
     edge = bin_of_cells(problem)
     which = edge[cells]
-    fit = pilot.diffusion
-    mean = fit.mean + fit.size * (fit.weights @ pilot.features.mean(0))
+    mean = fit.mean + fit.size * (fit.weights @ features)
     total = torch.zeros(BINS, dtype=torch.float64).index_add(0, edge, mean)
     first = torch.zeros(BINS, dtype=torch.float64).index_add(0, which, residual) / n
     second = torch.zeros(BINS, dtype=torch.float64).index_add(0, which, residual.square()) / n

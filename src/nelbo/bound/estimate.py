@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nelbo.equation import equation
 from nelbo.typing import Json
 
 
@@ -73,6 +74,7 @@ class Estimate:
     """What a reader must know: a tolerance that was not reached, an interrupt."""
 
     @classmethod
+    @equation("vlb-three-terms")
     def of(
         cls,
         prior: Tensor,

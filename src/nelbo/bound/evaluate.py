@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nelbo._version import __version__
-from nelbo.bound import shift
+from nelbo.bound import sanity, shift
 from nelbo.bound.adaptive import Adaptive
 from nelbo.bound.baselines import OneTime
 from nelbo.bound.estimators import Estimator, Exhaustive, Stratified
@@ -22,6 +22,7 @@ from nelbo.bound.problem import Problem
 from nelbo.bound.result import Bound
 from nelbo.bound.store import Store
 from nelbo.bound.workers import Workers
+from nelbo.equation import equation
 from nelbo.errors import UnknownNameError, UsageError
 from nelbo.maths.units import bits_per_dim
 from nelbo.model.diffusion import DiffusionModel
@@ -29,6 +30,7 @@ from nelbo.model.examples import Examples
 from nelbo.process.grid import Grid
 
 
+@equation("vlb-average-data")
 def evaluate(
     model: DiffusionModel,
     data: Examples | Tensor | Any,
@@ -96,6 +98,7 @@ def evaluate(
     try:
         with problem.model.denoiser.inference():
             estimate = chosen.estimate(problem)
+            notes += sanity.notes(problem, estimate)
             if precision == "bf16" and not problem.stopped:
                 reference = model.in_precision(PRECISIONS["float32"], problem.device)
                 notes.append(shift.note(problem, reference, precision, max_nfe))

@@ -1,8 +1,8 @@
 """The pilot: a few hundred evaluations that say where the bound sits and what predicts it. Counted, never averaged in.
 
 Some examples are evaluated twice at the first level and once at K nodes along the chain, spaced evenly in λ. With y the
-term, m its mean at a node, F_i closed-form features of example i (logarithms of the surrogate's expected error), and
-n the surrogate's two zero-mean columns, all in nats, the fit at each node is
+term, m its mean at a node, F_i closed-form features of example i (`features.py`), and n the surrogate's two zero-mean
+columns, all in nats, the fit at each node is
 
     y = m + |m| F_i·W + a·n + residual,
 
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nelbo.bound import features as closed_form
 from nelbo.bound.problem import Problem
 from nelbo.bound.surrogate import GaussianSurrogate
 from nelbo.maths import random
@@ -26,10 +27,9 @@ from nelbo.maths import random
 NODES = 9
 EXAMPLES = 24
 """Examples of a pilot, where nothing else is said."""
-FEATURES = 8
 DRAW = 1 << 31
 """Draw number of the pilot's noise, out of the way of the estimate's own."""
-_RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0, 1e6)
+_RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 1e6)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,16 +61,61 @@ class Fit:
 
 
 @dataclass(frozen=True, eq=False)
+class Left:
+    """Of the pilot's examples `who` (P,): what the fit leaves of each, in sample and relative to |m|, at the first
+    level (P,) and at the `nodes` (K,), (P, K), and the cells that a node stands for, by scale over its own (K,)."""
+
+    who: Tensor
+    reconstruction: Tensor
+    diffusion: Tensor
+    nodes: Tensor
+    shares: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Pilot:
     """What the pilot found: features of every example (N, q), fits of both terms, and what they cost."""
 
     surrogate: GaussianSurrogate | None
     features: Tensor
+    chance: Tensor
+    """Probabilities (N,) with which a design draws examples at random: see `_chance`."""
     reconstruction: Fit
     diffusion: Fit
-    between: float
-    """Variance between examples of what the fit leaves of the whole bound, nats²."""
+    left: Left
     nfe: int
+
+    @property
+    def between(self) -> float:
+        """Variance between examples of what the pilot's own fit leaves of the whole bound, nats²."""
+        return self.between_by(self.reconstruction, self.diffusion)
+
+    def between_by(self, reconstruction: Fit, diffusion: Fit, credited: bool = False) -> float:
+        """Variance between examples of what corrections of the pilot's fits leave of the whole bound, nats².
+
+        Observed in the pilot's examples, less its noise. credited: that part alone which n ≤ N draws with
+        probabilities q save by not repeating examples, min(1, 1/(N q_i)) of an example's square.
+        """
+        left = self.left
+        F = self.features[left.who]
+        r, d, nodes = self.reconstruction, self.diffusion, left.nodes
+        change = reconstruction.predict(nodes.new_zeros(len(F)), F) - r.predict(nodes.new_zeros(len(F)), F)
+        total = left.reconstruction * r.size[0] - change
+        noise = float(r.noise[0] * r.size[0]) ** 2
+        if len(nodes):
+            size = d.size[nodes].clamp_min(1e-300)
+            change = (diffusion.mean - d.mean)[nodes] / size + F @ (diffusion.weights - d.weights)[nodes].mT
+            rest = left.diffusion - change
+            weight = left.shares * size
+            total = total + rest @ weight
+            noise += float((torch.from_numpy(_noise(rest.numpy())) * weight.square()).sum())
+        if len(total) < 2:
+            return 0.0
+        share = torch.ones_like(total)
+        if credited:
+            share = (len(self.chance) * self.chance[left.who]).reciprocal().clamp_max(1)
+        square = (total - total.mean()).square()
+        return max(0.0, float((share * square).sum()) / (len(total) - 1) - noise * float(share.mean()))
 
 
 def run(
@@ -82,11 +127,13 @@ def run(
     order = random.permutation(problem.seed, N, draw=1)
     surrogate = None
     features = torch.zeros(N, 0, dtype=torch.float64)
+    chance = torch.full((N,), 1 / N, dtype=torch.float64)
     if regression or controls:
         surrogate = GaussianSurrogate.fit(problem.values(order[: min(fit_on, N)].sort().values).flatten(1).cpu())
         surrogate = surrogate.to(problem.device)
         if regression:
-            features = _features(problem, surrogate)
+            features, expected = closed_form.of(problem, surrogate)
+            chance = _chance(expected)
     chosen = order[: min(examples, N)].sort().values
     P = len(chosen)
     nodes = _nodes(problem)
@@ -107,22 +154,29 @@ def run(
     return Pilot(
         surrogate=surrogate,
         features=features,
+        chance=chance,
         reconstruction=_as_fit(reconstruction),
         diffusion=cells,
-        between=_between(diffusion, reconstruction, nodes, problem),
+        left=Left(
+            chosen,
+            torch.from_numpy(reconstruction["left"][:, 0]),
+            torch.from_numpy(diffusion["left"]),
+            nodes,
+            _shares(nodes, problem),
+        ),
         nfe=problem.nfe - before,
     )
 
 
-def _features(problem: Problem, surrogate: GaussianSurrogate) -> Tensor:
-    """Logarithms of the surrogate's expected error at FEATURES levels, standardised over all examples, within ±4."""
-    levels = problem.levels.logsnr
-    logsnr = torch.linspace(float(levels[0]), float(levels[-1]), FEATURES, dtype=torch.float64, device=problem.device)
-    log = torch.empty(problem.examples, FEATURES, dtype=torch.float64)
-    for rows in torch.arange(problem.examples).split(1024):
-        log[rows] = surrogate.expected(problem.values(rows), logsnr).log().cpu()
-    spread = log.std(0, unbiased=False)
-    return log.sub_(log.mean(0)).div_(spread.clamp_min(1e-9)).clamp_(-4, 4)
+def _chance(expected: Tensor) -> Tensor:
+    """q_i ∝ ½ + ½ s_i, with s_i the example's expected error over that of the mean example, averaged over levels.
+
+    Examples that stand out carry much of the variance, and a uniform sample meets too few of them to say so. Weights
+    1/(N q_i) keep the estimate unbiased and never exceed 2.
+    """
+    s = (expected / expected.mean(0).clamp_min(1e-300)).mean(1)
+    q = 0.5 + 0.5 * s / s.mean()
+    return q / q.sum()
 
 
 def _nodes(problem: Problem) -> Tensor:
@@ -146,9 +200,12 @@ def _fit_nodes(columns: np.ndarray, scale: np.ndarray, F: np.ndarray, pooled: in
     q = F.shape[1]
     y = columns[..., 0] / np.where(scale > 0, scale, 1)
     mean = y.mean(0)
-    size = np.where(np.abs(mean) > 0, np.abs(mean), 1.0)
+    size = np.abs(mean)  # where all was exactly zero, no more than a trace of the largest
+    size = np.maximum(size, 1e-9 * size.max(initial=0.0)) if size.max(initial=0.0) > 0 else np.ones_like(size)
     r = y / size - mean / size
     n = columns[..., 1:] / (scale * size)[None, :, None] if K else columns[..., 1:]
+    centre = F.mean(0)
+    F = F - centre
     weights, fitted, left = np.zeros((K, q)), np.zeros((P, K)), np.zeros((P, K))
     if q and P > 4:
         G = F.T @ F
@@ -173,22 +230,29 @@ def _fit_nodes(columns: np.ndarray, scale: np.ndarray, F: np.ndarray, pooled: in
             controls[k] = np.linalg.solve(gram + 1e-3 * np.trace(gram) * np.eye(2) + 1e-300 * np.eye(2), A.T @ b)
         left = left - (n * controls).sum(-1) * P / max(1, P - 2)
     variance = (left**2).mean(0)
-    noise = variance.copy()
-    if K > 2:
-        # an example's own deviation is smooth along the chain; noise is what a line through neighbours misses
-        bend = left[:, 1:-1] - (left[:, :-2] + left[:, 2:]) / 2
-        noise[1:-1] = (bend**2).mean(0) / 1.5
-        noise[[0, -1]] = noise[[1, -2]]
     return {
-        "mean": mean,
+        "mean": mean - size * (weights @ centre),
+        "centre": centre,
         "weights": weights,
         "controls": controls,
         "raw": (r**2).mean(0) * P / max(1, P - 1),
         "residual": variance,
-        "noise": np.clip(noise, 0.05 * variance, variance),
-        "left": left,
+        "noise": _noise(left),
+        "left": residual - (n * controls).sum(-1),
         "size": size,
     }
+
+
+def _noise(left: np.ndarray) -> np.ndarray:
+    """That part (K,) of the mean square of `left` (P, K) that is not the example's."""
+    variance = (left**2).mean(0)
+    noise = variance.copy()
+    if len(noise) > 2:
+        # an example's own deviation is smooth along the chain; noise is what a line through neighbours misses
+        bend = left[:, 1:-1] - (left[:, :-2] + left[:, 2:]) / 2
+        noise[1:-1] = (bend**2).mean(0) / 1.5
+        noise[[0, -1]] = noise[[1, -2]]
+    return np.clip(noise, 0.05 * variance, variance)
 
 
 def _noise_of_two(node: dict[str, np.ndarray], columns: np.ndarray) -> None:
@@ -199,7 +263,8 @@ def _noise_of_two(node: dict[str, np.ndarray], columns: np.ndarray) -> None:
 
 def _as_fit(node: dict[str, np.ndarray]) -> Fit:
     """One cell a node. The controls multiply columns in nats and were fitted relative to m, which cancels."""
-    t = {k: torch.from_numpy(np.asarray(v, dtype=np.float64)) for k, v in node.items()}
+    keys = ("mean", "size", "weights", "controls", "raw", "residual", "noise")
+    t = {k: torch.from_numpy(np.asarray(v, dtype=np.float64)) for k, v in node.items() if k in keys}
     spreads = (t[name].sqrt() for name in ("raw", "residual", "noise"))
     return Fit(t["mean"], t["size"], t["weights"], t["controls"], *spreads)
 
@@ -223,27 +288,35 @@ def _spread(node: dict[str, np.ndarray], nodes: Tensor, problem: Problem) -> Fit
         out = np.stack([np.interp(-logsnr, at, column) for column in flat.T], 1) if flat.shape[1] else flat[:0]
         return out.reshape(len(logsnr), *values.shape[1:])
 
-    size = np.maximum(np.abs(node["mean"]), 1e-12 * max(1e-300, float(np.abs(node["mean"]).max())))
-    mean = np.exp(along(np.log(size))) * problem.cells.scale.numpy()
+    size = np.exp(along(np.log(np.maximum(node["size"], 1e-12 * max(1e-300, float(node["size"].max()))))))
+    size = size * problem.cells.scale.numpy()
+    weights = along(node["weights"])
     values = {
-        "mean": mean,
-        "size": mean,
-        "weights": along(node["weights"]),
+        "mean": size * (1 - weights @ node["centre"]),
+        "size": size,
+        "weights": weights,
         "controls": along(node["controls"]),
-        **{k: along(_smooth(node[k])) for k in ("raw", "residual", "noise")},
     }
+    bare = size / problem.cells.scale.numpy()
+    for name in ("raw", "residual", "noise"):
+        spread = _guarded(node["size"] * np.sqrt(_smooth(node[name])))
+        floor = 1e-12 * max(1e-300, float(spread.max()))
+        between = np.maximum(along(spread), np.exp(along(np.log(np.maximum(spread, floor)))))
+        values[name] = (between / bare) ** 2
     return _as_fit(values)
 
 
-def _between(diffusion: dict, reconstruction: dict, nodes: Tensor, problem: Problem) -> float:
-    """Variance between examples of the residual of the whole bound: observed in the pilot, less its noise."""
-    total = reconstruction["left"][:, 0] * reconstruction["size"][0]
-    noise = float(reconstruction["noise"][0] * reconstruction["size"][0] ** 2)
-    if len(nodes):
-        edges = -problem.cells.logsnr.numpy()
-        nearest = np.abs(edges[:, None] - edges[nodes.numpy()]).argmin(1)
-        shares = np.bincount(nearest, weights=problem.cells.scale.numpy(), minlength=len(nodes))
-        weight = shares * diffusion["size"]
-        total = total + diffusion["left"] @ weight
-        noise += float((diffusion["noise"] * weight**2).sum())
-    return max(0.0, float(total.var(ddof=1)) - noise) if len(total) > 1 else 0.0
+def _guarded(spread: np.ndarray) -> np.ndarray:
+    """A standard deviation at every node, at least a tenth of its neighbours': errors that are rare there, and frequent
+    one node on, are easily missed by a few dozen draws. For the same reason it is interpolated linearly at least."""
+    padded = np.pad(spread, 1, mode="edge")
+    return np.maximum(spread, 0.1 * np.maximum(padded[:-2], padded[2:]))
+
+
+def _shares(nodes: Tensor, problem: Problem) -> Tensor:
+    """Scale of the cells that are nearest to each node, over the node's own, (K,)."""
+    if not len(nodes):
+        return torch.zeros(0, dtype=torch.float64)
+    at, scale = problem.cells.logsnr, problem.cells.scale
+    nearest = (at[:, None] - at[nodes]).abs().argmin(1)
+    return torch.zeros(len(nodes), dtype=torch.float64).index_add(0, nearest, scale) / scale[nodes].clamp_min(1e-300)

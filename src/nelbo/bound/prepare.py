@@ -58,6 +58,7 @@ def prepare(
         device=place,
         workers=workers or Alone(),
         resumable=resumable,
+        dtype=torch.float64 if precision == "float64" else torch.float32,
         release=examples.release,
     )
     return problem, dataclasses.replace(examples, data=checked)

@@ -14,21 +14,20 @@ import torch
 from torch import Tensor
 
 from nelbo.bound import terms
+from nelbo.bound.batches import Draws, computed
 from nelbo.bound.cells import Cells
 from nelbo.bound.store import Store
 from nelbo.bound.surrogate import GaussianSurrogate
 from nelbo.bound.workers import Alone, Workers
 from nelbo.errors import NumericalError
-from nelbo.maths import random
+from nelbo.maths import random, tiles
 from nelbo.model.diffusion import DiffusionModel
+from nelbo.process import forward
 from nelbo.process.levels import Levels
+from nelbo.typing import Condition
 
-Condition = dict[str, Tensor]
-Term = Callable[[Tensor, Tensor, Tensor, Tensor, Condition], Tensor]
-"""(rows, x, target, eps, condition) of one batch → its values, (b,) or (b, columns)."""
-
-ROUND = 32
-"""Batches a worker computes between two exchanges of values and two writes of the state."""
+_AT_ONCE = 16
+"""Examples read at once: every row of a mapped file may make a megabyte of it resident."""
 
 
 @dataclass(eq=False)
@@ -45,6 +44,8 @@ class Problem:
     watch: Callable[[float, float], None] = lambda nats, standard_error: None
     workers: Workers = field(default_factory=Alone)
     resumable: bool = False
+    dtype: torch.dtype = torch.float32
+    """What the surrogate's columns are computed in: float64 where all else is, so that batches change nothing."""
     release: Callable[[], None] = lambda: None
     """Gives back the memory of examples that were read from a mapped file."""
     store: Store | None = None
@@ -59,8 +60,10 @@ class Problem:
         self.levels: Levels = self.model.levels().to(device=self.device)
         self.continuous: bool = self.model.grid.continuous
         self.cells: Cells = Cells.of(self.model)
-        self._fits: int = self.batch_size
+        self.fits: int = self.batch_size
         """Examples that fit into this worker's memory at once; the batches that all workers plan stay as they are."""
+        self.round: int = 1
+        """Batches a worker computes between two exchanges of values and two writes of the state: about a second's."""
 
     @property
     def examples(self) -> int:
@@ -79,12 +82,23 @@ class Problem:
 
     def values(self, rows: Tensor) -> Tensor:
         """x of the examples `rows` (n,), float64, (n, *shape), on the device."""
-        return self._batch(rows)[0]
+        return self._values(self._rows(rows))
+
+    def _rows(self, rows: Tensor) -> Tensor:
+        """The examples `rows` (n,) as the data hold them, on the device; a few at a time."""
+        parts = []
+        for some in rows.split(_AT_ONCE):
+            parts.append(self.data[some])
+            self.release()
+        return (torch.cat(parts) if len(parts) > 1 else parts[0]).to(self.device)
+
+    def _values(self, data: Tensor) -> Tensor:
+        return self.model.domain.values(data) if self.model.domain.discrete else data.double()
 
     def prior(self) -> Tensor:
         """KL(q(z_L | x) ‖ p(z_L)) of every example, (N,) float64 on the CPU; exact, no evaluation."""
         nats = torch.empty(self.examples, dtype=torch.float64)
-        for rows in torch.arange(self.examples).split(1024):
+        for rows in torch.arange(self.examples).split(256):
             nats[rows] = terms.prior(self.model, self.values(rows), self.levels[-1:]).cpu()
         return nats
 
@@ -97,13 +111,16 @@ class Problem:
     ) -> Tensor:
         """(n, 3): the reconstruction term, and two draws of mean zero: the surrogate's excess and ‖ε‖² − D."""
 
-        def one(rows: Tensor, x: Tensor, target: Tensor, eps: Tensor, condition: Condition) -> Tensor:
-            first = self.levels[:1].expand(len(x))
-            y = terms.reconstruction(self.model, x, target, eps, first, condition)
-            return _columns(y, x, eps, first.logsnr, surrogate)
+        def levels(rows: Tensor) -> Levels:
+            return self.levels[:1].expand(len(rows))
 
+        def term(rows: Tensor, data: Tensor, x: Tensor, z: Tensor, at: Levels, condition: Condition) -> Tensor:
+            target = data.long() if self.model.domain.discrete else x
+            return terms.reconstruction_at(self.model, target, z, at, condition)
+
+        what = "the reconstruction term"
         keys = torch.zeros_like(examples)
-        return self._batched(one, examples, keys, draws, self.decoder_cost, "the reconstruction term", 3, partial)
+        return self._columns(Draws(examples, keys, draws, levels, term, self.decoder_cost, what), surrogate, partial)
 
     def diffusion(self, examples: Tensor, positions: Tensor, draws: Tensor) -> Tensor:
         """KL between levels j − 1 and j for `positions` j (n,), 1..L−1; (n,) nats. Level key j."""
@@ -127,20 +144,21 @@ class Problem:
         logsnr = self.cells.at(cells, inner.double())
         scale = self.cells.scale[cells]
 
-        def one(rows: Tensor, x: Tensor, target: Tensor, eps: Tensor, condition: Condition) -> Tensor:
-            c = scale[rows].to(self.device)
+        def levels(rows: Tensor) -> Levels:
             if self.continuous:
-                at = self.model.schedule.at(self.model.schedule.time_of(logsnr[rows].to(self.device)))
-                y = terms.diffusion_rate(self.model, x, eps, at, -2 * c, condition)
-            else:
-                j = cells[rows].to(self.device) + 1
-                at = self.levels[j]
-                y = terms.diffusion(self.model, x, eps, self.levels[j - 1], at, condition)
-            columns = _columns(y, x, eps, at.logsnr, surrogate)
-            columns[:, 1:] *= c[:, None]
-            return columns
+                return self.model.schedule.at(self.model.schedule.time_of(logsnr[rows].to(self.device)))
+            return self.levels[cells[rows].to(self.device) + 1]
 
-        return self._batched(one, examples, keys, draws, 1, "the diffusion term", 3, partial)
+        def term(rows: Tensor, data: Tensor, x: Tensor, z: Tensor, at: Levels, condition: Condition) -> Tensor:
+            if self.continuous:
+                c = scale[rows].to(self.device)
+                return terms.diffusion_rate_at(self.model, x, z, at, -2 * c, condition)
+            j = cells[rows].to(self.device) + 1
+            return terms.diffusion_at(self.model, x, z, self.levels[j - 1], at, condition)
+
+        columns = self._columns(Draws(examples, keys, draws, levels, term, 1, "the diffusion term"), surrogate, partial)
+        columns[:, 1:] *= scale[:, None]
+        return columns
 
     def diffusion_total(self, examples: Tensor, u: Tensor, keys: Tensor, draws: Tensor) -> Tensor:
         """A value whose mean over u ~ U(0, 1) is the whole diffusion term of its example; (n,) nats.
@@ -163,115 +181,41 @@ class Problem:
         part = position - left
         return tuple(float(v[left] + part * (v[left + 1] - v[left])) for v in (levels.t, levels.logsnr))  # type: ignore
 
-    def _batch(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        target = self.data[rows].to(self.device)
-        self.release()
-        if not self.model.domain.discrete:
-            x = target.double()
-            return x, x
-        target = target.long()
-        return self.model.domain.values(target), target
+    def _columns(self, draws: Draws, surrogate: GaussianSurrogate | None, partial: bool) -> Tensor:
+        if surrogate is not None:
+            surrogate = surrogate.in_precision(self.dtype)
+        return computed(self, draws, lambda rows: self._batch(draws, rows, surrogate), partial)
 
-    def _batched(
-        self,
-        term: Term,
-        examples: Tensor,
-        keys: Tensor,
-        draws: Tensor,
-        cost: int,
-        what: str,
-        columns: int,
-        partial: bool,
-    ) -> Tensor:
-        """`term` for every row, (n, columns), on the CPU: shared among workers, recalled from the state where known.
+    def _batch(self, all_draws: Draws, rows: Tensor, surrogate: GaussianSurrogate | None) -> Tensor:
+        """The rows (b, 3) of one batch of draws: the term, the surrogate's excess and ‖ε‖² − D; CPU, float64.
 
-        With `partial`, an interrupt leaves the rows not computed as NaN and sets `stopped`; else it goes through.
+        Everything before the network is done on a few examples after the other, see `tiles`.
         """
-        call, self.calls = self.calls, self.calls + 1
-        n, B, W = len(examples), self.batch_size, self.workers.size
-        out = torch.full((n, columns), float("nan"), dtype=torch.float64)
-        known = self._recalled(call, out)
-        self._count(cost * int(known.sum()))
-        chunks = [r for r in torch.arange(n).split(B) if not bool(known[r].all())]
-
-        def compute(rows: Tensor) -> Tensor:
-            if len(rows) > self._fits:
-                return torch.cat([compute(part) for part in rows.split(self._fits)])
-            try:
-                return self._compute(term, rows, examples[rows], keys[rows], draws[rows], what)
-            except (MemoryError, RuntimeError) as error:
-                if len(rows) == 1 or not (isinstance(error, MemoryError) or "memory" in str(error)):
-                    raise
-                self._fits = len(rows) // 2
-            return compute(rows)  # not inside `except`, where the error still holds what did not fit
-
-        try:
-            for start in range(0, len(chunks), ROUND * W):
-                shared = chunks[start : start + ROUND * W]
-                mine = shared[self.workers.rank :: W]
-                values = []
-                for rows in mine:
-                    values.append(compute(rows))
-                    if W == 1:
-                        out[rows] = values[-1]
-                        self._count(cost * len(rows))
-                if W > 1:
-                    width = torch.empty(0, columns, dtype=torch.float64)
-                    for rank, theirs in enumerate(self.workers.gather(torch.cat(values) if values else width)):
-                        rows = torch.cat([width[:, 0].long(), *shared[rank::W]])
-                        out[rows] = theirs
-                    self._count(cost * sum(len(r) for r in shared))
-                if self.store is not None and self.workers.rank == 0:
-                    first, last = int(shared[0][0]), int(shared[-1][-1]) + 1
-                    self.store.keep(call, first, out[first:last])
-                if self.workers.stopping:
-                    raise KeyboardInterrupt
-        except KeyboardInterrupt:
-            if not partial:
-                raise
-            self.stopped = True
-        return out
-
-    def _recalled(self, call: int, out: Tensor) -> Tensor:
-        """Fill `out` with what the state knows of a call, on every worker; the mask (n,) of those rows."""
-        known = torch.zeros(len(out), dtype=torch.bool)
-        if not self.resumable:
-            return known
-        if self.store is not None:
-            known = self.store.recall(call, out)
-        if self.workers.size > 1:
-            mine = torch.cat([known[:, None].double(), out], 1)
-            rows = self.workers.gather(mine if self.store is not None else mine[:0])[0]
-            known = rows[:, 0] > 0
-            out[known] = rows[known, 1:]
-        return known
-
-    def _count(self, evaluations: int) -> None:
-        self.nfe += evaluations
-        if evaluations:
-            self.advance(evaluations)
-
-    def _compute(self, term: Term, rows: Tensor, examples: Tensor, keys: Tensor, draws: Tensor, what: str) -> Tensor:
-        x, target = self._batch(examples)
-        eps = random.normal(self.seed, examples, keys, draws, self.model.domain.shape, device=self.device)
+        examples, keys, draws = all_draws.examples[rows], all_draws.keys[rows], all_draws.draws[rows]
+        shape, D = self.model.domain.shape, self.model.domain.dimensions
+        at = all_draws.levels(rows)
         condition = {k: v[examples].to(self.device) for k, v in self.condition.items()}
+        columns = torch.zeros(len(rows), 3, dtype=torch.float64, device=self.device)
         with torch.no_grad():
-            value = term(rows, x, target, eps, condition)
-        if not bool(torch.isfinite(value).all()):
-            bad = int(examples[(~torch.isfinite(value)).any(1).cpu().nonzero()[0, 0]])
+            eps = random.normal(self.seed, examples, keys, draws, shape, device=self.device)
+            x, z = torch.empty_like(eps), torch.empty_like(eps)
+            data = self._rows(examples)
+            for part in tiles.tiles(len(rows), D, self.device):
+                x[part] = self._values(data[part])
+                z[part] = forward.noised(x[part], eps[part], at[part])
+                if surrogate is not None:
+                    who, of, times = torch.unique_consecutive(examples[part], return_inverse=True, return_counts=True)
+                    first, of = (times.cumsum(0) - times).to(self.device), of.to(self.device)
+                    distinct, of = (x[part][first], of) if len(who) < len(of) else (x[part], None)
+                    columns[part, 1] = surrogate.excess(distinct, eps[part], at.logsnr[part], of)
+                    columns[part, 2] = tiles.squared_norm(eps[part]) - D
+            del eps
+            columns[:, 0] = all_draws.term(rows, data, x, z, at, condition)
+        if not bool(torch.isfinite(columns).all()):
+            bad = int(examples[(~torch.isfinite(columns)).any(1).cpu().nonzero()[0, 0]])
             raise NumericalError(
-                f"{what} of example {bad} is not finite",
+                f"{all_draws.what} of example {bad} is not finite",
                 "the network returned NaN or infinity there, or the example has zero probability under the "
                 "model; check its weights, its precision and the declared output (eps, x0, v)",
             )
-        return value.cpu()
-
-
-def _columns(y: Tensor, x: Tensor, eps: Tensor, logsnr: Tensor, surrogate: GaussianSurrogate | None) -> Tensor:
-    """(b, 3): y, the surrogate's excess, ‖ε‖² − D; zeros where there is no surrogate."""
-    columns = torch.zeros(len(y), 3, dtype=torch.float64, device=y.device)
-    columns[:, 0] = y
-    if surrogate is not None:
-        columns[:, 1] = surrogate.excess(x, eps, logsnr)
-        columns[:, 2] = eps.flatten(1).square().sum(1) - eps[0].numel()
-    return columns
+        return columns.cpu()

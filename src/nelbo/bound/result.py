@@ -8,6 +8,7 @@ from typing import Any
 
 from nelbo.bound.estimate import Estimate, PerExample, TermEstimate
 from nelbo.maths.units import bits_per_dim
+from nelbo.model.reverse import Clipping
 from nelbo.typing import Json
 
 SCHEMA = "nelbo.bound/1"
@@ -79,6 +80,8 @@ class Bound:
     per_example: PerExample | None = None
     warnings: tuple[str, ...] = ()
     quantity: str = "vlb"
+    overrides: Json = field(default_factory=dict)
+    """What the user chose in the place of the model's own, where it was somebody else's: variance, decoder, ..."""
     interrupted: bool = False
     """Whether the user stopped it before it was done; the numbers are of the draws made until then."""
     seconds: float = field(default=math.nan)
@@ -112,13 +115,18 @@ class Bound:
         )
 
     @property
+    def total_name(self) -> str:
+        """What the sum of the terms is called in the table."""
+        return "bound"
+
+    @property
     def nfe_per_example(self) -> float:
         """Network evaluations an example."""
         return self.nfe_total / self.examples
 
     def to_dict(self) -> Json:
         """The documented JSON form; numbers that do not exist (a data error of one example) are null."""
-        terms = {name: vars(getattr(self.terms, name)) for name in ("prior", "diffusion", "reconstruction")}
+        terms = {name: vars(term) for name, term in vars(self.terms).items()}
         result = {
             "schema": SCHEMA,
             "quantity": self.quantity,
@@ -132,6 +140,7 @@ class Bound:
             "nfe_total": self.nfe_total,
             "nfe_per_example": self.nfe_per_example,
             **self.description,
+            "overrides": self.overrides,
             "estimator": self.estimator,
             "precision": self.precision,
             "seed": self.seed,
@@ -151,7 +160,7 @@ class Bound:
 def table(bound: Bound) -> str:
     """The bound as a plain-text table: the terms with both error bars, then what was scored and how."""
     unit = "bits/dim" if bound.description["domain"]["bins"] else "bits/dim (density)"
-    rows = [(name, vars(getattr(bound.terms, name))) for name in ("prior", "diffusion", "reconstruction")]
+    rows = [(name, vars(term)) for name, term in vars(bound.terms).items()]
     lines = [f"{'term':<16}{unit:>20}{'± estimator':>14}{'± data':>11}"]
     lines += ["─" * 61]
     lines += [
@@ -159,7 +168,11 @@ def table(bound: Bound) -> str:
         for name, t in rows
     ]
     e = bound.standard_error
-    lines += ["─" * 61, f"{'bound':<16}{bound.bits_per_dim:>20.5f}{e.estimator:>14.5f}{_number(e.data):>11}", ""]
+    lines += [
+        "─" * 61,
+        f"{bound.total_name:<16}{bound.bits_per_dim:>20.5f}{e.estimator:>14.5f}{_number(e.data):>11}",
+        "",
+    ]
     d = bound.description
     domain = d["domain"]
     grid = d["grid"]
@@ -169,16 +182,14 @@ def table(bound: Bound) -> str:
         + (f"{domain['bins']} bins" if domain["bins"] else "real values"),
         "grid": f"{grid['kind']}, {steps}, log-SNR {grid['logsnr_first']:.4g} … {grid['logsnr_last']:.4g}",
         "model": f"decoder {d['decoder']['kind']}, variance {d['variance']['kind']}, "
-        + (
-            "x̂ not clipped"
-            if d["clipping"] is None
-            else f"x̂ clipped to [{d['clipping']['low']}, {d['clipping']['high']}]"
-        ),
+        + ("x̂ not clipped" if d["clipping"] is None else str(Clipping.from_config(d["clipping"], {}))),
         "cost": f"{bound.nfe_total} network evaluations ({bound.nfe_per_example:.4g} an example), "
         f"estimator {bound.estimator['name']}, {bound.precision}, seed {bound.seed}",
         "fingerprints": f"data {bound.data['fingerprint'][:12]}, model {bound.model['fingerprint'][:12]}, "
         f"nelbo {bound.version}",
     }
+    if bound.overrides:
+        facts["chosen"] = ", ".join(f"{name} {value}" for name, value in bound.overrides.items())
     lines += [f"{name:<13} {text}" for name, text in facts.items()]
     lines += [f"warning: {w}" for w in bound.warnings]
     return "\n".join(lines)

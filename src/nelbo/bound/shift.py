@@ -10,7 +10,7 @@ import math
 
 import torch
 
-from nelbo.bound.designs import anyone
+from nelbo.bound.pooled import anyone
 from nelbo.bound.problem import Problem
 from nelbo.maths import random
 from nelbo.maths.units import bits_per_dim
@@ -53,7 +53,8 @@ def _draw(problem: Problem, n: int) -> torch.Tensor:
     """n draws (n,) in nats whose mean is that of diffusion and reconstruction together."""
     number = torch.arange(n)
     draws = _FIRST + number
-    who = anyone(problem.seed, problem.examples, 3, number)
+    N = problem.examples
+    who = anyone(problem.seed, torch.full((N,), 1 / N), 3, number)
     total = problem.reconstruction(who, draws)
     if len(problem.cells):
         inside = random.uniform(problem.seed, 0, 1, draws, stream=random.Stream.TIME)

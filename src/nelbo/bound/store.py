@@ -22,7 +22,7 @@ from torch import Tensor
 from nelbo.errors import UsageError
 from nelbo.typing import Json
 
-_MAGIC = b"nelbo.state/1\n"
+_MAGIC = b"nelbo.state/2\n"
 _RECORD = struct.Struct("<QQQQI")
 
 
@@ -46,6 +46,11 @@ class Store:
         content = self.path.read_bytes()
         if head.startswith(content):  # killed before the first record was begun, or in the middle of the head
             return len(head) if content == head else 0
+        if content.startswith(b"nelbo.state/") and not content.startswith(_MAGIC):
+            raise UsageError(
+                f"{self.path} is the state of another version of nelbo",
+                "finish it with that version, or give another --state file",
+            )
         if not content.startswith(_MAGIC):
             raise UsageError(f"{self.path} is not the state of an evaluation", "give another --state file")
         if not content.startswith(head):

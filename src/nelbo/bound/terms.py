@@ -13,13 +13,14 @@ from __future__ import annotations
 from torch import Tensor
 
 from nelbo.equation import equation
+from nelbo.maths import tiles
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.process import forward
-from nelbo.process.levels import Levels, column
+from nelbo.process.levels import Levels
 from nelbo.typing import Condition
 
 
-@equation("loss-term-prior", "vdm-prior")
+@equation("loss-term-prior", "vdm-prior", "prior-term-constant")
 def prior(model: DiffusionModel, x: Tensor, last: Levels) -> Tensor:
     """KL(q(z_L | x) ‖ p(z_L)), (B,); exact and free of network and noise. x (B, …) values, `last` (B,) or (1,)."""
     return model.prior.kl(x, last.expand(len(x)))
@@ -30,11 +31,17 @@ def diffusion(
     model: DiffusionModel, x: Tensor, eps: Tensor, s: Levels, t: Levels, condition: Condition | None = None
 ) -> Tensor:
     """KL(q(z_s | z_t, x) ‖ p_θ(z_s | z_t)) at z_t = α_t x + σ_t ε, (B,); one network evaluation an example."""
-    z = forward.noised(x, eps, t)
-    return model.reverse.kl(x, model.predict(z, t, condition), s, t).flatten(1).sum(1)
+    return diffusion_at(model, x, forward.noised(x, eps, t), s, t, condition)
 
 
-@equation("snr-continuous-limit")
+def diffusion_at(
+    model: DiffusionModel, x: Tensor, z: Tensor, s: Levels, t: Levels, condition: Condition | None = None
+) -> Tensor:
+    """`diffusion` at a z_t that is there already."""
+    return model.reverse.kl_sum(x, model.predict(z, t, condition), s, t)
+
+
+@equation("snr-continuous-limit", "time-derivative-kl")
 def diffusion_rate(
     model: DiffusionModel, x: Tensor, eps: Tensor, t: Levels, dlogsnr_dt: Tensor, condition: Condition | None = None
 ) -> Tensor:
@@ -42,9 +49,15 @@ def diffusion_rate(
 
     The limit of `diffusion` on ever finer grids, for both β and β̃: ‖ε − ε̂‖² = SNR(t) ‖x − x̂‖².
     """
-    z = forward.noised(x, eps, t)
-    error = (column(t.alpha, x) / column(t.sigma, x) * (x - model.predict(z, t, condition).x0)).square()
-    return -0.5 * dlogsnr_dt * error.flatten(1).sum(1)
+    return diffusion_rate_at(model, x, forward.noised(x, eps, t), t, dlogsnr_dt, condition)
+
+
+def diffusion_rate_at(
+    model: DiffusionModel, x: Tensor, z: Tensor, t: Levels, dlogsnr_dt: Tensor, condition: Condition | None = None
+) -> Tensor:
+    """`diffusion_rate` at a z_t that is there already."""
+    distance = tiles.squared_norm(x, model.predict(z, t, condition).x0)
+    return -0.5 * dlogsnr_dt * (t.alpha / t.sigma).square() * distance
 
 
 @equation("loss-term-recon", "vdm-reconstruction")
@@ -52,6 +65,12 @@ def reconstruction(
     model: DiffusionModel, x: Tensor, target: Tensor, eps: Tensor, first: Levels, condition: Condition | None = None
 ) -> Tensor:
     """−log p(x | z_1) at z_1 = α_1 x + σ_1 ε, (B,). target: the codes of x where the domain has bins, else x itself."""
-    z = forward.noised(x, eps, first)
+    return reconstruction_at(model, target, forward.noised(x, eps, first), first, condition)
+
+
+def reconstruction_at(
+    model: DiffusionModel, target: Tensor, z: Tensor, first: Levels, condition: Condition | None = None
+) -> Tensor:
+    """`reconstruction` at a z_1 that is there already."""
     prediction = model.predict(z, first, condition) if model.decoder.calls_network else None
     return model.decoder.nll(target, z, first, prediction, model.domain)

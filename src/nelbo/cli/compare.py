@@ -24,6 +24,12 @@ def compare(
     seed: options.Seed = 0,
     batch_size: options.BatchSize = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Only the first N examples.")] = None,
+    variance: options.Variance = None,
+    decoder: options.Decoder = None,
+    bins: options.Bins = None,
+    range: options.Range = None,
+    clip: options.Clip = None,
+    condition: options.Condition = None,
     as_json: options.Json = False,
     device: options.Device = None,
 ) -> None:
@@ -47,6 +53,8 @@ def compare(
                 batch_size=batch_size,
                 device=device,
                 progress=progress,
+                condition=condition,
+                overrides=options.overrides(variance, decoder, bins, range, clip),
                 **wanted,
             )
         output.document(comparison.to_dict())

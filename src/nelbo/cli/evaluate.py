@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nelbo.cli import ode as flow
 from nelbo.cli import options
 from nelbo.cli.output import Output, check_target, session
 from nelbo.cli.progress import shown
@@ -59,15 +60,31 @@ def evaluate(
         Path | None,
         typer.Option("--state", metavar="FILE", help="Keep what is computed here; the same command goes on from it."),
     ] = None,
+    variance: options.Variance = None,
+    decoder: options.Decoder = None,
+    bins: options.Bins = None,
+    range: options.Range = None,
+    clip: options.Clip = None,
+    condition: options.Condition = None,
     as_json: options.Json = False,
     device: options.Device = None,
     precision: Annotated[
         Precision, typer.Option("--precision", help="Of the network; the rest is float64.")
     ] = Precision.float32,
+    ode: flow.Ode = False,
+    ode_steps: flow.Steps = None,
+    ode_solver: flow.Solver = None,
+    ode_tolerance: flow.Tolerance = None,
+    probes: flow.Probes = None,
+    exact_trace: flow.ExactTrace = False,
+    dequantisation: flow.Dequantise = None,
+    draws: flow.Draws = None,
+    importance: flow.Importance = None,
 ) -> None:
     """Bound a model on data, term by term, with error bars.
 
-    The result is the variational bound of DATA under MODEL in bits/dim: a code length where the data are codes.
+    The result is the variational bound of DATA under MODEL in bits/dim: a code length where the data are codes. With
+    --ode it is the likelihood of the probability-flow ODE, which is another number.
     """
     from nelbo import runtime
 
@@ -78,28 +95,35 @@ def evaluate(
         options.distinct(out=out, per_example=per_example, state=state)
         given = {"tolerance": options.check_tolerance(tolerance), "max_nfe": max_nfe, "estimator": estimator}
         wanted: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        own: dict[str, Any] = {"steps": ode_steps, "solver": ode_solver, "tolerance": ode_tolerance}
+        own |= {"probes": probes, "exact_trace": exact_trace, "dequantisation": dequantisation}
+        own |= {"draws": draws, "importance": importance}
+        chosen = flow.settings(ode, own, {**given, "state": state, "steps": steps, "continuous": continuous})
         grid = options.chosen_grid(steps, continuous)
         device = runtime.device(options.check_device(device))
         from nelbo import api
 
         workers = runtime.workers()
         with shown("evaluating", silent=output.silent) as progress:
-            bound = api.evaluate(
-                model,
-                data,
-                grid=grid,
-                per_example=per_example is not None,
-                limit=limit,
-                seed=seed,
-                batch_size=batch_size,
-                device=device,
-                precision=precision.value,
-                progress=progress,
-                watch=progress.estimate,
-                state=state,
-                workers=workers,
-                **wanted,
-            )
+            common: dict[str, Any] = {
+                "grid": grid,
+                "per_example": per_example is not None,
+                "limit": limit,
+                "seed": seed,
+                "batch_size": batch_size,
+                "device": device,
+                "precision": precision.value,
+                "progress": progress,
+                "condition": condition,
+                "overrides": options.overrides(variance, decoder, bins, range, clip),
+            }
+            if ode:
+                flow.check_alone(workers)
+                bound = api.ode_likelihood(model, data, **common, **chosen)
+            else:
+                bound = api.evaluate(
+                    model, data, watch=progress.estimate, state=state, workers=workers, **common, **wanted
+                )
         if not output.silent:
             _deliver(bound, output, out, per_example)
         runtime.finish()
@@ -131,13 +155,13 @@ def shown_table(bound: Bound, output: Output) -> str:
 
 
 def per_example_file(bound: Bound) -> bytes:
-    """The NPZ of --per-example: index, nats, standard_error, prior, diffusion, reconstruction, each (N,)."""
+    """The NPZ of --per-example: index, nats, standard_error and the terms, each (N,)."""
     import numpy as np
 
     rows = bound.per_example
     assert rows is not None
-    names = ("nats", "standard_error", "prior", "diffusion", "reconstruction")
-    arrays = {"index": np.arange(bound.examples), **{name: np.asarray(getattr(rows, name)) for name in names}}
+    columns = {name: np.asarray(values) for name, values in vars(rows).items()}
+    arrays = {"index": np.arange(bound.examples), **columns}
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     return buffer.getvalue()

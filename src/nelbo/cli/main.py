@@ -12,7 +12,7 @@ import typer
 
 from nelbo import runtime
 from nelbo._version import __version__
-from nelbo.cli import compare, demo, evaluate, failures, info, report, sample, train
+from nelbo.cli import compare, demo, equations, evaluate, failures, info, report, sample, train
 
 app = typer.Typer(
     name="nelbo",
@@ -45,6 +45,7 @@ def nelbo(
 
 for command in (demo.demo, train.train, evaluate.evaluate, compare.compare, sample.sample, report.report, info.info):
     app.command()(command)
+app.add_typer(equations.app)
 
 
 def execute(arguments: Sequence[str]) -> int:

@@ -11,10 +11,15 @@ import typer
 from nelbo.errors import UsageError
 
 if TYPE_CHECKING:
+    from nelbo.adapters.options import Overrides
     from nelbo.process.grid import Grid
 
 Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A folder written by `nelbo train`, or package.module:function.")
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A folder written by `nelbo train` or by diffusers, package.module:function, or org/name of the hub.",
+    ),
 ]
 Data = Annotated[
     str,
@@ -38,6 +43,43 @@ Seed = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 Device = Annotated[str | None, typer.Option("--device", metavar="D", help="cpu, cuda, cuda:1, mps.")]
 BatchSize = Annotated[int | None, typer.Option("--batch-size", min=1, metavar="N", help="Examples a network call.")]
+
+Variance = Annotated[
+    str | None,
+    typer.Option("--variance", metavar="NAME", help="Of a foreign model: beta_tilde, beta, learned_range, …"),
+]
+Decoder = Annotated[
+    str | None,
+    typer.Option("--decoder", metavar="NAME", help="Of a foreign model: discretized_gaussian, categorical, …"),
+]
+Bins = Annotated[
+    int | None, typer.Option("--bins", min=2, metavar="K", help="Of a foreign model: codes run from 0 to K - 1.")
+]
+Range = Annotated[
+    tuple[float, float] | None,
+    typer.Option("--range", metavar="LOW HIGH", help="Of a foreign model: the values of the first and last code."),
+]
+Clip = Annotated[
+    bool | None,
+    typer.Option("--clip/--no-clip", help="Of a foreign model: clamp its prediction of x to the range, or do not."),
+]
+Condition = Annotated[
+    str | None,
+    typer.Option("--condition", metavar="NAME", help="The keyword of the network that takes the data's labels."),
+]
+
+
+def overrides(
+    variance: str | None,
+    decoder: str | None,
+    bins: int | None,
+    range: tuple[float, float] | None,
+    clip: bool | None,
+) -> Overrides:
+    """What the flags choose in the place of a model's own."""
+    from nelbo.adapters.options import Overrides
+
+    return Overrides(variance, decoder, bins, range, clip)
 
 
 def check_device(name: str | None) -> str | None:

@@ -26,38 +26,75 @@ def sample(
     out: Annotated[
         Path, typer.Option("--out", metavar="FILE.png|FILE.npz", help="A picture, or the codes as an array.")
     ],
-    sampler: Annotated[str, typer.Option("--sampler", metavar="NAME", help="The sampler.")] = "ancestral",
+    sampler: Annotated[
+        str,
+        typer.Option(
+            "--sampler",
+            metavar="NAME",
+            help="ancestral, ddim, euler, heun, dpmpp_2m, dpmpp_2m_sde, flow_euler, flow_midpoint.",
+        ),
+    ] = "ancestral",
     steps: Annotated[
-        int | None, typer.Option("--steps", min=1, metavar="K", help="An even grid of K steps, not the model's own.")
+        int | None, typer.Option("--steps", min=1, metavar="K", help="A grid of K steps, not the model's own.")
+    ] = None,
+    grid: Annotated[
+        str | None,
+        typer.Option("--grid", metavar="NAME", help="How the steps are spaced: even, quadratic, karras, logsnr."),
     ] = None,
     seed: options.Seed = 0,
     batch_size: options.BatchSize = None,
+    variance: options.Variance = None,
+    decoder: options.Decoder = None,
+    bins: options.Bins = None,
+    range: options.Range = None,
+    clip: options.Clip = None,
+    condition: Annotated[
+        str | None,
+        typer.Option("--condition", metavar="NAME=K", help="A keyword of the network, and the class to draw."),
+    ] = None,
+    guidance: Annotated[
+        float | None, typer.Option("--guidance", metavar="W", help="The scale of classifier-free guidance.")
+    ] = None,
+    null_condition: Annotated[
+        str | None,
+        typer.Option("--null-condition", metavar="NAME=K", help="What the network takes for no class, for guidance."),
+    ] = None,
     device: options.Device = None,
     as_json: options.Json = False,
 ) -> None:
-    """Draw examples of a model, as a picture or an array."""
-    with session(as_json) as output:
+    """Draw examples of a model, as a picture or an array. Under torchrun the processes share the examples."""
+    from nelbo import runtime
+
+    with session(as_json, silent=not runtime.leads()) as output:
         check_target(out, "--out", (".png", ".npz"))
-        device = options.check_device(device)
+        device = runtime.device(options.check_device(device))
         from nelbo import api
         from nelbo.files import write_atomic
 
         started = time.perf_counter()
-        loaded = api.load(model)
+        loaded = api.load(model, overrides=options.overrides(variance, decoder, bins, range, clip))
         if out.suffix.lower() == ".png":
             check_pictures(loaded.domain)
-        with shown("sampling") as progress:
+        none = None if null_condition is None else {k: v[0] for k, v in rows_of(null_condition, 1, "--null-").items()}
+        workers = runtime.workers()
+        with shown("sampling", silent=output.silent) as progress:
             drawn = api.sample(
                 loaded,
                 n,
                 sampler=sampler,
                 steps=steps,
+                grid=grid,
                 seed=seed,
                 batch_size=batch_size,
                 device=device,
                 progress=progress,
+                condition=None if condition is None else rows_of(condition, n),
+                guidance=guidance,
+                null_condition=none,
+                workers=workers,
             )
-        write_atomic(out, picture(drawn, loaded.domain) if out.suffix.lower() == ".png" else npz(samples=drawn))
+        if not output.silent:
+            write_atomic(out, picture(drawn, loaded.domain) if out.suffix.lower() == ".png" else npz(samples=drawn))
         document = {
             "schema": "nelbo.sample/1",
             "file": str(out),
@@ -65,12 +102,32 @@ def sample(
             "shape": list(drawn.shape),
             "sampler": sampler,
             "steps": loaded.steps if steps is None else steps,
+            "grid": grid,
             "seed": seed,
+            "overrides": options.overrides(variance, decoder, bins, range, clip).to_json(),
+            "condition": condition,
+            "guidance": guidance,
+            "null_condition": null_condition,
             "model": {"fingerprint": loaded.fingerprint(), "parameters": loaded.parameters},
             "seconds": round(time.perf_counter() - started, 3),
         }
-        output.document(document)
-        output.text(str(out))
+        if not output.silent:
+            output.document(document)
+            output.text(str(out))
+        runtime.finish()
+
+
+def rows_of(condition: str, n: int, prefix: str = "--") -> dict[str, Tensor]:
+    """NAME=K as the keyword NAME with the class K for each of n samples. Errors: UsageError."""
+    import torch
+
+    name, _, value = condition.partition("=")
+    if not name.isidentifier() or not value.lstrip("-").isdecimal():
+        raise UsageError(
+            f"{prefix}condition {condition}",
+            f"give the name of the network's keyword and a class: {prefix}condition y=3",
+        )
+    return {name: torch.full((n,), int(value))}
 
 
 def check_pictures(domain: DataDomain) -> None:

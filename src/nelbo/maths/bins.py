@@ -7,12 +7,13 @@ infinite (Ho et al. 2020, "Denoising diffusion probabilistic models", equation 1
 In standard units a bin has centre m and half width h. By symmetry m <= 0, and with edges a = m - h, b = m + h
 
     narrow    h <= 1/2, |m| h <= 1    log phi(m) + log 2h + log of the mean of exp(-m u - u^2/2) over |u| <= h
-    central   b > 0, else             log1p(-(Phi(a) + Phi(-b)))
-    tail      else                    log Phi(b) + log1mexp(log Phi(b) - log Phi(a))
+    wide      b > 0, h > 2            log1p(-(Phi(a) + Phi(-b)))
+    middle    b > -35                 log(Phi(b) - Phi(a))
+    far       else                    log Phi(b) + log1mexp(log Phi(b) - log Phi(a))
 
-The mean in the first is a Gauss-Legendre sum of positive terms; the difference in the third is at least 1, so nothing
-cancels anywhere. (m, h) rather than the edges is the natural argument: the difference of two edges 1e-9 apart at 60
-sigma has lost six digits.
+The mean in the first is a Gauss-Legendre sum of positive terms; Phi(b) is at least twice Phi(a) in the third and
+exp(1) times it in the last, so nothing cancels anywhere. (m, h) rather than the edges is the natural argument: the
+difference of two edges 1e-9 apart at 60 sigma has lost six digits.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from nelbo.equation import equation
 from nelbo.errors import DomainError, UsageError
+from nelbo.maths import tiles
 from nelbo.maths.stable import log1mexp
 
 _NODES, _WEIGHTS = (v[5:].tolist() for v in np.polynomial.legendre.leggauss(10))
@@ -52,10 +54,14 @@ def _log_mass(m: Tensor, h: Tensor, is_open: Tensor, end: Tensor) -> Tensor:
     """log mass of [m - h, m + h] under N(0, 1), or of (-inf, end] where `is_open`. All arguments finite."""
     m = -m.abs()
     b = m + h
-    narrow = ~is_open & ~((h > 0.5) | (m * h < -1.0))
-    central = ~is_open & ~narrow & (b > 0.0)
-    tail = ~is_open & ~narrow & ~central
-    cases = ((narrow, _narrow, (m, h)), (central, _central, (m, h)), (tail, _tail, (m, h)), (is_open, _open, (end,)))
+    closed = ~is_open
+    narrow = closed & (h <= 0.5) & (m * h >= -1.0)
+    wide = closed & (h > 2.0) & (b > 0.0)
+    far = closed & (b <= _FAR) & ~narrow
+    middle = closed & ~(narrow | wide | far)
+    whole = (m, h)
+    cases = ((narrow, _narrow, whole), (wide, _wide, whole), (middle, _middle, whole), (far, _far, whole))
+    cases = (*cases, (is_open, _open, (end,)))
     if torch.is_grad_enabled() and any(v.requires_grad for v in (m, h, end)):
         # every form for every element, at a harmless argument where it does not apply: a gradient of zero, not NaN
         out = torch.zeros_like(b)
@@ -63,31 +69,57 @@ def _log_mass(m: Tensor, h: Tensor, is_open: Tensor, end: Tensor) -> Tensor:
             safe = (torch.where(where, v, s) for v, s in zip(arguments, _SAFE[form], strict=True))
             out = torch.where(where, form(*safe), out)
         return out
-    out = torch.empty_like(b)
-    for where, form, arguments in cases:
-        rows = where.expand(out.shape).reshape(-1).nonzero()[:, 0]
-        if len(rows):
-            out.view(-1)[rows] = form(*(v.expand(out.shape).reshape(-1)[rows] for v in arguments))
+    counts = [int(where.count_nonzero()) for where, *_ in cases]
+    out = None
+    for n, (where, form, arguments) in zip(counts, cases, strict=True):
+        if n > b.numel() // 8:  # a form that many elements want is cheaper for all of them than their selection
+            value = form(*arguments)
+            out = value if out is None else torch.where(where, value, out)
+    out = torch.empty_like(b) if out is None else out.contiguous()
+    for n, (where, form, arguments) in zip(counts, cases, strict=True):
+        if 0 < n <= b.numel() // 8:
+            rows = where.expand(b.shape).reshape(-1).nonzero()[:, 0]
+            some = [v if v.numel() == 1 else v.expand(b.shape).reshape(-1)[rows] for v in arguments]
+            out.view(-1)[rows] = form(*some)
     return out
 
 
+_TERMS = 9
+"""Of the power series of cosh up to 1: the next is 1/18!."""
+_FAR = -35.0
+_ROOT = math.sqrt(0.5)
+
+
 def _narrow(m: Tensor, h: Tensor) -> Tensor:
-    """h <= 1/2 and |m| h <= 1."""
-    mean = torch.zeros_like(h)
-    for t, w in zip(_NODES, _WEIGHTS, strict=True):
-        u = h * t
-        mean = mean + w * torch.exp(-0.5 * u * u) * torch.cosh(m * u)
+    """h <= 1/2 and |m| h <= 1. The mean of cosh(m u) exp(-u^2/2) at the nodes u = h t, where one h serves all as a
+    polynomial in (m h)^2."""
+    if h.numel() == 1 and not h.requires_grad:
+        one, s = float(h), (m * h).square()
+        weights = [w * math.exp(-0.5 * (one * t) ** 2) for t, w in zip(_NODES, _WEIGHTS, strict=True)]
+        mean = torch.zeros_like(s)
+        for k in reversed(range(_TERMS)):
+            moment = sum(w * t ** (2 * k) for t, w in zip(_NODES, weights, strict=True))
+            mean = mean.mul(s).add_(moment / math.factorial(2 * k))
+    else:
+        mean = torch.zeros_like(h)
+        for t, w in zip(_NODES, _WEIGHTS, strict=True):
+            u = h * t
+            mean = mean + w * torch.exp(-0.5 * u * u) * torch.cosh(m * u)
     return -0.5 * m**2 + torch.log(h * mean) + 0.5 * math.log(2.0 / math.pi)
 
 
-def _central(m: Tensor, h: Tensor) -> Tensor:
-    """The middle of the distribution is inside."""
-    root = math.sqrt(0.5)
-    return torch.log1p(-0.5 * (torch.erfc((h - m) * root) + torch.erfc((h + m) * root)))
+def _wide(m: Tensor, h: Tensor) -> Tensor:
+    """The middle of the distribution is inside, and most of the mass: what is missing is told."""
+    return torch.log1p(-0.5 * (torch.erfc((h - m) * _ROOT) + torch.erfc((h + m) * _ROOT)))
 
 
-def _tail(m: Tensor, h: Tensor) -> Tensor:
-    """All of it below the middle. What lies 40 sigma beyond b <= 0 is exp(-800) of the mass or less; the cut keeps
+def _middle(m: Tensor, h: Tensor) -> Tensor:
+    """Neither narrow nor nearly everything, and erfc has not underflown."""
+    return torch.log(0.5 * (torch.erfc((-h - m) * _ROOT) - torch.erfc((h - m) * _ROOT)))
+
+
+def _far(m: Tensor, h: Tensor) -> Tensor:
+    """Far below the middle. What lies 40 sigma beyond b <= 0 is exp(-800) of the mass or less; the cut keeps
     squares from overflowing."""
     b = m + h
     log_b = torch.special.log_ndtr(b)
@@ -95,11 +127,16 @@ def _tail(m: Tensor, h: Tensor) -> Tensor:
 
 
 def _open(end: Tensor) -> Tensor:
-    """All that lies below `end`."""
-    return torch.special.log_ndtr(end)
+    """All that lies below `end`: erfc is much cheaper than log_ndtr, which is left with what erfc cannot tell."""
+    if torch.is_grad_enabled() and end.requires_grad:
+        return torch.special.log_ndtr(end)
+    far = end <= _FAR
+    tail = torch.erfc(end.abs() * _ROOT).mul_(0.5)
+    value = torch.where(end < 0, tail.log(), torch.log1p(-tail))
+    return torch.where(far, torch.special.log_ndtr(torch.where(far, end, 0.0)), value) if bool(far.any()) else value
 
 
-_SAFE = {_narrow: (0.0, 0.5), _central: (0.0, 1.0), _tail: (-1.5, 0.5), _open: (0.0,)}
+_SAFE = {_narrow: (0.0, 0.5), _wide: (0.0, 3.0), _middle: (0.0, 1.0), _far: (-40.0, 1.0), _open: (0.0,)}
 """Arguments at which each form and its derivatives are finite."""
 
 
@@ -140,7 +177,7 @@ def bin_edges(
     return edges.to(dtype)
 
 
-@equation("decoder-likelihood")
+@equation("decoder-likelihood", "decoder-mass-monotone")
 def bin_log_mass(codes: Tensor, mean: Tensor, std: Tensor, bins: int, low: float, high: float) -> Tensor:
     r"""log of the N(mean, std^2) mass of each code's bin, elementwise, in nats: codes integer, the rest broadcast.
 
@@ -160,10 +197,21 @@ def bin_log_mass(codes: Tensor, mean: Tensor, std: Tensor, bins: int, low: float
     mean, std = _floats(mean, std)
     if not bool((std > 0).all()):
         raise DomainError("a standard deviation that is not positive", "give std > 0 (a variance is its square)")
-    codes, mean, std = torch.broadcast_tensors(codes, mean, std)
+    codes, mean = torch.broadcast_tensors(codes, mean)
+    if std.numel() > 1:
+        codes, mean, std = torch.broadcast_tensors(codes, mean, std)
+    if codes.ndim == 0 or (torch.is_grad_enabled() and (mean.requires_grad or std.requires_grad)):
+        return _bin(codes, mean, std, bins, low, high)
+    parts = tiles.tiles(len(codes), codes[0].numel() if len(codes) else 1, codes.device)
+    found = [_bin(codes[r], mean[r], std[r] if std.numel() > 1 else std, bins, low, high) for r in parts]
+    return torch.cat(found) if len(found) > 1 else found[0]
+
+
+def _bin(codes: Tensor, mean: Tensor, std: Tensor, bins: int, low: float, high: float) -> Tensor:
+    """`bin_log_mass` of checked arguments; std of one element or of the shape of the others."""
     per_half = 2 * (bins - 1) / (high - low)
     middle = 0.5 * (low + high)
-    offset = (2 * codes - (bins - 1)).to(mean.dtype) - (mean - middle) * per_half
+    offset = codes.to(mean.dtype).mul(2).sub_(bins - 1) - (mean - middle) * per_half
     h = 1.0 / (std * per_half)
     m = offset * h
     below, above = codes == 0, codes == bins - 1

@@ -18,6 +18,7 @@ from nelbo.equation import equation
 from nelbo.errors import ShapeError, UsageError
 from nelbo.maths import bins, gaussian
 from nelbo.model.domain import DataDomain
+from nelbo.model.spread import Spread
 from nelbo.parts import Part
 from nelbo.process.levels import Levels, column
 from nelbo.process.prediction import Prediction
@@ -28,6 +29,8 @@ class Decoder(Part, family="decoder"):
 
     calls_network: bool = False
     discrete: bool = True
+    spread: Spread | None = None
+    """How the variance follows from what the network says, where the decoder is a Gaussian of that kind."""
 
     @abstractmethod
     def nll(self, target: Tensor, z: Tensor, t: Levels, prediction: Prediction | None, domain: DataDomain) -> Tensor:
@@ -80,25 +83,37 @@ class MassDecoder(Decoder):
 class DiscretizedGaussian(MassDecoder, kind="discretized_gaussian"):
     """Ho et al. 2020, eq. 13: the mass of N(x̂, v) in the bin of each code, the end bins open.
 
-    v is fixed when the model is built, from the full table, and respacing leaves it as it is.
+    v is fixed when the model is built, from the full table, and respacing leaves it as it is. Where the network says
+    it, `variance` is None and `spread` tells how it follows from the network's output at the first level.
     """
 
-    variance: float
+    variance: float | None
+    spread: Spread | None = None
     calls_network = True
 
     def __post_init__(self):
-        if not (math.isfinite(self.variance) and self.variance > 0):
+        if (self.variance is None) == (self.spread is None):
+            raise UsageError(
+                f"a decoder of variance {self.variance} and spread {self.spread}", "give one of the two, in units of x²"
+            )
+        if self.variance is not None and not (math.isfinite(self.variance) and self.variance > 0):
             raise UsageError(f"a decoder of variance {self.variance}", "give a finite variance > 0, in units of x²")
 
     @equation("decoder-likelihood", "loss-term-recon")
     def nll(self, target: Tensor, z: Tensor, t: Levels, prediction: Prediction | None, domain: DataDomain) -> Tensor:
-        std = torch.as_tensor(math.sqrt(self.variance), dtype=z.dtype, device=z.device)
-        x0 = _given(prediction).x0
+        x0, std = self._moments(prediction)
         return -bins.bin_log_mass(target, x0, std, domain._bins(), domain.low, domain.high).flatten(1).sum(1)
 
     def log_pmf(self, z: Tensor, t: Levels, prediction: Prediction | None, domain: DataDomain) -> Tensor:
-        std = torch.as_tensor(math.sqrt(self.variance), dtype=z.dtype, device=z.device)
-        return bins.log_pmf(_given(prediction).x0, std, domain._bins(), domain.low, domain.high)
+        return bins.log_pmf(*self._moments(prediction), domain._bins(), domain.low, domain.high)
+
+    def _moments(self, prediction: Prediction | None) -> tuple[Tensor, Tensor]:
+        """x̂ and the standard deviation, one number or one an element."""
+        given = _given(prediction)
+        if self.spread is not None:
+            return given.x0, self.spread.of(given).sqrt()
+        assert self.variance is not None
+        return given.x0, torch.as_tensor(math.sqrt(self.variance), dtype=given.x0.dtype, device=given.x0.device)
 
     def mean(self, z: Tensor, t: Levels, prediction: Prediction | None, domain: DataDomain) -> Tensor:
         return _given(prediction).x0
@@ -113,7 +128,7 @@ class Categorical(MassDecoder, kind="categorical"):
 
     log_prior: Tensor | None = None
 
-    @equation("vdm-reconstruction")
+    @equation("vdm-reconstruction", "bayes-rule", "bayes-normaliser")
     def log_pmf(self, z: Tensor, t: Levels, prediction: Prediction | None, domain: DataDomain) -> Tensor:
         alpha, sigma = column(t.alpha, z)[..., None], column(t.sigma, z)[..., None]
         lattice = domain.lattice(device=z.device).to(z.dtype)
@@ -160,20 +175,26 @@ class NetworkCategorical(MassDecoder, kind="network_categorical"):
 
 @dataclass(frozen=True, eq=False)
 class ContinuousGaussian(Decoder, kind="continuous_gaussian"):
-    """A density for real data: N(z_1/α, σ²/α²) without the network, or N(x̂, v) where a variance v is given."""
+    """A density for real data: N(z_1/α, σ²/α²) without the network, or N(x̂, v) where a variance v is given, as a
+    number or as the `spread` of a network that says its own."""
 
     variance: float | None = None
+    spread: Spread | None = None
     discrete = False
 
     def __post_init__(self):
+        if self.variance is not None and self.spread is not None:
+            raise UsageError(f"a decoder of variance {self.variance} and a spread as well", "give at most one of them")
         if self.variance is not None and not (math.isfinite(self.variance) and self.variance > 0):
             raise UsageError(f"a decoder of variance {self.variance}", "give a finite variance > 0, or None")
 
     @property
     def calls_network(self) -> bool:  # type: ignore[override]
-        return self.variance is not None
+        return self.variance is not None or self.spread is not None
 
     def _moments(self, z: Tensor, t: Levels, prediction: Prediction | None) -> tuple[Tensor, Tensor]:
+        if self.spread is not None:
+            return _given(prediction).x0, self.spread.of(_given(prediction))
         if self.variance is not None:
             return _given(prediction).x0, torch.as_tensor(self.variance, dtype=z.dtype, device=z.device)
         return z / column(t.alpha, z), (-column(t.logsnr, z)).exp()

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import copy
 import enum
+import inspect
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,16 +20,19 @@ from torch import Tensor, nn
 from nelbo.errors import ShapeError, UsageError
 from nelbo.model.domain import DataDomain
 from nelbo.process.levels import Levels, column
-from nelbo.process.prediction import Output, Prediction, x0_from
+from nelbo.process.prediction import Output, Prediction, network_input, x0_from
 from nelbo.typing import Condition, Json, member
 
 
 class TimeInput(enum.Enum):
-    """How a network is told the level: table position (int64, 0 = DDPM's step 1), unit time, or log-SNR."""
+    """How a network is told the level: table position (int64, 0 = DDPM's step 1), the schedule's own time (unit time,
+    flow time), log-SNR λ, σ of z = αx + σε, or EDM's c_noise = ln(σ)/4."""
 
     INDEX = "index"
     UNIT = "unit"
     LOGSNR = "logsnr"
+    SIGMA = "sigma"
+    C_NOISE = "c_noise"
 
     @classmethod
     def parse(cls, name: str | TimeInput) -> TimeInput:
@@ -39,11 +44,15 @@ class TimeInput(enum.Enum):
         if self is TimeInput.LOGSNR:
             return t.logsnr.to(dtype)
         if self is TimeInput.UNIT:
-            return t.t.to(dtype)
+            return (t.t if t.time is None else t.time).to(dtype)
+        if self is TimeInput.SIGMA:
+            return t.sigma.to(dtype)
+        if self is TimeInput.C_NOISE:
+            return (t.log_sigma / 4).to(dtype)
         if t.index is None:
             raise UsageError(
                 "the network wants a table position as its time, but the schedule is a law without a table",
-                "declare time='unit' or 'logsnr', or use a tabulated schedule",
+                "declare time='unit', 'logsnr', 'sigma' or 'c_noise', or use a tabulated schedule",
             )
         return t.index.to(dtype) if t.index.is_floating_point() else t.index
 
@@ -52,6 +61,8 @@ class Denoiser(nn.Module, ABC):
     """Abstract: predicts x from z_t. Holds weights only; `compute_dtype` is what its network computes in."""
 
     compute_dtype: torch.dtype | None = None
+    learned_variance: bool = False
+    """Whether its predictions carry a raw variance output."""
 
     @abstractmethod
     def forward(self, z: Tensor, t: Levels, condition: Condition | None = None) -> Prediction:
@@ -88,34 +99,85 @@ class Denoiser(nn.Module, ABC):
 
     def _call(self, net: Callable[..., Tensor], z: Tensor, t: Levels, time: TimeInput, condition: Condition | None):
         dtype = self._dtype(z.dtype)
-        return net(z.to(dtype), time.of(t, dtype), **(condition or {}))
+        rows = {k: v.to(dtype) if v.is_floating_point() else v for k, v in (condition or {}).items()}
+        # a network that embeds its time in a precision of its own says which: a step of 999 is none in bf16
+        told = time.of(t, getattr(net, "time_dtype", dtype))
+        arguments = z.to(dtype, copy=True), told.clone()  # a network may write into what it is given
+        try:
+            return net(*arguments, **rows)
+        except TypeError as error:
+            _check_arguments(net, arguments, rows)
+            raise error
 
 
 class NetworkDenoiser(Denoiser):
-    """A network that says ε̂, x̂ or v̂: net(z, time, **condition) → (B, …), time (B,)."""
+    """A network that says ε̂, x̂, v̂ or another `Output`: net(z, time, **condition) → (B, …), time (B,).
 
-    def __init__(self, net: Callable[..., Tensor], output: Output | str, time: TimeInput | str):
+    learned_variance: the network returns (B, 2C, …) for z (B, C, …), and the second half of axis 1 is its raw variance
+    output. sigma_data: of EDM's preconditioning, where the output is "edm_F".
+    """
+
+    def __init__(
+        self,
+        net: Callable[..., Tensor],
+        output: Output | str,
+        time: TimeInput | str,
+        *,
+        sigma_data: float | None = None,
+        learned_variance: bool = False,
+    ):
         super().__init__()
         self.net = net
         self.output = Output.parse(output)
         self.time = TimeInput.parse(time)
+        self.sigma_data = sigma_data
+        self.learned_variance = learned_variance
+        if sigma_data is not None and not (math.isfinite(sigma_data) and sigma_data > 0):
+            raise UsageError(f"sigma_data = {sigma_data}", "give the standard deviation of the data, a number > 0")
+        if (self.output is Output.EDM_F) != (sigma_data is not None):
+            raise UsageError(
+                f"a network that predicts {self.output.value!r} "
+                + ("without sigma_data" if sigma_data is None else f"with sigma_data = {sigma_data}"),
+                "sigma_data belongs to 'edm_F': give the standard deviation that the preconditioning was built with "
+                "(0.5 in EDM's own models), and to no other output",
+            )
 
     def describe(self) -> Json:
-        return {**super().describe(), "net": _net(self.net), "output": self.output.value, "time": self.time.value}
+        said = {**super().describe(), "net": _net(self.net), "output": self.output.value, "time": self.time.value}
+        return {**said, **self.settings()}
+
+    def settings(self) -> Json:
+        """What is not at its default besides output and time."""
+        settings: Json = {"sigma_data": self.sigma_data} if self.sigma_data is not None else {}
+        return {**settings, "learned_variance": True} if self.learned_variance else settings
 
     def forward(self, z: Tensor, t: Levels, condition: Condition | None = None) -> Prediction:
-        value = self._call(self.net, z, t, self.time, condition)
+        shown, told = network_input(self.output, z, t, self.sigma_data)
+        value = self._call(self.net, shown, told, self.time, condition)
         if not isinstance(value, Tensor):
             raise ShapeError(
                 f"the network returned {type(value).__name__} where a tensor is expected",
                 "wrap it: lambda z, t: net(z, t).sample, say",
             )
-        if value.shape != z.shape:
+        channels = z.shape[1] * (2 if self.learned_variance else 1)
+        if value.shape != (len(z), channels, *z.shape[2:]):
             raise ShapeError(
                 f"the network returned shape {tuple(value.shape)} for an input of shape {tuple(z.shape)}",
-                "a network that predicts eps, x0 or v returns the shape of its input",
+                _remedy(value, z, self.learned_variance),
             )
-        return Prediction(x0_from(self.output, value.to(z.dtype), z, t))
+        variance = None
+        if self.learned_variance:
+            value, variance = value.chunk(2, dim=1)
+            variance = variance.to(z.dtype)
+        return Prediction(x0_from(self.output, value.to(z.dtype), z, t, self.sigma_data), variance=variance)
+
+
+def _remedy(value: Tensor, z: Tensor, learned: bool) -> str:
+    if learned:
+        return "a learned variance doubles the channels: (B, 2C, …) for z (B, C, …); else declare a fixed variance"
+    if value.shape == (len(z), 2 * z.shape[1], *z.shape[2:]):
+        return "twice the channels are a learned variance: declare variance='learned_range' or 'learned_log'"
+    return "a network returns the shape of its input, or twice the channels where its variance is learned"
 
 
 class CategoricalDenoiser(Denoiser):
@@ -148,6 +210,21 @@ class CategoricalDenoiser(Denoiser):
         logits = logits.to(z.dtype) - 0.5 * ((z[..., None] - alpha * lattice) / sigma).square()
         log_probs = logits.log_softmax(-1)
         return Prediction((log_probs.exp() * lattice).sum(-1), log_probs)
+
+
+def _check_arguments(net: Callable[..., Tensor], arguments: tuple[Tensor, Tensor], rows: Condition) -> None:
+    """Raise UsageError where it is the arguments that do not fit the network."""
+    try:
+        inspect.signature(net.forward if isinstance(net, nn.Module) else net).bind(*arguments, **rows)
+    except TypeError as error:
+        given = f"condition {', '.join(map(repr, rows))}" if rows else "no condition"
+        raise UsageError(
+            f"the network cannot be called with (z, time) and {given}: {error}",
+            "a condition is a keyword of the network with one row an example: condition={'y': labels}, "
+            "--condition y on the command line",
+        ) from None
+    except ValueError:
+        pass  # a network that does not tell its arguments
 
 
 def _net(net: Callable[..., Tensor]) -> Json | str:

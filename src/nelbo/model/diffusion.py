@@ -11,10 +11,13 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from nelbo.equation import equation
 from nelbo.errors import UsageError
 from nelbo.model.decoder import Decoder, NetworkCategorical
 from nelbo.model.denoiser import CategoricalDenoiser, Denoiser
@@ -28,6 +31,7 @@ from nelbo.process.schedule import Schedule
 from nelbo.typing import Condition, Json
 
 
+@equation("latent-marginal", "reverse-joint")
 @dataclass(frozen=True, eq=False)
 class DiffusionModel:
     """Domain, schedule, grid, denoiser, reverse, decoder and prior, with the provenance of the weights.
@@ -55,7 +59,14 @@ class DiffusionModel:
                 "the decoder 'network_categorical' needs a network with a categorical head, and this one has none",
                 "use decoder='discretized_gaussian' or 'categorical', or train with net.head='categorical'",
             )
-        self.levels()
+        variance = self.reverse.variance
+        if (variance.learned or self.decoder.spread is not None) and not self.denoiser.learned_variance:
+            raise UsageError(
+                f"the variance {variance.kind!r} or the decoder's takes what a network says, and this one says none",
+                "give a network that returns twice the channels and declare its variance 'learned_range' or "
+                "'learned_log', or choose a fixed variance",
+            )
+        variance.check(self.levels(), self.schedule, self.grid.continuous)
 
     def levels(self) -> Levels:
         """The levels z_1 … z_L of the model's grid, (L,); its two ends where the grid is continuous."""
@@ -79,6 +90,12 @@ class DiffusionModel:
     def in_precision(self, dtype: torch.dtype | None, device: torch.device | str | None = None) -> DiffusionModel:
         """The model whose network computes in `dtype` on `device`; self is left as it is."""
         return dataclasses.replace(self, denoiser=self.denoiser.in_precision(dtype, device))
+
+    def save_pretrained(self, folder: str | Path, **options: Any) -> Path:
+        """Write the model as a folder that diffusers loads; see `nelbo.save_pretrained` for options and errors."""
+        import nelbo  # the public face, which loads the floors above this one when they are asked for
+
+        return nelbo.save_pretrained(self, folder, **options)
 
     @property
     def parameters(self) -> int:

@@ -54,7 +54,8 @@ class DataDomain(Part, family="domain", kind="domain"):
     @equation("pixel-scaling")
     def values(self, codes: Tensor) -> Tensor:
         """x = low + (high − low) k/(K − 1), float64, for integer codes k of any shape."""
-        return self.low + (self.high - self.low) * codes.to(torch.float64) / (self._bins() - 1)
+        # the same operations in place: this is done for every draw
+        return codes.to(torch.float64).mul(self.high - self.low).div_(self._bins() - 1).add_(self.low)
 
     def codes(self, values: Tensor) -> Tensor:
         """The code whose value is nearest, int64; values beyond the ends belong to the end codes."""
@@ -62,14 +63,14 @@ class DataDomain(Part, family="domain", kind="domain"):
         return (unit * (self._bins() - 1)).round().clamp(0, self._bins() - 1).long()
 
     def checked(self, data: Tensor, what: str = "data", release: Callable[[], None] | None = None) -> Tensor:
-        """`data` (N, *shape) after every check: codes in the integer type they came in, or float64 values.
+        """`data` (N, *shape) after every check: codes or values in the type they came in (integers as values: float64).
 
         (N, H, W) stands for one channel. release: called after each piece that was looked at. Errors: ShapeError;
         DomainError for NaN or infinity, for floats where codes are expected and for codes outside 0..K−1.
         """
         data = self._shaped(torch.as_tensor(data), what)
         if not self.discrete:
-            return self._checked_values(data, what)
+            return self._checked_values(data, what, release)
         K = self._bins()
         if data.is_floating_point() or data.is_complex() or data.dtype == torch.bool:
             raise DomainError(
@@ -103,11 +104,18 @@ class DataDomain(Part, family="domain", kind="domain"):
             f"give an array of shape (N, {', '.join(map(str, self.shape))}); nothing is resized or cropped",
         )
 
-    def _checked_values(self, data: Tensor, what: str) -> Tensor:
-        data = data.to(torch.float64)
-        if not bool(torch.isfinite(data).all()):
-            row = int((~torch.isfinite(data)).flatten(1).any(1).nonzero()[0])
-            raise DomainError(f"{what} holds NaN or infinity, first in example {row}", "remove or repair that example")
+    def _checked_values(self, data: Tensor, what: str, release: Callable[[], None] | None) -> Tensor:
+        if not data.is_floating_point():
+            data = data.to(torch.float64)
+        for first in range(0, len(data), 1024):
+            broken = ~torch.isfinite(data[first : first + 1024])
+            if bool(broken.any()):
+                row = first + int(broken.flatten(1).any(1).nonzero()[0])
+                raise DomainError(
+                    f"{what} holds NaN or infinity, first in example {row}", "remove or repair that example"
+                )
+            if release is not None:
+                release()
         return data
 
     def _bins(self) -> int:

@@ -128,7 +128,8 @@ def _denoiser_config(denoiser: Denoiser, recipe: Json) -> Json:
     if isinstance(denoiser, CategoricalDenoiser):
         return {"kind": "categorical", "time": denoiser.time.value, "net": recipe}
     if isinstance(denoiser, NetworkDenoiser):
-        return {"kind": "network", "output": denoiser.output.value, "time": denoiser.time.value, "net": recipe}
+        said = {"kind": "network", "output": denoiser.output.value, "time": denoiser.time.value, "net": recipe}
+        return {**said, **denoiser.settings()}
     raise UsageError(f"a {type(denoiser).__name__} cannot be saved", "save a model with one of nelbo's own networks")
 
 
@@ -146,7 +147,8 @@ def make_denoiser(config: Json, domain: DataDomain) -> Denoiser:
     )
     if categorical:
         return CategoricalDenoiser(net, domain, config["time"])
-    return NetworkDenoiser(net, config["output"], config["time"])
+    settings = {k: config[k] for k in ("sigma_data", "learned_variance") if k in config}
+    return NetworkDenoiser(net, config["output"], config["time"], **settings)
 
 
 def _assemble(description: Json, tensors: dict[str, torch.Tensor]) -> DiffusionModel:

@@ -24,6 +24,13 @@ class Prior(Part, family="prior"):
     def kl(self, x: Tensor, t: Levels) -> Tensor:
         """KL(q(z_L | x) ‖ p(z_L)) in nats an example, (B,); exact, no network."""
 
+    def log_density(self, z: Tensor, t: Levels) -> Tensor:
+        """log p(z_L) at z (B, …) and the last level t (B,), in nats, (B,). Errors: UsageError where it has none."""
+        raise UsageError(
+            f"the prior {self.kind!r} gives no density of a point, which the ODE likelihood needs",
+            "give its class a method log_density(z, t)",
+        )
+
     @abstractmethod
     def draw(self, eps: Tensor) -> Tensor:
         """A draw of p(z_L) made from standard normals ε (B, …)."""
@@ -43,11 +50,16 @@ class GaussianPrior(Prior, kind="gaussian"):
         if not (math.isfinite(self.mean) and math.isfinite(self.variance) and self.variance > 0):
             raise UsageError(f"a prior N({self.mean}, {self.variance})", "give a finite mean and a variance > 0")
 
-    @equation("loss-term-prior", "vdm-prior")
+    @equation("loss-term-prior", "vdm-prior", "forward-limit-prior")
     def kl(self, x: Tensor, t: Levels) -> Tensor:
         alpha, sigma = column(t.alpha, x), column(t.sigma, x)
         variance = torch.as_tensor(self.variance, dtype=x.dtype, device=x.device)
         return gaussian.kl_from_difference(alpha * x - self.mean, sigma.square(), variance).flatten(1).sum(1)
+
+    @equation("prior-normal")
+    def log_density(self, z: Tensor, t: Levels) -> Tensor:
+        mean, variance = (torch.as_tensor(v, dtype=z.dtype, device=z.device) for v in (self.mean, self.variance))
+        return gaussian.log_density(z, mean, variance).flatten(1).sum(1)
 
     @equation("prior-normal")
     def draw(self, eps: Tensor) -> Tensor:

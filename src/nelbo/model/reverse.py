@@ -10,29 +10,40 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from nelbo.equation import equation
 from nelbo.errors import UnknownNameError, UsageError
-from nelbo.maths import gaussian
+from nelbo.maths import gaussian, tiles
+from nelbo.maths.stable import log1mexp
+from nelbo.model.spread import LogSpread, RangeSpread, Spread, raw_variance
 from nelbo.parts import Part, kinds
 from nelbo.process import forward
 from nelbo.process.levels import Levels, column
 from nelbo.process.prediction import Prediction
+from nelbo.process.schedule import Schedule
 
 
 class Variance(Part, family="variance"):
     """Policy for the variance of a reverse step, and for the variance of a Gaussian decoder at the first level."""
+
+    learned: bool = False
+    """Whether the network says it, as a second half of its output on axis 1."""
 
     @abstractmethod
     def of_step(self, s: Levels, t: Levels, prediction: Prediction) -> Tensor:
         """v_θ of p_θ(z_s | z_t), broadcastable to x̂: (B, 1, …) where it is one number an example."""
 
     @abstractmethod
-    def of_decoder(self, first: Levels, second: Levels) -> float:
+    def of_decoder(self, first: Levels, second: Levels) -> float | Spread:
         """Variance of a Gaussian decoder at level `first` of the *full* table, next to `second`; in units of x²."""
+
+    def check(self, levels: Levels, schedule: Schedule, continuous: bool) -> None:
+        """Raise UsageError where the policy means nothing on the levels of a chain."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,19 +76,131 @@ class Beta(Variance, kind="beta"):
         return float(first.sigma.square())
 
 
-def parse_variance(name: str | Variance) -> Variance:
-    """The policy called `name`. Errors: UnknownNameError listing the policies."""
-    if isinstance(name, Variance):
-        return name
-    known = kinds("variance")
-    if name not in known:
-        raise UnknownNameError.of("variance policy", name, known)
-    return known[name]()  # type: ignore[return-value]
+@dataclass(frozen=True, eq=False)
+class LearnedRange(Variance, kind="learned_range"):
+    """log v = (1 − f) log β̃ + f log β with f = (u + 1)/2, u the network's second half (Nichol & Dhariwal 2021, eq. 15).
+
+    u is in [−1, 1] where the network was trained to it; nothing is clamped. β and β̃ are those of the step taken, so
+    that a coarser grid has its own. The decoder interpolates between β_2 (1 − ᾱ_1)/(1 − ᾱ_2) and β_1 in the same way.
+    """
+
+    learned = True
+
+    def of_step(self, s: Levels, t: Levels, prediction: Prediction) -> Tensor:
+        u = raw_variance(prediction)
+        f = 0.5 * (u + 1)
+        log_c = log1mexp(s.logsnr - t.logsnr)
+        log_beta, log_beta_tilde = (column(2 * level.log_sigma + log_c, u) for level in (t, s))
+        return ((1 - f) * log_beta_tilde + f * log_beta).exp()
+
+    def of_decoder(self, first: Levels, second: Levels) -> Spread:
+        return RangeSpread(BetaTilde().of_decoder(first, second), Beta().of_decoder(first, second))
 
 
 @dataclass(frozen=True, eq=False)
-class Clip(Part, family="clip", kind="range"):
-    """Clamp x̂ to [low, high] before anything is computed from it. Part of the model: it changes p_θ."""
+class LearnedLog(Variance, kind="learned_log"):
+    """log v is the network's second half, one number an element, in units of z_s² (of x² at the decoder)."""
+
+    learned = True
+
+    def of_step(self, s: Levels, t: Levels, prediction: Prediction) -> Tensor:
+        return raw_variance(prediction).exp()
+
+    def of_decoder(self, first: Levels, second: Levels) -> Spread:
+        return LogSpread()
+
+    def check(self, levels: Levels, schedule: Schedule, continuous: bool) -> None:
+        if continuous:
+            raise _no_limit("learned_log")
+
+
+@dataclass(frozen=True, eq=False)
+class VarianceTable(Variance, kind="table"):
+    """One number a level of the full table, (T,): v_i of the step from level i to the level before it, in units of
+    z²; that of the chain's first level is the decoder's, in units of x². A coarser grid has other steps: refused.
+    """
+
+    table: Tensor
+
+    def __post_init__(self):
+        table = torch.as_tensor(self.table, dtype=torch.float64)
+        if table.ndim != 1 or len(table) == 0 or not bool((torch.isfinite(table) & (table > 0)).all()):
+            raise UsageError(
+                f"a table of variances of shape {tuple(table.shape)}"
+                + (f" from {float(table.min())} to {float(table.max())}" if table.numel() else ""),
+                "give T finite numbers > 0, one a level of the schedule's table",
+            )
+        object.__setattr__(self, "table", table)
+
+    def of_step(self, s: Levels, t: Levels, prediction: Prediction) -> Tensor:
+        return column(self._at(t), prediction.x0)
+
+    def of_decoder(self, first: Levels, second: Levels) -> float:
+        return float(self._at(first))
+
+    def check(self, levels: Levels, schedule: Schedule, continuous: bool) -> None:
+        if continuous:
+            raise _no_limit("table")
+        if schedule.table_length != len(self.table):
+            raise UsageError(
+                f"a table of {len(self.table)} variances on a schedule with "
+                + (f"{schedule.table_length} levels" if schedule.table_length else "no table of levels"),
+                "give one variance a level of the schedule's table",
+            )
+        if levels.index is not None and not bool((levels.index.diff() == 1).all()):
+            raise UsageError(
+                "a table of variances belongs to the steps of the full chain, and this grid leaves levels out",
+                "evaluate the full grid, or use variance='beta_tilde' or 'beta', which follow the grid",
+            )
+
+    def _at(self, t: Levels) -> Tensor:
+        if t.index is None:
+            raise UsageError("a table of variances was asked of a level without a table position", "use a table")
+        return self.table.to(t.logsnr.device)[t.index.long()].to(t.logsnr.dtype)
+
+
+def _no_limit(kind: str) -> UsageError:
+    return UsageError(
+        f"the continuous bound was asked of a model with variance {kind!r}",
+        "as steps grow fine the variance must go to that of the forward process; use 'beta_tilde', 'beta' or "
+        "'learned_range', or a grid of finitely many steps",
+    )
+
+
+def parse_variance(name: str | Variance | Tensor | Sequence[float]) -> Variance:
+    """The policy called `name`, or the `VarianceTable` of an array. Errors: UnknownNameError listing the policies."""
+    if isinstance(name, Variance):
+        return name
+    if not isinstance(name, str):
+        try:
+            return VarianceTable(torch.as_tensor(name, dtype=torch.float64))
+        except (TypeError, ValueError, RuntimeError):
+            raise UsageError(
+                f"a variance of type {type(name).__name__}", "give the name of a policy, a Variance or an array (T,)"
+            ) from None
+    known = kinds("variance")
+    if name not in known:
+        raise UnknownNameError.of("variance policy", name, known)
+    if name == VarianceTable.kind:
+        raise UsageError("variance='table' without the numbers", "give the table itself: variance=[v_1, …, v_T]")
+    return known[name]()  # type: ignore[return-value]
+
+
+class Clipping(Part, family="clip"):
+    """What is done to x̂ before anything is computed from it. Part of the model: it changes p_θ."""
+
+    @abstractmethod
+    def clipped(self, prediction: Prediction) -> Prediction:
+        """The prediction with x̂ after the policy; each example by itself."""
+
+    @abstractmethod
+    def __str__(self) -> str:
+        """What is done to x̂, in a few words."""
+
+
+@dataclass(frozen=True, eq=False)
+class Clip(Clipping, kind="range"):
+    """Clamp x̂ to [low, high]."""
 
     low: float
     high: float
@@ -86,24 +209,58 @@ class Clip(Part, family="clip", kind="range"):
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
             raise UsageError(f"clipping to [{self.low}, {self.high}]", "give finite ends, the smaller first")
 
+    def clipped(self, prediction: Prediction) -> Prediction:
+        return prediction.clipped(self.low, self.high)
+
+    def __str__(self) -> str:
+        return f"x̂ clipped to [{self.low}, {self.high}]"
+
+
+@dataclass(frozen=True, eq=False)
+class Threshold(Clipping, kind="threshold"):
+    """x̂ ← clamp(x̂, −s, s)/s, s the `ratio` quantile of |x̂| within the example, kept in [1, maximum].
+
+    Dynamic thresholding (Saharia et al. 2022, §2.3). s is a function of the example's own x̂, so that p_θ(z_s | z_t)
+    stays a Gaussian.
+    """
+
+    ratio: float
+    maximum: float
+
+    def __post_init__(self):
+        if not (0 < self.ratio <= 1 and math.isfinite(self.maximum) and self.maximum >= 1):
+            raise UsageError(
+                f"thresholding at the quantile {self.ratio} up to {self.maximum}", "give 0 < ratio ≤ 1 ≤ maximum"
+            )
+
+    def clipped(self, prediction: Prediction) -> Prediction:
+        x0 = prediction.x0
+        # one example at a time: torch.quantile takes 16 million numbers at most
+        s = torch.stack([torch.quantile(x.abs().flatten(), self.ratio) for x in x0]).clamp(1, self.maximum)
+        s = column(s, x0)
+        return replace(prediction, x0=torch.maximum(torch.minimum(x0, s), -s) / s)
+
+    def __str__(self) -> str:
+        return f"x̂ thresholded at its {self.ratio} quantile, at most {self.maximum}"
+
 
 @dataclass(frozen=True, eq=False)
 class Reverse(Part, family="reverse", kind="gaussian"):
     """The Gaussian reverse step: a variance policy and a clipping policy (None: x̂ is used as predicted)."""
 
     variance: Variance
-    clip: Clip | None = None
+    clip: Clipping | None = None
 
     def clipped(self, prediction: Prediction) -> Prediction:
         """The prediction after the clipping policy."""
-        return prediction if self.clip is None else prediction.clipped(self.clip.low, self.clip.high)
+        return prediction if self.clip is None else self.clip.clipped(prediction)
 
     @equation("reverse-transition", "model-mean-eps")
     def step(self, z_t: Tensor, prediction: Prediction, s: Levels, t: Levels) -> tuple[Tensor, Tensor]:
         """Mean and variance of p_θ(z_s | z_t), each broadcastable to (B, …)."""
         return forward.posterior_mean(prediction.x0, z_t, s, t), self.variance.of_step(s, t, prediction)
 
-    @equation("loss-term-denoise", "loss-mean-matching", "snr-discrete-loss")
+    @equation("loss-term-denoise", "loss-mean-matching", "snr-discrete-loss", "snr-ddpm-equivalence")
     def kl(self, x: Tensor, prediction: Prediction, s: Levels, t: Levels) -> Tensor:
         """KL(q(z_s | z_t, x) ‖ p_θ(z_s | z_t)) per element, nats, (B, …).
 
@@ -112,3 +269,13 @@ class Reverse(Part, family="reverse", kind="gaussian"):
         q = forward.posterior(s, t)
         difference = column(q.x_coefficient, x) * (x - prediction.x0)
         return gaussian.kl_from_difference(difference, column(q.variance, x), self.variance.of_step(s, t, prediction))
+
+    @equation("loss-term-denoise", "snr-discrete-loss")
+    def kl_sum(self, x: Tensor, prediction: Prediction, s: Levels, t: Levels) -> Tensor:
+        """`kl` summed over the elements of an example, nats, (B,): from ‖x − x̂‖² where v_θ is one number an example."""
+        variance = self.variance.of_step(s, t, prediction)
+        if variance.shape != column(s.logsnr, x).shape:
+            return self.kl(x, prediction, s, t).flatten(1).sum(1)
+        q, v = forward.posterior(s, t), variance.flatten()
+        of_variances = x.shape[1:].numel() * gaussian.kl_from_difference(torch.zeros_like(v), q.variance, v)
+        return of_variances + 0.5 * q.x_coefficient.square() * tiles.squared_norm(x, prediction.x0) / v

@@ -3,41 +3,54 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
 from nelbo.errors import UnknownNameError, UsageError
+from nelbo.nets.diffusers import OTHERS, UNET2D, NetworkMaker
 from nelbo.nets.mlp import ResidualMLP
 from nelbo.nets.unet import UNet
 from nelbo.typing import Json, Shape
 
-NETS: dict[str, type[nn.Module]] = {"mlp": ResidualMLP, "unet": UNet}
-"""Networks by name. A class takes (shape, codes, logsnr_max, logsnr_min, **settings)."""
+NETS: dict[str, Callable[..., nn.Module]] = {"mlp": ResidualMLP, "unet": UNet, "unet2d": UNET2D}
+"""Networks by name. Each takes (shape, codes, logsnr_max, logsnr_min, **settings)."""
 
 _GIVEN = {"self", "shape", "codes", "logsnr_max", "logsnr_min"}
 
 
+def time_input(name: str) -> str:
+    """How the network `name` is told the level: "logsnr", or "index" (DDPM's step − 1) for those of diffusers."""
+    return getattr(NETS.get(name), "time", "logsnr")
+
+
 def build(
-    name: str, settings: Json, *, shape: Shape, codes: int | None, logsnr_max: float, logsnr_min: float
+    name: str, settings: Json, *, shape: Shape, codes: int | None, logsnr_max: float | None, logsnr_min: float | None
 ) -> nn.Module:
     """The network `name` with `settings`, for inputs (B, *shape); codes = None for plain heads, K for the categorical.
 
     Errors: UnknownNameError for a network or setting that does not exist, listing those that do; UsageError for a
     setting whose value does not work.
     """
-    if name not in NETS:
+    maker = {**NETS, **OTHERS}.get(name)
+    if maker is None:
         raise UnknownNameError.of("network", name, NETS)
-    known = [p for p in inspect.signature(NETS[name].__init__).parameters if p not in _GIVEN]
+    if isinstance(maker, NetworkMaker):
+        known = maker.settings()
+    else:
+        known = [p for p in inspect.signature(maker).parameters if p not in _GIVEN]
     for key in settings:
         if key not in known:
             raise UnknownNameError.of(f"setting of the network {name!r}", key, known)
     arguments: dict[str, Any] = {"shape": tuple(shape), "codes": codes, **settings}
     try:
-        net = NETS[name](logsnr_max=logsnr_max, logsnr_min=logsnr_min, **arguments)
+        net = maker(logsnr_max=logsnr_max, logsnr_min=logsnr_min, **arguments)
     except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         raise UsageError(
             f"the network {name!r} cannot be built with {settings}: {error}", "change net settings"
         ) from None
+    if isinstance(maker, NetworkMaker):
+        return net  # its recipe holds the whole configuration, defaults of diffusers included
     net.recipe = {"name": name, "settings": settings, "logsnr_max": logsnr_max, "logsnr_min": logsnr_min}  # type: ignore
     return net

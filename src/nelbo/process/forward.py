@@ -44,10 +44,10 @@ def one_minus_snr_ratio(s: Levels, t: Levels) -> Tensor:
 @equation("forward-marginal", "reparam-marginal", "diffusion-kernel-jump")
 def noised(x: Tensor, eps: Tensor, t: Levels) -> Tensor:
     """A draw of q(z_t | x): z_t = α_t x + σ_t ε (Ho et al. 2020, eq. 4)."""
-    return column(t.alpha, x) * x + column(t.sigma, x) * eps
+    return torch.addcmul(column(t.sigma, x) * eps, column(t.alpha, x), x)
 
 
-@equation("forward-transition-general", "forward-kernel")
+@equation("forward-transition-general", "forward-kernel", "reparam-step", "reparam-two-step")
 def transition(s: Levels, t: Levels) -> Transition:
     """The kernel q(z_t | z_s) between any two levels s < t: α_{t|s} = α_t/α_s, σ²_{t|s} = σ_t² c."""
     alpha_ts = (t.log_alpha - s.log_alpha).exp()
@@ -62,7 +62,7 @@ def posterior(s: Levels, t: Levels) -> Posterior:
     return Posterior(z_coefficient, s.alpha * c, s.sigma.square() * c)
 
 
-@equation("posterior-mean")
+@equation("posterior-mean", "posterior-mean-eps")
 def posterior_mean(x: Tensor, z_t: Tensor, s: Levels, t: Levels) -> Tensor:
     """The mean of q(z_s | z_t, x), shape of x (Ho et al. 2020, eq. 7)."""
     q = posterior(s, t)

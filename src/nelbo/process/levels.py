@@ -11,7 +11,8 @@ a λ is the business of the path:
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -42,6 +43,14 @@ class Path(enum.Enum):
             return torch.nn.functional.logsigmoid(-0.5 * logsnr)
         return -0.5 * logsnr
 
+    def dlog_sigma(self, logsnr: Tensor) -> Tensor:
+        """d log σ/dλ, elementwise; d log α/dλ is ½ more, since λ = 2 log α − 2 log σ."""
+        if self is Path.VP:
+            return -0.5 * torch.sigmoid(logsnr)
+        if self is Path.FLOW:
+            return -0.5 * torch.sigmoid(0.5 * logsnr)
+        return torch.full_like(logsnr, -0.5)
+
 
 @equation("snr-definition", "schedule-definitions")
 @dataclass(frozen=True, eq=False)
@@ -49,13 +58,16 @@ class Levels:
     """Noise levels as parallel float64 tensors of one shape: along a chain (L,), or one an example (B,).
 
     t: unit time in [0, 1], 0 = data; logsnr: λ; index: position in the table of betas (int64, DDPM step − 1; float
-    where a table is interpolated) or None where there is no table.
+    where a table is interpolated) or None where there is no table. time: the schedule's own time, which a network is
+    told and a velocity is a derivative to, where that is not t; slope: dλ/dtime, None for a table, which has none.
     """
 
     t: Tensor
     logsnr: Tensor
     path: Path
     index: Tensor | None = None
+    time: Tensor | None = None
+    slope: Tensor | None = None
 
     @property
     def alpha(self) -> Tensor:
@@ -81,26 +93,23 @@ class Levels:
         return len(self.logsnr)
 
     def __getitem__(self, which: Tensor | slice | int) -> Levels:
-        return Levels(self.t[which], self.logsnr[which], self.path, None if self.index is None else self.index[which])
+        return self._each(lambda values: values[which])
 
     def to(self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Levels:
         """The same levels on another device or in another floating dtype (tables stay float64; steps may not)."""
-        index = self.index
-        if index is not None:
-            index = index.to(device=device, dtype=dtype if index.is_floating_point() else None)
-        return Levels(
-            self.t.to(device=device, dtype=dtype), self.logsnr.to(device=device, dtype=dtype), self.path, index
-        )
+        return self._each(lambda v: v.to(device=device, dtype=dtype if v.is_floating_point() else None))
 
     def expand(self, batch: int) -> Levels:
         """One level, shape () or (1,), repeated for every example of a batch."""
-        index = self.index
-        return Levels(
-            self.t.reshape(-1).expand(batch),
-            self.logsnr.reshape(-1).expand(batch),
-            self.path,
-            None if index is None else index.reshape(-1).expand(batch),
-        )
+        return self._each(lambda values: values.reshape(-1).expand(batch))
+
+    def on(self, path: Path) -> Levels:
+        """The levels of the same log-SNR on another path."""
+        return replace(self, path=path)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Levels:
+        index, time, slope = (None if v is None else change(v) for v in (self.index, self.time, self.slope))
+        return Levels(change(self.t), change(self.logsnr), self.path, index, time, slope)
 
 
 def column(values: Tensor, like: Tensor) -> Tensor:

@@ -2,22 +2,32 @@
 
 At a level with α, σ and z = α x + σ ε, each of
 
-    eps   ε̂          x̂ = (z − σ ε̂)/α
-    x0    x̂
-    v     v̂ = α ε̂ − σ x̂     x̂ = (α z − σ v̂)/(α² + σ²),   ε̂ = (σ z + α v̂)/(α² + σ²)
+    eps        ε̂                         x̂ = (z − σ ε̂)/α
+    x0         x̂
+    v          v̂ = α ε̂ − σ x̂             x̂ = (α z − σ v̂)/(α² + σ²),   ε̂ = (σ z + α v̂)/(α² + σ²)
+    score      ŝ = −ε̂/σ                  x̂ = (z + σ² ŝ)/α
+    velocity   û = α′ x̂ + σ′ ε̂           x̂ = (2/α) (û/λ′ − z d log σ/dλ)
+    edm_D      x̂                         of the input z/α = x + (σ/α) ε
+    edm_F      F̂                         x̂ = c_skip z/α + c_out F̂,   the input being c_in z/α
 
-determines the others (α² + σ² = 1 on the VP path). Source: Salimans & Ho 2022, app. D; Ho et al. 2020, eq. 15.
+determines the others (α² + σ² = 1 on the VP path). The primes of the velocity are derivatives to the schedule's own
+time, with data at its beginning: on `schedules.flow` û = ε̂ − x̂. EDM's networks live on the path z/α, whatever the path
+of the chain. Source: Salimans & Ho 2022, app. D; Ho et al. 2020, eq. 15; Song et al. 2021, eq. 9; Lipman et al. 2023,
+eq. 20; Karras et al. 2022, eq. 7 and table 1.
 """
 
 from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from nelbo.equation import equation
-from nelbo.process.levels import Levels, column
+from nelbo.errors import UsageError
+from nelbo.process.levels import Levels, Path, column
 from nelbo.typing import member
 
 
@@ -27,11 +37,20 @@ class Output(enum.Enum):
     EPS = "eps"
     X0 = "x0"
     V = "v"
+    SCORE = "score"
+    VELOCITY = "velocity"
+    EDM_F = "edm_F"
+    EDM_D = "edm_D"
 
     @classmethod
     def parse(cls, name: str | Output) -> Output:
         """The member called `name`. Errors: UnknownNameError listing the members."""
         return member(cls, name, "network output")
+
+    @property
+    def edm(self) -> bool:
+        """Whether the network's input is z/α (times c_in for F) and its σ is σ/α."""
+        return self in (Output.EDM_F, Output.EDM_D)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,27 +70,102 @@ class Prediction:
         return replace(self, x0=self.x0.clamp(low, high))
 
 
+class Preconditioning(NamedTuple):
+    """EDM's coefficients, each (B,): D(y; σ) = c_skip y + c_out F(c_in y; c_noise), y = x + σ n."""
+
+    skip: Tensor
+    out: Tensor
+    into: Tensor
+
+
+def preconditioning(t: Levels, sigma_data: float) -> Preconditioning:
+    """c_skip = σ_d²/(σ² + σ_d²), c_out = σ σ_d/√(σ² + σ_d²), c_in = 1/√(σ² + σ_d²), with σ = e^{−λ/2}.
+
+    Source: Karras et al. 2022, table 1, column "Ours".
+    """
+    sigma = torch.exp(-0.5 * t.logsnr)
+    total = sigma.square() + sigma_data**2
+    return Preconditioning(sigma_data**2 / total, sigma * sigma_data / total.sqrt(), 1 / total.sqrt())
+
+
+def network_input(output: Output, z: Tensor, t: Levels, sigma_data: float | None = None) -> tuple[Tensor, Levels]:
+    """What a network of this output is shown at z (B, …), and the levels whose time it is told.
+
+    z and t themselves, except for EDM's networks: y = z/α for D, c_in y for F, and the same levels on the VE path.
+    """
+    if not output.edm:
+        return z, t
+    y = z / column(t.alpha, z)
+    if output is Output.EDM_F:
+        y = y * column(preconditioning(t, _given(sigma_data)).into, z)
+    return y, t.on(Path.VE)
+
+
 @equation("x0-from-eps", "param-v")
-def x0_from(output: Output, value: Tensor, z: Tensor, t: Levels) -> Tensor:
-    """x̂ from a network's output `value` at noisy input z and levels t (B,); shapes (B, …)."""
-    if output is Output.X0:
+def x0_from(output: Output, value: Tensor, z: Tensor, t: Levels, sigma_data: float | None = None) -> Tensor:
+    """x̂ from a network's output `value` at noisy input z and levels t (B,); shapes (B, …).
+
+    sigma_data: standard deviation that EDM's F was built with. Errors: UsageError for a velocity on a table.
+    """
+    if output in (Output.X0, Output.EDM_D):
         return value
     alpha, sigma = column(t.alpha, z), column(t.sigma, z)
     if output is Output.EPS:
         return (z - sigma * value) / alpha
+    if output is Output.SCORE:
+        return (z + sigma.square() * value) / alpha
+    if output is Output.VELOCITY:
+        return 2 / alpha * (value / column(_slope(t), z) - column(t.path.dlog_sigma(t.logsnr), z) * z)
+    if output is Output.EDM_F:
+        c = preconditioning(t, _given(sigma_data))
+        return column(c.skip, z) * z / alpha + column(c.out, z) * value
     return (alpha * z - sigma * value) / (alpha.square() + sigma.square())
 
 
 @equation("param-v")
-def from_x0(output: Output, x0: Tensor, z: Tensor, t: Levels) -> Tensor:
+def from_x0(output: Output, x0: Tensor, z: Tensor, t: Levels, sigma_data: float | None = None) -> Tensor:
     """The inverse of `x0_from`: the output that says x̂ = x0 at z and levels t."""
-    if output is Output.X0:
+    if output in (Output.X0, Output.EDM_D):
         return x0
     alpha, sigma = column(t.alpha, z), column(t.sigma, z)
+    if output is Output.VELOCITY:
+        return column(_slope(t), z) * (0.5 * alpha * x0 + column(t.path.dlog_sigma(t.logsnr), z) * z)
+    if output is Output.EDM_F:
+        c = preconditioning(t, _given(sigma_data))
+        return (x0 - column(c.skip, z) * z / alpha) / column(c.out, z)
     eps = (z - alpha * x0) / sigma
+    if output is Output.SCORE:
+        return -eps / sigma
     return eps if output is Output.EPS else alpha * eps - sigma * x0
 
 
-def convert(source: Output, target: Output, value: Tensor, z: Tensor, t: Levels) -> Tensor:
+@equation("loss-conversions")
+def convert(
+    source: Output, target: Output, value: Tensor, z: Tensor, t: Levels, sigma_data: float | None = None
+) -> Tensor:
     """`value`, meant as `source`, said as `target`, at z and levels t (B,). Shapes (B, …)."""
-    return from_x0(target, x0_from(source, value, z, t), z, t)
+    return from_x0(target, x0_from(source, value, z, t, sigma_data), z, t, sigma_data)
+
+
+def no_slope() -> UsageError:
+    """The error of a velocity on levels that belong to no law."""
+    return UsageError(
+        "a velocity dz/dt was declared on a schedule that is a table of levels, which has no derivative",
+        "for a network that says ε − x (flow matching, rectified flow) use schedules.flow() and choose the steps by "
+        "a grid; else a schedule with a law, such as schedules.logsnr_linear() or table.interpolated()",
+    )
+
+
+def _slope(t: Levels) -> Tensor:
+    if t.slope is None:
+        raise no_slope()
+    return t.slope
+
+
+def _given(sigma_data: float | None) -> float:
+    if sigma_data is None:
+        raise UsageError(
+            "a network that predicts 'edm_F' was declared without sigma_data",
+            "give the standard deviation that its preconditioning was built with: sigma_data=0.5 in EDM's own models",
+        )
+    return sigma_data

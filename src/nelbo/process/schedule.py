@@ -12,7 +12,6 @@ only on request (`Table.interpolated`), linearly in λ, and the result says so i
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -21,68 +20,8 @@ from torch import Tensor
 from nelbo.equation import equation
 from nelbo.errors import DomainError, UsageError
 from nelbo.maths.stable import log1mexp
-from nelbo.parts import Part
+from nelbo.process.law import EDM, Flow, LogSNRLinear, Schedule
 from nelbo.process.levels import Levels, Path
-
-
-class Schedule(Part, family="schedule"):
-    """The log-SNR law. Abstract: a subclass gives λ(t), its slope and its inverse, and says which path it follows."""
-
-    path_name: str
-
-    @property
-    def path(self) -> Path:
-        """How α and σ follow from λ."""
-        return Path(self.path_name)
-
-    @property
-    def table_length(self) -> int | None:
-        """T where the schedule is a table of T levels, None where it is a law on [0, 1]."""
-        return None
-
-    @abstractmethod
-    def logsnr(self, t: Tensor) -> Tensor:
-        """λ(t) at unit times t, float64, elementwise."""
-
-    @abstractmethod
-    def dlogsnr_dt(self, t: Tensor) -> Tensor:
-        """dλ/dt ≤ 0 at unit times t, elementwise. Errors: UsageError for a table, which has no slope."""
-
-    @abstractmethod
-    def time_of(self, logsnr: Tensor) -> Tensor:
-        """The inverse: t with λ(t) = logsnr, elementwise."""
-
-    def at(self, t: Tensor) -> Levels:
-        """The levels at unit times t (any shape, float64)."""
-        t = torch.as_tensor(t, dtype=torch.float64)
-        return Levels(t, self.logsnr(t), self.path)
-
-
-@dataclass(frozen=True, eq=False)
-class LogSNRLinear(Schedule, kind="logsnr_linear"):
-    """λ(t) = λ_max + (λ_min − λ_max) t, VDM's linear schedule (Kingma et al. 2021, §3.2; theirs is γ = −λ)."""
-
-    logsnr_max: float
-    logsnr_min: float
-    path_name: str = "vp"
-
-    def __post_init__(self):
-        ends = (self.logsnr_max, self.logsnr_min)
-        if not all(isinstance(e, (int, float)) and math.isfinite(e) for e in ends) or ends[0] <= ends[1]:
-            raise UsageError(
-                f"log-SNR runs from {self.logsnr_max} at t = 0 to {self.logsnr_min} at t = 1",
-                "give two finite numbers, the larger first: logsnr_linear(logsnr_max=13.3, logsnr_min=-5.0)",
-            )
-        Path(self.path_name)
-
-    def logsnr(self, t: Tensor) -> Tensor:
-        return self.logsnr_max + (self.logsnr_min - self.logsnr_max) * t
-
-    def dlogsnr_dt(self, t: Tensor) -> Tensor:
-        return torch.full_like(t, self.logsnr_min - self.logsnr_max)
-
-    def time_of(self, logsnr: Tensor) -> Tensor:
-        return (logsnr - self.logsnr_max) / (self.logsnr_min - self.logsnr_max)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +50,8 @@ class Table(Schedule, kind="table"):
             raise DomainError(
                 f"the log-SNR of schedule {self.name!r} does not fall from level {bad + 1} to {bad + 2} "
                 f"({float(table[bad]):.6g} → {float(table[bad + 1]):.6g})",
-                "every beta must lie strictly between 0 and 1",
+                "every beta must lie strictly between 0 and 1; a table rescaled to zero terminal SNR ends at the level "
+                "before: leave the last one out",
             )
         Path(self.path_name)
 
@@ -193,7 +133,7 @@ class Interpolated(Schedule, kind="interpolated"):
 
     def at(self, t: Tensor) -> Levels:
         t = torch.as_tensor(t, dtype=torch.float64)
-        return Levels(t, self.logsnr(t), self.path, t * (len(self.table) - 1))
+        return Levels(t, self.logsnr(t), self.path, t * (len(self.table) - 1), slope=self.dlogsnr_dt(t))
 
 
 @equation("schedule-definitions")
@@ -213,6 +153,7 @@ def from_betas(betas, name: str = "betas") -> Table:
     return Table(log_alpha_bar - log1mexp(-log_alpha_bar), name)
 
 
+@equation("schedule-definitions")
 def from_alphas_cumprod(alphas_cumprod, name: str = "alphas_cumprod") -> Table:
     """The same chain from ᾱ_1 > … > ᾱ_T, each strictly in (0, 1): λ_i = logit(ᾱ_i)."""
     alpha_bar = torch.as_tensor(alphas_cumprod, dtype=torch.float64).reshape(-1)
@@ -247,6 +188,31 @@ def cosine(T: int = 1000, offset: float = 0.008, beta_max: float = 0.999) -> Tab
 def logsnr_linear(logsnr_max: float = 13.3, logsnr_min: float = -5.0) -> LogSNRLinear:
     """VDM's straight line in log-SNR; the defaults are VDM's initial end points (Kingma et al. 2021, app. B)."""
     return LogSNRLinear(logsnr_max, logsnr_min)
+
+
+def flow(t_min: float = 1e-3, t_max: float = 0.999) -> Flow:
+    """Straight paths z = (1 − τ) x + τ ε between the flow times t_min and t_max: flow matching, rectified flow.
+
+    λ(τ) = 2 log((1 − τ)/τ) and dz/dτ = ε − x, with data at τ = 0; a network whose time runs the other way is wrapped:
+    `lambda z, t: -net(z, 1 - t)`. The ends are where the chain starts and stops: λ = 13.8 and −13.8 by default.
+    Source: Lipman et al. 2023, eq. 20 and 22 with σ_min = 0; Liu et al. 2023, eq. 1. Errors: UsageError.
+
+    >>> round(float(flow(0.1, 0.9).at(0.5).sigma), 12)
+    0.5
+    """
+    return Flow(t_min, t_max)
+
+
+def edm(sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> EDM:
+    """EDM's noise levels, z = x + σ ε: σ(t) = (σ_min^{1/ρ} + t (σ_max^{1/ρ} − σ_min^{1/ρ}))^ρ.
+
+    Source: Karras et al. 2022, eq. 5 (theirs counts from σ_max down) and table 1. Errors: UsageError.
+
+    >>> sigma = edm().at([0.0, 1.0]).sigma
+    >>> [round(float(s), 6) for s in sigma]
+    [0.002, 80.0]
+    """
+    return EDM(float(sigma_min), float(sigma_max), float(rho))
 
 
 def _check_length(T: int) -> None:

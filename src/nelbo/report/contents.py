@@ -18,6 +18,8 @@ from nelbo.data import arrays
 from nelbo.errors import DataError
 from nelbo.typing import Json
 
+TERMS = ("prior", "diffusion", "reconstruction")
+ODE_TERMS = ("prior", "flow", "dequantisation", "reconstruction", "importance")
 FILES = ("bound.json", "model/model.json", "model/log.jsonl", "pictures.npz", "comparison.json")
 PICTURES = ("samples", "data", "trajectory", "denoised", "trajectory_logsnr")
 
@@ -112,7 +114,7 @@ def _required(bound: Json) -> list[tuple[str, bool]]:
     checks = [("bits_per_dim", is_number(bound.get("bits_per_dim")))]
     checks += [(key, isinstance(bound.get(key), int) and bound[key] > 0) for key in ("examples", "dimensions")]
     checks += [("standard_error", isinstance(bound.get("standard_error"), dict))]
-    for term in ("prior", "diffusion", "reconstruction"):
+    for term in ODE_TERMS if bound.get("quantity") == "ode" else TERMS:
         found = is_number(inner(inner(bound.get("terms"), term), "bits_per_dim"))
         checks.append((f"terms.{term}.bits_per_dim", found))
     levels = bound.get("levels", [])

@@ -13,6 +13,13 @@ ABOUT = {
     "diffusion": "the steps of the chain, each a KL divergence",
     "reconstruction": "the data themselves, given the least noisy level",
 }
+ABOUT_ODE = {
+    "prior": "the density of the noise that the flow ends in",
+    "flow": "how volumes change along the flow",
+    "dequantisation": "the density of the starting point, given the data",
+    "reconstruction": "the data themselves, given the starting point",
+    "importance": "what several starting points under one logarithm take off",
+}
 NAMES = {
     "nfe_total": "network evaluations",
     "nfe_per_example": "network evaluations an example",
@@ -65,7 +72,7 @@ def headline(contents: Contents) -> Json:
             "the data's unit, and may be negative."
         )
     if bound.get("quantity") == "ode":
-        meaning += " It is the likelihood of the probability-flow ODE, not a bound."
+        meaning += " It is the likelihood of the probability-flow ODE, not the variational bound."
     return {"value": value.replace("-", "−"), "error": spread, "unit": "bits/dim", "meaning": meaning} | {
         "errors": _about_errors(error, bound["examples"])
     }
@@ -89,13 +96,14 @@ def terms(bound: Json) -> list[Json]:
     """Rows of the table of terms: name, about, bits, share in per cent, both standard errors, bits an example."""
     rows = []
     total = bound["bits_per_dim"]
-    for name, about in ABOUT.items():
+    ode = bound.get("quantity") == "ode"
+    for name, about in (ABOUT_ODE if ode else ABOUT).items():
         term = bound["terms"][name]
         share = max(0.0, min(100.0, 100 * term["bits_per_dim"] / total)) if total > 0 else None
         rows.append({"name": name, "about": about, "share": share, **_row(term, bound["dimensions"])})
     error = bound["standard_error"]
     whole = {"bits_per_dim": total, "standard_error": error.get("estimator"), "standard_error_data": error.get("data")}
-    return [*rows, {"name": "bound", "about": "", "share": None, **_row(whole, bound["dimensions"])}]
+    return [*rows, {"name": "ode" if ode else "bound", "about": "", "share": None, **_row(whole, bound["dimensions"])}]
 
 
 def _row(term: Json, dimensions: int) -> Json:

@@ -13,6 +13,7 @@ from nelbo.model.examples import Examples
 from nelbo.model.folder import make_denoiser
 from nelbo.model.prior import GaussianPrior
 from nelbo.model.reverse import BetaTilde, Reverse
+from nelbo.nets.build import time_input
 from nelbo.process import grid as grids
 from nelbo.process import schedule as schedules
 from nelbo.process.schedule import Schedule, Table
@@ -36,13 +37,20 @@ def build_model(examples: Examples, settings: TrainConfig) -> DiffusionModel:
             "use --set net.head=plain, or objective=bound",
         )
     levels = schedule.table if isinstance(schedule, Table) else None
+    time = time_input(settings.net.name)
+    if time == "index" and levels is None:
+        raise UsageError(
+            f"the network {settings.net.name!r} is told DDPM's step, and the schedule {settings.schedule.name!r} has "
+            "none",
+            "use --set schedule=linear or --set schedule=cosine",
+        )
     recipe = {
         "name": settings.net.name,
         "settings": settings.net.settings,
         "logsnr_max": float(levels[0]) if levels is not None else settings.schedule.logsnr_max,
         "logsnr_min": float(levels[-1]) if levels is not None else settings.schedule.logsnr_min,
     }
-    config = {"kind": "categorical" if categorical else "network", "time": "logsnr", "net": recipe}
+    config = {"kind": "categorical" if categorical else "network", "time": time, "net": recipe}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         denoiser = make_denoiser({**config, "output": settings.net.predicts}, domain)

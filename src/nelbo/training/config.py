@@ -22,7 +22,10 @@ class _Strict(BaseModel):
 
 
 class NetConfig(_Strict):
-    """The network: `name` (mlp), its `head`, what a plain head `predicts`, and the network's own `settings`."""
+    """The network: `name`, its `head`, what a plain head `predicts`, and the network's own `settings`.
+
+    `name`: mlp, unet, or diffusers' unet2d, which needs a plain head and a schedule with a table.
+    """
 
     name: str = "mlp"
     head: Literal["categorical", "plain"] = "categorical"

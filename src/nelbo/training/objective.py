@@ -38,7 +38,7 @@ class Loss(NamedTuple):
         return self.diffusion + self.reconstruction + self.prior
 
 
-@equation("loss-simple", "loss-simple-reparam")
+@equation("loss-simple", "loss-simple-reparam", "weighted-loss", "implied-weight-cosine")
 def simple_loss(model: DiffusionModel, target: Tensor, seed: int, step: int) -> Tensor:
     """L_simple: mean over the batch and its elements of (ε − ε̂)² at uniform t (low discrepancy); no bound.
 

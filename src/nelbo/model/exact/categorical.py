@@ -105,5 +105,11 @@ class CodePrior(Prior, kind="code_mixture"):
         log_p = (self.probabilities.log()[None, :, None, :] + log_normal).logsumexp(-1)
         return (-gaussian.entropy(t.sigma.square())[:, None] - log_p @ weights).sum(1)
 
+    def log_density(self, z: Tensor, t: Levels) -> Tensor:
+        alpha, sigma = t.alpha[:, None, None], t.sigma[:, None, None]
+        lattice = DataDomain((1,), self.probabilities.shape[1], self.low, self.high).lattice()
+        log_normal = gaussian.log_density(z[..., None], alpha * lattice, sigma.square())
+        return (self.probabilities.log() + log_normal).logsumexp(-1).sum(1)
+
     def draw(self, eps: Tensor) -> Tensor:
         raise UsageError("the exact prior over codes scores, it does not sample", "use CategoricalData.sample")

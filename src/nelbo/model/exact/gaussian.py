@@ -131,6 +131,9 @@ class ExactGaussianPrior(Prior, kind="multivariate_gaussian"):
         covariance_q = t.sigma.square()[:, None, None] * torch.eye(x.shape[1], dtype=x.dtype)
         return gaussian.kl_multivariate(mean_q, covariance_q, self.mean, self.covariance)
 
+    def log_density(self, z: Tensor, t: Levels) -> Tensor:
+        return GaussianData(self.mean, self.covariance).log_prob(z)
+
     def draw(self, eps: Tensor) -> Tensor:
         return self.mean + eps @ torch.linalg.cholesky(self.covariance).T
 

@@ -65,6 +65,7 @@ class MixtureData:
         """D."""
         return self.means.shape[1]
 
+    @equation("gaussian-merge")
     def noised(self, t: Levels) -> MixtureData:
         """q(z_t), the mixture at one level (a Levels of one element)."""
         alpha, sigma = float(t.alpha), float(t.sigma)
@@ -173,6 +174,9 @@ class MixturePrior(Prior, kind="mixture"):
         log_p = p.log_prob(z.reshape(-1, 1)).reshape(z.shape)
         return -gaussian.entropy(t.sigma.square()) - log_p @ weights / math.sqrt(2 * math.pi)
 
+    def log_density(self, z: Tensor, t: Levels) -> Tensor:
+        return MixtureData(self.weights, self.means, self.covariances).log_prob(z)
+
     def draw(self, eps: Tensor) -> Tensor:
         raise UsageError("a mixture prior cannot be drawn from one normal", "use MixtureData.sample")
 
@@ -186,6 +190,7 @@ class ExactMixtureDecoder(Decoder, kind="exact_mixture"):
     covariances: Tensor
     discrete = False
 
+    @equation("bayes-rule", "forward-bayes-marginal")
     def nll(self, target: Tensor, z: Tensor, t: Levels, prediction: Prediction | None, domain: DataDomain) -> Tensor:
         data = MixtureData(self.weights, self.means, self.covariances)
         alpha, sigma = t.alpha[:, None, None], t.sigma[:, None, None]

@@ -1,0 +1,118 @@
+"""The way back: a model as a folder that diffusers loads.
+
+    model.save_pretrained(folder)                       # or nelbo.save_pretrained(model, folder, bound=bound)
+    DDPMPipeline.from_pretrained(folder)().images       # in a program that knows nothing of nelbo
+
+The folder holds a DDPMPipeline: model_index.json, scheduler/, unet/ with safetensors, and beside them nelbo.json.
+nelbo's own networks are no classes of diffusers and stay in nelbo's own folders.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+
+from nelbo.adapters.diffusers import extras, tables
+from nelbo.errors import UsageError
+from nelbo.model.denoiser import NetworkDenoiser, TimeInput
+from nelbo.model.diffusion import DiffusionModel
+from nelbo.model.reverse import Clip, Clipping, Threshold
+from nelbo.nets.diffusers import Adaptation, DiffusersNet, library
+from nelbo.process.levels import Path as NoisePath
+from nelbo.process.prediction import Output
+from nelbo.process.schedule import Table
+from nelbo.typing import Json
+
+PREDICTIONS = {Output.EPS: "epsilon", Output.X0: "sample", Output.V: "v_prediction"}
+VARIANCES = {"beta_tilde": "fixed_small", "beta": "fixed_large", "learned_range": "learned_range"}
+
+
+def save_pretrained(model: DiffusionModel, folder: str | Path) -> Path:
+    """Write `model` as a DDPMPipeline to `folder` (made if missing; files of the same name are replaced).
+
+    Everything is written beside the folder first, so that a crash leaves the old one. Errors: UsageError where the
+    model is not one that diffusers can express, saying which part of it.
+    """
+    folder = Path(folder)
+    diffusers = library("saving a folder of diffusers")
+    inner = _network(model)
+    scheduler = diffusers.DDPMScheduler(**scheduler_config(model))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as place:
+        diffusers.DDPMPipeline(unet=inner, scheduler=scheduler).save_pretrained(place, safe_serialization=True)
+        extras.write(model, Path(place))
+        for file in sorted(Path(place).rglob("*")):
+            if file.is_file():
+                target = folder / file.relative_to(place)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.move(file, target)
+    if model.trained_on is None:
+        (folder / extras.TENSORS).unlink(missing_ok=True)
+    return folder
+
+
+def _network(model: DiffusionModel) -> torch.nn.Module:
+    net = getattr(model.denoiser, "net", None)
+    if not isinstance(net, DiffusersNet) or net.recipe["name"] != "unet2d":
+        recipe = getattr(net, "recipe", None)
+        named = recipe["name"] if isinstance(recipe, dict) else type(net or model.denoiser).__name__
+        raise UsageError(
+            f"the network {named!r} is not diffusers' UNet2DModel, and a DDPMPipeline holds no other",
+            "train one: --set net=unet2d --set net.head=plain --set schedule=linear; any other model of nelbo stays in "
+            "the folder that `nelbo train` wrote",
+        )
+    return net.inner
+
+
+def scheduler_config(model: DiffusionModel) -> Json:
+    """The configuration of a DDPMScheduler whose chain is the model's. Errors: UsageError naming what has none."""
+    denoiser, schedule, reverse = model.denoiser, model.schedule, model.reverse
+    assert isinstance(denoiser, NetworkDenoiser)
+    plain = denoiser.net.adaptation == Adaptation()  # type: ignore[union-attr]
+    if not isinstance(schedule, Table) or schedule.path is not NoisePath.VP or denoiser.time is not TimeInput.INDEX:
+        raise _refused(
+            f"a {schedule.kind!r} schedule on the {schedule.path_name!r} path whose network is told the "
+            f"{denoiser.time.value}",
+            "a DDPMScheduler has a table of β whose network is told the table's index",
+        )
+    if denoiser.output not in PREDICTIONS or not plain:
+        raise _refused(f"a network that says {denoiser.output.value!r}", "a DDPMScheduler knows eps, x0 and v")
+    if reverse.variance.kind not in VARIANCES:
+        raise _refused(f"the variance {reverse.variance.kind!r}", f"a DDPMScheduler knows {', '.join(VARIANCES)}")
+    return {
+        **table_config(schedule),
+        "prediction_type": PREDICTIONS[denoiser.output],
+        "variance_type": VARIANCES[reverse.variance.kind],
+        **_clip_config(reverse.clip),
+    }
+
+
+def _clip_config(clip: Clipping | None) -> Json:
+    if isinstance(clip, Threshold):
+        return {"thresholding": True, "dynamic_thresholding_ratio": clip.ratio, "sample_max_value": clip.maximum}
+    if clip is None:
+        return {"clip_sample": False}
+    if not isinstance(clip, Clip) or clip.low != -clip.high:
+        raise _refused(f"a model with {clip}", "a DDPMScheduler clips to [−r, r]")
+    return {"clip_sample": True, "clip_sample_range": clip.high}
+
+
+def table_config(schedule: Table) -> Json:
+    """The keys of a configuration that give the schedule back to ten digits: its name where it has one, else its β."""
+    log_alpha_bar = torch.nn.functional.logsigmoid(schedule.table)
+    steps = torch.diff(log_alpha_bar, prepend=torch.zeros(1, dtype=torch.float64))
+    betas = -torch.expm1(steps)
+    T = len(betas)
+    ends = {"beta_start": round(float(betas[0]), 12), "beta_end": round(float(betas[-1]), 12)}
+    for name in ("linear", "scaled_linear", "squaredcos_cap_v2"):
+        config = {"num_train_timesteps": T, "beta_schedule": name, **ends}
+        if torch.allclose(tables.table(config).table, schedule.table, rtol=1e-10, atol=1e-10):
+            return config
+    return {"num_train_timesteps": T, "trained_betas": betas.tolist()}
+
+
+def _refused(what: str, why: str) -> UsageError:
+    return UsageError(f"{what} cannot be written as a folder of diffusers", why)

@@ -1,0 +1,177 @@
+"""`nelbo equations`: the catalogue, its checks and its pages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nelbo.cli import options
+from nelbo.cli.output import check_folder, session
+from nelbo.cli.progress import shown
+from nelbo.errors import NumericalError, UsageError
+
+if TYPE_CHECKING:
+    from nelbo.equations import Entry
+    from nelbo.typing import Json
+
+app = typer.Typer(
+    name="equations",
+    help="The equations behind the bound: look them up, run their checks, write their pages.",
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback(invoke_without_command=True)
+def equations(ctx: typer.Context) -> None:
+    """The equations behind the bound: look them up, run their checks, write their pages."""
+    if ctx.invoked_subcommand is None:
+        print(ctx.get_help())
+
+
+@app.command("list")
+def list_entries(
+    tag: Annotated[str | None, typer.Option("--tag", metavar="TAG", help="Only entries with this tag.")] = None,
+    status: Annotated[
+        str | None,
+        typer.Option("--status", metavar="STATUS", help="Only what a source prints so: misprinted, loose, …"),
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option("--source", metavar="NNN", help="Only what this source document prints: 000 … 004.")
+    ] = None,
+    search: Annotated[
+        str | None, typer.Option("--search", metavar="WORDS", help="Only entries that hold all these words.")
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """List the equations: id, title, and how the source documents print them."""
+    with session(as_json) as output:
+        from nelbo.equations import catalogue
+
+        known = catalogue()
+        found = known.search(search) if search else list(known.values())
+        for wanted, choose in ((tag, known.by_tag), (status, known.by_status), (source, known.by_source)):
+            if wanted is not None:
+                kept = {e.id for e in choose(wanted)}
+                found = [e for e in found if e.id in kept]
+        output.document({"schema": "nelbo.equations/1", "entries": [_summary(e) for e in found]})
+        output.text("\n".join(_table(found)))
+
+
+@app.command()
+def show(
+    id: Annotated[str, typer.Argument(metavar="ID", help="The equation, such as posterior-mean.")],
+    as_json: options.Json = False,
+) -> None:
+    """Show one equation: the formula, what it says, who prints it wrongly, the code, and its check, run here."""
+    with session(as_json) as output:
+        from nelbo.equations import catalogue, text, verify
+
+        e = catalogue()[id]
+        result = verify(id)[id]
+        output.document(_document(e) | {"check": result.to_dict()})
+        output.text(text.show(id, result))
+
+
+@app.command()
+def verify(
+    ids: Annotated[
+        list[str] | None, typer.Argument(metavar="[ID ...]", help="Equations or derivations; all where none is named.")
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Run the checks: the library's functions against independent oracles, and the misprints, which must fail.
+
+    Each line says what was found (holds, fails as it must, measured), the figure and its bound. The exit status is 2
+    where a check fails.
+    """
+    with session(as_json) as output:
+        from nelbo import equations
+
+        walks = [i for i in ids or () if i in equations.derivations()]
+        entries = [i for i in ids or () if i not in walks]
+        nothing = equations.Report(())
+        with shown("verifying") as progress:
+            report = nothing if walks and not entries else equations.verify(*entries, progress=progress)
+            routes = nothing if entries and not walks else equations.verify_derivations(*walks, progress=progress)
+        output.document(report.to_dict() | {"derivations": routes.to_dict()["entries"]})
+        output.text("\n".join(str(part) for part in (report, routes) if len(part)))
+        failed = [*report.failed, *routes.failed]
+        if failed:
+            raise NumericalError(
+                f"the checks of {len(failed)} of {len(report) + len(routes)} fail: {', '.join(failed[:5])}"
+                + (" …" if len(failed) > 5 else ""),
+                f"`nelbo equations verify {failed[0]}` shows the figures; the formula it checks is broken here",
+            )
+
+
+@app.command()
+def build(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder: new, empty, or of an earlier build.")],
+    checks: Annotated[
+        Path | None,
+        typer.Option("--checks", metavar="FILE", help="Show the figures of `verify --json`; otherwise checks are run."),
+    ] = None,
+    no_checks: Annotated[bool, typer.Option("--no-checks", help="Run no checks and show no figures.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Write the catalogue as a static site that a browser opens from the disk, without a network."""
+    with session(as_json) as output:
+        if checks is not None and no_checks:
+            raise UsageError("--checks and --no-checks are both given", "choose one of them, or neither")
+        check_folder(out, "--out")
+        from nelbo.equations import pages
+
+        with shown("verifying") as progress:
+            built = pages.build(out, verify=not no_checks if checks is None else checks, progress=progress)
+        if built.failed:
+            output.message(f"warning: the pages show checks that fail: {', '.join(built.failed)}")
+        index = str(out / "index.html")
+        output.document(
+            {
+                "schema": "nelbo.equations/1",
+                "out": str(out),
+                "index": index,
+                "pages": built.pages,
+                "bytes": built.bytes,
+                "failed": list(built.failed),
+            }
+        )
+        output.text(index)
+
+
+def _summary(e: Entry) -> Json:
+    return {
+        "id": e.id,
+        "title": e.title,
+        "group": e.group,
+        "kind": e.kind,
+        "tags": list(e.tags),
+        "statuses": list(e.statuses),
+        "documents": list(e.documents),
+    }
+
+
+def _document(e: Entry) -> Json:
+    from dataclasses import asdict
+
+    from nelbo.equations import catalogue
+
+    places: list[Any] = [{"name": p.name, "file": p.file, "line": p.line} for p in catalogue().implementations(e.id)]
+    return {"schema": "nelbo.equations/1", **asdict(e), "implemented_in": places}
+
+
+def _table(found: list[Entry]) -> list[str]:
+    if not found:
+        return ["no equation fits"]
+    width = max(len(e.id) for e in found)
+    lines, group = [], ""
+    for e in sorted(found, key=lambda e: e.letter):
+        if e.group != group:
+            group = e.group
+            lines += ["", group] if lines else [group]
+        wrong = ", ".join(s for s in e.statuses if s != "correct")
+        lines.append(f"  {e.id:<{width}}  {e.title}" + (f"  [{wrong}]" if wrong else ""))
+    return [*lines, "", f"{len(found)} equation{'s' * (len(found) != 1)}"]

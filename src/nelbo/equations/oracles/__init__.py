@@ -1,0 +1,1 @@
+"""Independent closed forms that the checks compare the library with: numpy alone, nothing of nelbo's own formulas."""

@@ -1,0 +1,161 @@
+"""The model card: README.md with the metadata of the Hugging Face hub, and the bound with everything behind it.
+
+The metadata are YAML whose scalars are written as JSON, which YAML reads; the figure stands there as a metric of the
+model index, and in the text as the table that `print(bound)` shows.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from nelbo._version import __version__
+from nelbo.bound.evaluate import ESTIMATORS
+from nelbo.bound.result import Bound
+from nelbo.model.diffusion import DiffusionModel
+from nelbo.report.words import plus_minus
+from nelbo.typing import Json
+
+TASK = "unconditional-image-generation"
+
+
+def card(
+    model: DiffusionModel,
+    bound: Bound | None = None,
+    *,
+    name: str,
+    license: str | None = None,
+    library: str = "diffusers",
+) -> str:
+    """README.md of `model`, called `name`: metadata, how to use it, the bound where it is given, what it is made of.
+
+    license: an identifier of the hub ("apache-2.0"); left out where None. library: what loads the folder.
+    """
+    meta = metadata(bound, name=name, license=license, library=library)
+    sections = [f"---\n{yaml(meta)}---\n", f"# {name}\n", _about(model, library)]
+    if bound is not None:
+        sections.append(_likelihood(bound))
+    sections.append(_parts(model))
+    return "\n".join(sections)
+
+
+def metadata(bound: Bound | None, *, name: str, license: str | None, library: str) -> Json:
+    """The metadata of the hub: library, license, tags, and the bound as a metric of the model index."""
+    meta: Json = {"library_name": library}
+    if license is not None:
+        meta["license"] = license
+    meta |= {"pipeline_tag": TASK, "tags": ["diffusion", "ddpm", "nelbo", "likelihood"]}
+    if bound is None:
+        return meta
+    unit = _unit(bound)
+    metric = {
+        "type": "bits_per_dim",
+        "name": f"variational bound, {unit}",
+        "value": round(bound.bits_per_dim, 6),
+        "args": {
+            "standard_error_estimator": _finite(bound.standard_error.estimator),
+            "standard_error_data": _finite(bound.standard_error.data),
+            "examples": bound.examples,
+            "seed": bound.seed,
+        },
+    }
+    # the hub wants a data set's identifier: the name without what says which part of it
+    dataset = {"name": bound.data["name"], "type": bound.data["name"].split(":")[0]}
+    result = {"task": {"type": TASK}, "dataset": dataset, "metrics": [metric]}
+    return {**meta, "metrics": ["bits_per_dim"], "model-index": [{"name": name, "results": [result]}]}
+
+
+def yaml(value: Any, indent: int = 0) -> str:
+    """`value`, made of dicts, lists and scalars, as YAML in block form; scalars as JSON."""
+    pad, lines = "  " * indent, []
+    items = value.items() if isinstance(value, dict) else [(None, v) for v in value]
+    for key, inner in items:
+        head = f"{pad}- " if key is None else f"{pad}{key}:"
+        if isinstance(inner, (dict, list)) and inner:
+            block = yaml(inner, indent + 1)
+            # a list's entry begins on the line of its dash
+            lines.append(f"{pad}- {block.lstrip()}" if key is None else f"{head}\n{block}")
+        else:
+            lines.append(f"{head}{'' if key is None else ' '}{json.dumps(inner, ensure_ascii=False)}\n")
+    return "".join(lines)
+
+
+def _about(model: DiffusionModel, library: str) -> str:
+    domain = model.domain
+    codes = f"{domain.bins} codes a value, on [{domain.low:g}, {domain.high:g}]" if domain.bins else "real values"
+    steps = "continuous time" if model.steps is None else f"{model.steps} steps"
+    lines = [
+        f"A diffusion model of examples of shape {domain.shape} ({codes}): {steps}, {model.parameters:,} parameters.\n",
+        "```python",
+    ]
+    if library == "diffusers":
+        lines += [
+            "from diffusers import DDPMPipeline",
+            "",
+            "images = DDPMPipeline.from_pretrained(FOLDER)().images",
+            "```",
+        ]
+    else:
+        lines += ["import nelbo", "", "images = nelbo.sample(nelbo.load(FOLDER), n=16)", "```"]
+    return "\n".join(lines) + "\n"
+
+
+def _likelihood(bound: Bound) -> str:
+    value, error = plus_minus(bound.bits_per_dim, bound.standard_error.total)
+    kind = (
+        "a code length: −log2 of the model's probability of an example is at most this, on average, for each value"
+        if bound.description["domain"]["bins"]
+        else "a negative log density in the units of the data, and no code length"
+    )
+    name = bound.estimator["name"]
+    named = f" --estimator {name}" if name in ESTIMATORS else ""
+    said = bound.to_dict()
+    facts = {
+        k: said[k] for k in ("grid", "variance", "clipping", "decoder", "prior", "domain", "estimator") if k in said
+    }
+    facts |= {k: said[k] for k in ("precision", "seed", "examples", "nfe_total", "data", "model", "version")}
+    return "\n".join(
+        [
+            "## Likelihood\n",
+            f"**{value}{'' if error is None else f' ± {error}'} {_unit(bound)}** on {bound.data['name']} "
+            f"({bound.examples} examples): {kind}. The error is one standard error, of the estimator and of the "
+            "sampling of the examples together; it is a variational bound: the model's own −log p(x) is no larger.\n",
+            "```text",
+            str(bound),
+            "```\n",
+            "Evaluate it again:\n",
+            "```",
+            f"nelbo evaluate FOLDER --data {bound.data['name']} --seed {bound.seed} --precision {bound.precision}"
+            + named,
+            "```\n",
+            "<details><summary>Everything that the number depends on</summary>\n",
+            "```json",
+            json.dumps(facts, indent=1, ensure_ascii=False),
+            "```\n",
+            "</details>\n",
+        ]
+    )
+
+
+def _parts(model: DiffusionModel) -> str:
+    return "\n".join(
+        [
+            "## What it is made of\n",
+            "```json",
+            json.dumps(
+                {**model.describe(), "fingerprint": model.fingerprint(), "provenance": model.provenance},
+                indent=1,
+                ensure_ascii=False,
+            ),
+            "```\n",
+            f"Written by nelbo {__version__}.\n",
+        ]
+    )
+
+
+def _unit(bound: Bound) -> str:
+    return "bits/dim" if bound.description["domain"]["bins"] else "bits/dim (density)"
+
+
+def _finite(value: float) -> float | None:
+    return round(value, 6) if value == value else None  # nan of a single example is no JSON

@@ -1,0 +1,52 @@
+"""DDIM: the step that goes along ε̂, with as much of the ancestral step's noise as one likes."""
+
+from __future__ import annotations
+
+from typing import final
+
+from torch import Tensor
+
+from nelbo.equation import equation
+from nelbo.errors import UsageError
+from nelbo.process import forward
+from nelbo.process.levels import Levels, column
+from nelbo.sampling.sampler import Moved, Sampler, Step, eps_of
+
+
+@equation("pf-ode")
+def along(z: Tensor, x0: Tensor, s: Levels, t: Levels) -> Tensor:
+    """z_s = α_s x̂ + σ_s ε̂: the probability flow from t to s were x̂ constant on the way (either direction)."""
+    return column(s.alpha, z) * x0 + column(s.sigma, z) * eps_of(z, x0, t)
+
+
+@final
+class DDIM(Sampler):
+    """z_s = α_s x̂ + σ_s √(1 − η² c) ε̂ + η σ_s √c ξ, c = 1 − e^{λ_t − λ_s}.
+
+    η = 0 is Euler's method of the probability flow (order 1); η = 1 is the ancestral step of variance β̃.
+    Source: Song, Meng & Ermon 2021, eq. 12 and 16. Errors: UsageError unless 0 ≤ η ≤ 1.
+
+    >>> DDIM().stochastic, DDIM(eta=1.0).stochastic
+    (False, True)
+    """
+
+    name = "ddim"
+
+    def __init__(self, eta: float = 0.0):
+        if not 0 <= eta <= 1:
+            raise UsageError(f"DDIM with η = {eta}", "give 0 ≤ eta ≤ 1: 0 draws no noise, 1 that of the ancestral step")
+        self.eta = float(eta)
+
+    @property
+    def stochastic(self) -> bool:
+        return self.eta > 0
+
+    def step(self, step: Step) -> Moved:
+        z, s, t = step.z, step.s, step.t
+        x0 = step.predict(z, t).x0
+        if not self.stochastic:
+            return Moved(along(z, x0, s, t), x0)
+        c = forward.one_minus_snr_ratio(s, t)
+        kept = column(s.sigma * (1 - self.eta**2 * c).sqrt(), z)
+        fresh = column(self.eta * s.sigma * c.sqrt(), z)
+        return Moved(column(s.alpha, z) * x0 + kept * eps_of(z, x0, t) + fresh * step.normal(), x0)

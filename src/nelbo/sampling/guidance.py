@@ -1,0 +1,65 @@
+"""Classifier-free guidance: x̂ = x̂_null + w (x̂_condition − x̂_null), before clipping."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from nelbo.errors import ShapeError, UsageError
+from nelbo.model.diffusion import DiffusionModel
+from nelbo.process.levels import Levels
+from nelbo.process.prediction import Prediction
+from nelbo.typing import Condition
+
+
+@dataclass(frozen=True, eq=False)
+class Guidance:
+    """The scale w and the network's null condition: for each keyword its one row (a class, a vector), or no keyword.
+
+    w = 1 is the conditional model, 0 the unconditional one. Source: Ho & Salimans 2022, eq. 6 with w for 1 + w.
+    """
+
+    scale: float
+    null: Mapping[str, Tensor]
+
+    def predict(self, model: DiffusionModel, z: Tensor, t: Levels, condition: Condition) -> Prediction:
+        """The guided prediction at z (B, …) and levels t (B,): two network evaluations.
+
+        The masses of a categorical head, from which a decoder draws, are guided as log p̂ + const; a learned variance
+        is that of the condition.
+        """
+        there = model.denoiser(z, t, condition)
+        null = {k: v.to(z.device).expand(len(z), *v.shape) for k, v in self.null.items()}
+        base = model.denoiser(z, t, null)
+        log_probs = there.log_probs
+        if log_probs is not None and base.log_probs is not None:
+            log_probs = (base.log_probs + self.scale * (log_probs - base.log_probs)).log_softmax(-1)
+        x0 = base.x0 + self.scale * (there.x0 - base.x0)
+        return model.reverse.clipped(replace(there, x0=x0, log_probs=log_probs))
+
+
+def checked(
+    scale: float | None, null: Mapping[str, Tensor] | None, condition: Mapping[str, Tensor] | None
+) -> Guidance | None:
+    """The guidance that was asked for, or None. Errors: UsageError, ShapeError."""
+    if scale is None and null is None:
+        return None
+    if scale is None or null is None or not condition:
+        raise UsageError(
+            f"guidance {scale} with {'a' if condition else 'no'} condition and {'no' if null is None else 'a'} null "
+            "condition",
+            "give all three: condition={'y': classes}, guidance=3.0, and what the network takes for no class: "
+            "null_condition={'y': torch.tensor(10)}, or {} for a call without the keyword",
+        )
+    rows = {k: torch.as_tensor(v) for k, v in null.items()}
+    for name, row in rows.items():
+        wanted = torch.as_tensor(condition[name]).shape[1:] if name in condition else row.shape
+        if row.shape != wanted:
+            raise ShapeError(
+                f"the null condition {name!r} has shape {tuple(row.shape)} where one row has {tuple(wanted)}",
+                "give one row: it serves every sample",
+            )
+    return Guidance(float(scale), rows)

@@ -1,0 +1,153 @@
+"""Codes: the ODE's bound is never below −log P, terms and error bars add up, and unlike results are not compared."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+
+import nelbo
+from nelbo.bound.ode_likelihood import ode_likelihood
+from nelbo.errors import UsageError
+from nelbo.model.decoder import Categorical
+from nelbo.model.exact import CategoricalData
+from tests.bound import ode_checks as checks
+
+CODES = checks.CODES
+FINE = nelbo.schedules.logsnr_linear(6.0, -8.0)
+
+
+def model(law=FINE):
+    return CODES.model(law, nelbo.grids.continuous())
+
+
+@pytest.mark.parametrize("check", [checks.check_codes, checks.check_residual])
+def test_the_exact_model_of_codes(check):
+    check()
+
+
+@pytest.mark.parametrize("kind", checks.KINDS)
+@pytest.mark.parametrize("first", [2.0, 6.0])
+def test_the_discrete_bound_is_never_violated(kind, first):
+    """Every mean over examples is at least the mean −log P of the same examples, less 4 standard errors.
+
+    With these starts the flow's mass may leak out of bins; a missing Jacobian of width 1 would shift by α or w alone.
+    """
+    chain = model(nelbo.schedules.logsnr_linear(first, -8.0))
+    x = CODES.sample(24, seed=2)
+    result = ode_likelihood(chain, x, steps=64, dequantisation=kind, draws=4, per_example=True, precision="float64")
+    assert result.per_example is not None
+    excess = result.per_example.nats + CODES.log_prob(x)
+    error = float(result.per_example.standard_error.square().mean().sqrt()) / math.sqrt(len(x))
+    assert float(excess.mean()) >= -4 * error - 2e-3
+    assert result.estimator["scores"] == "mass" and result.estimator["bound"]
+
+
+def test_a_wrong_decoder_is_still_a_bound():
+    """VDM's decoder with a uniform table over codes at a coarse first level: above the entropy, and by how much the
+    posteriors differ: the excess is KL(q(x | z_1) ‖ p(x | z_1)) ≥ 0 on average."""
+    law = nelbo.schedules.logsnr_linear(1.0, -8.0)
+    coarse = dataclasses.replace(model(law), decoder=Categorical())
+    x = CODES.sample(60, seed=1)
+    result = ode_likelihood(coarse, x, steps=48, draws=4)
+    entropy = CODES.entropy() / 3 / math.log(2)
+    assert result.bits_per_dim >= -float(CODES.log_prob(x).mean()) / 3 / math.log(2) - 4 * result.standard_error.total
+    assert result.bits_per_dim > entropy + 0.005
+
+
+def test_more_points_under_the_logarithm_come_closer():
+    """The importance-weighted bound falls with K and stays above −log P; its bias is positive and shrinks."""
+    law = nelbo.schedules.logsnr_linear(3.5, -8.0)
+    one = CategoricalData(CODES.probabilities[:1])
+    chain, x = one.model(law, nelbo.grids.continuous()), one.sample(200, seed=4)
+    exact = -one.log_prob(x)
+    gaps = []
+    for K in (1, 4, 12):
+        result = ode_likelihood(
+            chain, x, steps=20, dequantisation="uniform", importance=K, draws=4, exact_trace=True, per_example=True
+        )
+        assert result.per_example is not None
+        error = float(result.per_example.standard_error.square().mean().sqrt()) / math.sqrt(len(x))
+        gaps.append((float((result.per_example.nats - exact).mean()), error))
+        assert (result.terms.importance.bits_per_dim == 0) == (K == 1) and result.terms.importance.bits_per_dim <= 0
+        terms = sum(t.bits_per_dim for t in vars(result.terms).values())
+        assert result.bits_per_dim == pytest.approx(terms, abs=1e-12)
+    assert all(gap > -4 * error for gap, error in gaps)
+    (a, ea), (b, eb), (c, ec) = gaps
+    assert a - b > 3 * math.hypot(ea, eb) and b - c > math.hypot(eb, ec)
+
+
+def test_the_jacobian_comes_from_the_domain():
+    """The same codes on another range are the same data: bits do not depend on what 8 or 7 they might stand for."""
+    values = []
+    for low, high, shift in ((-1.0, 1.0, 0.0), (0.0, 255.0, 2 * math.log(127.5))):
+        data = CategoricalData(CODES.probabilities, low, high)
+        law = nelbo.schedules.logsnr_linear(6.0 - shift, -8.0 - shift)
+        chain = data.model(law, nelbo.grids.continuous())
+        for kind in checks.KINDS[1:]:
+            result = ode_likelihood(chain, CODES.sample(2), dequantisation=kind, steps=64, tolerance=2e-3)
+            values.append(result.bits_per_dim)
+    assert values[:2] == pytest.approx(values[2:], abs=5e-3)  # a fixed 7 or 8 bits would differ by log2(127.5)
+
+
+def test_error_bars_of_probes_and_starting_points():
+    """20 seeds: the spread of the value is what its standard error says (a chi of 19 degrees within 0.5 … 1.6)."""
+    chain, x = model(nelbo.schedules.logsnr_linear(2.0, -8.0)), CODES.sample(6)
+    wrong = dataclasses.replace(chain, decoder=Categorical())
+    runs = [ode_likelihood(wrong, x, steps=8, probes=1, draws=2, seed=s) for s in range(20)]
+    values = torch.tensor([r.bits_per_dim for r in runs])
+    said = torch.tensor([r.standard_error.estimator for r in runs]).square().mean().sqrt()
+    assert 0.5 < float(values.std() / said) < 1.6
+
+
+def test_the_result_is_a_bound_of_another_quantity():
+    result = ode_likelihood(model(), CODES.sample(6), per_example=True)
+    told = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    assert told["schema"] == "nelbo.bound/1" and told["quantity"] == "ode"
+    assert list(told["terms"]) == ["prior", "flow", "dequantisation", "reconstruction", "importance"]
+    assert told["estimator"]["solver_error"]["max"] >= told["estimator"]["solver_error"]["mean"] > 0
+    assert len(told["nats_per_example"]) == 6 and told["levels"] == []
+    assert told["nfe_total"] == 6 * 2 * (1 + 4 * (64 + 32))
+    table = str(result)
+    assert "ode bound" in table and "flow" in table and "probability_flow" in table
+    real = checks.gaussian(2)
+    noisy = ode_likelihood(real.model(FINE, nelbo.grids.continuous()), real.sample(3), dequantisation="none")
+    assert noisy.estimator["scores"] == "noisy density" and not noisy.estimator["bound"]
+    assert noisy.estimator["noise"] == pytest.approx(math.exp(-3))
+    assert "ode bound" not in str(noisy)
+
+
+def test_like_results_are_compared_and_unlike_ones_refused():
+    x, chain = CODES.sample(12), model()
+    worse = dataclasses.replace(chain, decoder=Categorical(), schedule=nelbo.schedules.logsnr_linear(3.0, -8.0))
+    a, b = (nelbo.ode_likelihood(m, x, per_example=True, steps=32) for m in (chain, worse))
+    difference = nelbo.compare(a, b)
+    assert difference.difference == pytest.approx(a.bits_per_dim - b.bits_per_dim)
+    assert difference.standard_error.total <= a.standard_error.total and difference.examples == 12
+    json.dumps(difference.to_dict(), allow_nan=False)
+    bound = nelbo.evaluate(chain, x, per_example=True, tolerance=0.3)
+    assert nelbo.compare(bound, bound).difference == 0
+    other = nelbo.ode_likelihood(chain, x[:6], per_example=True, steps=8)
+    bare = nelbo.ode_likelihood(chain, x, steps=8)
+    for one, two, match in (
+        (a, bound, "unlike quantity"),
+        (bound, a, "unlike quantity"),
+        (a, other, "unlike examples"),
+        (a, chain, "DiffusionModel"),
+        (a, bare, "per-example"),
+    ):
+        with pytest.raises(UsageError, match=match):
+            nelbo.compare(one, two)
+    with pytest.raises(UsageError, match="no data"):
+        nelbo.compare(chain, worse)
+    real = checks.gaussian(2)
+    chain = real.model(FINE, nelbo.grids.continuous())
+    density, noisy = (
+        nelbo.ode_likelihood(chain, real.sample(3), per_example=True, dequantisation=kind)
+        for kind in ("variational", "none")
+    )
+    with pytest.raises(UsageError, match="unlike what is scored"):
+        nelbo.compare(density, noisy)

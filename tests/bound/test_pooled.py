@@ -1,0 +1,128 @@
+"""Parts of the pooled design by themselves: features, draws of examples, cross-fitting, error bars."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+import nelbo
+from nelbo.bound import errorbar, features, pilot, refit
+from nelbo.bound.pooled import anyone
+from nelbo.bound.prepare import prepare
+
+N = 120
+
+
+def test_haar_is_an_orthonormal_basis():
+    """Norms and inner products survive, odd sides and three channels included; a flat image has one coefficient."""
+    x = torch.randn(2, 3, 12, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    d = features.haar(x)
+    assert d.shape == (2, 3 * 12 * 20)
+    assert torch.allclose(d @ d.mT, x.flatten(1) @ x.flatten(1).mT, rtol=1e-12)
+    flat = features.haar(torch.full((1, 1, 8, 8), 0.5, dtype=torch.float64))
+    assert int((flat.abs() > 1e-12).sum()) == 1
+
+
+def test_shrinkage_is_the_least_risk_of_a_diagonal_estimator():
+    """min over gains g of E Σ (g (√snr d + ε) − √snr d)²: snr d²/(1 + snr d²) a coefficient, by a search over g."""
+    d = torch.tensor([[0.0, 0.1, -2.0]], dtype=torch.float64)
+    logsnr = torch.tensor([1.3], dtype=torch.float64)
+    g = torch.linspace(0, 1, 100001, dtype=torch.float64)[:, None]
+    signal = math.exp(1.3) * d.square()
+    risk = ((1 - g).square() * signal + g.square()).amin(0).sum()
+    assert float(features.shrinkage(d, logsnr)) == pytest.approx(float(risk), rel=1e-8)
+
+
+def chances(kind: str) -> torch.Tensor:
+    q = torch.ones(N, dtype=torch.float64)
+    if kind == "unequal":
+        q[:3] = torch.tensor([7.0, 2.5, 40.0], dtype=torch.float64)
+    return q / q.sum()
+
+
+@pytest.mark.parametrize("kind", ["equal", "unequal"])
+def test_a_lap_has_every_example_about_as_often_as_it_should(kind):
+    q = chances(kind)
+    for lap in range(3):
+        counts = torch.bincount(anyone(0, q, 8, lap * N + torch.arange(N)), minlength=N)
+        assert bool(((counts - N * q).abs() < 1 + 1e-9).all())
+
+
+def test_every_draw_by_itself_has_the_stated_probabilities():
+    """χ² over 4000 seeds, of the first draw and of one inside a lap: 6 classes, rejects beyond 4.5 in √2df."""
+    q = chances("unequal")
+    expected = torch.cat([q[:3], q[3:].reshape(3, -1).sum(1)]) * 4000
+    for place in (0, 77):
+        who = torch.tensor([int(anyone(seed, q, 8, torch.tensor([place]))[0]) for seed in range(4000)])
+        group = torch.where(who < 3, who, 3 + (who - 3) // ((N - 3) // 3))
+        found = torch.bincount(group, minlength=6).double()
+        chi = float(((found - expected).square() / expected).sum())
+        assert chi < 5 + 4.5 * math.sqrt(10)
+
+
+def test_error_bars_of_normal_draws_are_those_of_student():
+    """For normal draws ν is their number, and the error bar is within a few per cent of t's."""
+    values = torch.randn(4000, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    plain = float((values[:, 0] - values[:, 1]).square().sum()) / 4 / 4000**2
+    _, variance = errorbar.of_pairs([values], [4000], [1.0])
+    assert variance / plain == pytest.approx(1 + 2.42 / 4000, abs=1e-4)
+    draws = values.flatten()
+    value, variance = errorbar.of_draws([draws], [1.0])
+    assert value == pytest.approx(float(draws.mean()))
+    assert variance == pytest.approx(float(draws.var()) / 8000 * (1 + 2.42 / 8000), rel=1e-4)
+
+
+def test_groups_are_averaged_by_their_shares():
+    pairs = [torch.tensor([[1.0, 3.0]]).double(), torch.tensor([[0.0, 4.0], [2.0, 2.0]]).double()]
+    value, variance = errorbar.of_pairs(pairs, [1, 2], [0.25, 0.75])
+    assert value == pytest.approx(0.25 * 2 + 0.75 * 2)
+    plain = 0.25**2 * 4 / 4 + 0.75**2 * 16 / 4 / 4
+    assert variance == pytest.approx(plain * errorbar.widening(0))
+
+
+def test_a_correction_finds_what_the_pilot_missed_and_never_sees_its_own_fold():
+    """y = 3 F + noise in every cell, a fit that says 0: the corrected weights are near 3; and the fit of a fold does
+    not change when the fold's own draws do."""
+    rng = torch.Generator().manual_seed(5)
+    M, n = 40, 800
+    F = torch.randn(N, 2, generator=rng, dtype=torch.float64)
+    nothing = torch.zeros(M, 2, dtype=torch.float64)
+    unit = torch.ones(M, dtype=torch.float64)
+    fit = pilot.Fit(0 * unit, unit, nothing, nothing.clone(), unit, unit, unit)
+    fold = refit.split(0, N, F)
+    assert sorted(torch.bincount(fold).tolist()) == [N // refit.FOLDS] * refit.FOLDS
+    who, cells = torch.randint(N, (n,), generator=rng), torch.randint(M, (n,), generator=rng)
+    columns = torch.randn(n, 3, generator=rng, dtype=torch.float64)
+    columns[:, 0] = 3 * F[who, 0] + 2 * columns[:, 1] + 0.1 * columns[:, 0]
+    draws = refit.Draws(who, cells, columns, torch.ones(n, dtype=torch.float64))
+    along = (torch.arange(M, dtype=torch.float64) + 0.5) / M
+    before = refit.crossfit(fit, along, F, fold, [draws])
+    for one in before:
+        assert float((one.weights[:, 0] - 3).abs().max()) < 0.1
+        assert float((one.controls[:, 0] - 2).abs().max()) < 0.1
+    other = columns.clone()
+    other[fold[who] == 1] *= -5
+    after = refit.crossfit(fit, along, F, fold, [refit.Draws(who, cells, other, draws.weight)])
+    assert torch.equal(before[1].weights, after[1].weights)
+    assert not torch.equal(before[0].weights, after[0].weights)
+
+
+def test_features_of_images_are_finite_standardised_and_say_where_it_is_black():
+    codes = torch.randint(0, 256, (N, 1, 8, 8), generator=torch.Generator().manual_seed(3))
+    codes[: N // 2, :, :4] = 0
+    domain = nelbo.DataDomain((1, 8, 8), bins=256)
+    net = torch.nn.Identity()
+    model = nelbo.from_callable(
+        lambda x, t: net(x), schedule=nelbo.schedules.linear(50), domain=domain, predicts="eps", time="index"
+    )
+    problem, _ = prepare(model, nelbo.Examples(codes.to(torch.uint8)))
+    found = pilot.run(problem, 8)
+    F = found.features
+    assert F.shape[1] == 2 * features.LEVELS + 4
+    assert bool(torch.isfinite(F).all()) and float(F.abs().max()) <= 4
+    assert torch.allclose(F.mean(0), torch.zeros(F.shape[1]).double(), atol=0.3)
+    low = F[:, 2 * features.LEVELS]
+    assert float(low[: N // 2].min()) > float(low[N // 2 :].max())
+    assert float(found.chance.sum()) == pytest.approx(1) and float(1 / (N * found.chance.min())) <= 2 + 1e-9

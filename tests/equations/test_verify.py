@@ -1,0 +1,117 @@
+"""`verify`: every entry passes on the library as it stands; the report; what a failure does."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+import torch
+
+import nelbo
+from nelbo.equations import catalogue, check, verify
+from nelbo.equations.verify import run
+from nelbo.errors import UnknownNameError
+
+
+@pytest.fixture(scope="module")
+def everything():
+    started = time.process_time()
+    report = verify()
+    return report, time.process_time() - started
+
+
+def test_every_entry_passes(everything):
+    report, _ = everything
+    assert report.failed == () and report.ok
+    assert [e.id for e in report] == list(catalogue())
+    assert len(report) == len(catalogue()) >= 128
+    kinds = {kind: sum(r.kind == kind for e in report for r in e.checks) for kind in ("holds", "must_fail", "z")}
+    assert kinds["holds"] >= 400 and kinds["must_fail"] >= 120 and kinds["z"] >= 20
+
+
+def test_it_takes_seconds(everything):
+    """Processor time, which other programs cannot stretch far: 90 seconds on one core were asked for."""
+    assert everything[1] < 90
+
+
+def test_most_entries_refute_something(everything):
+    """An entry without a wrong form beside it could be true of anything; some steps of a derivation have none."""
+    report, _ = everything
+    bare = {e.id for e in report if not any(r.kind.endswith("must_fail") for r in e.checks)}
+    assert len(bare) <= 0.2 * len(report)
+    assert all(catalogue()[i].letter in "DE" for i in bare)
+
+
+def test_what_is_printed_wrongly_is_refuted(everything):
+    """Each wrong row with figures: an entry that its figures name, or that covers it, refutes something here."""
+    report, _ = everything
+    refuting = {e.id for e in report if any(r.kind.endswith("must_fail") for r in e.checks)}
+    for document in catalogue().documents.values():
+        for row in document.rows:
+            sources = [s for i in row.ids for s in catalogue()[i].sources if s.row == row.row]
+            named = {text.split(":")[0] for s in sources for text in s.evidence}
+            assert named <= set(catalogue()), row.row
+            assert row.status == "correct" or not named or refuting & (named | set(row.ids)), row.row
+
+
+def test_the_report(everything):
+    report, _ = everything
+    document = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert set(document["entries"][0]) == {"id", "ok", "seconds", "checks"}
+    assert all(
+        set(c) == {"name", "kind", "expected", "observed", "ok"} for e in document["entries"] for c in e["checks"]
+    )
+    assert document["entries"][0]["ok"] is True
+    text = str(report["posterior-mean"])
+    assert text.splitlines()[0].startswith("posterior-mean: ok (") and "fails as it must" in text
+    assert f"{len(report)} of {len(report)} equations verified" in report.summary()
+
+
+def test_some_entries_in_the_catalogues_order():
+    seen = []
+    report = nelbo.equations.verify(
+        "posterior-mean", "bayes-rule", "posterior-mean", progress=lambda done, planned: seen.append((done, planned))
+    )
+    assert [e.id for e in report] == ["bayes-rule", "posterior-mean"] and report.ok
+    assert seen == [(0, 2), (1, 2), (2, 2)]
+
+
+def test_the_same_figures_every_time():
+    first, second = (verify("diffusion-kernel-jump", "reverse-joint").to_dict() for _ in range(2))
+    for document in (first, second):
+        for e in document["entries"]:
+            del e["seconds"]
+    assert first == second
+
+
+def test_an_unknown_id():
+    with pytest.raises(UnknownNameError, match="unknown equation 'posterior-men'"):
+        verify("bayes-rule", "posterior-men")
+
+
+def test_a_check_that_breaks_off_has_failed(monkeypatch):
+    def breaks_off(c):
+        c.holds("something first", 0.0, 1.0)
+        raise FloatingPointError("no\nnumber")
+
+    monkeypatch.setitem(check.CHECKS, "bayes-rule", breaks_off)
+    report = verify("bayes-rule", "posterior-mean")
+    assert not report.ok and report.failed == ("bayes-rule",)
+    assert report["bayes-rule"].checks[-1].name == "the check ran to its end (FloatingPointError: no number)"
+    assert "FAILED: bayes-rule" in str(report)
+
+
+def test_an_entry_without_a_check_has_failed(monkeypatch):
+    monkeypatch.delitem(check.CHECKS, "bayes-rule")
+    assert not run("bayes-rule").ok
+
+
+def test_threads_are_given_back():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        verify("bayes-rule")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,54 @@
+"""The examples run as they stand, and each gets a bound that is better than no model at all."""
+
+from __future__ import annotations
+
+import math
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+import nelbo
+from nelbo.cli.main import execute
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+NOT_RUN_HERE = {"small", "plugin"}
+"""What the others share, and what is run by the command line below."""
+
+
+@pytest.fixture(autouse=True)
+def beside(monkeypatch):
+    """The folder of examples is the current one and importable, as for somebody who is in it."""
+    monkeypatch.chdir(EXAMPLES)
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+
+
+def examples() -> list[str]:
+    return sorted(p.stem for p in EXAMPLES.glob("*.py") if p.stem not in NOT_RUN_HERE)
+
+
+@pytest.mark.parametrize("name", examples())
+def test_example(name, capsys):
+    """A code of the uniform distribution costs log2(17) = 4.09 bits; every example does better or nearly so in seconds,
+    its network is worth more than none, and it prints its table."""
+    told = runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+    bound = told["bound"]
+    assert isinstance(bound, nelbo.Bound) and not any("worse than none" in w for w in bound.warnings)
+    assert 1.5 < bound.bits_per_dim < 1.15 * math.log2(17) and bound.examples == 360
+    assert str(bound).splitlines()[0] in capsys.readouterr().out
+
+
+def test_the_plugin_on_the_command_line(capsys):
+    import json
+
+    command = re.search(r"`nelbo (evaluate plugin:model [^`]*)`", (EXAMPLES / "plugin.py").read_text())
+    assert command is not None
+    assert execute([*command[1].split(), "--tolerance", "0.1", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["bits_per_dim"] < 1.15 * math.log2(17) and not any("trained on" in w for w in told["warnings"])
+
+
+def test_the_table_names_every_example():
+    named = set(re.findall(r"`(\w+)\.py`", (EXAMPLES / "README.md").read_text()))
+    assert named == {p.stem for p in EXAMPLES.glob("*.py")}
