@@ -44,7 +44,7 @@ class Processes:
             # the networks run where --device says; the processes talk through the CPU, hence gloo
             state = PartialState(cpu=True, timeout=TIMEOUT)
             self._group: Any = dist.new_group(backend="gloo", timeout=TIMEOUT)
-            self._store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), timeout=_CLAIM)
+            self._store = _store()
         except (RuntimeError, KeyError, ValueError) as error:
             raise _lost(f"the processes did not find each other ({_first_line(error)})") from None
         self.rank: int = state.process_index
@@ -99,10 +99,7 @@ class Processes:
         self._failed = True
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        try:
-            return self._store.add(f"nelbo/failed/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", 1) == 1
-        except RuntimeError:
-            return True  # the launcher is gone as well: better said twice than never
+        return _first_to_fail(self._store)
 
     def _on_interrupt(self, *_: Any) -> None:
         self._asked = True  # a launcher sends it again; the next gather tells the others
@@ -149,7 +146,9 @@ def leads() -> bool:
 
 def tells() -> bool:
     """Whether this process tells of the failure that ends it; asked once, when it fails."""
-    return leads() if _here is None else _here.claim()
+    if _here is not None:
+        return _here.claim()
+    return leads() and (not launched() or _first_to_fail())
 
 
 def finish() -> None:
@@ -184,6 +183,25 @@ def device(name: str | None) -> str | None:
             f"launch {present} processes, or give --device cuda:0 for all of them to share one",
         )
     return f"cuda:{local}"
+
+
+def _store() -> Any:
+    """The launcher's store of keys and values, which outlives the connections between the processes."""
+    import torch.distributed as dist
+
+    return dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), timeout=_CLAIM)
+
+
+def _first_to_fail(store: Any = None) -> bool:
+    """Whether no other process of this run has claimed the failure; this one has from now on.
+
+    Without a `store` this process failed while it was looking for the others, perhaps because one had just left.
+    """
+    try:
+        store = store or _store()
+        return store.add(f"nelbo/failed/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", 1) == 1
+    except (RuntimeError, KeyError, ValueError):
+        return True  # the launcher is gone as well: better said twice than never
 
 
 def _number(variable: str, otherwise: int) -> int:

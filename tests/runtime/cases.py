@@ -37,12 +37,27 @@ def broken():
     return nelbo.from_callable(nan_of_the_second, schedule=nelbo.schedules.linear(T=20, beta_1=1e-2, beta_T=0.4),
                                domain=nelbo.DataDomain((1, 4, 4), bins=17))
 """
+LATE = """
+import nelbo.cli.main as cli
+from nelbo import runtime
+whole = runtime.Processes.__init__
+
+def late(self):
+    whole(self)
+    if self.rank == 0:  # still greeting the others when one of them has told of its failure and left
+        self._store.wait(["nelbo/failed/0"])
+        raise runtime._lost("the processes did not find each other")
+
+runtime.Processes.__init__ = late
+cli.run()
+"""
 TWO = ("-m", "torch.distributed.run", "--nproc-per-node", "2")
 
 
 def workplace(folder: Path) -> Path:
     """`folder` with the plug-in, 9 examples and 200 examples."""
     (folder / "plug.py").write_text(PLUGIN)
+    (folder / "late.py").write_text(LATE)
     codes = np.random.default_rng(0).integers(0, 17, (200, 4, 4)).astype("uint8")
     np.save(folder / "nine.npy", codes[:9])
     np.save(folder / "many.npy", codes)
@@ -57,11 +72,16 @@ def environment(sleep: float = 0.0) -> dict[str, str]:
 
 
 def start(
-    cwd: Path, *arguments: str, launcher: tuple[str, ...] = (), sleep: float = 0.0, command: str = "evaluate"
+    cwd: Path,
+    *arguments: str,
+    launcher: tuple[str, ...] = (),
+    sleep: float = 0.0,
+    command: str = "evaluate",
+    program: tuple[str, ...] = ("-m", "nelbo"),
 ) -> subprocess.Popen[str]:
     """`nelbo COMMAND ARGUMENTS` under way, in a process group of its own."""
     return subprocess.Popen(
-        [sys.executable, *launcher, "-m", "nelbo", command, *arguments],
+        [sys.executable, *launcher, *program, command, *arguments],
         cwd=cwd,
         env=environment(sleep),
         stdin=subprocess.DEVNULL,
@@ -72,11 +92,9 @@ def start(
     )
 
 
-def done(
-    cwd: Path, *arguments: str, launcher: tuple[str, ...] = (), status: int = 0, command: str = "evaluate"
-) -> tuple[Any, str]:
-    """The JSON document (None where there is none) and stderr of a whole run."""
-    process = start(cwd, *arguments, "--json", launcher=launcher, command=command)
+def done(cwd: Path, *arguments: str, status: int = 0, **options: Any) -> tuple[Any, str]:
+    """The JSON document (None where there is none) and stderr of a whole run, started with `options` of `start`."""
+    process = start(cwd, *arguments, "--json", **options)
     out, err = process.communicate(timeout=300)
     assert process.returncode == status, err
     return (json.loads(out) if out else None), err

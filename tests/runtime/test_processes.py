@@ -101,6 +101,13 @@ def test_an_error_is_told_once(here, arguments):
     assert "nelbo/cli" not in err and "nelbo/bound" not in err
 
 
+def test_an_error_is_told_once_to_one_that_comes_late(here):
+    """Process 1 fails and leaves while process 0 is still joining: one error, and it is that of process 1."""
+    _, err = done(here, "plug:make", "--data", "none.npy", launcher=TWO, status=1, program=("late.py",))
+    assert [line[:6] for line in err.splitlines() if line.startswith(("error:", "hint:"))] == ["error:", "hint: "], err
+    assert "none.npy" in err and "did not find" not in err
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_process_ends_the_other(here, victim):
