@@ -192,6 +192,18 @@ class PerExample:
             examples=Rows(self.values, self.r_values, self.errors, self.r_errors) if whole else None,
         )
 
+    def between(self, prior: Tensor) -> list[float]:
+        """As of `Pooled`, by the pilot's fits: for an interrupt, before which not every example had its draws."""
+        pilot, d, r = self.pilot, self.pilot.diffusion, self.pilot.reconstruction
+        if len(prior) < 2:
+            return [math.nan] * 3
+        told, r_told = pilot.features.times(d.total_weights), pilot.features.times(r.total_weights)
+        return [
+            float(told.var()) + pilot.between_by(None, d),
+            float(r_told.var()) + pilot.between_by(r, None),
+            float((prior + told + r_told).var()) + pilot.between_by(r, d),
+        ]
+
 
 def _merged(old: Tensor, new: Tensor, share: float) -> Tensor:
     return new if share == 1 else old + share * (new - old)

@@ -143,8 +143,9 @@ class Pooled:
             for k, rows in enumerate(folds.members):
                 for fits in terms:
                     told[rows] += fits[k].mean.sum() + pilot.features.times(fits[k].total_weights, rows)
-                one = [fits[k] if fits in terms else None for fits in (reconstruction, diffusion)]
-                left += folds.shares[k] * pilot.between_by(*one)
+                left += folds.shares[k] * pilot.between_by(
+                    reconstruction[k] if reconstruction in terms else None, diffusion[k] if diffusion in terms else None
+                )
             found.append(float(told.var()) + left if len(told) > 1 else math.nan)
         return found
 
