@@ -31,7 +31,7 @@ def of_pooled(drawn: Pooled, wanted: Plan, left: Callable[[], float]) -> Iterato
     for look in LOOKS:
         least = LEAST if had[0] else MIN_DRAWS // 4
         size = [math.ceil(n * look) - h for n, h in zip((wanted.strata, wanted.reconstructions), had, strict=True)]
-        if had[0] and size[0] < least:
+        if had[0] and max(size) < least:
             continue
         size = [max(least, n) for n in size]
         last = drawn.cost(*size) > left()
