@@ -179,7 +179,7 @@ def test_other_ranks_are_silent(monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_a_comparison_is_shared(here):
-    """`compare` of two models on two processes: the numbers of one process, each process with its share of the draws."""
+    """`compare` of two models on two processes: the numbers of one process, and both computed."""
     arguments = ("plug:make", "plug:other", "--data", "many.npy", "--tolerance", "0.02")
     one, _ = done(here, *arguments, command="compare")
     two, _ = done(here, *arguments, command="compare", launcher=TWO)

@@ -25,7 +25,7 @@ _KEYS = 8
 """Level keys of random numbers that a fold has to itself."""
 MIN_DRAWS = 384
 """Draws of the first stage, or pairs of a per-example one: fewer would not tell their own variance."""
-CREDIT = 0.75
+CREDIT = 0.5
 """Share of the variance between examples that the design is credited for drawing examples without replacement: it is
 known roughly, and an error bar should rather be a little long."""
 

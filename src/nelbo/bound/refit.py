@@ -30,8 +30,8 @@ LEAST = 8
 """Fewest examples of a fold; where there are not so many, the pilot's fit is used as it is."""
 KNOTS = 6
 """Most knots of a correction along the chain, one for DRAWS draws."""
-DRAWS = 60
-LEAST_DRAWS = 200
+DRAWS = 90
+LEAST_DRAWS = 300
 """Fewest draws that a correction is fitted to: from fewer, skewed ones, the folds' errors would go together."""
 MOST = 4096
 """Most draws that a correction is fitted to."""
