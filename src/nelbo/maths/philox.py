@@ -60,7 +60,7 @@ def apply_rounds(c0, c1, c2, c3, t, k0, k1, rounds: int, do: Integers = TORCH) -
 
 
 def begin(counter, buffers, k0: int, k1: int, do: Integers) -> None:
-    """The first two rounds of a table of counters, into four buffers (rows, columns), from which `apply_rounds` goes on.
+    """The first two rounds of a table of counters, in four buffers (rows, columns), from which `apply_rounds` goes on.
 
     The block differs between columns and the other words between rows, which leaves one product and five passes over
     the whole table of the four products and twenty.
