@@ -26,6 +26,9 @@ from nelbo.tightening.steps import LOG_W, StepCost, expected
 from nelbo.typing import Shape, member
 
 FOLDS = 5
+BASIS_FOLDS = 2
+"""Folds that the principal directions of 'pca' are taken from. Errors of the same examples would look too small across
+the weak directions: there is little of just these examples there."""
 STRENGTHS = (0.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, float("inf"))
 """Examples that what is alike counts for, where a number of its own is shrunk towards it."""
 TRUST = (1.0, 0.75, 0.5)
@@ -98,21 +101,24 @@ class Diagonal(Fitter):
 
     ties: from fine to coarse, which of the coordinates share a number, each (*shape) int64. The log of each number is
     averaged with that of the number next coarser, weighted by the count of examples and by a strength chosen by
-    cross-validation: the code length r²/V + log V of the examples left out, all levels together.
+    cross-validation: the code length r²/V + log V of the examples left out, all levels together. Folds below `first`
+    are not looked at: the basis came from them.
     """
 
-    def __init__(self, shape: Shape, logsnr: Tensor, count: int, basis: Basis, ties: list[Tensor]):
-        super().__init__(shape, logsnr, count)
+    def __init__(self, shape: Shape, logsnr: Tensor, count: int, basis: Basis, ties: list[Tensor], first: int = 0):
+        super().__init__(shape, logsnr, count * (FOLDS - first) // FOLDS)
         basis.check(shape)
+        self.first = first
         self.basis, self.ties = basis, [tie.reshape(-1) for tie in ties]
         D = len(self.ties[0])
         self.sums = torch.zeros(len(logsnr), FOLDS, D, dtype=torch.float64)
         self.counts = torch.zeros(len(logsnr), FOLDS, dtype=torch.float64)
 
     def take(self, seen: Seen) -> None:
-        square = self.basis.coordinates(seen.error).flatten(1).double().square().cpu()
-        self.sums[seen.node].index_add_(0, seen.fold, square)
-        self.counts[seen.node].index_add_(0, seen.fold, torch.ones(len(square), dtype=torch.float64))
+        rows = seen.fold >= self.first
+        square = self.basis.coordinates(seen.error[rows]).flatten(1).double().square().cpu()
+        self.sums[seen.node].index_add_(0, seen.fold[rows], square)
+        self.counts[seen.node].index_add_(0, seen.fold[rows], torch.ones(len(square), dtype=torch.float64))
 
     def moments(self) -> Tensor:
         """E r² of all examples, (N, D)."""
@@ -330,4 +336,4 @@ def fitter(family: Family, basis: Basis, shape: Shape, logsnr: Tensor, count: in
         return Diagonal(shape, logsnr, count, Pixel(), [one])
     bands = basis.bands(shape)
     ties = [bands, one] if family is Family.CHANNEL else [every, bands, one]
-    return Diagonal(shape, logsnr, count, basis, ties)
+    return Diagonal(shape, logsnr, count, basis, ties, BASIS_FOLDS if family is Family.PCA else 0)
