@@ -15,7 +15,7 @@ from nelbo.model.reverse import Reverse
 from nelbo.process import forward
 from nelbo.process import schedule as schedules
 from nelbo.process.prediction import Prediction
-from tests.model.cases import BASES, FITTED, IMAGE, VARIANCES, _random, turned
+from tests.model.cases import BASES, COLOURS, FITTED, IMAGE, VARIANCES, _random, turned
 from tests.process.checks import close
 
 LAW = schedules.logsnr_linear(5.0, -6.0)
@@ -53,7 +53,7 @@ def check_bases() -> None:
 def check_cosines() -> None:
     """scipy's orthonormal DCT-II over the whole image and over blocks, the last ones shorter; colours turned."""
     x = _random(3, *IMAGE)
-    turn = turned(2)
+    turn = COLOURS
     for block in (0, 4):
         expected = torch.einsum("dc,bchw->bdhw", turn, x).numpy().copy()
         for axis, side in ((2, IMAGE[1]), (3, IMAGE[2])):

@@ -7,14 +7,16 @@ import dataclasses
 import numpy as np
 import torch
 
+from nelbo.model.basis import Cosine
 from nelbo.model.denoiser import Denoiser
 from nelbo.model.exact import GaussianData
 from nelbo.model.fitted import FittedRange, FittedVariance
-from nelbo.model.local import LocalVariance
+from nelbo.model.local import LocalVariance, energies, folded, unfolded
 from nelbo.model.reverse import LearnedRange, Reverse
 from nelbo.process.prediction import Prediction
 from nelbo.tightening import covariance, gamma
 from nelbo.tightening.steps import LOG_W, expected
+from tests.model.cases import BASES, IMAGE
 from tests.process.checks import close
 from tests.tightening import oracles
 from tests.tightening.oracles import PLANE, errors_of
@@ -74,11 +76,36 @@ def check_gamma() -> None:
     assert bool((gamma.scores(X, y, w) < gamma.scores(X, y, true)).all())
 
 
+def check_energies() -> None:
+    """Features against loops over blocks, a whole one and those cut short; and folding is undone."""
+    basis = BASES["block"]
+    assert isinstance(basis, Cosine)
+    x0, z = torch.randn(2, *IMAGE, dtype=torch.float64), torch.randn(2, *IMAGE, dtype=torch.float64)
+    t = oracles.LAW.at(torch.tensor([0.3, 0.6]).double())
+    found = [f.expand(2, 2, 4, 4, 2, 2) for f in energies(basis, t, Prediction(x0, z=z), 1e-4)]
+    eps = (z - t.alpha.reshape(2, 1, 1, 1) * x0) / t.sigma.reshape(2, 1, 1, 1)
+    X, E = basis.coordinates(x0).numpy(), basis.coordinates(eps).numpy()
+    for i, c in ((0, 0), (1, 1)):
+        # block (0, 0) is rows 0–3, columns 0–3; block (1, 1) is rows 4–5 (frequencies 0, 2), columns 4–6 (0, 1, 3)
+        close(found[0][i, c, 2, 3, 1, 1], np.log(X[i, c, 5, 6] ** 2 + 1e-4), 1e-9)
+        near = np.mean([X[i, c, a, b] ** 2 for a in (0, 4) for b in (0, 4)])
+        close(found[1][i, c, 0, 0, 0, 0], np.log(near + 1e-4), 1e-9)
+        close(found[1][i, c, 1, 2, 0, 0], np.log(X[i, c, 1, 2] ** 2 + 1e-4), 1e-9)  # no neighbour has this frequency
+        block = X[i, c, 4:, 4:]
+        busy = ((block**2).sum() - block[0, 0] ** 2) / 5
+        close(found[2][i, c, 1, 1, 1, 1], np.log(busy + 1e-4), 1e-9)
+        close(found[4][i, c, 1, 1, 0, 0], X[i, 0, 0, 0] / 4, 1e-9)
+        close(found[5][i, c, 1, 1, 0, 0], (X[i, 0, 0, 0] / 4) ** 2, 1e-9)
+        close(found[7][i, c, 3, 3, 1, 0], np.log(np.mean(E[i, c, 4:, :4] ** 2) + 0.05), 1e-9)
+        close(found[8][i, c, 0, 0, 0, 0], np.log(np.mean(E[i, c] ** 2) + 0.05), 1e-9)
+    close(unfolded(basis, folded(basis, x0), x0.shape), x0, 1e-15)
+
+
 def check_local() -> None:
     """On images whose quarters have one of two contrasts, the variance in a quarter is that of the errors of its own
-    contrast, to a factor of 1.35 in the mean of 40 images, where the two differ by up to 7."""
+    contrast, to a factor of 1.5 in the mean of 40 images, where the two differ by 5 and 9."""
     model = oracles.patch_model(4)
-    at = oracles.LAW.at(torch.tensor([0.3, 0.45]).double())
+    at = oracles.LAW.at(torch.tensor([0.2, 0.3]).double())
     policy = covariance.measure(model, oracles.patches(300), families=["local"], levels=at)["local"].policy
     assert isinstance(policy, LocalVariance)
     for i in range(2):
@@ -87,7 +114,7 @@ def check_local() -> None:
             x = oracles.whole((c * oracles.texture().sample(160, seed=4)).reshape(40, 4, -1))
             law = GaussianData(oracles.texture().mean, c**2 * oracles.texture().covariance)
             V = policy.error(t, _predicted(model, x, t, seed=i))
-            assert abs(float((V.mean() / errors_of(law, t[:1]).mean()).log())) < 0.3
+            assert abs(float((V.mean() / errors_of(law, t[:1]).mean()).log())) < 0.4
 
 
 def _predicted(model, x: torch.Tensor, t, seed: int) -> Prediction:
@@ -127,4 +154,4 @@ def check_learned() -> None:
     V = data._c.flip(0) * at.sigma[:, None] ** 2 / (at.alpha[:, None] ** 2 * data._c.flip(0) + at.sigma[:, None] ** 2)
     close(policy.weight.flatten()[-3:], np.full(3, 1 / Talkative.POWER), 0.05)
     close(policy.error(at, said), V, 0.15)
-    assert measured.cost("learned", model.levels()) < 0.8 * measured.cost("scalar", model.levels())
+    assert measured.cost("learned", model.levels()) < measured.cost("scalar", model.levels()) - 0.3

@@ -1,4 +1,4 @@
-"""Data whose denoiser, errors and entropy are known: Gaussian vectors, and images with a covariance that is not white."""
+"""Data whose denoiser, errors and entropy are known: Gaussian vectors, and images that are not white."""
 
 from __future__ import annotations
 
