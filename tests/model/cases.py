@@ -96,7 +96,7 @@ _TABLE = _random(3, *IMAGE) - 2
 _LOCAL = LocalVariance(
     Cosine(COLOURS.mT, 4),
     NODES,
-    0.3 * _random(3, 2, 4, 4, 1 + FEATURES),
+    0.2 * _random(3, 2, 4, 4, 1 + 2 * FEATURES),
     _random(3, 2, 4, 4, FEATURES, seed=1),
     1 + _random(3, 2, 4, 4, FEATURES, seed=2).square(),
     torch.tensor([0.05, 0.1, 0.4], dtype=torch.float64),

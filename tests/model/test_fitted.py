@@ -95,6 +95,7 @@ BAD = [
     (lambda: Reflections(torch.ones(3, 1)).check((4,)), ShapeError, r"in 3 dimensions"),
     (lambda: Hybrid(BetaTilde(), FITTED["local"], 0.0), UsageError, r"not fitted"),  # type: ignore[arg-type]
     (lambda: FITTED["in dct"].check_shape((2, 6, 8)), ShapeError, r"a level for examples of shape \(2, 6, 8\)"),
+    (lambda: dataclasses.replace(FITTED["local"], scales=torch.ones(3, 2)), ShapeError, r"scales of shape \(2,\)"),
     (lambda: FITTED["hybrid"].check_shape((12,)), NelboError, r"needs images"),
 ]
 

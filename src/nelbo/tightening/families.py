@@ -191,6 +191,8 @@ class Regression(Fitter):
     """What has the same coordinates and a constant variance: its cost is what the regression's gain is taken from."""
     coordinates: Tensor
     """How many coordinates of an example each regression stands for, (G,)."""
+    bent: bool = False
+    """Whether a feature counts differently above its mean and below."""
 
     def __init__(self, base: Diagonal):
         super().__init__(base.shape, base.logsnr, base.count)
@@ -237,7 +239,7 @@ class Regression(Fitter):
 
     def _design(self, F: Tensor, centre: Tensor, scale: Tensor) -> Tensor:
         X = ((F - centre) / scale).clamp(-CLIP, CLIP)
-        return torch.cat([torch.ones_like(X[..., :1]), X], -1)
+        return torch.cat([torch.ones_like(X[..., :1]), X, *([X.clamp_min(0)] if self.bent else [])], -1)
 
     def _log_V(self, F: Tensor, fitted: dict[str, Tensor], trust: float) -> Tensor:
         X = self._design(F.double(), fitted["centre"][:, None], fitted["scale"][:, None])
@@ -260,6 +262,8 @@ class Regression(Fitter):
 
 class Local(Regression):
     """`LocalVariance`: a regression a colour and frequency, on blocks drawn from every example."""
+
+    bent = True
 
     def __init__(self, base: Diagonal, floor: float, seed: int):
         super().__init__(base)
