@@ -20,6 +20,8 @@ from torch import nn
 from nelbo._version import __version__
 from nelbo.errors import ModelFolderError, NelboError, UsageError
 from nelbo.files import write_atomic
+from nelbo.model import fitted as _fitted  # noqa: F401  the kinds that a folder may name
+from nelbo.model import local as _local  # noqa: F401
 from nelbo.model.decoder import Decoder
 from nelbo.model.denoiser import CategoricalDenoiser, Denoiser, NetworkDenoiser
 from nelbo.model.diffusion import DiffusionModel
@@ -48,6 +50,7 @@ def save(model: DiffusionModel, folder: str | Path) -> Path:
             "keep it as a function in a module and name it package.module:function wherever a MODEL is asked for",
         )
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.tensors().items()}
+    tensors |= {name: value.clone() for name, value in tensors.items() if name.startswith(PARTS)}  # parts may share
     if model.trained_on is not None:
         tensors["trained_on"] = model.trained_on
     weights = save_tensors(tensors)
