@@ -15,7 +15,8 @@ from nelbo.model.domain import DataDomain
 from nelbo.model.exact import CategoricalData, GaussianData, MixtureData
 from nelbo.model.prior import GaussianPrior
 from nelbo.model.reverse import Beta, BetaTilde, Clip, Reverse, Threshold, VarianceTable
-from nelbo.process import grid, schedule
+from nelbo.process import grids as grid
+from nelbo.process import schedule
 
 PLANE = GaussianData([0.4, -1.0], [[0.6, 0.25], [0.25, 0.3]])
 LINE = MixtureData([0.4, 0.6], [[-1.0], [1.0]], [0.1, 0.2])

@@ -10,7 +10,7 @@ import functools
 import pytest
 import torch
 
-from nelbo.process import grid as grids
+from nelbo.process import grids
 from nelbo.sampling import sample
 from tests.mutations.mutate import apply
 from tests.process import test_grid
@@ -85,9 +85,9 @@ BREAKS = [
     ("guidance from the wrong end", "nelbo.sampling.guidance:Guidance.predict",
      "base.x0 + self.scale", "there.x0 + self.scale",
      P(test_samplers.test_guidance_is_the_line_through_two_predictions, 2.5)),
-    ("the Karras grid is quadratic in its root", "nelbo.process.grid:Karras.times",
+    ("the Karras grid is quadratic in its root", "nelbo.process.spacing:Karras.times",
      "(b - a) * u", "(b - a) * u.square()", test_grid.test_spaced_on_a_law),
-    ("the density's shares are not summed", "nelbo.process.grid:of_bound",
+    ("the density's shares are not summed", "nelbo.process.spacing:of_bound",
      "cost / whole", "1 / whole", test_grid.test_where_the_bound_sits),
 ]  # fmt: skip
 

@@ -17,7 +17,7 @@ from scipy.spatial.distance import cdist
 
 import nelbo
 from nelbo.model.exact import GaussianData, MixtureData
-from nelbo.process import grid as grids
+from nelbo.process import grids
 from nelbo.sampling import sample
 from nelbo.sampling.samplers import DDIM, Ancestral, Euler, Heun, Sampler, SDEDPMSolver2M
 from tests.sampling.cases import LAW, LINE, PATHS, PLANE

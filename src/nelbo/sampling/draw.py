@@ -14,7 +14,7 @@ from nelbo.equation import equation
 from nelbo.errors import NumericalError, ShapeError, UsageError
 from nelbo.maths import random
 from nelbo.model.diffusion import DiffusionModel
-from nelbo.process import grid as grids
+from nelbo.process import grids
 from nelbo.process.grid import Grid
 from nelbo.process.levels import Levels, column
 from nelbo.process.prediction import Prediction
