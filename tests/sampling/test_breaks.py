@@ -42,10 +42,14 @@ def eta_is_ancestral() -> None:
 P = functools.partial
 any_batch = P(test_samplers.test_bits_do_not_depend_on_the_batch, test_samplers.ALL[0])
 BREAKS = [
-    ("DDIM's ε̂ keeps x̂ whole", "nelbo.sampling.sampler:eps_of",
-     "column(t.alpha, z) * x0", "x0", P(order, "ddim")),
+    ("ε̂ keeps x̂ whole", "nelbo.sampling.sampler:eps_of",
+     "column(t.alpha, z) * x0", "x0", P(order, "flow_euler")),
     ("DDIM stays at the level it came from", "nelbo.sampling.ddim:along",
-     "column(s.sigma, z)", "column(t.sigma, z)", P(order, "ddim")),
+     "column(kept, z) * z", "z", P(order, "ddim")),
+    ("DDIM's ε̂ forgets that x̂ is part of z", "nelbo.sampling.ddim:along",
+     "-s.alpha * torch.expm1", "s.alpha * torch.exp", P(order, "ddim")),
+    ("DDIM's x̂ grows with the whole log-SNR", "nelbo.sampling.ddim:along",
+     "0.5 * (t.logsnr", "(t.logsnr", P(order, "ddim")),
     ("DDIM's direction keeps the share of the noise", "nelbo.sampling.ddim:DDIM.step",
      "(1 - self.eta**2 * c)", "(1 - self.eta * c)", P(law, "ddim-0.7")),
     ("the same at η = 1: no longer ancestral", "nelbo.sampling.ddim:DDIM.step",
