@@ -2,16 +2,16 @@
 
     .venv/bin/python benchmarks/sampling_quality.py [--quick] [--n 500] [--only digits fashion] [--out runs/quality]
 
-Two models, `runs/digits` (`nelbo train`, D = 64) and `runs/fashion28` (nelbo's U-Net on Fashion-MNIST, ε, T = 1000), samplers
-and grids by the evaluations that a sample takes, the decoder's included. Samples are E[x | z_1], one seed for all.
+Two models, `runs/digits` (`nelbo train`, D = 64) and `runs/fashion28` (nelbo's U-Net on Fashion-MNIST, ε, T = 1000),
+samplers and grids by the evaluations that a sample takes, the decoder's included. Samples are E[x | z_1]; one seed.
 
     sliced Wasserstein   √ of the mean over 512 keyed directions of W₂² between the projections of samples and of images
     Fréchet              |m − m'|² + tr(C + C' − 2 (C^½ C' C^½)^½) of the features of a classifier trained here
     entropy, labels      mean entropy of the classifier's answer (nats); total variation of its labels from the images'
 
-Samples are compared with images that the model was not trained on (digits: with all), and so are as many images that it was,
-which says where a perfect sampler of perfect data would end ("images"). Rows are kept in the JSON as they are found, and a
-second run goes on from there. Written beside it: a figure of the tables and a sheet of samples.
+Samples are compared with images that the model was not trained on (of the digits with half of all), and so are as many
+others, which says where samples of the data itself would end ("images"). Rows are kept in the JSON as they are found,
+and a second run goes on from there. Written beside it: a figure of the tables, and a sheet of samples from one noise.
 """
 
 from __future__ import annotations
@@ -158,15 +158,15 @@ def measured(c: Case, x: Tensor) -> dict[str, float]:
     }
 
 
-def drawn(c: Case, n: int, sampler: str, grid: str | Grid, evaluations: int) -> Tensor:
+def drawn(c: Case, n: int, sampler: str, grid: str | Grid, evaluations: int, start: Tensor | None = None) -> Tensor:
     """Samples as values (n, 1, H, W)."""
     own = int(c.model.decoder.calls_network)
     steps = (evaluations - own) // nelbo.samplers.NAMED[sampler].evaluations + own
     if isinstance(grid, str) and grid == "bound":
         grid = nelbo.grids.of_bound(nelbo.evaluate(c.model, c.codes, seed=1), steps)
-        x = nelbo.sample(c.model, n, sampler=sampler, grid=grid, codes=False)
+        x = nelbo.sample(c.model, n, sampler=sampler, grid=grid, start=start, codes=False)
     else:
-        x = nelbo.sample(c.model, n, sampler=sampler, steps=steps, grid=grid, codes=False)
+        x = nelbo.sample(c.model, n, sampler=sampler, steps=steps, grid=grid, start=start, codes=False)
     return c.shaped(x)
 
 
@@ -235,7 +235,9 @@ def figure(results: dict[str, dict[str, dict[str, float]]], budgets: tuple[int, 
 
 def sheet(c: Case, budgets: tuple[int, ...], out: Path) -> None:
     """The first twelve samples: a row a number of evaluations, DDIM on even times above DPM-Solver++ 2M on even λ."""
-    rows = [drawn(c, 12, s, g, b) for s, g in (("ddim", "even"), ("dpmpp_2m", "logsnr")) for b in budgets]
+    eps = random.normal(0, torch.arange(12), 0, 0, c.model.domain.shape, stream=random.Stream.SAMPLE)
+    start = c.model.prior.draw(eps)
+    rows = [drawn(c, 12, s, g, b, start) for s, g in (("ddim", "even"), ("dpmpp_2m", "logsnr")) for b in budgets]
     write_atomic(out, pictures.grid(torch.cat(rows).clamp(-1, 1).numpy(), -1.0, 1.0, columns=12))
 
 
