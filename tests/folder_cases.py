@@ -17,7 +17,8 @@ from nelbo.model.exact import CategoricalData, GaussianData, MixtureData
 from nelbo.model.fitted import FittedVariance, Hybrid
 from nelbo.model.prior import GaussianPrior
 from nelbo.model.reverse import Beta, BetaTilde, Clip, Reverse, Threshold, VarianceTable
-from nelbo.process import grid, schedule
+from nelbo.process import grids as grid
+from nelbo.process import schedule
 from tests.model.cases import FITTED, IMAGE, NODES
 
 PLANE = GaussianData([0.4, -1.0], [[0.6, 0.25], [0.25, 0.3]])

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from nelbo.model.diffusion import DiffusionModel
     from nelbo.model.domain import DataDomain
     from nelbo.model.examples import Examples
-    from nelbo.process import grid as grids
+    from nelbo.process import grids
     from nelbo.process import schedule as schedules
     from nelbo.sampling import samplers
 
@@ -43,7 +43,7 @@ _NAMES = {
     "exact": "nelbo.model.exact",
     "from_callable": "nelbo.adapters.callable:from_callable",
     "from_diffusers": "nelbo.adapters.diffusers:from_diffusers",
-    "grids": "nelbo.process.grid",
+    "grids": "nelbo.process.grids",
     "load": "nelbo.api:load",
     "ode_likelihood": "nelbo.api:ode_likelihood",
     "sample": "nelbo.api:sample",

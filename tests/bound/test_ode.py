@@ -20,15 +20,23 @@ from tests.bound import ode_checks as checks
 
 @pytest.mark.parametrize(
     "check",
-    [checks.check_exact, checks.check_drift, checks.check_real, checks.check_units, checks.check_dequantisation],
+    [
+        checks.check_exact,
+        checks.check_drift,
+        checks.check_real,
+        checks.check_units,
+        checks.check_dequantisation,
+        checks.check_fitted,
+        checks.check_fit_finds_the_law,
+    ],
 )
 def test_against_closed_forms(check):
     check()
 
 
-@pytest.mark.parametrize(("path", "data"), [("vp", checks.gaussian(64)), ("flow", checks.mixture(64))])
-def test_exact_in_64_dimensions(path, data):
-    model, z, exact = checks.at_first(data, path, 2)
+def test_exact_in_64_dimensions():
+    """Gaussian data on the VP path; all data and paths by the slow tests."""
+    model, z, exact = checks.at_first(checks.gaussian(64), "vp", 2)
     assert float((checks.found(model, z, 80) - exact).abs().max()) <= 1e-5
 
 
@@ -76,7 +84,8 @@ def test_the_probe_stays_fixed_along_a_solve(monkeypatch):
     monkeypatch.setattr(ode, "rademacher", counted)
     data = checks.gaussian(3)
     ode_likelihood(data.model(checks.LAW, nelbo.grids.continuous()), data.sample(4), probes=2, steps=8)
-    assert drawn == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    solves = [key for key in drawn if key[0] < 2**31]  # beside those of the check of the derivative
+    assert solves == [(0, 0), (0, 1), (1, 0), (1, 1)]
 
 
 @pytest.mark.parametrize("options", [{}, {"probes": 1}, {"tolerance": 1e-4, "steps": 8}])
@@ -120,7 +129,7 @@ def test_the_tolerance_is_kept_example_by_example():
     assert float(result.per_example.solver_error.max()) <= allowed
     assert float((result.per_example.nats - exact).abs().max()) <= 3 * allowed
     most = result.estimator["most_steps"]
-    assert most > 4 and result.nfe_per_example < 4 * (2 * most - 2)  # not every example went all the way
+    assert most > 4 and result.nfe_per_example < 4 * (2 * most - 2) + 50 / 12  # not every example went all the way
     with pytest.warns(nelbo.bound.prepare.NelboWarning, match="miss the ODE tolerance"):
         ode_likelihood(model, x, steps=4, tolerance=1e-9, max_steps=8, **options)
 
@@ -181,7 +190,8 @@ def test_what_a_flow_cannot_be_of():
         ({"dequantisation": "uniform"}, "no bins"),
         ({"precision": "bf16"}, "bf16"),
         ({"tolerance": 0.0}, "tolerance"),
-        ({"dequantisation": "flow"}, "truncated_normal"),
+        ({"dequantisation": "flow"}, "no bins"),
+        ({"dequantisation": "gaussian"}, "truncated_normal"),
         ({"solver": "euler"}, "heun"),
     ):
         with pytest.raises(nelbo.NelboError, match=match) as caught:

@@ -46,6 +46,20 @@ def test_the_discrete_bound_is_never_violated(kind, first):
     assert result.estimator["scores"] == "mass" and result.estimator["bound"]
 
 
+def test_a_fitted_start_is_nearer_than_an_even_one():
+    """The same bound with less slack: by more than three standard errors, where a bin holds much of the noise."""
+    chain, x = model(nelbo.schedules.logsnr_linear(3.0, -8.0)), CODES.sample(64, seed=2)
+    even, fitted = (
+        ode_likelihood(chain, x, steps=16, draws=4, dequantisation=kind, per_example=True)
+        for kind in ("uniform", "flow")
+    )
+    gain = even.bits_per_dim - fitted.bits_per_dim
+    assert gain > 3 * math.hypot(even.standard_error.estimator, fitted.standard_error.estimator)
+    assert fitted.estimator["fit"]["steps"] == 200 and fitted.nfe_total > 64 * 4 * 97 + 200 * 32
+    again = ode_likelihood(chain, x, steps=16, draws=4, dequantisation="flow")
+    assert again.bits_per_dim == fitted.bits_per_dim
+
+
 def test_a_wrong_decoder_is_still_a_bound():
     """VDM's decoder with a uniform table over codes at a coarse first level: above the entropy, and by how much the
     posteriors differ: the excess is KL(q(x | z_1) ‖ p(x | z_1)) ≥ 0 on average."""
@@ -87,7 +101,7 @@ def test_the_jacobian_comes_from_the_domain():
         data = CategoricalData(CODES.probabilities, low, high)
         law = nelbo.schedules.logsnr_linear(6.0 - shift, -8.0 - shift)
         chain = data.model(law, nelbo.grids.continuous())
-        for kind in checks.KINDS[1:]:
+        for kind in ("uniform", "truncated_normal"):
             result = ode_likelihood(chain, CODES.sample(2), dequantisation=kind, steps=64, tolerance=2e-3)
             values.append(result.bits_per_dim)
     assert values[:2] == pytest.approx(values[2:], abs=5e-3)  # a fixed 7 or 8 bits would differ by log2(127.5)
@@ -110,7 +124,7 @@ def test_the_result_is_a_bound_of_another_quantity():
     assert list(told["terms"]) == ["prior", "flow", "dequantisation", "reconstruction", "importance"]
     assert told["estimator"]["solver_error"]["max"] >= told["estimator"]["solver_error"]["mean"] > 0
     assert len(told["nats_per_example"]) == 6 and told["levels"] == []
-    assert told["nfe_total"] == 6 * 2 * (1 + 4 * (64 + 32))
+    assert told["nfe_total"] == 6 * 2 * (1 + 4 * (64 + 32)) + 5 * 5 * 2  # and the check of the derivative
     table = str(result)
     assert "ode bound" in table and "flow" in table and "probability_flow" in table
     real = checks.gaussian(2)

@@ -10,7 +10,7 @@ import torch
 
 from nelbo.errors import UnknownNameError, UsageError
 from nelbo.parts import kinds
-from nelbo.process import grid
+from nelbo.process import grids as grid
 from nelbo.process import schedule as schedules
 from nelbo.process.grid import Grid
 from tests.process import checks

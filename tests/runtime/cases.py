@@ -31,6 +31,11 @@ def other():
     return nelbo.from_callable(lambda z, t: 0.5 * z, schedule=nelbo.schedules.linear(T=20, beta_1=1e-2, beta_T=0.3),
                                domain=nelbo.DataDomain((1, 4, 4), bins=17))
 
+def smooth():
+    return nelbo.from_callable(lambda z, t: torch.tanh(0.9 * z) * (0.5 + t.to(z.dtype).reshape(-1, 1, 1, 1) / 100),
+                               schedule=nelbo.schedules.linear(T=20, beta_1=1e-2, beta_T=0.4),
+                               domain=nelbo.DataDomain((1, 4, 4), bins=17))
+
 def broken():
     def nan_of_the_second(z, t):
         return z * float("nan" if os.environ.get("RANK") == "1" else 1)

@@ -75,6 +75,21 @@ def test_nine_examples_on_two_processes(here, estimator):
 
 
 @pytest.mark.slow
+def test_the_ode_likelihood_on_two_processes(here):
+    """Nine examples' solves, shared: the numbers of one process, in the document and in the file of examples."""
+    options = ("plug:smooth", "--data", "nine.npy", "--precision", "float64", "--batch-size", "4", "--ode")
+    options += ("--ode-steps", "4", "--dequantisation", "flow")
+    found = []
+    for launcher, name in (((), "one"), (TWO, "two")):
+        found.append(done(here, *options, "--per-example", f"{name}.npz", launcher=launcher)[0])
+    same(*found)
+    assert found[0]["quantity"] == "ode" and found[0]["examples"] == 9 and not found[0]["interrupted"]
+    one, two = (np.load(here / f"{name}.npz") for name in ("one", "two"))
+    for name in one.files:
+        np.testing.assert_allclose(two[name], one[name], rtol=1e-9, atol=1e-12, err_msg=name)
+
+
+@pytest.mark.slow
 def test_accelerate_launch(here):
     launcher = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--main_process_port", "0")
     one, _ = done(here, *NINE, "--estimator", "pooled")

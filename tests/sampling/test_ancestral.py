@@ -19,7 +19,7 @@ import nelbo
 from nelbo.errors import NumericalError, ShapeError, UnknownNameError, UsageError
 from nelbo.model.exact import CategoricalData, GaussianData, MixtureData
 from nelbo.model.prior import GaussianPrior
-from nelbo.process import grid as grids
+from nelbo.process import grids
 from nelbo.process import schedule as schedules
 from nelbo.sampling import sample
 

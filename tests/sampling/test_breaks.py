@@ -10,7 +10,7 @@ import functools
 import pytest
 import torch
 
-from nelbo.process import grid as grids
+from nelbo.process import grids
 from nelbo.sampling import sample
 from tests.mutations.mutate import apply
 from tests.process import test_grid
@@ -42,10 +42,14 @@ def eta_is_ancestral() -> None:
 P = functools.partial
 any_batch = P(test_samplers.test_bits_do_not_depend_on_the_batch, test_samplers.ALL[0])
 BREAKS = [
-    ("DDIM's ε̂ keeps x̂ whole", "nelbo.sampling.sampler:eps_of",
-     "column(t.alpha, z) * x0", "x0", P(order, "ddim")),
+    ("ε̂ keeps x̂ whole", "nelbo.sampling.sampler:eps_of",
+     "column(t.alpha, z) * x0", "x0", P(order, "flow_euler")),
     ("DDIM stays at the level it came from", "nelbo.sampling.ddim:along",
-     "column(s.sigma, z)", "column(t.sigma, z)", P(order, "ddim")),
+     "column(kept, z) * z", "z", P(order, "ddim")),
+    ("DDIM's ε̂ forgets that x̂ is part of z", "nelbo.sampling.ddim:along",
+     "-s.alpha * torch.expm1", "s.alpha * torch.exp", P(order, "ddim")),
+    ("DDIM's x̂ grows with the whole log-SNR", "nelbo.sampling.ddim:along",
+     "0.5 * (t.logsnr", "(t.logsnr", P(order, "ddim")),
     ("DDIM's direction keeps the share of the noise", "nelbo.sampling.ddim:DDIM.step",
      "(1 - self.eta**2 * c)", "(1 - self.eta * c)", P(law, "ddim-0.7")),
     ("the same at η = 1: no longer ancestral", "nelbo.sampling.ddim:DDIM.step",
@@ -85,9 +89,9 @@ BREAKS = [
     ("guidance from the wrong end", "nelbo.sampling.guidance:Guidance.predict",
      "base.x0 + self.scale", "there.x0 + self.scale",
      P(test_samplers.test_guidance_is_the_line_through_two_predictions, 2.5)),
-    ("the Karras grid is quadratic in its root", "nelbo.process.grid:Karras.times",
+    ("the Karras grid is quadratic in its root", "nelbo.process.spacing:Karras.times",
      "(b - a) * u", "(b - a) * u.square()", test_grid.test_spaced_on_a_law),
-    ("the density's shares are not summed", "nelbo.process.grid:of_bound",
+    ("the density's shares are not summed", "nelbo.process.spacing:of_bound",
      "cost / whole", "1 / whole", test_grid.test_where_the_bound_sits),
 ]  # fmt: skip
 

@@ -19,7 +19,7 @@ from scipy import optimize
 import nelbo
 from nelbo.errors import DomainError, ShapeError, UsageError
 from nelbo.model.exact import CategoricalData, GaussianData, MixtureData
-from nelbo.process import grid as grids
+from nelbo.process import grids
 from nelbo.process import schedule as schedules
 from nelbo.sampling import encode, sample
 from tests.sampling.cases import DETERMINISTIC, LAW, LINE, PATHS, PLANE

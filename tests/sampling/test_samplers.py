@@ -9,7 +9,7 @@ import torch
 
 import nelbo
 from nelbo.errors import NumericalError, ShapeError, UnknownNameError, UsageError
-from nelbo.process import grid as grids
+from nelbo.process import grids
 from nelbo.process import schedule as schedules
 from nelbo.sampling import encode, sample
 from nelbo.sampling.samplers import DDIM, NAMED, Ancestral, Euler, Heun

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -28,6 +28,16 @@ _LONGEST = 1024
 """Batches of the longest round."""
 
 
+class Work(Protocol):
+    """Rows to be computed: how many, how many numbers each, and the evaluations of one (0: counted elsewhere)."""
+
+    @property
+    def columns(self) -> int: ...
+    @property
+    def cost(self) -> int: ...
+    def __len__(self) -> int: ...
+
+
 @dataclass(frozen=True, eq=False)
 class Draws:
     """n draws of one term: examples, level keys and draw numbers (n,), and what belongs to some rows of them: `levels`
@@ -40,20 +50,21 @@ class Draws:
     term: Callable[[Tensor, Tensor, Tensor, Tensor, Levels, Condition], Tensor]
     cost: int
     what: str
+    columns: int = COLUMNS
 
     def __len__(self) -> int:
         return len(self.examples)
 
 
-def computed(problem: Problem, draws: Draws, batch: Callable[[Tensor], Tensor], partial: bool) -> Tensor:
-    """`batch` of all rows, (n, COLUMNS), on the CPU and on every worker.
+def computed(problem: Problem, draws: Work, batch: Callable[[Tensor], Tensor], partial: bool) -> Tensor:
+    """`batch` of all rows, (n, columns), on the CPU and on every worker.
 
     With `partial`, an interrupt leaves the rows not computed as NaN and sets `problem.stopped`; else it goes through.
     """
     call, problem.calls = problem.calls, problem.calls + 1
     n, workers = len(draws), problem.workers
     W = workers.size
-    out = torch.full((n, COLUMNS), float("nan"), dtype=torch.float64)
+    out = torch.full((n, draws.columns), float("nan"), dtype=torch.float64)
     known = _recalled(problem, call, out)
     _count(problem, draws.cost * int(known.sum()))
     size = problem.batch_size if W == 1 else _even(n, problem.batch_size, W)
@@ -96,7 +107,7 @@ def _even(n: int, largest: int, workers: int) -> int:
 
 def _exchange(problem: Problem, shared: list[Tensor], values: list[Tensor], took: float, out: Tensor) -> float:
     """Fill `out` with every worker's values of a round; the longest time that one of them took, the same for all."""
-    clock = torch.full((1, COLUMNS), took, dtype=torch.float64)
+    clock = torch.full((1, out.shape[1]), took, dtype=torch.float64)
     W = problem.workers.size
     for rank, theirs in enumerate(problem.workers.gather(torch.cat([clock, *values]))):
         took = max(took, float(theirs[0, 0]))

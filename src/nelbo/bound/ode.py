@@ -92,7 +92,7 @@ def with_divergence(
     with torch.enable_grad():
         y = y.detach().requires_grad_()
         vp = at.on(Path.VP)
-        x0 = _predicted(model, y * column((at.log_sigma - vp.log_sigma).exp(), y), at, condition)
+        x0 = predicted(model, y * column((at.log_sigma - vp.log_sigma).exp(), y), at, condition)
         v = drift(x0, y, vp)
         flat = v.flatten(1)
         if probes is None:
@@ -197,7 +197,8 @@ def end_density(model: DiffusionModel, z: Tensor) -> Tensor:
     return model.prior.log_density(z, last.expand(len(z)))
 
 
-def _predicted(model: DiffusionModel, z: Tensor, at: Levels, condition: Condition | None) -> Tensor:
+def predicted(model: DiffusionModel, z: Tensor, at: Levels, condition: Condition | None) -> Tensor:
+    """x̂ at z (B, …), which carries its derivative. Errors: UsageError where it carries none."""
     try:
         x0 = model.predict(z, at, condition).x0
     except (RuntimeError, IndexError) as error:

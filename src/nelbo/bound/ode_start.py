@@ -7,17 +7,20 @@ with p(z_1) of the flow. Each kind says q, and with it what p(x | z_1) is:
     variational        q = N(α_1 x, σ_1²), as in the variational bound; p(x | z_1) is the model's decoder
     uniform            q = uniform on the bin of x, of width α_1 w; p(x | z_1) = 1 in the bin, 0 elsewhere
     truncated_normal   q = N(α_1 x, σ_1²) cut to that bin; p(x | z_1) as for uniform
+    flow               q on that bin is a small flow, fitted to the model (`ode_flow`); p(x | z_1) as for uniform
     none               z_1 = α_1 x: no bound, the density of data that have the noise of the first level
 
-w = (high − low)/(K − 1) of the data domain. The bins of `uniform` and `truncated_normal` are of equal width, the end
-ones too: what the flow puts outside them is lost, which a bound may do.
-Source: Song et al. 2021, app. D.2; Theis et al. 2016, eq. 12; Zheng et al. 2023 (i-DODE), §3.2; Ho et al. 2020, eq. 5.
+w = (high − low)/(K − 1) of the data domain. The bins of `uniform`, `truncated_normal` and `flow` are of equal
+width, the end ones too: what the flow puts outside them is lost, which a bound may do.
+Source: Song et al. 2021, app. D.2; Ho et al. 2019 (Flow++), §3.1; Theis et al. 2016, eq. 12; Zheng et al. 2023
+(i-DODE), §3.2; Ho et al. 2020, eq. 5.
 """
 
 from __future__ import annotations
 
 import enum
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -39,6 +42,7 @@ class Dequantisation(enum.Enum):
     VARIATIONAL = "variational"
     UNIFORM = "uniform"
     TRUNCATED_NORMAL = "truncated_normal"
+    FLOW = "flow"
     NONE = "none"
 
     @classmethod
@@ -52,12 +56,17 @@ class Dequantisation(enum.Enum):
         return self is not Dequantisation.NONE
 
     def calls_network(self, model: DiffusionModel) -> bool:
-        """Whether scoring x at z_1 takes an evaluation of the network."""
-        return self is Dequantisation.VARIATIONAL and model.decoder.calls_network
+        """Whether a starting point takes an evaluation: to score x at z_1, or to say the slope that a flow is told."""
+        return self is Dequantisation.FLOW or (self is Dequantisation.VARIATIONAL and model.decoder.calls_network)
+
+    @property
+    def on_the_bin(self) -> bool:
+        """Whether z_1 stays in the bin of x, which then is what z_1 says."""
+        return self in (Dequantisation.UNIFORM, Dequantisation.TRUNCATED_NORMAL, Dequantisation.FLOW)
 
     def check(self, domain: DataDomain) -> None:
         """Raise UsageError where this start makes no sense on the domain."""
-        if self in (Dequantisation.UNIFORM, Dequantisation.TRUNCATED_NORMAL) and not domain.discrete:
+        if self.on_the_bin and not domain.discrete:
             raise UsageError(
                 f"dequantisation {self.value!r} of real data of shape {domain.shape}, which have no bins",
                 "use 'variational', the bound with the model's decoder, or 'none', the density at the first level",
@@ -65,7 +74,7 @@ class Dequantisation(enum.Enum):
         if self is Dequantisation.NONE and domain.discrete:
             raise UsageError(
                 f"dequantisation 'none' of data of {domain.bins} bins: a density at integer codes is no likelihood",
-                "use 'variational', 'uniform' or 'truncated_normal', each of which gives a bound of −log P(codes)",
+                "use 'variational', 'uniform', 'truncated_normal' or 'flow', each a bound of −log P(codes)",
             )
 
 
@@ -76,6 +85,9 @@ class Start:
     z: Tensor
     log_q: Tensor
     reconstruction: Tensor
+
+
+Fitted = Callable[[Tensor, Tensor, Levels, Condition | None], Start]
 
 
 def bin_width(domain: DataDomain) -> float:
@@ -93,10 +105,12 @@ def start(
     examples: Tensor,
     draw: int,
     condition: Condition | None = None,
+    fitted: Fitted | None = None,
 ) -> Start:
     """The starting points of `data` (B, *shape), codes or values; first (B,) levels, examples (B,) their indices.
 
     Noise is keyed by (seed, example, draw): that of `variational` is the noise of the bound's reconstruction term.
+    fitted: of `flow`, (u, x, first, condition) → the start at uniforms u.
     """
     domain = model.domain
     x = domain.values(data) if domain.discrete else data.double()
@@ -115,6 +129,10 @@ def start(
     u = random.uniform(seed, examples, 0, draw, domain.shape, stream=random.Stream.FORWARD, device=x.device)
     if kind is Dequantisation.UNIFORM:
         return uniform(u, centre, first, domain)
+    if kind is Dequantisation.FLOW:
+        if fitted is None:
+            raise UsageError("dequantisation 'flow' before it was fitted", "use nelbo.ode_likelihood, which fits it")
+        return fitted(u, x, first, condition)
     return truncated_normal(u, centre, first, domain)
 
 
@@ -155,4 +173,6 @@ def entropy(kind: Dequantisation, first: Levels, domain: DataDomain) -> Tensor:
         return D * (0.5 * math.log(2 * math.pi) + first.log_sigma + log_mass + 0.5 - variance_lost)
     if kind is Dequantisation.VARIATIONAL:
         return D * gaussian.entropy(first.sigma.square())
-    raise UsageError("dequantisation 'none' draws nothing, and has no entropy", "ask for a kind that draws")
+    raise UsageError(
+        f"the entropy of dequantisation {kind.value!r}, which has no closed form", "ask for 'uniform', say"
+    )

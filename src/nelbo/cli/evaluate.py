@@ -98,7 +98,7 @@ def evaluate(
         own: dict[str, Any] = {"steps": ode_steps, "solver": ode_solver, "tolerance": ode_tolerance}
         own |= {"probes": probes, "exact_trace": exact_trace, "dequantisation": dequantisation}
         own |= {"draws": draws, "importance": importance}
-        chosen = flow.settings(ode, own, {**given, "state": state, "steps": steps, "continuous": continuous})
+        chosen = flow.settings(ode, own, {**given, "steps": steps, "continuous": continuous})
         grid = options.chosen_grid(steps, continuous)
         device = runtime.device(options.check_device(device))
         from nelbo import api
@@ -117,19 +117,18 @@ def evaluate(
                 "condition": condition,
                 "overrides": options.overrides(variance, decoder, bins, range, clip),
             }
+            common |= {"state": state, "workers": workers}
             if ode:
-                flow.check_alone(workers)
                 bound = api.ode_likelihood(model, data, **common, **chosen)
             else:
-                bound = api.evaluate(
-                    model, data, watch=progress.estimate, state=state, workers=workers, **common, **wanted
-                )
+                bound = api.evaluate(model, data, watch=progress.estimate, **common, **wanted)
         if not output.silent:
             _deliver(bound, output, out, per_example)
         runtime.finish()
         if bound.interrupted:
             raise Interrupted(
-                f"interrupted after {bound.nfe_total} network evaluations; the result is of the draws made until then",
+                f"interrupted after {bound.nfe_total} network evaluations; the result is of the "
+                + (f"first {bound.examples} examples" if ode else "draws made until then"),
                 f"run the same command again to go on from {state}" if state else "with --state FILE it can be resumed",
             )
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from nelbo.errors import UsageError
-
-if TYPE_CHECKING:
-    from nelbo.bound.workers import Workers
 
 Ode = Annotated[bool, typer.Option("--ode", help="The probability-flow likelihood, not the variational bound.")]
 Steps = Annotated[
@@ -28,7 +25,9 @@ ExactTrace = Annotated[
 ]
 Dequantise = Annotated[
     str | None,
-    typer.Option("--dequantisation", metavar="NAME", help="With --ode: variational, uniform, truncated_normal, none."),
+    typer.Option(
+        "--dequantisation", metavar="NAME", help="With --ode: variational, uniform, truncated_normal, flow or none."
+    ),
 ]
 Draws = Annotated[
     int | None, typer.Option("--draws", min=1, metavar="N", help="With --ode: starting points an example.")
@@ -55,14 +54,6 @@ def settings(wanted: bool, given: dict[str, Any], foreign: dict[str, Any]) -> di
                 "the ODE likelihood has --ode-steps, --ode-tolerance, --probes, --exact-trace and --draws",
             )
     return chosen
-
-
-def check_alone(workers: Workers) -> None:
-    """Raise UsageError where several processes share the work."""
-    if workers.size > 1:
-        raise UsageError(
-            f"--ode was started by {workers.size} processes", "it runs in one: leave out torchrun or accelerate"
-        )
 
 
 def _flag(name: str) -> str:

@@ -29,7 +29,7 @@ from nelbo.model.domain import DataDomain
 from nelbo.model.prior import Prior
 from nelbo.model.reverse import Reverse
 from nelbo.nets import build
-from nelbo.process.grid import Grid
+from nelbo.process.grids import Grid
 from nelbo.process.schedule import Schedule
 from nelbo.typing import Json
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import final
 
+import torch
 from torch import Tensor
 
 from nelbo.equation import equation
@@ -15,8 +16,13 @@ from nelbo.sampling.sampler import Moved, Sampler, Step, eps_of
 
 @equation("pf-ode")
 def along(z: Tensor, x0: Tensor, s: Levels, t: Levels) -> Tensor:
-    """z_s = α_s x̂ + σ_s ε̂: the probability flow from t to s were x̂ constant on the way (either direction)."""
-    return column(s.alpha, z) * x0 + column(s.sigma, z) * eps_of(z, x0, t)
+    """z_s = α_s x̂ + σ_s ε̂: the probability flow from t to s were x̂ constant on the way (either direction).
+
+    With ε̂ written out it is (σ_s/σ_t) z − α_s (e^{(λ_t − λ_s)/2} − 1) x̂: two passes over the state, nothing cancels.
+    """
+    kept = (s.log_sigma - t.log_sigma).exp()
+    gained = -s.alpha * torch.expm1(0.5 * (t.logsnr - s.logsnr))
+    return torch.addcmul(column(kept, z) * z, column(gained, z), x0)
 
 
 @final

@@ -1,0 +1,153 @@
+"""The work of an ODE likelihood: shared by processes, interrupted, resumed; networks whose derivative is not theirs."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+
+import nelbo
+from nelbo.bound import ode_derivative
+from nelbo.bound.ode_likelihood import ode_likelihood
+from nelbo.bound.prepare import NelboWarning, prepare
+from nelbo.errors import Interrupted, UsageError
+from tests.bound import ode_checks as checks
+from tests.bound.test_batches import Pair
+
+LAW = nelbo.schedules.logsnr_linear(4.0, -8.0)
+SHORT = {"steps": 4, "per_example": True, "precision": "float64", "batch_size": 4}
+
+
+def chain():
+    return checks.CODES.model(LAW, nelbo.grids.continuous())
+
+
+def same(one, other, rtol=1e-9):
+    assert (one.examples, one.nfe_total, one.data) == (other.examples, other.nfe_total, other.data)
+    assert one.bits_per_dim == pytest.approx(other.bits_per_dim, rel=rtol)
+    assert one.standard_error.total == pytest.approx(other.standard_error.total, rel=rtol)
+    for name, values in vars(one.per_example).items():
+        torch.testing.assert_close(getattr(other.per_example, name), values, rtol=rtol, atol=1e-12)
+
+
+@pytest.mark.parametrize("options", [{"dequantisation": "flow"}, {"tolerance": 1e-2, "max_steps": 8}, {"probes": 2}])
+def test_two_processes_are_one(options, monkeypatch):
+    """Nine examples in batches of four: the result of either process is that of one, evaluations and all."""
+    monkeypatch.setattr("nelbo.bound.ode_flow.STEPS", 5)
+    x = checks.CODES.sample(9)
+    alone = ode_likelihood(chain(), x, **SHORT, **options)
+    meeting, table, found = threading.Barrier(2, timeout=60), {}, {}
+    workers = [Pair(rank, meeting, table) for rank in (0, 1)]
+
+    def work(rank: int) -> None:
+        found[rank] = ode_likelihood(chain(), x, workers=workers[rank], **SHORT, **options)
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in (0, 1)]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+    for rank in (0, 1):
+        same(alone, found[rank])
+    assert min(w.rows for w in workers) >= 4
+
+
+class Stop:
+    """Ctrl-C as soon as so many evaluations are done."""
+
+    def __init__(self, after: int):
+        self.after = after
+
+    def __call__(self, done: int, planned: int) -> None:
+        if done > self.after:
+            raise KeyboardInterrupt
+
+
+def test_interrupted_it_is_the_likelihood_of_the_first(tmp_path):
+    """What is finished is told as the result of those examples; with a state the run goes on to the same number."""
+    x, state = checks.CODES.sample(10), tmp_path / "run.state"
+    whole = ode_likelihood(chain(), x, **SHORT)
+    one = (whole.nfe_total - 50) // 10
+    with pytest.warns(NelboWarning, match="the first 4 of 10 examples"):
+        stopped = ode_likelihood(chain(), x, state=state, progress=Stop(50 + 6 * one), **SHORT)
+    assert stopped.interrupted and stopped.examples == 4 and not whole.interrupted
+    first = ode_likelihood(chain(), nelbo.Examples(x).first(4), **SHORT)
+    same(first, stopped)
+    computed = []
+    again = ode_likelihood(chain(), x, state=state, progress=lambda done, planned: computed.append(done), **SHORT)
+    same(whole, again)
+    assert max(computed) == 50 + 6 * one  # of ten examples four were read
+    with pytest.raises(UsageError, match="the state of another evaluation"):
+        ode_likelihood(chain(), x, state=state, **{**SHORT, "steps": 6})
+    with pytest.raises(Interrupted, match="before the first batch"):
+        ode_likelihood(chain(), x, progress=Stop(50 + one), **SHORT)
+
+
+# ---------------------------------------------------------------- derivatives
+
+
+WEIGHTS = torch.randn(2, 6, 6, generator=torch.Generator().manual_seed(0)).double() / 2
+
+
+def net(z, t, mix=lambda z: z, late=lambda z: z):
+    return torch.tanh(mix(z) @ WEIGHTS[0].to(z)) + late(z) @ WEIGHTS[1].to(z)
+
+
+def through_numpy(z):
+    return torch.from_numpy(z.detach().numpy().copy())
+
+
+DETACHED = {
+    "whole": lambda z, t: net(z.detach(), t),
+    "one branch": lambda z, t: net(z, t, late=torch.Tensor.detach),
+    "another branch": lambda z, t: net(z, t, mix=torch.Tensor.detach),
+    "numpy": lambda z, t: net(z, t, mix=through_numpy),
+    "noisy end alone": lambda z, t: torch.where(t[:, None] < -2, net(z.detach(), t), net(z, t)),
+}
+
+
+def model(fn, predicts="eps"):
+    return nelbo.from_callable(
+        fn, schedule=LAW, domain=nelbo.DataDomain((6,), 8), time="logsnr", predicts=predicts,
+        grid=nelbo.grids.continuous(),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("predicts", ["eps", "x0", "v"])
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_a_derivative_that_is_not_the_networks_is_refused(precision, predicts):
+    """Whatever part of it is lost; and the network as it is, or one that does not look at its input, passes."""
+    x = torch.randint(0, 8, (3, 6), generator=torch.Generator().manual_seed(0))
+
+    def check(fn) -> int:
+        problem, _ = prepare(model(fn, predicts), nelbo.Examples(x), precision=precision)
+        return ode_derivative.check(problem)
+
+    for fn in DETACHED.values():
+        if predicts == "x0" and fn is DETACHED["whole"]:
+            with pytest.raises(UsageError, match="carries no gradient"):
+                check(fn)
+            continue
+        with pytest.raises(UsageError, match="derivative is not that of its values") as caught:
+            check(fn)
+        assert "detach" in caught.value.hint
+    assert check(net) == 50
+    if predicts != "x0":
+        assert check(lambda z, t: torch.zeros_like(z)) == 50
+    with pytest.raises(UsageError, match=r"derivative is not that of its values|carries no gradient"):
+        ode_likelihood(model(DETACHED["whole"], predicts), x, steps=4)
+
+
+def test_a_network_of_weights_that_detaches_its_input():
+    """Its output requires a gradient for its weights, and so did not give itself away."""
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(6, 6)
+
+        def forward(self, z, t):
+            return self.layer(z.detach())
+
+    torch.manual_seed(0)
+    with pytest.raises(UsageError, match="derivative is not that of its values"):
+        ode_likelihood(model(Net(), "x0"), torch.zeros(3, 6, dtype=torch.int64), steps=4)
