@@ -103,9 +103,9 @@ def check_energies() -> None:
 
 def check_local() -> None:
     """On images whose quarters have one of two contrasts, the variance in a quarter is that of the errors of its own
-    contrast, to a factor of 1.5 in the mean of 40 images, where the two differ by 5 and 9."""
+    contrast, to a factor of 1.35 in the mean of 40 images, where the two differ by 4 and 7."""
     model = oracles.patch_model(4)
-    at = oracles.LAW.at(torch.tensor([0.2, 0.3]).double())
+    at = oracles.LAW.at(torch.tensor([0.1, 0.2]).double())
     policy = covariance.measure(model, oracles.patches(300), families=["local"], levels=at)["local"].policy
     assert isinstance(policy, LocalVariance)
     for i in range(2):
@@ -114,7 +114,7 @@ def check_local() -> None:
             x = oracles.whole((c * oracles.texture().sample(160, seed=4)).reshape(40, 4, -1))
             law = GaussianData(oracles.texture().mean, c**2 * oracles.texture().covariance)
             V = policy.error(t, _predicted(model, x, t, seed=i))
-            assert abs(float((V.mean() / errors_of(law, t[:1]).mean()).log())) < 0.4
+            assert abs(float((V.mean() / errors_of(law, t[:1]).mean()).log())) < 0.3
 
 
 def _predicted(model, x: torch.Tensor, t, seed: int) -> Prediction:
