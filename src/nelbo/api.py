@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import inspect
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -23,9 +20,9 @@ from nelbo.bound.ode_likelihood import ode_likelihood as evaluate_ode
 from nelbo.bound.ode_result import OdeLikelihood
 from nelbo.bound.result import Bound
 from nelbo.bound.results import compare_results
-from nelbo.errors import ModelFolderError, NelboError, UsageError
+from nelbo.errors import UsageError
 from nelbo.files import write_atomic
-from nelbo.model import folder
+from nelbo.model import folder, plugin
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
 from nelbo.report import card
@@ -63,7 +60,7 @@ def load(
         return diffusers.from_diffusers(text, **said, **hub)
     if Path(text).exists() or ":" not in text:
         return chosen.apply(folder.load(path))
-    return chosen.apply(_plugin(text))
+    return chosen.apply(plugin.call(text))
 
 
 def save_pretrained(model: Model, out: str | Path, *, bound: Bound | None = None, license: str | None = None) -> Path:
@@ -221,38 +218,3 @@ def sample(model: Model, n: int, *, trajectory: Literal[False] = False, **option
 def sample(model: Model, n: int, *, overrides: Overrides | None = None, **options: Any) -> Tensor | Trajectory:
     """n draws of p_θ(x); see `nelbo.sampling.draw.sample` for options and errors, `evaluate` for overrides."""
     return samplers.sample(load(model, overrides=overrides), n, **options)
-
-
-def _plugin(text: str) -> DiffusionModel:
-    module_name, _, function_name = text.partition(":")
-    hint = "name it package.module:function, importable from here, a function without arguments that returns a model"
-    if not all(part.isidentifier() for part in module_name.split(".")):
-        raise ModelFolderError(f"{text!r} is neither a folder nor the name of a function in a module", hint)
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ModelFolderError(f"{text!r} is neither a folder nor importable: {error}", hint) from None
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        raise UsageError(f"the module {module_name!r} has no function {function_name!r}", hint)
-    try:
-        inspect.signature(function).bind()
-    except TypeError as error:
-        raise UsageError(f"{text!r} cannot be called without arguments: {error}", hint) from None
-    except ValueError:
-        pass  # a function that does not tell its arguments
-    try:
-        model = function()
-    except NelboError:
-        raise
-    except Exception as error:
-        raise UsageError(
-            f"{text!r} raised {type(error).__name__}: {error}",
-            "that happened in the function itself; set NELBO_TRACEBACK=1 to see where",
-        ) from error
-    if not isinstance(model, DiffusionModel):
-        raise UsageError(f"{text!r} returned a {type(model).__name__}, not a nelbo.DiffusionModel", hint)
-    return model

@@ -1,0 +1,1 @@
+"""Tightening: a better bound from the same weights, without training."""

@@ -37,39 +37,6 @@ _CODES = 120_000
 _ROUNDS = 30
 
 
-def gamma_regression(design: Tensor, y: Tensor, ridge: float = 1e-3) -> Tensor:
-    """a (G,) that minimises the mean of log v + y/v + ridge ‖a‖²/2 with log v = design·a; the last column is 1.
-
-    design (n, G), y (n,) > 0. Fisher scoring with halved steps: the expected second derivative is that of least squares.
-    """
-    n, G = design.shape
-    penalty = ridge * torch.eye(G, dtype=design.dtype)
-    penalty[-1, -1] = 0
-    information = design.mT @ design / n + penalty + 1e-9 * torch.eye(G, dtype=design.dtype)
-    factor = torch.linalg.cholesky(information)
-    a = torch.zeros(G, dtype=design.dtype)
-    a[-1] = y.mean().clamp_min(1e-300).log()
-
-    def value(a: Tensor) -> float:
-        log_v = design @ a
-        return float((log_v + y * torch.exp((-log_v).clamp_max(300))).mean() + 0.5 * a @ penalty @ a)
-
-    now = value(a)
-    for _ in range(50):
-        ratio = y * torch.exp((-(design @ a)).clamp_max(300))
-        gradient = design.mT @ (1 - ratio) / n + penalty @ a
-        step = torch.cholesky_solve(gradient[:, None], factor)[:, 0]
-        size = 1.0
-        while size > 1e-4 and not (then := value(a - size * step)) <= now:
-            size /= 2
-        if size <= 1e-4:
-            break
-        a, gained, now = a - size * step, now - then, then
-        if gained < 1e-7:
-            break
-    return a
-
-
 def fit_context(
     codes: Tensor, x0: Tensor, z: Tensor, level: Levels, domain: DataDomain, log_histogram: Tensor
 ) -> ContextGaussian:

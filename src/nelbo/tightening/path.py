@@ -7,11 +7,7 @@ at i (reconstruction) and P_j of one that ends at j (prior), the least bound of 
     A_k(j) = min_i A_{k−1}(i) + F_ij,             bound_K = min_j A_K(j) + P_j
 
 (Watson et al. 2021, algorithm 1, with both ends fixed there: R and P infinite but at the first and last candidate).
-O(M²) for each K. A step's cost follows from the variance that the reverse step has, with δ_ij = SNR_i − SNR_j and e_j the
-mean square of x − x̂ at level j, one number or one for each of several directions:
-
-    fitted    v = β̃ (1 + δ e)          ½ D E log(1 + δ e)                            Bao et al. 2022, theorem 1
-    fixed     log v = log β̃ + f log(β/β̃)   ½ D E[(1 + δ e) (β̃/β)^f − 1 + f log(β/β̃)],   f = 0: β̃, f = 1: β
+O(M²) for each K.
 """
 
 from __future__ import annotations
@@ -25,10 +21,6 @@ from torch import Tensor
 from nelbo.errors import UsageError
 from nelbo.maths.stable import expm1_difference
 from nelbo.process.levels import Levels
-
-_AT_ONCE = 1 << 24
-"""Numbers of one block of costs."""
-
 
 @dataclass(frozen=True, eq=False)
 class Paths:
@@ -102,35 +94,13 @@ def only(M: int, index: int, value: float = 0.0) -> np.ndarray:
     return ends
 
 
-def fitted_edges(levels: Levels, error: Tensor, dimensions: int) -> np.ndarray:
-    """F (M, M) in nats an example of steps whose variance is fitted: ½ D E_q log(1 + δ_ij e_jq).
-
-    error (M, q): mean squares of x − x̂ in q directions of equal weight at every candidate.
-    """
-    F = np.empty((len(levels), len(levels)))
-    for rows in _blocks(levels, error.shape[1]):
-        delta = _delta(levels, rows)
-        F[:, rows] = (0.5 * dimensions * torch.log1p(delta[..., None] * error[rows]).mean(-1)).numpy()
-    return F
-
-
 def fixed_edges(levels: Levels, error: Tensor, dimensions: int, f: float) -> np.ndarray:
-    """F (M, M) in nats an example of steps with v between β̃ (f = 0) and β (f = 1), log-interpolated.
+    """F (M, M) in nats an example of steps whose variance is fixed: log v = log β̃ + f log(β/β̃); f = 0: β̃, f = 1: β.
 
-    error (M, q) as of `fitted_edges`; only its mean counts.
+    error (M,): E(x − x̂)² an element at every candidate, e_j. With δ_ij = SNR_i − SNR_j, β/β̃ = σ_j²/σ_i²,
+
+        F_ij = ½ D [(1 + δ_ij e_j) (β̃/β)^f − 1 + f log(β/β̃)].
     """
-    e = error.mean(1)
-    delta = _delta(levels, slice(None))
-    ratio = 2 * f * (levels.log_sigma[None] - levels.log_sigma[:, None])  # f log(β/β̃)
-    ratio = ratio.clamp_min(0.0)
-    return (0.5 * dimensions * (torch.expm1(-ratio) + delta * e * torch.exp(-ratio) + ratio)).numpy()
-
-
-def _delta(levels: Levels, columns: slice) -> Tensor:
-    """SNR_i − SNR_j, 0 where i ≥ j, (M, columns)."""
-    return expm1_difference(levels.logsnr[:, None], levels.logsnr[None, columns]).clamp_min(0.0)
-
-
-def _blocks(levels: Levels, directions: int) -> list[slice]:
-    width = max(1, _AT_ONCE // (len(levels) * directions))
-    return [slice(a, min(a + width, len(levels))) for a in range(0, len(levels), width)]
+    delta = expm1_difference(levels.logsnr[:, None], levels.logsnr[None]).clamp_min(0.0)
+    ratio = (2 * f * (levels.log_sigma[None] - levels.log_sigma[:, None])).clamp_min(0.0)
+    return (0.5 * dimensions * (torch.expm1(-ratio) + delta * error * torch.exp(-ratio) + ratio)).numpy()
