@@ -9,13 +9,16 @@ import torch
 from nelbo.bound.estimators import Stratified
 from nelbo.bound.evaluate import evaluate
 from nelbo.model import folder
+from nelbo.model.basis import Pixel, Reflections
 from nelbo.model.decoder import Categorical, ContinuousGaussian, DiscretizedGaussian, NetworkCategorical
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.domain import DataDomain
 from nelbo.model.exact import CategoricalData, GaussianData, MixtureData
+from nelbo.model.fitted import FittedVariance, Hybrid
 from nelbo.model.prior import GaussianPrior
 from nelbo.model.reverse import Beta, BetaTilde, Clip, Reverse, Threshold, VarianceTable
 from nelbo.process import grid, schedule
+from tests.model.cases import FITTED, IMAGE, NODES
 
 PLANE = GaussianData([0.4, -1.0], [[0.6, 0.25], [0.25, 0.3]])
 LINE = MixtureData([0.4, 0.6], [[-1.0], [1.0]], [0.1, 0.2])
@@ -23,6 +26,9 @@ CODES = CategoricalData([[0.1, 0.2, 0.6, 0.1], [0.4, 0.1, 0.1, 0.4]])
 LAW, TABLE = schedule.logsnr_linear(5.0, -6.0), schedule.linear(9, 0.01, 0.6)
 LAST = LAW.at(torch.ones(1))
 DISCRETE, PAIR, SINGLE = DataDomain((2,), 4, 0.0, 3.0), DataDomain((2,)), DataDomain((1,))
+
+PICTURE = DataDomain(IMAGE, 4, 0.0, 3.0)
+AXES = Reflections.through(torch.tensor([[0.6], [0.8]], dtype=torch.float64))
 
 # Changes to the plain model below; every kind of part that a folder can hold appears.
 CASES: dict[str, dict] = {
@@ -46,6 +52,14 @@ CASES: dict[str, dict] = {
         "schedule": TABLE,
         "grid": grid.full(),
         "reverse": Reverse(VarianceTable(torch.linspace(0.01, 0.5, 9))),
+    },
+    "fitted, one number a level": {"reverse": Reverse(FittedVariance(Pixel(), NODES, NODES[:, None] - 3))},
+    "fitted, directions": {"reverse": Reverse(FittedVariance(AXES, NODES, NODES[:, None].expand(3, 2) - 3))},
+    "fitted, local, clipped": {"domain": PICTURE, "reverse": Reverse(FITTED["local"], Clip(-2.0, 5.0))},
+    "fitted, hybrid": {"domain": PICTURE, "reverse": Reverse(FITTED["hybrid"])},
+    "fitted, hybrid, coarse first": {
+        "domain": PICTURE,
+        "reverse": Reverse(Hybrid(FITTED["in dct"], FITTED["local"], 0.25)),
     },
     "discretised": {"decoder": DiscretizedGaussian(0.02)},
     "code prior": {"decoder": Categorical(torch.tensor([0.1, 0.2, 0.3, 0.4]).double().log())},
@@ -91,10 +105,8 @@ def make(name: str, seed: int = 0, **settings) -> DiffusionModel:
 
 
 def data_for(model: DiffusionModel) -> torch.Tensor:
-    D = model.domain.shape[0]
-    return (
-        torch.arange(3 * D).reshape(3, D) % 4 if model.domain.discrete else torch.linspace(-1, 1, 3 * D).reshape(3, D)
-    )
+    D, shape = model.domain.dimensions, (3, *model.domain.shape)
+    return (torch.arange(3 * D) % 4 if model.domain.discrete else torch.linspace(-1, 1, 3 * D)).reshape(shape)
 
 
 def nats(model: DiffusionModel) -> torch.Tensor:

@@ -33,8 +33,8 @@ def test_every_kind_has_a_case():
         model = make(name)
         for part in (model.domain, model.schedule, model.grid, model.reverse, model.decoder, model.prior):
             note(part)
-    learned = {"learned_range", "learned_log"}  # none of nelbo's own networks says a variance
-    for family in ("domain", "schedule", "grid", "reverse", "variance", "clip", "decoder", "prior"):
+    learned = {"learned_range", "learned_log", "fitted_learned"}  # none of nelbo's own networks says a variance
+    for family in ("domain", "schedule", "grid", "reverse", "variance", "basis", "clip", "decoder", "prior"):
         assert seen[family] == set(kinds(family)) - learned, family
 
 

@@ -24,6 +24,8 @@ class Part(ABC):
 
     family: ClassVar[str]
     kind: ClassVar[str]
+    nested: ClassVar[dict[str, str]] = {}
+    """Families of the fields that are parts themselves, where the field's name is not the family's."""
 
     def __init_subclass__(cls, family: str | None = None, kind: str | None = None, **kwargs: Any):
         super().__init_subclass__(**kwargs)
@@ -77,10 +79,10 @@ class Part(ABC):
             if isinstance(value, dict) and "kind" in value:
                 prefix = f"{name}."
                 inner = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-                families = [f for f, kinds in _KINDS.items() if f == name and value["kind"] in kinds]
-                if not families:
-                    raise UnknownNameError.of(name, value["kind"], _KINDS.get(name, {}))
-                values[name] = _KINDS[families[0]][value["kind"]]._build(value, inner)
+                known = _KINDS.get(cls.nested.get(name, name), {})
+                if value["kind"] not in known:
+                    raise UnknownNameError.of(name, value["kind"], known)
+                values[name] = known[value["kind"]]._build(value, inner)
             else:
                 values[name] = tuple(value) if isinstance(value, list) else value
         values |= {k: v for k, v in tensors.items() if "." not in k}

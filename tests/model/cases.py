@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from nelbo.model.basis import Basis, Cosine, Pixel, Reflections
 from nelbo.model.decoder import (
     Categorical,
     ContinuousGaussian,
@@ -17,6 +18,8 @@ from nelbo.model.denoiser import CategoricalDenoiser, NetworkDenoiser
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.domain import DataDomain
 from nelbo.model.exact import CategoricalData, GaussianData, MixtureData
+from nelbo.model.fitted import Fitted, FittedRange, FittedVariance, Hybrid
+from nelbo.model.local import FEATURES, LocalVariance
 from nelbo.model.prior import GaussianPrior, Prior
 from nelbo.model.reverse import (
     Beta,
@@ -68,6 +71,47 @@ VARIANCES: dict[str, Variance] = {
     "learned_log": LearnedLog(),
     "table": VarianceTable(torch.linspace(0.1, 0.4, 7)),
 }
+
+
+def _random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def turned(n: int, seed: int = 0) -> torch.Tensor:
+    """An orthonormal matrix."""
+    return torch.linalg.qr(_random(n, n, seed=seed))[0]
+
+
+NODES = torch.tensor([4.0, 0.5, -5.0], dtype=torch.float64)
+IMAGE = (2, 6, 7)
+"""The shape of the images that the fitted variances below are for; 4 divides neither side."""
+BASES: dict[str, Basis] = {
+    "pixel": Pixel(),
+    "dct": Cosine(turned(2)),
+    "block": Cosine(turned(2, seed=1), 4),
+    "reflections": Reflections.through(turned(84)[:, :5]),
+}
+_TABLE = _random(3, *IMAGE) - 2
+_LOCAL = LocalVariance(
+    Cosine(turned(2), 4),
+    NODES,
+    0.3 * _random(3, 2, 4, 4, 1 + FEATURES),
+    _random(3, 2, 4, 4, FEATURES, seed=1),
+    1 + _random(3, 2, 4, 4, FEATURES, seed=2).square(),
+    torch.tensor([0.05, 0.1, 0.4], dtype=torch.float64),
+    1e-4,
+)
+FITTED: dict[str, Fitted] = {
+    "one a level": FittedVariance(Pixel(), NODES, _TABLE[:, :1, :1, :1]),
+    "one a channel": FittedVariance(Pixel(), NODES, _TABLE[:, :, :1, :1]),
+    **{f"in {name}": FittedVariance(basis, NODES, _TABLE) for name, basis in BASES.items()},
+    "local": _LOCAL,
+    "hybrid": Hybrid(_LOCAL, FittedVariance(BASES["dct"], NODES, _TABLE), 0.25),
+}
+VARIANCES |= FITTED
+VARIANCES["said, corrected"] = FittedRange(
+    NODES, _TABLE[:, :1, :1, :1], torch.ones(3, 1, 1, 1).double(), torch.ones(3).double()
+)
 SPREADS: dict[str, Spread] = {"learned_range-spread": RangeSpread(0.01, 0.03), "learned_log-spread": LogSpread()}
 OTHERS: dict[str, Part] = {
     "domain": DataDomain((3, 2, 2), 16, 0.0, 1.0),
@@ -80,7 +124,7 @@ OTHERS: dict[str, Part] = {
     "density-spread": ContinuousGaussian(None, LogSpread()),
     "reverse-unclipped": Reverse(BetaTilde()),
 }
-PARTS: dict[str, Part] = {**DECODERS, **PRIORS, **VARIANCES, **SPREADS, **OTHERS}
+PARTS: dict[str, Part] = {**DECODERS, **PRIORS, **VARIANCES, **SPREADS, **BASES, **OTHERS}
 
 
 def level(logsnr: float, batch: int = 1, path: Path = Path.VP) -> Levels:

@@ -29,7 +29,7 @@ def test_round_trip(name):
     assert before.keys() == after.keys() and all(torch.equal(before[k], after[k]) for k in before)
 
 
-@pytest.mark.parametrize("family", ["decoder", "prior", "variance", "spread", "clip", "reverse", "domain"])
+@pytest.mark.parametrize("family", ["decoder", "prior", "variance", "basis", "spread", "clip", "reverse", "domain"])
 def test_every_kind_has_an_example(family):
     known = {c for c in parts.kinds(family).values() if c.__module__.startswith("nelbo.model.")}
     assert known <= {type(p) for p in PARTS.values()}, "add the new kind to tests/model/cases.py"

@@ -101,10 +101,8 @@ def without_network(problem: Problem) -> Tensor:
 
 def _fixed(problem: Problem, s: Levels, t: Levels, otherwise: Tensor) -> Tensor:
     """The variance of the steps; that of the posterior where the network says its own, which should be better."""
-    policy = problem.model.reverse.variance
-    if policy.learned:
-        return otherwise
-    return policy.of_step(s, t, Prediction(torch.zeros(len(t), 1, dtype=torch.float64)))[:, 0]
+    typical = problem.model.reverse.variance.typical(s, t)
+    return otherwise if typical is None else typical
 
 
 def _excess(problem: Problem, estimate: Estimate) -> tuple[float, tuple[float, float, float, float] | None]:

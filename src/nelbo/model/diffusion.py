@@ -67,6 +67,7 @@ class DiffusionModel:
                 "'learned_log', or choose a fixed variance",
             )
         variance.check(self.levels(), self.schedule, self.grid.continuous)
+        variance.check_shape(self.domain.shape)
 
     def levels(self) -> Levels:
         """The levels z_1 … z_L of the model's grid, (L,); its two ends where the grid is continuous."""
@@ -81,7 +82,7 @@ class DiffusionModel:
 
     def predict(self, z: Tensor, t: Levels, condition: Condition | None = None) -> Prediction:
         """The model's prediction at z (B, …) and levels t (B,), after its clipping policy."""
-        return self.reverse.clipped(self.denoiser(z, t, condition))
+        return self.reverse.prepared(self.denoiser(z, t, condition), z)
 
     def with_grid(self, grid: Grid) -> DiffusionModel:
         """The model on another grid of the same schedule: same weights, decoder, prior."""

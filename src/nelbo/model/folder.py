@@ -20,7 +20,9 @@ from torch import nn
 from nelbo._version import __version__
 from nelbo.errors import ModelFolderError, NelboError, UsageError
 from nelbo.files import write_atomic
-from nelbo.model import context as _context  # noqa: F401  its decoder is one of those that a folder may hold
+from nelbo.model import fitted as _fitted  # noqa: F401  the kinds that a folder may name
+from nelbo.model import local as _local  # noqa: F401
+from nelbo.model import context as _context  # noqa: F401
 from nelbo.model import plugin
 from nelbo.model.decoder import Decoder
 from nelbo.model.denoiser import CategoricalDenoiser, Denoiser, NetworkDenoiser
@@ -50,6 +52,7 @@ def save(model: DiffusionModel, folder: str | Path) -> Path:
     elsewhere = model.denoiser.state_dict() if model.denoiser.reference is not None else {}
     kept = {name: value for name, value in model.tensors().items() if name not in elsewhere}
     tensors = {name: value.detach().cpu().contiguous() for name, value in kept.items()}
+    tensors |= {name: value.clone() for name, value in tensors.items() if name.startswith(PARTS)}  # parts may share
     if model.trained_on is not None:
         tensors["trained_on"] = model.trained_on
     weights = save_tensors(tensors)

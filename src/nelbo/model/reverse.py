@@ -3,7 +3,8 @@
     p_θ(z_s | z_t) = N(α_{t|s} (σ_s²/σ_t²) z_t + α_s c x̂,  v_θ),     c = −expm1(λ_t − λ_s)
 
 The mean is the posterior mean of q with x̂ in the place of x; the z_t part is the same in q and p_θ, so the KL needs
-only α_s c (x − x̂) and the two variances, and never subtracts two large means.
+only α_s c (x − x̂) and the two variances, and never subtracts two large means. A policy may say its variances in an
+orthonormal basis: q is isotropic, the same in every such basis, and the KL is a sum over coordinates in each.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from nelbo.process import forward
 from nelbo.process.levels import Levels, column
 from nelbo.process.prediction import Prediction
 from nelbo.process.schedule import Schedule
+from nelbo.typing import Shape
 
 
 class Variance(Part, family="variance"):
@@ -33,10 +35,31 @@ class Variance(Part, family="variance"):
 
     learned: bool = False
     """Whether the network says it, as a second half of its output on axis 1."""
+    named: bool = True
+    """Whether its name alone says it all; else it is fitted, and comes from `nelbo.tightening`."""
+    reads_state: bool = False
+    """Whether it looks at z_t, which a prediction then has to carry (`Prediction.z`)."""
 
     @abstractmethod
     def of_step(self, s: Levels, t: Levels, prediction: Prediction) -> Tensor:
-        """v_θ of p_θ(z_s | z_t), broadcastable to x̂: (B, 1, …) where it is one number an example."""
+        """v_θ of p_θ(z_s | z_t), broadcastable to x̂: (B, 1, …) where it is one number an example.
+
+        Of the coordinates (`coordinates`) where the policy has a basis of its own.
+        """
+
+    def coordinates(self, values: Tensor, t: Levels) -> Tensor:
+        """`values` (B, …) in the orthonormal basis of steps from levels t (B,): the values themselves, for most."""
+        return values
+
+    def values(self, coordinates: Tensor, t: Levels) -> Tensor:
+        """The inverse of `coordinates`."""
+        return coordinates
+
+    def typical(self, s: Levels, t: Levels) -> Tensor | None:
+        """v_θ of steps (M,) as one number each, its mean over elements; None where only the network knows."""
+        if self.learned:
+            return None
+        return self.of_step(s, t, Prediction(torch.zeros(len(t), 1, dtype=torch.float64)))[:, 0]
 
     @abstractmethod
     def of_decoder(self, first: Levels, second: Levels) -> float | Spread:
@@ -44,6 +67,9 @@ class Variance(Part, family="variance"):
 
     def check(self, levels: Levels, schedule: Schedule, continuous: bool) -> None:
         """Raise UsageError where the policy means nothing on the levels of a chain."""
+
+    def check_shape(self, shape: Shape) -> None:
+        """Raise ShapeError or UsageError where the policy is for examples of another shape."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,8 +204,13 @@ def parse_variance(name: str | Variance | Tensor | Sequence[float]) -> Variance:
             raise UsageError(
                 f"a variance of type {type(name).__name__}", "give the name of a policy, a Variance or an array (T,)"
             ) from None
-    known = kinds("variance")
+    known = {k: kind for k, kind in kinds("variance").items() if kind.named}  # type: ignore[attr-defined]
     if name not in known:
+        if name in kinds("variance"):
+            raise UsageError(
+                f"variance={name!r}, which is fitted and has numbers of its own",
+                "it comes from nelbo.tighten, or nelbo.tightening.covariance.fit, and is kept in a model folder",
+            )
         raise UnknownNameError.of("variance policy", name, known)
     if name == VarianceTable.kind:
         raise UsageError("variance='table' without the numbers", "give the table itself: variance=[v_1, …, v_T]")
@@ -255,19 +286,29 @@ class Reverse(Part, family="reverse", kind="gaussian"):
         """The prediction after the clipping policy."""
         return prediction if self.clip is None else self.clip.clipped(prediction)
 
+    def prepared(self, prediction: Prediction, z: Tensor) -> Prediction:
+        """The prediction of a network at z as the steps need it: clipped, with z where the variance policy reads it."""
+        prediction = self.clipped(prediction)
+        return replace(prediction, z=z) if self.variance.reads_state else prediction
+
     @equation("reverse-transition", "model-mean-eps")
     def step(self, z_t: Tensor, prediction: Prediction, s: Levels, t: Levels) -> tuple[Tensor, Tensor]:
-        """Mean and variance of p_θ(z_s | z_t), each broadcastable to (B, …)."""
+        """Mean of p_θ(z_s | z_t), and variance of its coordinates, each broadcastable to (B, …)."""
         return forward.posterior_mean(prediction.x0, z_t, s, t), self.variance.of_step(s, t, prediction)
+
+    def draw(self, z_t: Tensor, prediction: Prediction, s: Levels, t: Levels, noise: Tensor) -> Tensor:
+        """A draw of p_θ(z_s | z_t) made from standard normals (B, …), the noise of the policy's coordinates."""
+        mean, variance = self.step(z_t, prediction, s, t)
+        return mean + self.variance.values(variance.sqrt() * noise, t.expand(len(z_t)))
 
     @equation("loss-term-denoise", "loss-mean-matching", "snr-discrete-loss", "snr-ddpm-equivalence")
     def kl(self, x: Tensor, prediction: Prediction, s: Levels, t: Levels) -> Tensor:
-        """KL(q(z_s | z_t, x) ‖ p_θ(z_s | z_t)) per element, nats, (B, …).
+        """KL(q(z_s | z_t, x) ‖ p_θ(z_s | z_t)) per element, nats, (B, …); per coordinate where the policy has a basis.
 
         With v = β̃ the variances cancel and ½ (SNR(s) − SNR(t)) (x − x̂)² is left (Kingma et al. 2021, eq. 13–14).
         """
         q = forward.posterior(s, t)
-        difference = column(q.x_coefficient, x) * (x - prediction.x0)
+        difference = column(q.x_coefficient, x) * self.variance.coordinates(x - prediction.x0, t)
         return gaussian.kl_from_difference(difference, column(q.variance, x), self.variance.of_step(s, t, prediction))
 
     @equation("loss-term-denoise", "snr-discrete-loss")

@@ -58,12 +58,13 @@ class Prediction:
     """What is predicted at (z_t, t): x̂ (B, …), and where the network says so, more.
 
     log_probs: log p̂(code k | z_t) per pixel, (B, …, K), of a categorical posterior whose mean is x̂;
-    variance: the network's raw variance output (B, …).
+    variance: the network's raw variance output (B, …); z: the state z_t (B, …), where a variance policy reads it.
     """
 
     x0: Tensor
     log_probs: Tensor | None = None
     variance: Tensor | None = None
+    z: Tensor | None = None
 
     def clipped(self, low: float, high: float) -> Prediction:
         """x̂ clamped to [low, high]; a categorical posterior is inside already and stays."""

@@ -39,8 +39,7 @@ class Ancestral(Sampler):
     @equation("sampling-step")
     def step(self, step: Step) -> Moved:
         prediction = step.predict(step.z, step.t)
-        mean, variance = step.reverse.step(step.z, prediction, step.s, step.t)
-        return Moved(mean + variance.sqrt() * step.normal(), prediction.x0)
+        return Moved(step.reverse.draw(step.z, prediction, step.s, step.t, step.normal()), prediction.x0)
 
     def describe(self):
         return {"name": self.name, **({} if self._variance is None else {"variance": self._variance.kind})}

@@ -38,7 +38,7 @@ class Guidance:
         if log_probs is not None and base.log_probs is not None:
             log_probs = (base.log_probs + self.scale * (log_probs - base.log_probs)).log_softmax(-1)
         x0 = base.x0 + self.scale * (there.x0 - base.x0)
-        return model.reverse.clipped(replace(there, x0=x0, log_probs=log_probs))
+        return model.reverse.prepared(replace(there, x0=x0, log_probs=log_probs), z)
 
 
 def checked(

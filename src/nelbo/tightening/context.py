@@ -25,6 +25,7 @@ from nelbo.model.context import (
 )
 from nelbo.model.domain import DataDomain
 from nelbo.process.levels import Levels
+from nelbo.tightening import gamma
 
 CLASSES = 12
 """Most classes of log s that have a mixture of their own."""
@@ -110,7 +111,8 @@ def _scale(rows: Iterator[tuple[Tensor, Context, Tensor, Tensor, Tensor]], C: in
     every = -(-y.shape[1] // _CODES)
     # a code is known to half a bin only: less than a hundredth of a bin's variance is no information
     y = y[:, ::every].clamp_min(quantum / 100)
-    return torch.stack([gamma_regression(design[c, ::every].double(), y[c], 1e-4) for c in range(C)])
+    # the gamma regression has its constant first
+    return gamma.fit(design[:, ::every].flip(-1), y, 1e-4).flip(-1)
 
 
 def _with_mixture(
