@@ -1,17 +1,17 @@
-"""`ContextGaussian`: a decoder that reads the codes it has already said, pixel after pixel, as lossless image coders do.
+"""`ContextGaussian`: a decoder that reads the codes it has already said, pixel after pixel, as image coders do.
 
-What a network leaves, r = x − x̂(z_1), is correlated: with e = z_1/α − x̂ and codes taken in raster order, each pixel's
-channels one after the other,
+What a network leaves, r = x − x̂(z_1), is correlated. With e = z_1/α − x̂ and codes taken in raster order, the
+channels of a pixel one after the other,
 
     p(x | z_1) = Π_i p(x_i | x_<i, z_1)
     m_i        = x̂_i + w_c · [r of the causal neighbours, e and x̂ of all neighbours, 1]
     log s_i²   = a_c · [log energies of r − m, e and the gradient of x̂ around i; x̂_i; 1]
     p(x_i | …) = Σ_k π_{b k} (mass of N(m_i, (κ_k s_i)²) in the bin of x_i) + π_{b 0} h(x_i),   b the class of s_i
 
-Row i of the inverse Cholesky factor of a stationary covariance is what w_c is to the residuals; the weights are shared by
-all pixels of a channel. Every factor is a mixture of masses that sum to one, so that their product is a probability of
-codes whatever the weights are, and h, the histogram of codes, bounds what one surprise can cost. z_1, x̂ and e are
-known to the reader in whole, so that their neighbours on all sides count. One network evaluation, as of a plain Gaussian.
+What w_c is to the residuals are rows of the inverse Cholesky factor of a stationary covariance, shared by all pixels of
+a channel. Every factor is a mixture of masses that sum to one, so that their product is a probability of codes whatever
+the weights are, and h, the histogram of codes, bounds what one surprise can cost. z_1, x̂ and e are known to the reader
+in whole, so that their neighbours on all sides count. One network evaluation, as of a plain Gaussian.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ class ContextGaussian(Decoder, kind="context_gaussian"):
     def check(self, domain: DataDomain) -> None:
         super().check(domain)
         C = planes(domain.shape)[0]
-        if C != len(self.mean_weights) or self.log_histogram.shape != (domain.bins,):
+        if len(self.mean_weights) != C or self.log_histogram.shape != (domain.bins,):
             raise ShapeError(
                 f"a context decoder of {len(self.mean_weights)} channels and {len(self.log_histogram)} codes for a "
                 f"domain of shape {domain.shape} with {domain.bins} bins",

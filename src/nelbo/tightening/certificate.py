@@ -1,19 +1,19 @@
-"""`Certificate`: what tightening gained, measured on examples that nothing was fitted to. JSON schema nelbo.tightening/1.
+"""`Certificate`: what tightening gained, on examples that nothing was fitted to. JSON schema nelbo.tightening/1.
 
-    schema, version, seed, seconds, steps, dimensions, warnings
-    model: {before, after}                       fingerprints
-    data: {fit, held_out}: each {name, examples, fingerprint}
-    bits_per_dim: {before, after}                held-out bounds of the model as it was and of the tightened one
-    gain: {bits_per_dim, standard_error: {estimator, data, total}}        before − after, paired
-    stages: [{name, steps, bits_per_dim, standard_error, fitted_bits_per_dim, part}]
-        from the model as it was on; fitted_bits_per_dim is what the fit promised (null: it promised nothing);
-        part: {bits_per_dim, standard_error} gained over the stage before, paired (null for the first)
-    chain: {positions (of a table) or times, logsnr}
-    decoder: {kind, calls_network, tried: {kind: {logsnr, bits_per_dim}}}
-    covariance: {family, note, tried: {family: bits_per_dim}}    promised bounds of the best chain under each family
-    curve: [{steps, bits_per_dim}]               promised bounds of the best chain of every number of steps
-    error: [{logsnr, mean_square}]               E(x − x̂)² an element
-    nfe: {fit, fit_per_example, certificate}
+schema, version, seed, seconds, steps, dimensions, warnings
+model: {before, after}                       fingerprints
+data: {fit, held_out}: each {name, examples, fingerprint}
+bits_per_dim: {before, after}                held-out bounds of the model as it was and of the tightened one
+gain: {bits_per_dim, standard_error: {estimator, data, total}}        before − after, paired
+stages: [{name, steps, bits_per_dim, standard_error, fitted_bits_per_dim, part}]
+from the model as it was on; fitted_bits_per_dim is what the fit promised (null: it promised nothing);
+part: {bits_per_dim, standard_error} gained over the stage before, paired (null for the first)
+chain: {positions (of a table) or times, logsnr}
+decoder: {kind, calls_network, tried: {kind: {logsnr, bits_per_dim}}}
+covariance: {family, note, tried: {family: bits_per_dim}}    promised bounds of the best chain under each family
+curve: [{steps, bits_per_dim}]               promised bounds of the best chain of every number of steps
+error: [{logsnr, mean_square}]               E(x − x̂)² an element
+nfe: {fit, fit_per_example, certificate}
 """
 
 from __future__ import annotations
@@ -78,8 +78,7 @@ class Certificate:
                     "bits_per_dim": stage.bound.bits_per_dim,
                     "standard_error": stage.bound.standard_error.total,
                     "fitted_bits_per_dim": stage.promised,
-                    "part": part
-                    and {"bits_per_dim": part.difference, "standard_error": part.standard_error.total},
+                    "part": part and {"bits_per_dim": part.difference, "standard_error": part.standard_error.total},
                 }
             )
         return without_nan(
@@ -97,7 +96,10 @@ class Certificate:
 
     def __str__(self) -> str:
         gain, error = self.gain
-        lines = [f"{'held-out bound of':<34}{'steps':>7}{'bits/dim':>11}{'gained':>11}{'±':>9}{'promised':>11}", "─" * 83]
+        lines = [
+            f"{'held-out bound of':<34}{'steps':>7}{'bits/dim':>11}{'gained':>11}{'±':>9}{'promised':>11}",
+            "─" * 83,
+        ]
         for stage in self.to_dict()["stages"]:
             part = stage["part"] or {"bits_per_dim": math.nan, "standard_error": math.nan}
             steps = "∞" if stage["steps"] is None else str(stage["steps"])
@@ -112,7 +114,7 @@ class Certificate:
             f"chain         {_chain(d['chain']['logsnr'])}",
             f"decoder       {d['decoder']['kind']} at log-SNR {d['chain']['logsnr'][0]:.2f}",
             f"covariance    {d['covariance']['family']}",
-            f"cost          {d['nfe']['fit']} network evaluations to fit ({d['nfe']['fit_per_example']:.3g} an example), "
+            f"cost          {d['nfe']['fit']} network evaluations to fit, {d['nfe']['fit_per_example']:.3g} an example; "
             f"{d['nfe']['certificate']} for the certificate",
         ]
         return "\n".join([*lines, *(f"warning: {w}" for w in self.warnings)])

@@ -1,8 +1,8 @@
 """Fits of `ContextGaussian`: least squares for the mean, gamma regression for the scale, EM for the mixture.
 
 With design rows f and y = r (for the mean) the weights are (Σ f fᵀ/v + ridge)⁻¹ Σ f y/v, first with v = 1 and then with
-the variances that the scale's fit says. The scale's weights a minimise Σ log v + d²/v with log v = a·g, the likelihood of a
-Gaussian, by Fisher scoring. The mixture's weights are those of the largest likelihood of the codes themselves.
+the variances that the scale's fit says. The scale's weights a minimise Σ log v + d²/v with log v = a·g, the likelihood
+of a Gaussian. The mixture's weights are those of the largest likelihood of the codes themselves.
 """
 
 from __future__ import annotations

@@ -25,9 +25,10 @@ from nelbo.tightening.levels import Measured, Node
 from nelbo.typing import member
 
 FITTED = 120
-"""Most examples that a decoder is tried with."""
+"""Examples that a decoder is tried with, more where they are small: `_NUMBERS` of data in all."""
 SCORED = 48
-"""Most examples that it is then scored on."""
+"""Examples that it is then scored on; more, likewise."""
+_NUMBERS = 40_000
 _AT_ONCE = 16
 _FACTORS = (0.15, 0.3, 0.5, 0.7, 0.85, 1.0, 1.15)
 """Of the mean square of x − x̂, among which the variance of a Gaussian is chosen: bins and outliers move it."""
@@ -51,6 +52,12 @@ class DecoderKind(enum.Enum):
 def kinds(domain: DataDomain) -> list[DecoderKind]:
     """The kinds that make sense on a domain."""
     return list(DecoderKind) if domain.discrete else [DecoderKind.OWN, DecoderKind.GAUSSIAN]
+
+
+def counts(examples: int, dimensions: int) -> tuple[int, int]:
+    """How many of the examples decoders are fitted to when they are tried, and how many they are scored on."""
+    whole, third = min(examples, _NUMBERS // dimensions), examples - 2 * examples // 3
+    return min(max(FITTED, 2 * whole // 3), 2 * examples // 3), min(max(SCORED, whole // 3), third)
 
 
 def calls(kind: DecoderKind, model: DiffusionModel) -> bool:
@@ -93,7 +100,7 @@ def score(decoder: Decoder, model: DiffusionModel, node: Node) -> Tensor:
 
 def cost(kind: DecoderKind, measured: Measured, i: int) -> float:
     """Nats an example of a kind at node i: fitted to the examples for fitting, scored on the others."""
-    rows = slice(measured.fitted, measured.fitted + SCORED)
+    rows = slice(measured.fitted, len(measured.data))
     if kind is DecoderKind.OWN and measured.own is not None:
         return float(measured.own[i, rows].mean())
     decoder = fit(kind, measured.model, measured.node(i, slice(measured.fitted)))

@@ -1,4 +1,4 @@
-"""The levels a chain may be made of, and what the network says of some examples at a few of them, to fit decoders to."""
+"""The levels a chain may be made of, and what the network says of some examples at a few of them, for decoders."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class Node:
 class Measured:
     """x̂ (nodes, N, *shape) of data (N, *shape) at `levels` (nodes,), candidates number `positions`.
 
-    The first `fitted` examples are for fitting, the others for scoring. own (nodes, N): −log p(x | z) of the model's own
-    decoder in nats where it calls the network, else None.
+    The first `fitted` examples are for fitting, the others for scoring. own (nodes, N): −log p(x | z) of the model's
+    own decoder in nats where it calls the network, else None.
     """
 
     model: DiffusionModel
@@ -67,7 +67,9 @@ class Measured:
         data = self.data[some]
         x = _values(self.model, data)
         level = self.levels[i : i + 1]
-        z = forward.noised(x, _noise(self.model, self.seed, torch.arange(len(self.data))[some], i), level.expand(len(x)))
+        z = forward.noised(
+            x, _noise(self.model, self.seed, torch.arange(len(self.data))[some], i), level.expand(len(x))
+        )
         return Node(level, data, x, z, Prediction(self.x0[i][some].double()))
 
 
@@ -90,7 +92,7 @@ def candidates(model: DiffusionModel) -> tuple[Levels, Tensor]:
 
 
 def spread(levels: Levels, count: int = NODES) -> Tensor:
-    """Positions (≤ count,) among the candidates, near to even in log-SNR and denser towards the data; with both ends."""
+    """Positions (≤ count,) among the candidates, near to even in log-SNR, denser towards the data, with both ends."""
     share = torch.linspace(0, 1, count, dtype=torch.float64) ** 1.25
     wanted = levels.logsnr[0] + share * (levels.logsnr[-1] - levels.logsnr[0])
     return (levels.logsnr[:, None] - wanted).abs().argmin(0).unique()

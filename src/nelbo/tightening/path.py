@@ -1,7 +1,7 @@
 """Shortest paths: the cheapest chain of K network evaluations through a set of candidate levels, for every K at once.
 
-With candidates z_1 … z_M of falling log-SNR, cost F_ij of the step between levels i < j, cost R_i of a chain that begins
-at i (reconstruction) and P_j of one that ends at j (prior), the least bound of K evaluations is
+With candidates z_1 … z_M of falling log-SNR, cost F_ij of the step between levels i < j, cost R_i of a chain that
+begins at i (reconstruction) and P_j of one that ends at j (prior), the least bound of K evaluations is
 
     A_0(i) = R_i (decoder without the network),   A_1(j) = min(R_j (decoder with it), min_i A_0(i) + F_ij),
     A_k(j) = min_i A_{k−1}(i) + F_ij,             bound_K = min_j A_K(j) + P_j
@@ -22,9 +22,10 @@ from nelbo.errors import UsageError
 from nelbo.maths.stable import expm1_difference
 from nelbo.process.levels import Levels
 
+
 @dataclass(frozen=True, eq=False)
 class Paths:
-    """The least cost of every number of evaluations, (K + 1,), inf where no chain has so many; and how it is reached."""
+    """The least cost of every number of evaluations, (K + 1,), inf where no chain has so many; how it is reached."""
 
     cost: np.ndarray
     back: np.ndarray

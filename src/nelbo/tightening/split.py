@@ -1,4 +1,4 @@
-"""Which examples are fitted to and which the certificate is about: never the same, and never any of the training data."""
+"""Which examples are fitted to and which the certificate is about: never the same, never any of the training data."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ LEAST_HELD_OUT = 8
 FEW = 100
 """Fit examples below which a fit is shrunk a good deal, and says so."""
 MOST_FIT = 400
+REPEATS = 0.1
 MOST_HELD_OUT = 500
 
 
@@ -50,12 +51,15 @@ def take(examples: Examples, rows: Tensor, what: str) -> Examples:
 def split(model: DiffusionModel, data: Examples, held_out: Examples | None, seed: int) -> Split:
     """Half of what the model was not trained on to fit, half to certify; all of it each where `held_out` is given.
 
-    Equal examples (by hash) are one: they never lie on both sides, and only one of them is used. Errors: UsageError
-    where too few are left.
+    Equal examples (by hash) are one: they never lie on both sides, and only one of them is used; but where more than
+    `REPEATS` of the data are equal to others they are so by their law, and each counts. Errors: UsageError where too
+    few are left.
     """
     notes: list[str] = []
     if model.trained_on is None:
-        notes.append("the model does not say what it was trained on, so that this cannot be told from its training data")
+        notes.append(
+            "the model does not say what it was trained on, so that this cannot be told from its training data"
+        )
     fresh = _fresh(model, data, seed, notes, "data")
     if held_out is None:
         count = min(len(fresh) // 2, MOST_HELD_OUT)
@@ -64,6 +68,8 @@ def split(model: DiffusionModel, data: Examples, held_out: Examples | None, seed
         other = held_out
         certify = _fresh(model, held_out, seed, notes, "held-out data")[:MOST_HELD_OUT]
         both = torch.isin(data.hashes[fresh], other.hashes[certify])
+        if float(both.double().mean()) > REPEATS and len(other.hashes.unique()) < (1 - REPEATS) * len(other):
+            both[:] = False
         if bool(both.any()):
             notes.append(f"{int(both.sum())} examples of the data are held out as well and are not fitted to")
         fit = fresh[~both]
@@ -84,6 +90,8 @@ def _fresh(model: DiffusionModel, data: Examples, seed: int, notes: list[str], w
     order = torch.argsort(hashes, stable=True)
     first = torch.ones(len(hashes), dtype=torch.bool)
     first[order[1:]] = hashes[order[1:]] != hashes[order[:-1]]
+    if float((~first).double().mean()) > REPEATS:
+        first[:] = True
     if not bool(first.all()):
         notes.append(f"{int((~first).sum())} examples of the {what} are there twice and count once")
     if model.trained_on is not None:

@@ -1,7 +1,7 @@
 """`tighten`: the same weights on fewer and better steps, from a better first level, with fitted reverse covariances.
 
     1. split        examples to fit to, and examples to certify on: never the same, never training data
-    2. measure      x − x̂ at a few levels: the error curve, covariances of several families and what their steps cost
+    2. measure      x − x̂ at a few levels: covariances of several families, and what their steps cost
     3. decoders     several kinds, fitted at a few levels and scored on examples left out
     4. path         the cheapest chain of K evaluations from any first level to any last, by dynamic programming, under
                     every family; the cheapest of all is taken and its decoder fitted again at the level where it sits
@@ -13,10 +13,10 @@ Nothing is trained, and every stage is a complete model whose bound is a bound.
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,42 +28,29 @@ from nelbo.bound.adaptive import Adaptive
 from nelbo.bound.evaluate import evaluate
 from nelbo.bound.prepare import NelboWarning
 from nelbo.bound.result import Bound
-from nelbo.errors import Interrupted, UsageError
-from nelbo.maths.units import bits_per_dim, nats
+from nelbo.errors import Interrupted, UnknownNameError, UsageError
+from nelbo.maths.units import nats
 from nelbo.model.decoder import Decoder
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
 from nelbo.model.reverse import Clip, Reverse
 from nelbo.process.grid import Even, Grid, Subset, Times
-from nelbo.process.levels import Levels
 from nelbo.process.schedule import Table
-from nelbo.tightening import choose, covariance, ends
+from nelbo.tightening import choose, ends
 from nelbo.tightening.certificate import Certificate, Stage
-from nelbo.tightening.choose import Sources
 from nelbo.tightening.ends import DecoderKind
-from nelbo.tightening.families import Family, Found
-from nelbo.tightening.levels import candidates, measure, spread
-from nelbo.tightening.path import Paths
-from nelbo.tightening.split import Split, split
-from nelbo.typing import Condition, Json
+from nelbo.tightening.families import Family
+from nelbo.tightening.fitting import Fitting, bits, plans, rows_of, tried_decoders
+from nelbo.tightening.levels import candidates
+from nelbo.tightening.path import Paths, only
+from nelbo.tightening.split import split
+from nelbo.typing import Json
 
 MOST_STEPS = 128
 """Steps that the curve of bound against steps goes to, where no more are asked for."""
-
-
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """The chosen chain under one family: candidates, decoder kind, promised bounds of all lengths."""
-
-    family: Family
-    found: Found
-    paths: Paths
-    chain: list[int]
-    decoder: DecoderKind
-
-    def promised(self, dimensions: int, steps: int) -> float:
-        """Bits/dim that the fit promises for a length."""
-        return float(bits_per_dim(float(self.paths.cost[steps]), dimensions))
+STEPS = 25
+MOST_NFE = 50
+"""Evaluations an example that a held-out bound may take."""
 
 
 def tighten(
@@ -73,7 +60,7 @@ def tighten(
     *,
     target: float | None = None,
     held_out: Examples | Tensor | Any | None = None,
-    keep_decoder: bool = False,
+    first_level: str | DecoderKind = "auto",
     condition: Mapping[str, Tensor] | None = None,
     held_out_condition: Mapping[str, Tensor] | None = None,
     tolerance: float = 0.01,
@@ -85,9 +72,11 @@ def tighten(
 ) -> tuple[DiffusionModel, Certificate]:
     """A model with the same weights and a lower bound in `steps` evaluations (25), and the certificate of it.
 
-    data: examples that the model was not trained on. Half fit and half certify; all fit where held_out is given. target:
-    in place of steps, a bound in bits/dim: as few steps are taken as the fit promises it for. keep_decoder: the first
-    level and its decoder stay the model's own. tolerance: standard error of the held-out bounds, in bits/dim.
+    data: examples that the model was not trained on. Half fit and half certify; all fit where held_out is given.
+    target: in place of steps, a bound in bits/dim: as few steps are taken as the fit promises it for. first_level:
+    "auto" chooses it with the decoder that costs least there; a `DecoderKind` ("gaussian", "histogram", "pixel",
+    "context") chooses it for that kind; "own" keeps the model's own. tolerance: standard error of the held-out bounds
+    in bits/dim, where `MOST_NFE` evaluations an example reach it.
     condition, held_out_condition: keywords of the network, a row an example. progress: called with evaluations done and
     planned (0: not known); message: with a line at every stage.
 
@@ -95,120 +84,222 @@ def tighten(
     Source: Watson et al. 2021 (grids); Bao et al. 2022 (variances).
     """
     started = time.perf_counter()
-    if steps is not None and target is not None:
-        raise UsageError(f"{steps} steps and a target of {target} bits/dim", "give one of them")
-    if steps is not None and (not isinstance(steps, int) or isinstance(steps, bool) or steps < 1):
-        raise UsageError(f"{steps!r} steps", "steps is a whole number ≥ 1")
-    steps = 25 if steps is None and target is None else steps
-    say = message or (lambda text: None)
+    say, show = message or (lambda text: None), progress or (lambda done, planned: None)
     examples = _examples(model, data)
     other = None if held_out is None else _examples(model, held_out)
-    parts = split(model, examples, other, seed)
     base = _clipped(model)
     levels, positions = candidates(base)
-    calls = base.decoder.calls_network
-    if steps is not None and not 1 <= steps <= len(levels) - 1 + int(calls):
-        raise UsageError(
-            f"{steps} steps of a model with {len(levels)} levels",
-            f"ask for 1 to {len(levels) - 1 + int(calls)} steps",
-        )
-    fitting = _Fitting(base, parts, condition, seed, batch_size, device, progress, say)
-    seen = fitting.covariances()
-    sources, prior = fitting.sources(levels, seen, keep_decoder)
-    plans = _plans(seen, levels, sources, prior, steps, target, base)
-    plan = min(plans.values(), key=lambda p: p.paths.cost[len(p.chain) - 1 + int(sources.calls[p.decoder])])
-    K = len(plan.chain) - 1 + int(sources.calls[plan.decoder])
-    scalar = plans[Family.SCALAR]
-    decoder = fitting.decoder(plan, levels)
+    kinds = _kinds(first_level, base)
+    kept = kinds == [DecoderKind.OWN]
+    wanted = _wanted(steps, target, len(levels) - 1 + int(base.decoder.calls_network))
+    parts = split(model, examples, other, seed)
+    fit_examples, certify = parts.fit_examples, parts.held_out_examples
+    say(f"fitting to {len(fit_examples)} examples, certifying on {len(certify)}")
+    fitting = Fitting(
+        base,
+        fit_examples,
+        levels,
+        rows_of(condition, parts.fit),
+        seed=seed,
+        batch_size=batch_size,
+        device=device,
+        progress=show,
+    )
+    seen, priced = fitting.covariances()
+    cheapest = min(priced.values(), key=lambda one: np.diagonal(one.edges, 1).sum())
+    rough = np.zeros(len(levels))
+    sources, measured = fitting.sources(choose.tail(cheapest.edges, rough), kinds)
+    prior = choose.prior_costs(measured, levels)
+    if kept:
+        sources = sources.fixed(DecoderKind.OWN)
+    length = _length(wanted, target, base)
+    most = max(wanted or 0, MOST_STEPS)
+    found = plans(seen, priced, sources, prior, levels, fitting, most, length)
+    if not found:
+        raise UsageError(f"a bound of {target} bits/dim", _nearest(priced, sources, prior, most, base))
+    plan = min(found.values(), key=lambda p: (p.steps, p.nats))
+    K, decoder = plan.steps, fitting.decoder(plan.decoder, plan.chain[0])
     say(f"{K} steps, decoder {plan.decoder.value}, covariance {plan.family.value}")
 
-    on = _Builder(base, levels, positions)
-    ways: list[tuple[str, DiffusionModel, float]] = [("the model as it was", model, float("nan"))]
-    D = base.domain.dimensions
-    one = seen[Family.SCALAR]
-    if len(levels) >= 2 and K >= 1 + int(calls):
-        ways.append(("even steps, one variance a level", on.even(K, one), float("nan")))
-        own = choose.paths(one.edges, sources.fixed(DecoderKind.OWN), _only_last(prior), K)
-        if np.isfinite(own.cost[K]):
-            ways.append(
-                ("best steps between the same ends", on.chain(own.chain(K)[0], one), float(bits_per_dim(own.cost[K], D)))
-            )
-    if not keep_decoder:
-        chosen = scalar if plan.family is not Family.SCALAR else plan
-        its = decoder if chosen is plan else fitting.decoder(scalar, levels)
-        ways.append(("… best ends and decoder", on.chain(chosen.chain, one, its), chosen.promised(D, K)))
-    if plan.family is not Family.SCALAR or keep_decoder:
-        ways.append(("… covariance", on.chain(plan.chain, plan.found, decoder), plan.promised(D, K)))
-    tight = dataclasses.replace(ways[-1][1], provenance=_provenance(model, parts, K, seed))
-    ways[-1] = (ways[-1][0], tight, ways[-1][2])
-    stages, spent = [], 0
+    def on(grid: Grid, policy: Any, its: Decoder) -> DiffusionModel:
+        return dataclasses.replace(base, grid=grid, reverse=Reverse(policy, base.reverse.clip), decoder=its)
+
+    def grid(chain: list[int]) -> Grid:
+        at = positions[torch.tensor(chain)]
+        return Subset(tuple(at.tolist())) if isinstance(base.schedule, Table) else Times(tuple(at.tolist()))
+
+    one = priced[Family.SCALAR]
+    ways = [("the model as it was", model, math.nan)]
+    own = choose.paths(one.edges, _own(sources, measured, levels), only(len(levels), len(levels) - 1, prior[-1]), K)
+    if len(own.cost) > K and np.isfinite(own.cost[K]):
+        chain, _ = own.chain(K)
+        ways.append(("even steps, one variance a level", on(_even(base, K), one.found.policy, base.decoder), math.nan))
+        ways.append(("best steps between its ends", on(grid(chain), one.found.policy, base.decoder), own.cost[K]))
+    scalar = found.get(Family.SCALAR)
+    if plan.family is not Family.SCALAR and scalar is not None and scalar.steps == K:
+        its = fitting.decoder(scalar.decoder, scalar.chain[0])
+        ways.append((_ends(kept), on(grid(scalar.chain), scalar.found.policy, its), scalar.nats))
+    name = _ends(kept) if plan.family is Family.SCALAR else f"+ covariance {plan.family.value}"
+    tight = on(grid(plan.chain), plan.found.policy, decoder)
+    provenance = {**model.provenance, "tightened": _tightened(model, K, fit_examples, seed)}
+    ways.append((name, dataclasses.replace(tight, provenance=provenance), plan.nats))
+
+    stages: list[Stage] = []
+    rows = rows_of(held_out_condition if other is not None else condition, parts.held_out)
     for name, way, promised in ways:
         say(f"certifying: {name}")
-        bound = _certified(way, parts, held_out_condition if other is not None else condition, tolerance, fitting)
-        stages.append(Stage(name, bound, promised))
-        spent += bound.nfe_total
-    notes = [*parts.notes, *fitting.notes]
+        bound = _certified(way, certify, rows, tolerance, seed, batch_size, device, show)
+        stages.append(Stage(name, bound, bits(base, promised)))
+    notes = [*parts.notes, *seen.notes]
     if stages[-1].bound.bits_per_dim > stages[0].bound.bits_per_dim:
-        notes.append("the tightened bound is above that of the model as it was: take more steps")
+        notes.append("the tightened bound is above that of the model as it was; take more steps")
     for note in notes:
         warnings.warn(note, NelboWarning, stacklevel=2)
-    index = [int(i) for i in plan.chain]
-    table = isinstance(base.schedule, Table)
+    at = torch.tensor(plan.chain)
     details: Json = {
         "version": __version__,
         "seed": seed,
         "seconds": time.perf_counter() - started,
         "steps": K,
-        "data": {"fit": _said(parts.fit_examples), "held_out": _said(parts.held_out_examples)},
+        "data": {"fit": _said(fit_examples), "held_out": _said(certify)},
         "chain": {
-            "positions" if table else "times": [v.item() for v in positions[index]],
-            "logsnr": levels.logsnr[index].tolist(),
+            "positions" if isinstance(base.schedule, Table) else "times": positions[at].tolist(),
+            "logsnr": levels.logsnr[at].tolist(),
         },
         "decoder": {
             "kind": plan.decoder.value,
             "calls_network": sources.calls[plan.decoder],
-            "tried": fitting.tried,
+            "tried": tried_decoders(measured, sources),
         },
         "covariance": {
             "family": plan.family.value,
             "note": plan.found.note,
-            "tried": {family.value: p.promised(D, len(p.chain) - 1 + int(sources.calls[p.decoder])) for family, p in plans.items()},
+            "tried": {family.value: bits(base, p.nats) for family, p in found.items()},
         },
-        "curve": [
-            {"steps": k, "bits_per_dim": plan.promised(D, k)}
-            for k in range(1, len(plan.paths.cost))
-            if np.isfinite(plan.paths.cost[k])
+        "curve": _curve(plan.paths, base),
+        "error": [
+            {"logsnr": a, "mean_square": b}
+            for a, b in zip(seen.logsnr.tolist(), (seen.error.mean(1) / base.domain.dimensions).tolist(), strict=True)
         ],
-        "error": fitting.error,
         "nfe": {
             "fit": fitting.nfe,
-            "fit_per_example": fitting.nfe / len(parts.fit),
-            "certificate": spent,
+            "fit_per_example": fitting.nfe / len(fit_examples),
+            "certificate": sum(stage.bound.nfe_total for stage in stages),
         },
     }
-    return tight, Certificate(tuple(stages), details, tuple(notes))
+    return ways[-1][1], Certificate(tuple(stages), details, tuple(notes))
 
 
-@dataclass(frozen=True, eq=False)
-class _Edges:
-    """A family's policy, what it costs between all candidates, and a note."""
-
-    policy: Any
-    edges: np.ndarray
-    note: str
+def _examples(model: DiffusionModel, data: Any) -> Examples:
+    examples = data if isinstance(data, Examples) else Examples(torch.as_tensor(data))
+    return dataclasses.replace(examples, data=model.domain.checked(examples.data, release=examples.release))
 
 
-class _Fitting:
-    """What is fitted to the fit split, and what it took."""
+def _clipped(model: DiffusionModel) -> DiffusionModel:
+    """The model with x̂ kept in the range of its codes, which is never farther from them; a clip of its own stays."""
+    if not model.domain.discrete or model.reverse.clip is not None:
+        return model
+    clip = Clip(model.domain.low, model.domain.high)
+    return dataclasses.replace(model, reverse=Reverse(model.reverse.variance, clip))
 
-    def __init__(self, model, parts: Split, condition, seed, batch_size, device, progress, say):
-        self.model: DiffusionModel = model
-        self.examples = parts.fit_examples
-        self.condition: Condition = {k: v[parts.fit] for k, v in (condition or {}).items()}
-        self.seed, self.device, self.say = seed, device, say
-        self.batch_size = batch_size
-        self.progress = progress or (lambda done, planned: None)
-        self.notes: list[str] = []
-        self.error: list[Json] = []
-        self.tried: Json = {}
-        self.nfe = 0
+
+def _kinds(first_level: str | DecoderKind, model: DiffusionModel) -> list[DecoderKind]:
+    """The kinds of decoder to choose from. Errors: UnknownNameError; UsageError for one that the domain has not."""
+    possible = ends.kinds(model.domain)
+    if first_level == "auto":
+        return possible
+    values = {kind.value: kind for kind in DecoderKind}
+    if not isinstance(first_level, DecoderKind) and first_level not in values:
+        raise UnknownNameError.of("first level", first_level, ["auto", *values])
+    kind = DecoderKind.parse(first_level)
+    if kind not in possible:
+        raise UsageError(
+            f"the first level {kind.value!r} for data that are real numbers",
+            f"choose one of: auto, {', '.join(k.value for k in possible)}",
+        )
+    return [kind]
+
+
+def _wanted(steps: int | None, target: float | None, most: int) -> int | None:
+    """The number of steps asked for; None where a target says it. Errors: UsageError."""
+    if steps is not None and target is not None:
+        raise UsageError(f"{steps} steps and a target of {target} bits/dim", "give one of them")
+    if target is not None:
+        if not math.isfinite(target):
+            raise UsageError(f"a target of {target} bits/dim", "give a finite number")
+        return None
+    steps = STEPS if steps is None else steps
+    if not isinstance(steps, int) or isinstance(steps, bool) or not 1 <= steps <= most:
+        raise UsageError(f"{steps!r} steps of a model that has {most}", f"give a whole number from 1 to {most}")
+    return steps
+
+
+def _length(wanted: int | None, target: float | None, model: DiffusionModel) -> Callable[[Paths], int | None]:
+    """How many steps a chain has: those wanted, or the fewest that reach the target."""
+    if target is not None:
+        goal = float(nats(target, model.domain.dimensions))
+        return lambda paths: paths.fewest(goal)
+    return lambda paths: wanted if wanted < len(paths.cost) and np.isfinite(paths.cost[wanted]) else None  # type: ignore
+
+
+def _nearest(priced, sources, prior, most: int, model: DiffusionModel) -> str:
+    best = min(float(choose.paths(one.edges, sources, prior, most).cost[1:].min()) for one in priced.values())
+    return f"the fit promises {bits(model, best):.4f} bits/dim at best, with up to {most} steps; give a higher target"
+
+
+def _own(sources, measured, levels):
+    """The model's own decoder at its own first level."""
+    if DecoderKind.OWN in sources.nats:
+        return sources.fixed(DecoderKind.OWN)
+    return choose.source_costs(measured, levels, [DecoderKind.OWN], np.zeros(len(levels))).fixed(DecoderKind.OWN)
+
+
+def _even(model: DiffusionModel, steps: int) -> Grid:
+    first = getattr(model.grid, "first", 0)
+    return Even(steps, first) if isinstance(model.schedule, Table) else _times(model, steps)
+
+
+def _times(model: DiffusionModel, steps: int) -> Grid:
+    """Even times between the model's own ends."""
+    a, b = (float(v) for v in model.levels().t[[0, -1]])
+    count = steps + 1 - int(model.decoder.calls_network)
+    return Times(tuple(torch.linspace(a, b, count, dtype=torch.float64).tolist())) if count > 1 else Times((b,))
+
+
+def _ends(kept: bool) -> str:
+    return "best steps and last level" if kept else "best ends and decoder"
+
+
+def _curve(paths: Paths, model: DiffusionModel) -> list[Json]:
+    return [
+        {"steps": k, "bits_per_dim": bits(model, float(cost))}
+        for k, cost in enumerate(paths.cost)
+        if k and np.isfinite(cost)
+    ]
+
+
+def _said(examples: Examples) -> Json:
+    return {"name": examples.name, "examples": len(examples), "fingerprint": examples.fingerprint}
+
+
+def _tightened(model: DiffusionModel, steps: int, fit: Examples, seed: int) -> Json:
+    return {"from": model.fingerprint(), "steps": steps, "fit": _said(fit), "seed": seed, "version": __version__}
+
+
+def _certified(model, examples, condition, tolerance, seed, batch_size, device, show) -> Bound:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NelboWarning)  # of the model as it was, and not of this certificate
+        bound = evaluate(
+            model,
+            examples,
+            estimator=Adaptive(tolerance, MOST_NFE * len(examples), "per_example"),
+            per_example=True,
+            condition=condition,
+            seed=seed,
+            batch_size=batch_size,
+            device=device,
+            progress=show,
+        )
+    if bound.interrupted:
+        raise Interrupted("interrupted while certifying; nothing was written", "run the same command again")
+    return bound
