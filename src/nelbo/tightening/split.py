@@ -57,9 +57,7 @@ def split(model: DiffusionModel, data: Examples, held_out: Examples | None, seed
     """
     notes: list[str] = []
     if model.trained_on is None:
-        notes.append(
-            "the model does not say what it was trained on, so that this cannot be told from its training data"
-        )
+        notes.append("the model does not say what it was trained on: see to it that these are other examples")
     fresh = _fresh(model, data, seed, notes, "data")
     if held_out is None:
         count = min(len(fresh) // 2, MOST_HELD_OUT)

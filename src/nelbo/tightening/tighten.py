@@ -30,18 +30,14 @@ from nelbo.bound.prepare import NelboWarning
 from nelbo.bound.result import Bound
 from nelbo.errors import Interrupted, UnknownNameError, UsageError
 from nelbo.maths.units import nats
-from nelbo.model.decoder import Decoder
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
-from nelbo.model.reverse import Clip, Reverse
-from nelbo.process.grid import Even, Grid, Subset, Times
-from nelbo.process.schedule import Table
 from nelbo.tightening import choose, ends
+from nelbo.tightening.chains import Chains
 from nelbo.tightening.certificate import Certificate, Stage
 from nelbo.tightening.ends import DecoderKind
 from nelbo.tightening.families import Family
 from nelbo.tightening.fitting import Fitting, bits, plans, rows_of, tried_decoders
-from nelbo.tightening.levels import candidates
 from nelbo.tightening.path import Paths, only
 from nelbo.tightening.split import split
 from nelbo.typing import Json
@@ -87,11 +83,11 @@ def tighten(
     say, show = message or (lambda text: None), progress or (lambda done, planned: None)
     examples = _examples(model, data)
     other = None if held_out is None else _examples(model, held_out)
-    base = _clipped(model)
-    levels, positions = candidates(base)
+    chains = Chains.of(model)
+    base, levels = chains.model, chains.levels
     kinds = _kinds(first_level, base)
     kept = kinds == [DecoderKind.OWN]
-    wanted = _wanted(steps, target, len(levels) - 1 + int(base.decoder.calls_network))
+    wanted = _wanted(steps, target, chains.most)
     parts = split(model, examples, other, seed)
     fit_examples, certify = parts.fit_examples, parts.held_out_examples
     say(f"fitting to {len(fit_examples)} examples, certifying on {len(certify)}")
@@ -121,26 +117,19 @@ def tighten(
     K, decoder = plan.steps, fitting.decoder(plan.decoder, plan.chain[0])
     say(f"{K} steps, decoder {plan.decoder.value}, covariance {plan.family.value}")
 
-    def on(grid: Grid, policy: Any, its: Decoder) -> DiffusionModel:
-        return dataclasses.replace(base, grid=grid, reverse=Reverse(policy, base.reverse.clip), decoder=its)
-
-    def grid(chain: list[int]) -> Grid:
-        at = positions[torch.tensor(chain)]
-        return Subset(tuple(at.tolist())) if isinstance(base.schedule, Table) else Times(tuple(at.tolist()))
-
     one = priced[Family.SCALAR]
     ways = [("the model as it was", model, math.nan)]
     own = choose.paths(one.edges, _own(sources, measured, levels), only(len(levels), len(levels) - 1, prior[-1]), K)
     if len(own.cost) > K and np.isfinite(own.cost[K]):
         chain, _ = own.chain(K)
-        ways.append(("even steps, one variance a level", on(_even(base, K), one.found.policy, base.decoder), math.nan))
-        ways.append(("best steps between its ends", on(grid(chain), one.found.policy, base.decoder), own.cost[K]))
+        ways.append(("even steps, one variance a level", chains.on(chains.even(K), one.found.policy), math.nan))
+        ways.append(("best steps between its ends", chains.on(chains.grid(chain), one.found.policy), own.cost[K]))
     scalar = found.get(Family.SCALAR)
     if plan.family is not Family.SCALAR and scalar is not None and scalar.steps == K:
         its = fitting.decoder(scalar.decoder, scalar.chain[0])
-        ways.append((_ends(kept), on(grid(scalar.chain), scalar.found.policy, its), scalar.nats))
+        ways.append((_ends(kept), chains.on(chains.grid(scalar.chain), scalar.found.policy, its), scalar.nats))
     name = _ends(kept) if plan.family is Family.SCALAR else f"+ covariance {plan.family.value}"
-    tight = on(grid(plan.chain), plan.found.policy, decoder)
+    tight = chains.on(chains.grid(plan.chain), plan.found.policy, decoder)
     provenance = {**model.provenance, "tightened": _tightened(model, K, fit_examples, seed)}
     ways.append((name, dataclasses.replace(tight, provenance=provenance), plan.nats))
 
@@ -163,7 +152,7 @@ def tighten(
         "steps": K,
         "data": {"fit": _said(fit_examples), "held_out": _said(certify)},
         "chain": {
-            "positions" if isinstance(base.schedule, Table) else "times": positions[at].tolist(),
+            "positions" if chains.table else "times": chains.positions[at].tolist(),
             "logsnr": levels.logsnr[at].tolist(),
         },
         "decoder": {
@@ -193,14 +182,6 @@ def tighten(
 def _examples(model: DiffusionModel, data: Any) -> Examples:
     examples = data if isinstance(data, Examples) else Examples(torch.as_tensor(data))
     return dataclasses.replace(examples, data=model.domain.checked(examples.data, release=examples.release))
-
-
-def _clipped(model: DiffusionModel) -> DiffusionModel:
-    """The model with x̂ kept in the range of its codes, which is never farther from them; a clip of its own stays."""
-    if not model.domain.discrete or model.reverse.clip is not None:
-        return model
-    clip = Clip(model.domain.low, model.domain.high)
-    return dataclasses.replace(model, reverse=Reverse(model.reverse.variance, clip))
 
 
 def _kinds(first_level: str | DecoderKind, model: DiffusionModel) -> list[DecoderKind]:
@@ -252,18 +233,6 @@ def _own(sources, measured, levels):
     if DecoderKind.OWN in sources.nats:
         return sources.fixed(DecoderKind.OWN)
     return choose.source_costs(measured, levels, [DecoderKind.OWN], np.zeros(len(levels))).fixed(DecoderKind.OWN)
-
-
-def _even(model: DiffusionModel, steps: int) -> Grid:
-    first = getattr(model.grid, "first", 0)
-    return Even(steps, first) if isinstance(model.schedule, Table) else _times(model, steps)
-
-
-def _times(model: DiffusionModel, steps: int) -> Grid:
-    """Even times between the model's own ends."""
-    a, b = (float(v) for v in model.levels().t[[0, -1]])
-    count = steps + 1 - int(model.decoder.calls_network)
-    return Times(tuple(torch.linspace(a, b, count, dtype=torch.float64).tolist())) if count > 1 else Times((b,))
 
 
 def _ends(kept: bool) -> str:
