@@ -34,9 +34,6 @@ def tighten(
         str,
         typer.Option("--first-level", metavar="NAME", help="auto, own, gaussian, histogram, pixel or context."),
     ] = "auto",
-    tolerance: Annotated[
-        float | None, typer.Option("--tolerance", metavar="BPD", help="Standard error of the held-out bounds (0.01).")
-    ] = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Only the first N examples.")] = None,
     seed: options.Seed = 0,
     batch_size: options.BatchSize = None,
@@ -58,7 +55,6 @@ def tighten(
         check_folder(out, "--out")
         if target is not None and not math.isfinite(target):
             raise UsageError(f"--target {target}", "give a bound in bits/dim, such as 3.2")
-        tolerance = options.check_tolerance(tolerance)
         device = options.check_device(device)
         from nelbo import api
 
@@ -71,7 +67,6 @@ def tighten(
                 target=target,
                 held_out=held_out,
                 first_level=first_level,
-                tolerance=tolerance or 0.01,
                 limit=limit,
                 seed=seed,
                 batch_size=batch_size,

@@ -114,7 +114,7 @@ class Certificate:
             f"chain         {_chain(d['chain']['logsnr'])}",
             f"decoder       {d['decoder']['kind']} at log-SNR {d['chain']['logsnr'][0]:.2f}",
             f"covariance    {d['covariance']['family']}",
-            f"cost          {d['nfe']['fit']} network evaluations to fit, {d['nfe']['fit_per_example']:.3g} an example; "
+            f"cost          {d['nfe']['fit']} evaluations to fit, {d['nfe']['fit_per_example']:.3g} an example; "
             f"{d['nfe']['certificate']} for the certificate",
         ]
         return "\n".join([*lines, *(f"warning: {w}" for w in self.warnings)])

@@ -18,7 +18,7 @@ FEW = 100
 """Fit examples below which a fit is shrunk a good deal, and says so."""
 MOST_FIT = 400
 REPEATS = 0.1
-MOST_HELD_OUT = 500
+MOST_HELD_OUT = 200
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from nelbo._version import __version__
 from nelbo.bound.adaptive import Adaptive
+from nelbo.bound.estimators import Estimator, Exhaustive, Stratified
 from nelbo.bound.evaluate import evaluate
 from nelbo.bound.prepare import NelboWarning
 from nelbo.bound.result import Bound
@@ -45,8 +46,8 @@ from nelbo.typing import Json
 MOST_STEPS = 128
 """Steps that the curve of bound against steps goes to, where no more are asked for."""
 STEPS = 25
-MOST_NFE = 50
-"""Evaluations an example that a held-out bound may take."""
+EVERY = 25
+"""Steps of a chain that is evaluated at every one of them, twice for every held-out example."""
 
 
 def tighten(
@@ -59,7 +60,6 @@ def tighten(
     first_level: str | DecoderKind = "auto",
     condition: Mapping[str, Tensor] | None = None,
     held_out_condition: Mapping[str, Tensor] | None = None,
-    tolerance: float = 0.01,
     seed: int = 0,
     batch_size: int | None = None,
     device: str | torch.device | None = None,
@@ -71,8 +71,7 @@ def tighten(
     data: examples that the model was not trained on. Half fit and half certify; all fit where held_out is given.
     target: in place of steps, a bound in bits/dim: as few steps are taken as the fit promises it for. first_level:
     "auto" chooses it with the decoder that costs least there; a `DecoderKind` ("gaussian", "histogram", "pixel",
-    "context") chooses it for that kind; "own" keeps the model's own. tolerance: standard error of the held-out bounds
-    in bits/dim, where `MOST_NFE` evaluations an example reach it.
+    "context") chooses it for that kind; "own" keeps the model's own.
     condition, held_out_condition: keywords of the network, a row an example. progress: called with evaluations done and
     planned (0: not known); message: with a line at every stage.
 
@@ -137,7 +136,7 @@ def tighten(
     rows = rows_of(held_out_condition if other is not None else condition, parts.held_out)
     for name, way, promised in ways:
         say(f"certifying: {name}")
-        bound = _certified(way, certify, rows, tolerance, seed, batch_size, device, show)
+        bound = _certified(way, certify, rows, seed, batch_size, device, show)
         stages.append(Stage(name, bound, bits(base, promised)))
     notes = [*parts.notes, *seen.notes]
     if stages[-1].bound.bits_per_dim > stages[0].bound.bits_per_dim:
@@ -255,13 +254,26 @@ def _tightened(model: DiffusionModel, steps: int, fit: Examples, seed: int) -> J
     return {"from": model.fingerprint(), "steps": steps, "fit": _said(fit), "seed": seed, "version": __version__}
 
 
-def _certified(model, examples, condition, tolerance, seed, batch_size, device, show) -> Bound:
+def estimator_of(model: DiffusionModel) -> Estimator:
+    """How a held-out bound is estimated, every example by itself: each step twice where they are few, else strata.
+
+    The steps of a chosen chain cost about the same each, so that even strata of them are near the best there are.
+    """
+    cells = len(model.levels()) - 1
+    if not model.grid.continuous and cells <= EVERY:
+        return Exhaustive(2)
+    if not model.grid.continuous and cells <= 4 * EVERY:
+        return Stratified(EVERY, 4)
+    return Adaptive(design="per_example", strata=6)
+
+
+def _certified(model, examples, condition, seed, batch_size, device, show) -> Bound:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NelboWarning)  # of the model as it was, and not of this certificate
         bound = evaluate(
             model,
             examples,
-            estimator=Adaptive(tolerance, MOST_NFE * len(examples), "per_example"),
+            estimator=estimator_of(model),
             per_example=True,
             condition=condition,
             seed=seed,
