@@ -6,8 +6,6 @@ import json
 
 import pytest
 
-from nelbo.cli import tighten as command
-
 
 @pytest.fixture(scope="module")
 def folder(trained, tmp_path_factory):
@@ -15,7 +13,7 @@ def folder(trained, tmp_path_factory):
     from nelbo.cli.main import execute
 
     out = tmp_path_factory.mktemp("tight") / "tight"
-    data = ["--data", "digits:test", "--limit", "80"]
+    data = ["--data", "digits:test", "--limit", "40", "--first-level", "gaussian"]
     assert execute(["tighten", str(trained), *data, "--steps", "2", "--out", str(out), "--json"]) == 0
     return out
 
@@ -55,4 +53,3 @@ def test_an_interrupt_leaves_nothing_behind(trained, nelbo, tmp_path, monkeypatc
     out = tmp_path / "out"
     result = nelbo("tighten", trained, "--data", "digits:test", "--out", out)
     assert result.status == 130 and "error: interrupted" in result.err and not out.exists()
-    assert command.tighten.__doc__
