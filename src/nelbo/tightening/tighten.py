@@ -34,8 +34,8 @@ from nelbo.maths.units import nats
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
 from nelbo.tightening import choose, ends
-from nelbo.tightening.chains import Chains
 from nelbo.tightening.certificate import Certificate, Stage
+from nelbo.tightening.chains import Chains
 from nelbo.tightening.ends import DecoderKind
 from nelbo.tightening.families import Family
 from nelbo.tightening.fitting import Fitting, bits, plans, rows_of, tried_decoders
