@@ -90,20 +90,21 @@ def turned(n: int, seed: int = 0) -> torch.Tensor:
     return torch.linalg.qr(_random(n, n, seed=seed))[0]
 
 
+COLOURS = torch.tensor([[0.8, 0.6], [-0.6, 0.8]], dtype=torch.float64)
 NODES = torch.tensor([4.0, 0.5, -5.0], dtype=torch.float64)
 IMAGE = (2, 6, 7)
 """The shape of the images that the fitted variances below are for; 4 divides neither side."""
 BASES: dict[str, Basis] = {
     "pixel": Pixel(),
-    "dct": Cosine(turned(2)),
-    "block": Cosine(turned(2, seed=1), 4),
+    "dct": Cosine(COLOURS),
+    "block": Cosine(COLOURS, 4),
     "reflections": Reflections.through(turned(84)[:, :5]),
 }
 _TABLE = _random(3, *IMAGE) - 2
 _LOCAL = LocalVariance(
-    Cosine(turned(2), 4),
+    Cosine(COLOURS.mT, 4),
     NODES,
-    0.3 * _random(3, 2, 4, 4, 1 + FEATURES),
+    0.2 * _random(3, 2, 4, 4, 1 + 2 * FEATURES),
     _random(3, 2, 4, 4, FEATURES, seed=1),
     1 + _random(3, 2, 4, 4, FEATURES, seed=2).square(),
     torch.tensor([0.05, 0.1, 0.4], dtype=torch.float64),

@@ -17,10 +17,11 @@ from tests.bound import ddpm
 from tests.bound import ode_checks as ode
 from tests.bound.test_sanity import check_without_network
 from tests.model import checks as model
-from tests.model import learned
+from tests.model import fitted, learned
 from tests.mutations import ground
 from tests.mutations.mutate import apply
 from tests.process import checks as process
+from tests.tightening import covariance_checks as covariance
 
 
 class Break(NamedTuple):
@@ -159,6 +160,30 @@ BREAKS = [
           "sigma.square())", "sigma)", model.check_gaussian_denoiser),
     Break(2, "responsibilities ignore the noise", "nelbo.model.exact.mixture:ExactMixtureDenoiser.forward",
           "component_log_prob(z, alpha, sigma)", "component_log_prob(z, alpha)", model.check_mixture_denoiser),
+    Break(2, "the KL is taken in the pixels where the policy has a basis", "nelbo.model.reverse:Reverse.kl",
+          "self.variance.coordinates(x - prediction.x0, t)", "(x - prediction.x0)", fitted.check_kls),
+    Break(2, "noise of coordinates is added to pixels", "nelbo.model.reverse:Reverse.draw",
+          "self.variance.values(variance.sqrt() * noise, t.expand(len(z_t)))", "variance.sqrt() * noise",
+          fitted.check_draws),
+    Break(2, "α_s c for its square before V", "nelbo.model.fitted:Fitted.of_step",
+          "column(q.x_coefficient, V).square()", "column(q.x_coefficient, V)", fitted.check_optimum),
+    Break(2, "β̃ is forgotten beside V", "nelbo.model.fitted:Fitted.of_step",
+          "column(q.variance, V) + ", "", fitted.check_optimum),
+    Break(2, "V does not fall above the first level", "nelbo.model.fitted:log_error_at",
+          " - column((t.logsnr - nodes[0].to(t.logsnr)).clamp_min(0), found)", "", fitted.check_tables),
+    Break(2, "the nearest node for the line between two", "nelbo.model.fitted:between",
+          "column(part, values)", "column(part.round(), values)", fitted.check_tables),
+    Break(2, "a hybrid takes its parts the wrong way round", "nelbo.model.fitted:Hybrid._each",
+          "(self.fine, fine.nonzero()[:, 0]), (self.coarse, (~fine).nonzero()[:, 0])",
+          "(self.coarse, fine.nonzero()[:, 0]), (self.fine, (~fine).nonzero()[:, 0])", fitted.check_rows),
+    Break(2, "a product of reflections with a whole diagonal", "nelbo.model.basis:_product",
+          "0.5 * gram.diagonal()", "gram.diagonal()", fitted.check_reflections),
+    Break(2, "reflections are undone in their own order", "nelbo.model.basis:Reflections.values",
+          "T.mT", "T", fitted.check_reflections),
+    Break(2, "the constant cosine is not normalised", "nelbo.model.basis:cosines",
+          "matrix[0] = 1 / math.sqrt(n)", "matrix[0] = 1", fitted.check_cosines),
+    Break(2, "colours are turned back the wrong way", "nelbo.model.basis:Cosine.values",
+          "bdhw->bchw", "bchw->bdhw", fitted.check_bases),
     # ------------------------------------------------------------ floor 3
     Break(3, "the prior term is dropped from the sum", "nelbo.bound.estimate:Estimate.of",
           "nats = prior + diffusion[0]", "nats = diffusion[0]", ddpm.check_ddpm),
@@ -233,6 +258,27 @@ BREAKS = [
           "begun.reconstruction.cpu()", "0 * begun.reconstruction.cpu()", ode.check_residual),
     Break(3, "the density of z_1 for that of x", "nelbo.bound.ode_start:start",
           "-first.log_alpha * domain.dimensions", "0 * first.log_alpha", ode.check_real),
+    # ------------------------------------------------------------ floor 4
+    Break(4, "the cost of a step has ρ² for ρ", "nelbo.tightening.steps:expected",
+          "rho * (square - V)", "rho**2 * (square - V)", covariance.check_expected),
+    Break(4, "the cost of a step without its logarithm's ½", "nelbo.tightening.steps:expected",
+          "0.5 * (rho", "(rho", covariance.check_expected),
+    Break(4, "the length of a step is e^{λ_s − λ_t}, not that less one", "nelbo.tightening.steps:StepCost.of",
+          "torch.expm1(s.logsnr - t.logsnr)", "torch.exp(s.logsnr - t.logsnr)", covariance.check_costs),
+    Break(4, "short steps cost what the shortest of the table does", "nelbo.tightening.steps:StepCost.at",
+          " + short", "", covariance.check_costs),
+    Break(4, "first moments for second", "nelbo.tightening.families:Diagonal.take",
+          ".double().square()", ".double().abs()", covariance.check_scalar),
+    Break(4, "the gradient of the regression forgets the squares", "nelbo.tightening.gamma:_value",
+          "rest = y * (-eta).exp()", "rest = (-eta).exp()", covariance.check_gamma),
+    Break(4, "noise of z is told to the features as that of x̂", "nelbo.model.local:energies",
+          "(z - column(t.alpha, z) * x0)", "(z - column(t.alpha, z) * z)", covariance.check_energies),
+    Break(4, "blocks are put back transposed", "nelbo.model.local:unfolded",
+          "permute(0, 1, 4, 2, 5, 3)", "permute(0, 1, 5, 2, 4, 3)", covariance.check_energies),
+    Break(4, "a word of the network is taken for a fraction", "nelbo.model.fitted:said",
+          "0.5 * (u + 1)", "0.5 * (u + 2)", covariance.check_learned),
+    Break(4, "the slope of what a network says keeps the scale of the fit", "nelbo.tightening.families:Learned.found",
+          'tables["w"][:, 0, 1] / tables["scale"][:, 0, 0]', 'tables["w"][:, 0, 1]', covariance.check_learned),
 ]  # fmt: skip
 
 

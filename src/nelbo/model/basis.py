@@ -199,6 +199,10 @@ class Reflections(Basis, kind="reflections"):
 
     @cached_property
     def _factors(self) -> tuple[Tensor, Tensor]:
-        V = self.vectors.double()
-        gram = V.mT @ V
-        return V, torch.linalg.inv(gram.triu(1) + 0.5 * gram.diagonal().diag())
+        return _product(self.vectors.double())
+
+
+def _product(V: Tensor) -> tuple[Tensor, Tensor]:
+    """V and T of Q = I − V T Vᵀ, the product of the reflections by the columns of V (D, r)."""
+    gram = V.mT @ V
+    return V, torch.linalg.inv(gram.triu(1) + 0.5 * gram.diagonal().diag())

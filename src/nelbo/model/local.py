@@ -2,11 +2,11 @@
 
 In a basis of cosines over small blocks, per colour and frequency,
 
-    log V = w_0 + Σ_k w_k clip((f_k − m_k)/s_k, ±4)
+    log V = w_0 + Σ_k w_k g_k + h_k max(g_k, 0),     g_k = clip((f_k − m_k)/s_k, ±4),
 
 with f_k logarithms of local energies of x̂ and of ε̂ = (z − α x̂)/σ, both functions of z_t: V is known before z_s is
-drawn, so that p_θ(z_s | z_t) stays a Gaussian with an exact KL. w, m, s are tables over levels. Where ε̂ is large, its
-neighbourhood was hard to denoise; where x̂ is flat, it was easy.
+drawn, so that p_θ(z_s | z_t) stays a Gaussian with an exact KL. w, h, m, s are tables over levels. Where ε̂ is large,
+denoising was hard; where x̂ is flat, it was easy.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from nelbo.errors import ShapeError
 from nelbo.model.basis import Cosine
 from nelbo.model.fitted import Fitted, between, check_table, log_error_at
 from nelbo.process.levels import Levels, column
@@ -34,8 +35,8 @@ _NOISE_FLOOR = 0.05
 class LocalVariance(Fitted, kind="fitted_local"):
     """V of block-cosine coordinates, log-linear in local energies.
 
-    basis: cosines over blocks of n. logsnr (N,); weights (N, C, n, n, 1 + k), centres and scales (N, C, n, n, k); mean
-    (N,), the mean V; floor: an energy of x̂ below which nothing counts, in units of x².
+    basis: cosines over blocks of n. logsnr (N,); weights (N, C, n, n, 1 + 2k), which are w_0, w and h; centres and
+    scales (N, C, n, n, k); mean (N,), the mean V; floor: an energy of x̂ below which nothing counts, in units of x².
     """
 
     basis: Cosine
@@ -49,6 +50,15 @@ class LocalVariance(Fitted, kind="fitted_local"):
 
     def __post_init__(self):
         check_table(self.logsnr, self.weights, self.centres, self.scales, self.mean)
+        C, n = len(self.basis.colours), self.basis.block
+        wanted = {"weights": 1 + 2 * FEATURES, "centres": FEATURES, "scales": FEATURES}
+        for name, columns in wanted.items():
+            shape = tuple(getattr(self, name).shape[1:])
+            if n == 0 or shape != (C, n, n, columns):
+                raise ShapeError(
+                    f"{name} of shape {shape} a level for blocks of {n} in {C} colours",
+                    f"give {(C, n, n, columns)} a level; fit the policy again",
+                )
 
     def coordinates(self, values: Tensor, t: Levels) -> Tensor:
         return self.basis.coordinates(values)
@@ -63,9 +73,11 @@ class LocalVariance(Fitted, kind="fitted_local"):
         w0 = log_error_at(self.logsnr, self.weights[..., 0], t)
         w, m, s = (between(self.logsnr, v, t) for v in (self.weights[..., 1:], self.centres, self.scales))
         eta = column(w0, w0[..., None, None])
+        w, h = w.split(FEATURES, -1)
         for k, f in enumerate(energies(self.basis, t, prediction, self.floor)):
-            scaled = f.sub(m[..., k, None, None]).div_(s[..., k, None, None]).clamp_(-CLIP, CLIP)
-            eta = torch.addcmul(eta, scaled, w[..., k, None, None])
+            g = f.sub(m[..., k, None, None]).div_(s[..., k, None, None]).clamp_(-CLIP, CLIP)
+            eta = torch.addcmul(eta, g, w[..., k, None, None])
+            eta = eta.addcmul_(g.clamp_min_(0), h[..., k, None, None])
         return unfolded(self.basis, eta, shape).to(prediction.x0.dtype).exp()
 
     def mean_error(self, t: Levels) -> Tensor:
@@ -113,7 +125,7 @@ def folded(basis: Cosine, coordinates: Tensor) -> Tensor:
         padded = c.new_zeros(*c.shape[:2], n * rows, n * columns)
         padded[..., y[:, None], x] = c
         c = padded
-    return c.reshape(*c.shape[:2], rows, n, columns, n).permute(0, 1, 3, 5, 2, 4)
+    return c.reshape(*c.shape[:2], rows, n, columns, n).permute(0, 1, 3, 5, 2, 4).contiguous()
 
 
 def unfolded(basis: Cosine, by_block: Tensor, shape: torch.Size) -> Tensor:

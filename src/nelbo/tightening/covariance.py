@@ -33,7 +33,7 @@ from nelbo.process import forward
 from nelbo.process.grid import Grid
 from nelbo.process.levels import Levels
 from nelbo.process.schedule import Table
-from nelbo.tightening.families import FOLDS, Diagonal, Family, Fitter, Found, Learned, Local, Seen, fitter
+from nelbo.tightening.families import BASIS_FOLDS, FOLDS, Diagonal, Family, Fitter, Found, Learned, Local, Seen, fitter
 from nelbo.tightening.steps import StepCost
 
 NODES = 32
@@ -196,7 +196,7 @@ def measure(
     fold = random.permutation(seed, count, draw=3) % FOLDS
     at = (_levels(problem, nodes) if levels is None else levels).to(device=problem.device)
     logsnr = at.logsnr.cpu()
-    fitters = _fitters(wanted, problem, chosen, logsnr, seed)
+    fitters = _fitters(wanted, problem, chosen, fold, logsnr, seed)
     error = torch.empty(len(at), count, dtype=torch.float64)
     planned, done = len(at) * count, 0
     with torch.no_grad(), problem.model.denoiser.inference():
@@ -274,7 +274,9 @@ def _expanded(wanted: list[Family]) -> list[Family]:
     return list(dict.fromkeys(parts))
 
 
-def _fitters(wanted: list[Family], problem: Problem, chosen: Tensor, logsnr: Tensor, seed: int) -> dict[Family, Fitter]:
+def _fitters(
+    wanted: list[Family], problem: Problem, chosen: Tensor, fold: Tensor, logsnr: Tensor, seed: int
+) -> dict[Family, Fitter]:
     model = problem.model
     shape, count = model.domain.shape, len(chosen)
     if not _image(model) and (named := [f.value for f in wanted if f in IMAGES]):
@@ -287,7 +289,7 @@ def _fitters(wanted: list[Family], problem: Problem, chosen: Tensor, logsnr: Ten
     for family in wanted:
         if family in (Family.LOCAL, Family.LEARNED):
             continue
-        found[family] = fitter(family, _basis(family, problem, chosen, colours), shape, logsnr, count)
+        found[family] = fitter(family, _basis(family, problem, chosen, fold, colours), shape, logsnr, count)
     if Family.LOCAL in wanted:
         assert colours is not None
         base = found.get(Family.BLOCK)
@@ -308,7 +310,7 @@ def _fitters(wanted: list[Family], problem: Problem, chosen: Tensor, logsnr: Ten
     return found
 
 
-def _basis(family: Family, problem: Problem, chosen: Tensor, colours: Tensor | None) -> Basis:
+def _basis(family: Family, problem: Problem, chosen: Tensor, fold: Tensor, colours: Tensor | None) -> Basis:
     if family is Family.DCT:
         assert colours is not None
         return Cosine(colours)
@@ -316,7 +318,7 @@ def _basis(family: Family, problem: Problem, chosen: Tensor, colours: Tensor | N
         assert colours is not None
         return Cosine(colours, BLOCK)
     if family is Family.PCA:
-        x = problem.values(chosen).flatten(1).cpu()
+        x = problem.values(chosen[fold < BASIS_FOLDS]).flatten(1).cpu()
         _, _, V = torch.linalg.svd(x - x.mean(0), full_matrices=False)
         return Reflections.through(V[: min(RANK, len(x) - 1, x.shape[1])].mT)
     return Pixel()

@@ -26,6 +26,9 @@ from nelbo.tightening.steps import LOG_W, StepCost, expected
 from nelbo.typing import Shape, member
 
 FOLDS = 5
+BASIS_FOLDS = 2
+"""Folds that the principal directions of 'pca' are taken from. Errors of the same examples would look too small across
+the weak directions: there is little of just these examples there."""
 STRENGTHS = (0.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, float("inf"))
 """Examples that what is alike counts for, where a number of its own is shrunk towards it."""
 TRUST = (1.0, 0.75, 0.5)
@@ -98,21 +101,24 @@ class Diagonal(Fitter):
 
     ties: from fine to coarse, which of the coordinates share a number, each (*shape) int64. The log of each number is
     averaged with that of the number next coarser, weighted by the count of examples and by a strength chosen by
-    cross-validation: the code length r²/V + log V of the examples left out, all levels together.
+    cross-validation: the code length r²/V + log V of the examples left out, all levels together. Folds below `first`
+    are not looked at: the basis came from them.
     """
 
-    def __init__(self, shape: Shape, logsnr: Tensor, count: int, basis: Basis, ties: list[Tensor]):
-        super().__init__(shape, logsnr, count)
+    def __init__(self, shape: Shape, logsnr: Tensor, count: int, basis: Basis, ties: list[Tensor], first: int = 0):
+        super().__init__(shape, logsnr, count * (FOLDS - first) // FOLDS)
         basis.check(shape)
+        self.first = first
         self.basis, self.ties = basis, [tie.reshape(-1) for tie in ties]
         D = len(self.ties[0])
         self.sums = torch.zeros(len(logsnr), FOLDS, D, dtype=torch.float64)
         self.counts = torch.zeros(len(logsnr), FOLDS, dtype=torch.float64)
 
     def take(self, seen: Seen) -> None:
-        square = self.basis.coordinates(seen.error).flatten(1).double().square().cpu()
-        self.sums[seen.node].index_add_(0, seen.fold, square)
-        self.counts[seen.node].index_add_(0, seen.fold, torch.ones(len(square), dtype=torch.float64))
+        rows = seen.fold >= self.first
+        square = self.basis.coordinates(seen.error[rows]).flatten(1).double().square().cpu()
+        self.sums[seen.node].index_add_(0, seen.fold[rows], square)
+        self.counts[seen.node].index_add_(0, seen.fold[rows], torch.ones(len(square), dtype=torch.float64))
 
     def moments(self) -> Tensor:
         """E r² of all examples, (N, D)."""
@@ -185,6 +191,8 @@ class Regression(Fitter):
     """What has the same coordinates and a constant variance: its cost is what the regression's gain is taken from."""
     coordinates: Tensor
     """How many coordinates of an example each regression stands for, (G,)."""
+    bent: bool = False
+    """Whether a feature counts differently above its mean and below."""
 
     def __init__(self, base: Diagonal):
         super().__init__(base.shape, base.logsnr, base.count)
@@ -231,7 +239,7 @@ class Regression(Fitter):
 
     def _design(self, F: Tensor, centre: Tensor, scale: Tensor) -> Tensor:
         X = ((F - centre) / scale).clamp(-CLIP, CLIP)
-        return torch.cat([torch.ones_like(X[..., :1]), X], -1)
+        return torch.cat([torch.ones_like(X[..., :1]), X, *([X.clamp_min(0)] if self.bent else [])], -1)
 
     def _log_V(self, F: Tensor, fitted: dict[str, Tensor], trust: float) -> Tensor:
         X = self._design(F.double(), fitted["centre"][:, None], fitted["scale"][:, None])
@@ -254,6 +262,8 @@ class Regression(Fitter):
 
 class Local(Regression):
     """`LocalVariance`: a regression a colour and frequency, on blocks drawn from every example."""
+
+    bent = True
 
     def __init__(self, base: Diagonal, floor: float, seed: int):
         super().__init__(base)
@@ -330,4 +340,4 @@ def fitter(family: Family, basis: Basis, shape: Shape, logsnr: Tensor, count: in
         return Diagonal(shape, logsnr, count, Pixel(), [one])
     bands = basis.bands(shape)
     ties = [bands, one] if family is Family.CHANNEL else [every, bands, one]
-    return Diagonal(shape, logsnr, count, basis, ties)
+    return Diagonal(shape, logsnr, count, basis, ties, BASIS_FOLDS if family is Family.PCA else 0)
