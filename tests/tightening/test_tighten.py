@@ -64,9 +64,10 @@ def tightened(model, data, steps=5, **options):
 SLOW = pytest.mark.slow
 
 
-@pytest.mark.parametrize(
-    "kind", ["eps", *(pytest.param(k, marks=SLOW) for k in ("v", "x0", "learned_range", "vdm", "flow"))]
-)
+OTHERS = ("v", "x0", "learned_range", "vdm", "flow")
+
+
+@pytest.mark.parametrize("kind", ["eps", *(pytest.param(kind, marks=SLOW) for kind in OTHERS)])
 def test_every_kind_of_model(kind, codes, tmp_path):
     """A chain of the steps asked for, a gain that holds on held-out examples, at most 50 evaluations an example."""
     model = of_kind(kind)
