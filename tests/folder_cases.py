@@ -10,6 +10,7 @@ from nelbo.bound.estimators import Stratified
 from nelbo.bound.evaluate import evaluate
 from nelbo.model import folder
 from nelbo.model.basis import Pixel, Reflections
+from nelbo.model.context import ENERGIES, KAPPA, ContextGaussian, mean_features
 from nelbo.model.decoder import Categorical, ContinuousGaussian, DiscretizedGaussian, NetworkCategorical
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.domain import DataDomain
@@ -65,6 +66,15 @@ CASES: dict[str, dict] = {
     "discretised": {"decoder": DiscretizedGaussian(0.02)},
     "code prior": {"decoder": Categorical(torch.tensor([0.1, 0.2, 0.3, 0.4]).double().log())},
     "code prior a pixel": {"decoder": Categorical(CODES.probabilities.log())},
+    "context": {
+        "decoder": ContextGaussian(
+            torch.zeros(1, mean_features(1)).double().index_fill(1, torch.tensor([0, 14, 20]), 0.3),
+            torch.linspace(-0.2, 0.2, ENERGIES).double()[None],
+            torch.tensor([-1.0, 0.0]).double(),
+            torch.arange(3.0 * (1 + len(KAPPA))).double().reshape(3, -1).sin(),
+            torch.tensor([0.1, 0.2, 0.3, 0.4]).double().log(),
+        )
+    },
     "categorical head": {"head": "categorical", "decoder": NetworkCategorical()},
     "density": {"domain": PAIR, "decoder": ContinuousGaussian()},
     "density, network": {"domain": PAIR, "decoder": ContinuousGaussian(0.3), "prior": GaussianPrior(0.1, 2.0)},

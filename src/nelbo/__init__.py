@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from nelbo.adapters.callable import from_callable
     from nelbo.adapters.diffusers import from_diffusers
     from nelbo.adapters.options import Overrides
-    from nelbo.api import compare, evaluate, load, ode_likelihood, sample, save_pretrained, train
+    from nelbo.api import compare, evaluate, load, ode_likelihood, sample, save_pretrained, tighten, train
     from nelbo.bound.ode_result import OdeLikelihood
     from nelbo.bound.result import Bound
     from nelbo.errors import NelboError
@@ -51,6 +51,7 @@ _NAMES = {
     "save_pretrained": "nelbo.api:save_pretrained",
     "schedules": "nelbo.process.schedule",
     "testing": "nelbo.testing",
+    "tighten": "nelbo.api:tighten",
     "train": "nelbo.api:train",
 }
 
@@ -78,6 +79,7 @@ __all__ = [
     "save_pretrained",
     "schedules",
     "testing",
+    "tighten",
     "train",
 ]
 

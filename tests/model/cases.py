@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from nelbo.model.basis import Basis, Cosine, Pixel, Reflections
+from nelbo.model.context import ENERGIES, KAPPA, ContextGaussian, mean_features
 from nelbo.model.decoder import (
     Categorical,
     ContinuousGaussian,
@@ -53,6 +54,13 @@ DECODERS: dict[str, Decoder] = {
     "categorical": Categorical(),
     "categorical-prior": Categorical(torch.log(torch.tensor([0.1, 0.2, 0.6, 0.1], dtype=torch.float64))),
     "network_categorical": NetworkCategorical(),
+    "context_gaussian": ContextGaussian(
+        torch.zeros(1, mean_features(1)).double(),
+        torch.zeros(1, ENERGIES).double(),
+        torch.tensor([-1.0]).double(),
+        torch.zeros(2, 1 + len(KAPPA)).double(),
+        torch.zeros(4).double(),
+    ),
     "continuous_gaussian": ContinuousGaussian(),
     "continuous_gaussian-variance": ContinuousGaussian(0.3),
     "exact_gaussian": GAUSSIAN.decoder(),

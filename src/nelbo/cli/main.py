@@ -12,7 +12,7 @@ import typer
 
 from nelbo import runtime
 from nelbo._version import __version__
-from nelbo.cli import compare, demo, equations, evaluate, failures, info, report, sample, train
+from nelbo.cli import compare, demo, equations, evaluate, failures, info, report, sample, tighten, train
 
 app = typer.Typer(
     name="nelbo",
@@ -43,7 +43,17 @@ def nelbo(
         print(ctx.get_help())
 
 
-for command in (demo.demo, train.train, evaluate.evaluate, compare.compare, sample.sample, report.report, info.info):
+COMMANDS = (
+    demo.demo,
+    train.train,
+    evaluate.evaluate,
+    compare.compare,
+    tighten.tighten,
+    sample.sample,
+    report.report,
+    info.info,
+)
+for command in COMMANDS:
     app.command()(command)
 app.add_typer(equations.app)
 

@@ -63,6 +63,8 @@ class Denoiser(nn.Module, ABC):
     compute_dtype: torch.dtype | None = None
     learned_variance: bool = False
     """Whether its predictions carry a raw variance output."""
+    reference: str | None = None
+    """`package.module:function` that made it, where it came so: what a folder can hold in the place of its network."""
 
     @abstractmethod
     def forward(self, z: Tensor, t: Levels, condition: Condition | None = None) -> Prediction:

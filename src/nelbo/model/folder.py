@@ -20,8 +20,10 @@ from torch import nn
 from nelbo._version import __version__
 from nelbo.errors import ModelFolderError, NelboError, UsageError
 from nelbo.files import write_atomic
+from nelbo.model import context as _context  # noqa: F401
 from nelbo.model import fitted as _fitted  # noqa: F401  the kinds that a folder may name
 from nelbo.model import local as _local  # noqa: F401
+from nelbo.model import plugin
 from nelbo.model.decoder import Decoder
 from nelbo.model.denoiser import CategoricalDenoiser, Denoiser, NetworkDenoiser
 from nelbo.model.diffusion import DiffusionModel
@@ -40,16 +42,16 @@ PARTS = ("schedule", "reverse", "decoder", "prior")
 
 
 def save(model: DiffusionModel, folder: str | Path) -> Path:
-    """Write `model` to `folder` (made if missing). Errors: UsageError where the network is not one of nelbo's own."""
+    """Write `model` to `folder` (made if missing).
+
+    Of a model that came from package.module:function the folder holds that name and the parts, and not its weights.
+    Errors: UsageError where the network is neither one of nelbo's own nor from such a function.
+    """
     folder = Path(folder)
-    net = getattr(model.denoiser, "net", None)
-    recipe = getattr(net, "recipe", None)
-    if recipe is None:
-        raise UsageError(
-            f"the network {type(net).__name__} is a callable that a folder cannot hold",
-            "keep it as a function in a module and name it package.module:function wherever a MODEL is asked for",
-        )
-    tensors = {name: value.detach().cpu().contiguous() for name, value in model.tensors().items()}
+    denoiser = check_keepable(model)
+    elsewhere = model.denoiser.state_dict() if model.denoiser.reference is not None else {}
+    kept = {name: value for name, value in model.tensors().items() if name not in elsewhere}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in kept.items()}
     tensors |= {name: value.clone() for name, value in tensors.items() if name.startswith(PARTS)}  # parts may share
     if model.trained_on is not None:
         tensors["trained_on"] = model.trained_on
@@ -61,13 +63,28 @@ def save(model: DiffusionModel, folder: str | Path) -> Path:
         "domain": model.domain.to_config(),
         "grid": model.grid.to_config(),
         **{part: getattr(model, part).to_config() for part in PARTS},
-        "denoiser": _denoiser_config(model.denoiser, recipe),
+        "denoiser": denoiser,
         "provenance": model.provenance,
     }
     write_atomic(folder / PENDING, weights)
     write_atomic(folder / "model.json", json.dumps(description, indent=1, allow_nan=False))
     (folder / PENDING).replace(folder / WEIGHTS)
     return folder
+
+
+def check_keepable(model: DiffusionModel) -> Json:
+    """What `model.json` says of the denoiser. Errors: UsageError where a folder cannot hold it."""
+    denoiser = model.denoiser
+    net = getattr(denoiser, "net", None)
+    recipe = getattr(net, "recipe", None)
+    if denoiser.reference is not None:
+        return {"kind": "plugin", "reference": denoiser.reference, "sha256": plugin.weights(denoiser)}
+    if recipe is None:
+        raise UsageError(
+            f"the network {type(net or denoiser).__name__} is a callable that a folder cannot hold",
+            "keep it as a function in a module and name it package.module:function wherever a MODEL is asked for",
+        )
+    return _denoiser_config(denoiser, recipe)
 
 
 def load(folder: str | Path) -> DiffusionModel:
@@ -159,8 +176,12 @@ def _assemble(description: Json, tensors: dict[str, torch.Tensor]) -> DiffusionM
         return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
     domain = DataDomain.from_config(description["domain"], {})
-    denoiser = make_denoiser(description["denoiser"], domain)
-    denoiser.load_state_dict({k: v for k, v in tensors.items() if k.startswith("net.")})
+    said = description["denoiser"]
+    if said["kind"] == "plugin":
+        denoiser = _referred(said)
+    else:
+        denoiser = make_denoiser(said, domain)
+        denoiser.load_state_dict({k: v for k, v in tensors.items() if k.startswith("net.")})
     denoiser.eval()
     families = {"schedule": Schedule, "reverse": Reverse, "decoder": Decoder, "prior": Prior}
     parts = {name: families[name].from_config(description[name], under(f"{name}.")) for name in PARTS}
@@ -172,3 +193,14 @@ def _assemble(description: Json, tensors: dict[str, torch.Tensor]) -> DiffusionM
         trained_on=tensors.get("trained_on"),
         **parts,  # type: ignore[arg-type]
     )
+
+
+def _referred(said: Json) -> Denoiser:
+    """The denoiser of a plug-in. Errors: those of `plugin.call`, and ModelFolderError where its weights are others."""
+    denoiser = plugin.call(said["reference"]).denoiser
+    if plugin.weights(denoiser) != said["sha256"]:
+        raise ModelFolderError(
+            f"{said['reference']} has other weights now than those that this folder was fitted to",
+            "tighten the model again, or give the function its old weights",
+        )
+    return denoiser

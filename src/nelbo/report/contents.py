@@ -16,11 +16,19 @@ import numpy as np
 
 from nelbo.data import arrays
 from nelbo.errors import DataError
+from nelbo.tightening import certificate as certificates
 from nelbo.typing import Json
 
 TERMS = ("prior", "diffusion", "reconstruction")
 ODE_TERMS = ("prior", "flow", "dequantisation", "reconstruction", "importance")
-FILES = ("bound.json", "model/model.json", "model/log.jsonl", "pictures.npz", "comparison.json")
+FILES = (
+    "bound.json",
+    "model/certificate.json",
+    "model/model.json",
+    "model/log.jsonl",
+    "pictures.npz",
+    "comparison.json",
+)
 PICTURES = ("samples", "data", "trajectory", "denoised", "trajectory_logsnr")
 
 
@@ -35,6 +43,7 @@ class Contents:
     unreadable_lines: int = 0
     pictures: dict[str, np.ndarray] = field(default_factory=dict)
     comparison: list[Json] = field(default_factory=list)
+    certificate: Json | None = None
 
     @property
     def domain(self) -> Json:
@@ -64,6 +73,7 @@ def read_contents(folder: Path) -> Contents:
         unreadable_lines=unreadable,
         pictures=_pictures(folder / "pictures.npz"),
         comparison=_comparison(folder / "comparison.json"),
+        certificate=certificates.read(model / certificates.FILE),
     )
     if not any((contents.bound, contents.model, contents.log, contents.pictures, contents.comparison)):
         raise DataError(

@@ -37,12 +37,12 @@ def chain(bound: Json) -> str:
     """
     strata = joined(bound["levels"], STRATA)
     terms = {name: term["bits_per_dim"] for name, term in bound["terms"].items()}
-    return _both("chain", lambda figure, narrow: _draw_chain(figure, narrow, strata, terms), 400, 420)
+    return both("chain", lambda figure, narrow: _draw_chain(figure, narrow, strata, terms), 400, 420)
 
 
 def loss(records: Sequence[Json], final: float | None) -> str:
     """The training loss in bits/dim against the step, its running mean, validation where logged, and the bound."""
-    return _both("loss", lambda figure, narrow: _draw_loss(figure, narrow, records, final), 270, 250)
+    return both("loss", lambda figure, narrow: _draw_loss(figure, narrow, records, final), 270, 250)
 
 
 def joined(levels: Sequence[Json], most: int) -> np.ndarray:
@@ -175,7 +175,7 @@ def _thin(x: np.ndarray, y: np.ndarray, most: int = 700) -> tuple[np.ndarray, np
     return x[keep], y[keep]
 
 
-def _both(name: str, draw: Draw, wide: int, narrow: int) -> str:
+def both(name: str, draw: Draw, wide: int, narrow: int) -> str:
     """The figure for both widths, as two svg elements of the classes `wide` and `narrow`; heights in pixels."""
     return _svg(f"{name}-w", "wide", draw, WIDE, wide) + _svg(f"{name}-n", "narrow", draw, NARROW, narrow)
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from nelbo._version import __version__
-from nelbo.errors import UsageError
+from nelbo.errors import DataError, UsageError
 from nelbo.files import write_atomic
-from nelbo.report import figures, words
+from nelbo.report import figures, tightened, words
 from nelbo.report.contents import Contents, read_contents
 from nelbo.report.pictures import grid
 from nelbo.typing import Json
@@ -70,6 +70,7 @@ def view(contents: Contents) -> Json:
         "loss": _loss(contents),
         "grids": _grids(contents),
         "strip": _strip(contents),
+        "tightened": _tightened(contents),
         "coders": words.coders(contents) if contents.comparison else [],
         "made_with": words.made_with(contents),
     }
@@ -92,6 +93,18 @@ def _chain(bound: Json | None) -> Json | None:
         "joined": figures.STRATA if count > figures.STRATA else None,
         "errors": any(v.get("standard_error") for v in bound["levels"]),
     }
+
+
+def _tightened(contents: Contents) -> Json | None:
+    """The section of a certificate. Errors: DataError where it lacks what the section shows."""
+    try:
+        found = tightened.view(contents.certificate)
+    except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
+        raise DataError(
+            f"the certificate in {contents.folder} lacks something or holds something else there: {error!r}",
+            "tighten the model again, or move certificate.json away",
+        ) from None
+    return None if found is None else {**found, "svg": _drawing(found["svg"])}
 
 
 def _loss(contents: Contents) -> Json | None:

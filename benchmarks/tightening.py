@@ -1,0 +1,203 @@
+"""K network evaluations against bits/dim: even and best steps under β̃, β and one fitted variance, and tightened.
+
+    .venv/bin/python benchmarks/tightening.py [--only digits cifar16 fashion28 cifar32] [--steps 10 25 50] [--quick]
+
+Models that `nelbo.train` made (`runs/NAME`, made there where they are missing), on images they were not trained on: one
+part to fit to, another that every bound in the table is of. One fit serves all rows of a model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from evaluation_cost import SHARED, UNET
+
+import nelbo
+from nelbo.bound.evaluate import evaluate
+from nelbo.bound.result import Bound
+from nelbo.bound.results import compare_results
+from nelbo.data import read
+from nelbo.model.diffusion import DiffusionModel
+from nelbo.model.examples import Examples
+from nelbo.model.reverse import Beta, BetaTilde
+from nelbo.tightening import choose, ends
+from nelbo.tightening.chains import Chains
+from nelbo.tightening.ends import DecoderKind
+from nelbo.tightening.families import Family
+from nelbo.tightening.fitting import Fitting, bits, plans
+from nelbo.tightening.levels import linear
+from nelbo.tightening.path import fixed_edges, only
+from nelbo.tightening.split import split
+from nelbo.tightening.tighten import estimator_of
+
+
+def case(name: str, runs: Path, quick: bool) -> tuple[DiffusionModel, torch.Tensor]:
+    """A trained model and images that it has not seen."""
+    steps = 100 if quick else 3000
+    if name == "digits":
+        path, recipe = runs / "digits", {"steps": 50 if quick else 1500}
+        train, other = (read(f"digits:{part}").data for part in ("train", "test"))
+    elif name == "fashion28":
+        path, recipe = runs / name, {**UNET, "steps": steps}
+        files = ("train-images-idx3-ubyte.gz", "t10k-images-idx3-ubyte.gz")
+        train, other = (read(str(SHARED / "data/fashion_mnist" / file)).data[:, None] for file in files)
+    else:
+        images = np.load(SHARED / "data/cifar10_first4000/images.npz")["images_nchw"]
+        if name == "cifar16":
+            images = images.astype(float).reshape(4000, 3, 16, 2, 16, 2).mean((3, 5)).round().astype(np.uint8)
+        path, recipe = runs / {"cifar16": "c16"}.get(name, name), {**UNET, "steps": steps}
+        train, other = torch.from_numpy(images[:3000]), torch.from_numpy(images[3000:])
+    if not (path / "model.json").exists():
+        nelbo.train(train, path, recipe)
+    model = nelbo.load(path)
+    return model, other.reshape(len(other), *model.domain.shape)
+
+
+class Table:
+    """Bounds of one model's chains on the same held-out examples."""
+
+    def __init__(self, held_out: Examples):
+        self.held_out = held_out
+        self.bounds: dict[str, Bound] = {}
+
+    def bound(self, model: DiffusionModel, examples: Examples | None = None) -> Bound:
+        """The bound of a chain, every example by itself."""
+        some = self.held_out if examples is None else examples
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return evaluate(model, some, estimator=estimator_of(model), per_example=True)
+
+    def row(self, name: str, model: DiffusionModel, promised: float = math.nan, more: str = "") -> Bound:
+        """Print a row and keep its bound."""
+        bound = self.bounds[name] = self.bound(model)
+        said = "" if math.isnan(promised) else f"{promised:.3f}"
+        print(
+            f"| {name} | {bound.bits_per_dim:.3f} ± {bound.standard_error.estimator:.3f} | {said} | {more} |",
+            flush=True,
+        )
+        return bound
+
+    def difference(self, a: str, b: str) -> str:
+        """a − b with its paired error."""
+        found = compare_results(self.bounds[a], self.bounds[b])
+        return f"{a} − {b} = {found.difference:+.3f} ± {found.standard_error.total:.3f}"
+
+
+def report(name: str, options: argparse.Namespace) -> None:
+    """The table of one model."""
+    model, images = case(name, options.runs, options.quick)
+    parts = split(model, Examples(images[: 2 * options.images], name), None, 0)
+    fit_examples = parts.fit_examples
+    chains = Chains.of(model)
+    D, levels = model.domain.dimensions, chains.levels
+    table = Table(parts.held_out_examples)
+    started = time.process_time()
+    fitting = Fitting(
+        chains.model,
+        fit_examples,
+        levels,
+        {},
+        seed=0,
+        batch_size=None,
+        device=None,
+        progress=lambda done, planned: None,
+    )
+    seen, priced = fitting.covariances()
+    cheapest = min(priced.values(), key=lambda one: np.diagonal(one.edges, 1).sum())
+    sources, measured = fitting.sources(choose.tail(cheapest.edges, np.zeros(len(levels))), ends.kinds(model.domain))
+    prior = choose.prior_costs(measured, levels)
+    last = only(len(levels), len(levels) - 1, prior[-1])
+    seconds = time.process_time() - started
+    print(f"\n### {name}: D = {D}, {len(fit_examples)} images to fit, {len(parts.held_out)} held out\n")
+    print(f"Fit: {fitting.nfe / len(fit_examples):.0f} evaluations an image, {seconds:.0f} s of processor time.\n")
+    print("| chain | held-out bits/dim | by the fit | |\n|-|-|-|-|")
+    table.row("as it was", model)
+    if model.steps is not None and model.steps <= len(levels):
+        table.row("as it was, β", chains.on(model.grid, Beta()))
+        table.row("as it was, scalar", chains.on(model.grid, priced[Family.SCALAR].found.policy))
+        rich = min((f for f in priced), key=lambda f: np.diagonal(priced[f].edges, 1).sum())
+        table.row(f"as it was, {rich.value}", chains.on(model.grid, priced[rich].found.policy))
+    curve = linear(levels, _at(levels, seen.logsnr), (seen.error.mean(1) / D).log()[:, None]).exp()[:, 0]
+    own = sources.fixed(DecoderKind.OWN)
+    scalar = priced[Family.SCALAR]
+    for K in (k for k in options.steps if k <= chains.most):
+        fixed = {
+            "β̃": (BetaTilde(), fixed_edges(levels, curve, D, 0.0)),
+            "β": (Beta(), fixed_edges(levels, curve, D, 1.0)),
+        }
+        for said, (policy, edges) in {**fixed, "scalar": (scalar.found.policy, scalar.edges)}.items():
+            table.row(f"{K} even, {said}", chains.on(chains.even(K), policy))
+            paths = choose.paths(edges, own, last, K)
+            table.row(
+                f"{K} best, {said}", chains.on(chains.grid(paths.chain(K)[0]), policy), bits(model, paths.cost[K])
+            )
+        for said, among in (
+            ("own decoder", own),
+            ("gaussian", only_kinds(sources, [DecoderKind.GAUSSIAN])),
+            ("histograms", only_kinds(sources, [DecoderKind.HISTOGRAM, DecoderKind.PIXEL])),
+            ("all decoders", sources),
+        ):
+            found = plans(seen, priced, among, prior, levels, fitting, K, lambda paths, K=K: _has(paths, K))
+            if not found:
+                continue
+            plan = min(found.values(), key=lambda p: p.nats)
+            tight = chains.on(chains.grid(plan.chain), plan.found.policy, fitting.decoder(plan.decoder, plan.chain[0]))
+            start = float(levels.logsnr[plan.chain[0]])
+            what = f"{plan.family.value}, {plan.decoder.value} at λ = {start:.1f}"
+            fitted = table.bound(tight, fit_examples.first(100)).bits_per_dim if said == "all decoders" else math.nan
+            what += "" if math.isnan(fitted) else f"; on fit images {fitted:.3f}"
+            table.row(f"{K} tight, {said}", tight, bits(model, plan.nats), what)
+    if chains.most >= 50 and "50 even, scalar" not in table.bounds:
+        table.row("50 even, scalar", chains.on(chains.even(50), scalar.found.policy))
+    print()
+    for a, b in (
+        ("as it was", "25 tight, all decoders"),
+        ("as it was", "25 tight, gaussian"),
+        ("50 even, scalar", "10 tight, all decoders"),
+        ("50 even, scalar", "10 tight, gaussian"),
+        ("10 best, scalar", "10 tight, own decoder"),
+        ("25 best, scalar", "25 tight, own decoder"),
+    ):
+        if a in table.bounds and b in table.bounds:
+            print(f"- {table.difference(a, b)}", flush=True)
+
+
+def only_kinds(sources: choose.Sources, kinds: list[DecoderKind]) -> choose.Sources:
+    """Of the decoders only some kinds."""
+    return choose.Sources({kind: v for kind, v in sources.nats.items() if kind in kinds}, sources.calls)
+
+
+def _has(paths, steps: int) -> int | None:
+    return steps if steps < len(paths.cost) and np.isfinite(paths.cost[steps]) else None
+
+
+def _at(levels, logsnr: torch.Tensor):
+    """The candidates at these log-SNRs."""
+    return levels[(levels.logsnr[:, None] - logsnr).abs().argmin(0)]
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="*", default=["digits", "cifar16", "fashion28", "cifar32"])
+    parser.add_argument("--steps", nargs="*", type=int, default=[10, 25, 50])
+    parser.add_argument("--images", type=int, default=300, help="to fit to, and as many held out")
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--quick", action="store_true", help="small models and few images, to see that it runs")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.quick:
+        options.images, options.runs, options.steps = 48, Path("runs/quick"), options.steps[:1]
+    print(f"nelbo {nelbo.__version__}, torch {torch.__version__}, one thread")
+    for name in options.only:
+        report(name, options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,279 @@
+"""`ContextGaussian`: a decoder that reads the codes it has already said, pixel after pixel, as image coders do.
+
+What a network leaves, r = x − x̂(z_1), is correlated. With e = z_1/α − x̂ and codes taken in raster order, the
+channels of a pixel one after the other,
+
+    p(x | z_1) = Π_i p(x_i | x_<i, z_1)
+    m_i        = x̂_i + w_c · [r of the causal neighbours, e and x̂ of all neighbours, 1]
+    log s_i²   = a_c · [log energies of r − m, e and the gradient of x̂ around i; x̂_i; 1]
+    p(x_i | …) = Σ_k π_{b k} (mass of N(m_i, (κ_k s_i)²) in the bin of x_i) + π_{b 0} h(x_i),   b the class of s_i
+
+What w_c is to the residuals are rows of the inverse Cholesky factor of a stationary covariance, shared by all pixels of
+a channel. Every factor is a mixture of masses that sum to one, so that their product is a probability of codes whatever
+the weights are, and h, the histogram of codes, bounds what one surprise can cost. z_1, x̂ and e are known to the reader
+in whole, so that their neighbours on all sides count. One network evaluation, as of a plain Gaussian.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nelbo.errors import ShapeError
+from nelbo.maths import bins
+from nelbo.model.decoder import Decoder, _given
+from nelbo.model.domain import DataDomain
+from nelbo.process.levels import Levels, column
+from nelbo.process.prediction import Prediction
+
+RADIUS = 2
+CAUSAL = tuple((y, x) for y in range(-RADIUS, 1) for x in range(-RADIUS, RADIUS + 1) if (y, x) < (0, 0))
+"""Places before (0, 0) in raster order, as steps (down, right)."""
+AROUND = tuple((y, x) for y in (-1, 0, 1) for x in (-1, 0, 1))
+NEAR = tuple(CAUSAL.index(place) for place in ((0, -1), (-1, 0), (-1, -1), (-1, 1)))
+"""Of CAUSAL the four that touch (0, 0)."""
+KAPPA = (0.25, 0.5, 1.0, 2.0, 4.0)
+ENERGIES = 9
+"""Numbers that log s² is linear in."""
+_ROWS = 8
+"""Examples whose features are in memory at once."""
+
+
+def planes(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """(C, H, W) of an example: a vector is one row, a matrix one channel, further axes are channels."""
+    if len(shape) == 1:
+        return 1, 1, shape[0]
+    channels = 1
+    for n in shape[:-2]:
+        channels *= n
+    return channels, shape[-2], shape[-1]
+
+
+def mean_features(channels: int) -> int:
+    """Numbers that m − x̂ is linear in: causal residuals, those of the pixel's other channels, e and x̂ around, 1."""
+    return len(CAUSAL) * channels + channels + 2 * len(AROUND) * channels + 1
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """What is known before the first code: x̂ and e (B, C, H, W), and the features that follow from them alone,
+    (B, H, W, ·) for the mean and (B, C, H, W, ·) for the scale."""
+
+    x0: Tensor
+    of_mean: Tensor
+    of_scale: Tensor
+
+    @classmethod
+    def of(cls, x0: Tensor, z: Tensor, t: Levels, domain: DataDomain) -> Context:
+        """From x̂ and z_1 (B, *shape) at levels t (B,)."""
+        B = len(x0)
+        C, H, W = planes(domain.shape)
+        e = (z / column(t.alpha, z) - x0).reshape(B, C, H, W)
+        x0 = x0.reshape(B, C, H, W)
+        one = x0.new_ones(B, H, W, 1)
+        of_mean = torch.cat([shifted(e, AROUND), shifted(x0, AROUND), one], -1)
+        quantum = _quantum(domain)
+        noise = box(e.square())
+        slope = box(F.pad(x0.diff(dim=-1), (0, 1)).square() + F.pad(x0.diff(dim=-2), (0, 0, 0, 1)).square())
+        half = (domain.high - domain.low) / 2
+        features = [
+            torch.log(noise + quantum),
+            torch.log(slope + quantum),
+            x0 / half,
+            torch.log((x0 - domain.low).abs() / half + 0.01),
+            torch.log((domain.high - x0).abs() / half + 0.01),
+            torch.ones_like(x0),
+        ]
+        return cls(x0, of_mean, torch.stack(features, -1))
+
+
+def shifted(a: Tensor, places: tuple[tuple[int, int], ...]) -> Tensor:
+    """Neighbours of every pixel, 0 beyond the edges: (B, C, H, W) → (B, H, W, C·len(places)), places fastest."""
+    H, W = a.shape[-2:]
+    padded = F.pad(a, (RADIUS,) * 4)
+    found = [padded[..., RADIUS + y : RADIUS + y + H, RADIUS + x : RADIUS + x + W] for y, x in places]
+    return torch.stack(found, -1).permute(0, 2, 3, 1, 4).flatten(3)
+
+
+def box(a: Tensor) -> Tensor:
+    """Mean over 3 × 3 pixels that are inside and over all channels, (B, C, H, W) with the channels alike."""
+    mean = F.avg_pool2d(a.mean(1, keepdim=True), 3, 1, 1, count_include_pad=False)
+    return mean.expand_as(a)
+
+
+def mean_design(r: Tensor, context: Context) -> Tensor:
+    """The numbers that m − x̂ is linear in, (B, H, W, ·), from all residuals r (B, C, H, W); weights of a channel's own
+    and later residuals at the pixel itself are 0 by `allowed`."""
+    return torch.cat([shifted(r, CAUSAL), r.permute(0, 2, 3, 1), context.of_mean], -1)
+
+
+def allowed(channels: int) -> Tensor:
+    """Which features of `mean_design` a channel may use, (C, ·) bool: of its own pixel only the channels before."""
+    first = len(CAUSAL) * channels
+    mask = torch.ones(channels, mean_features(channels), dtype=torch.bool)
+    for c in range(channels):
+        mask[c, first + c : first + channels] = False
+    return mask
+
+
+def energies(near: Tensor, wide: Tensor, same: Tensor, known: Tensor, quantum: float) -> Tensor:
+    """The numbers that log s² is linear in, (…, ENERGIES): mean squares of r − m near by, farther and in the pixel's
+    earlier channels, and what is known before (…, 6)."""
+    logs = [torch.log(v + quantum) for v in (near, wide, same)]
+    return torch.cat([torch.stack(logs, -1), known], -1)
+
+
+def scale_design(d: Tensor, context: Context, domain: DataDomain) -> Tensor:
+    """`energies` of every pixel and channel, (B, C, H, W, ENERGIES), from all d = r − (m − x̂), (B, C, H, W)."""
+    B, C, H, W = d.shape
+    square = d.square()
+    patch = shifted(square, CAUSAL).reshape(B, H, W, C, len(CAUSAL)).permute(0, 3, 1, 2, 4)
+    near = patch[..., NEAR].mean(-1)
+    wide = patch.mean((1, 4), keepdim=True)[..., 0].expand_as(near)
+    return energies(near, wide, earlier(square), context.of_scale, _quantum(domain))
+
+
+def earlier(square: Tensor) -> Tensor:
+    """Mean over the channels before a pixel's own, 0 for the first, (B, C, …)."""
+    count = torch.arange(square.shape[1], device=square.device, dtype=square.dtype)
+    count = count.clamp_min(1).reshape(-1, *(1,) * (square.ndim - 2))
+    return (square.cumsum(1) - square) / count
+
+
+@dataclass(frozen=True, eq=False)
+class ContextGaussian(Decoder, kind="context_gaussian"):
+    """The decoder of this file. mean (C, ·): w_c; scale (C, ENERGIES): a_c, s in units of x; cuts (b − 1,): rising
+    log s between the classes; mixture (b, 1 + len(KAPPA)): log π, h first; log_histogram (K,): log h."""
+
+    mean_weights: Tensor
+    scale: Tensor
+    cuts: Tensor
+    mixture: Tensor
+    log_histogram: Tensor
+    calls_network = True
+
+    def __post_init__(self):
+        C = len(self.mean_weights)
+        shapes = {
+            "mean_weights": (self.mean_weights, (C, mean_features(C))),
+            "scale": (self.scale, (C, ENERGIES)),
+            "mixture": (self.mixture, (len(self.cuts) + 1, 1 + len(KAPPA))),
+        }
+        for name, (given, wanted) in shapes.items():
+            if tuple(given.shape) != wanted:
+                raise ShapeError(f"a context decoder with {name} of shape {tuple(given.shape)}", f"give {wanted}")
+        mask = allowed(C).to(self.mean_weights.device)
+        if bool((self.mean_weights[~mask] != 0).any()):
+            raise ShapeError(
+                "a context decoder whose mean reads a code that is not said yet",
+                "the weights of a channel's own and later residuals at the pixel itself are 0",
+            )
+        object.__setattr__(self, "mixture", self.mixture.double().log_softmax(-1))
+        object.__setattr__(self, "log_histogram", self.log_histogram.double().log_softmax(-1))
+
+    def check(self, domain: DataDomain) -> None:
+        super().check(domain)
+        C = planes(domain.shape)[0]
+        if len(self.mean_weights) != C or self.log_histogram.shape != (domain.bins,):
+            raise ShapeError(
+                f"a context decoder of {len(self.mean_weights)} channels and {len(self.log_histogram)} codes for a "
+                f"domain of shape {domain.shape} with {domain.bins} bins",
+                "fit it on data of this domain",
+            )
+
+    def nll(self, target: Tensor, z: Tensor, t: Levels, prediction: Prediction | None, domain: DataDomain) -> Tensor:
+        log_p = [
+            self._said(target[i : i + _ROWS], z[i : i + _ROWS], t[i : i + _ROWS], prediction, i, domain)
+            for i in range(0, len(z), _ROWS)
+        ]
+        return -torch.cat(log_p)
+
+    def _said(
+        self, codes: Tensor, z: Tensor, t: Levels, prediction: Prediction | None, start: int, domain: DataDomain
+    ) -> Tensor:
+        x0 = _given(prediction).x0[start : start + len(z)]
+        m, s = self.moments(codes, x0, z, t, domain)
+        codes = codes.reshape(m.shape)
+        return self.log_mass(codes, m, s, domain).flatten(1).sum(1)
+
+    def moments(self, codes: Tensor, x0: Tensor, z: Tensor, t: Levels, domain: DataDomain) -> tuple[Tensor, Tensor]:
+        """m and log s of every code given those before it, (B, C, H, W)."""
+        context = Context.of(x0, z, t, domain)
+        r = domain.values(codes).to(x0.dtype).reshape(context.x0.shape) - context.x0
+        shift = (mean_design(r, context) @ self.mean_weights.to(r).mT).permute(0, 3, 1, 2)
+        design = scale_design(r - shift, context, domain)
+        log_s = 0.5 * (design * self.scale.to(r)[:, None, None]).sum(-1)
+        return context.x0 + shift, _bounded(log_s, domain)
+
+    def log_mass(self, codes: Tensor, m: Tensor, log_s: Tensor, domain: DataDomain) -> Tensor:
+        """log p of codes given m and log s of their own, elementwise."""
+        parts = self.parts(codes, m, log_s, domain)
+        return torch.logsumexp(parts + self.mixture.to(m)[self.classes(log_s)], -1)
+
+    def parts(self, codes: Tensor, m: Tensor, log_s: Tensor, domain: DataDomain) -> Tensor:
+        """Log masses of codes under h and each Gaussian, (…, 1 + len(KAPPA))."""
+        s = log_s.exp()
+        K, low, high = domain._bins(), domain.low, domain.high
+        found = [bins.bin_log_mass(codes, m, kappa * s, K, low, high) for kappa in KAPPA]
+        return torch.stack([self.log_histogram.to(m)[codes], *found], -1)
+
+    def classes(self, log_s: Tensor) -> Tensor:
+        """The class of every pixel by its log s, int64."""
+        return torch.bucketize(log_s.contiguous(), self.cuts.to(log_s))
+
+    def draw(self, u: Tensor, z: Tensor, t: Levels, prediction: Prediction | None, domain: DataDomain) -> Tensor:
+        x0 = _given(prediction).x0
+        context = Context.of(x0, z, t, domain)
+        B, C, H, W = context.x0.shape
+        said = torch.zeros_like(context.x0, dtype=torch.int64)
+        r, d = (F.pad(torch.zeros_like(context.x0), (RADIUS,) * 4) for _ in range(2))
+        w, a, v = self.mean_weights.to(x0), self.scale.to(x0), u.reshape(B, C, H, W)
+        down = torch.tensor([y for y, _ in CAUSAL]) + RADIUS
+        right = torch.tensor([x for _, x in CAUSAL]) + RADIUS
+        for y in range(H):
+            for x in range(W):
+                around = r[:, :, y + down, x + right].flatten(1)
+                squares = d[:, :, y + down, x + right].square()
+                for c in range(C):
+                    here = (y + RADIUS, x + RADIUS)
+                    features = torch.cat([around, r[:, :, *here], context.of_mean[:, y, x]], 1)
+                    shift = features @ w[c]
+                    same = d[:, :c, *here].square().mean(1) if c else torch.zeros_like(shift)
+                    near, wide = squares[:, c, NEAR].mean(-1), squares.mean((1, 2))
+                    design = energies(near, wide, same, context.of_scale[:, c, y, x], _quantum(domain))
+                    m, log_s = context.x0[:, c, y, x] + shift, _bounded(0.5 * design @ a[c], domain)
+                    said[:, c, y, x] = self._drawn(v[:, c, y, x], m, log_s, domain)
+                    r[:, c, *here] = domain.values(said[:, c, y, x]).to(r) - context.x0[:, c, y, x]
+                    d[:, c, *here] = r[:, c, *here] - shift
+        return said.reshape(z.shape)
+
+    def _drawn(self, u: Tensor, m: Tensor, log_s: Tensor, domain: DataDomain) -> Tensor:
+        """A code each (B,) from uniforms (B,): the first part of u chooses the component, what is left the value."""
+        weights = self.mixture.to(m)[self.classes(log_s)].exp()
+        total = weights.cumsum(-1)
+        k = (u[:, None] * total[:, -1:] > total).sum(-1).clamp(max=weights.shape[-1] - 1)
+        chosen = weights.gather(-1, k[:, None])[:, 0]
+        rest = ((u * total[:, -1] - (total.gather(-1, k[:, None])[:, 0] - chosen)) / chosen).clamp(1e-15, 1 - 1e-15)
+        kappa = torch.tensor((1.0, *KAPPA), dtype=m.dtype, device=m.device)[k]
+        gaussian = domain.codes(m + kappa * log_s.exp() * torch.special.ndtri(rest))
+        histogram = self.log_histogram.to(m).exp().cumsum(0)
+        plain = torch.searchsorted(histogram, (rest * histogram[-1]).contiguous()).clamp(max=len(histogram) - 1)
+        return torch.where(k == 0, plain, gaussian)
+
+    def mean(self, z: Tensor, t: Levels, prediction: Prediction | None, domain: DataDomain) -> Tensor:
+        return _given(prediction).x0
+
+
+def _quantum(domain: DataDomain) -> float:
+    """The variance of a code's bin, below which no energy is told apart."""
+    return ((domain.high - domain.low) / (domain._bins() - 1)) ** 2 / 12
+
+
+def _bounded(log_s: Tensor, domain: DataDomain) -> Tensor:
+    """log s between a thirtieth of a bin and the whole range."""
+    width = (domain.high - domain.low) / (domain._bins() - 1)
+    low, high = torch.tensor([width / 30, domain.high - domain.low], dtype=torch.float64).log().tolist()
+    return log_s.clamp(low, high)

@@ -1,0 +1,65 @@
+"""A model made by a function that its user named: `package.module:function`."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import sys
+from pathlib import Path
+
+import torch
+
+from nelbo.errors import ModelFolderError, NelboError, UsageError
+from nelbo.model.denoiser import Denoiser
+from nelbo.model.diffusion import DiffusionModel
+
+HINT = "name it package.module:function, importable from here, a function without arguments that returns a model"
+
+
+def call(text: str) -> DiffusionModel:
+    """The model that `package.module:function` returns; its denoiser knows where it came from.
+
+    The current directory is importable. Errors: ModelFolderError, UsageError.
+    """
+    module_name, _, function_name = text.partition(":")
+    if not all(part.isidentifier() for part in module_name.split(".")):
+        raise ModelFolderError(f"{text!r} is neither a folder nor the name of a function in a module", HINT)
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ModelFolderError(f"{text!r} is neither a folder nor importable: {error}", HINT) from None
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise UsageError(f"the module {module_name!r} has no function {function_name!r}", HINT)
+    try:
+        inspect.signature(function).bind()
+    except TypeError as error:
+        raise UsageError(f"{text!r} cannot be called without arguments: {error}", HINT) from None
+    except ValueError:
+        pass  # a function that does not tell its arguments
+    try:
+        model = function()
+    except NelboError:
+        raise
+    except Exception as error:
+        raise UsageError(
+            f"{text!r} raised {type(error).__name__}: {error}",
+            "that happened in the function itself; set NELBO_TRACEBACK=1 to see where",
+        ) from error
+    if not isinstance(model, DiffusionModel):
+        raise UsageError(f"{text!r} returned a {type(model).__name__}, not a nelbo.DiffusionModel", HINT)
+    model.denoiser.reference = text
+    return model
+
+
+def weights(denoiser: Denoiser) -> str:
+    """SHA-256 of the weights of a denoiser, by which a folder that only refers to them knows them again."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(denoiser.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,152 @@
+"""`Certificate`: what tightening gained, on examples that nothing was fitted to. JSON schema nelbo.tightening/1.
+
+schema, version, seed, seconds, steps, dimensions, warnings
+model: {before, after}                       fingerprints
+data: {fit, held_out}: each {name, examples, fingerprint}
+bits_per_dim: {before, after}                held-out bounds of the model as it was and of the tightened one
+gain: {bits_per_dim, standard_error: {estimator, data, total}}        before − after, paired
+stages: [{name, steps, bits_per_dim, standard_error, fitted_bits_per_dim, part}]
+from the model as it was on; fitted_bits_per_dim is what the fit promised (null: it promised nothing);
+part: {bits_per_dim, standard_error} gained over the stage before, paired (null for the first)
+chain: {positions (of a table) or times, logsnr}
+decoder: {kind, calls_network, tried: {kind: {logsnr, bits_per_dim}}}
+covariance: {family, note, tried: {family: bits_per_dim}}    promised bounds of the best chain under each family
+curve: [{steps, bits_per_dim}]               promised bounds of the best chain of every number of steps
+error: [{logsnr, mean_square}]               E(x − x̂)² an element
+nfe: {fit, fit_per_example, certificate}
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from nelbo.bound.result import Bound, without_nan
+from nelbo.bound.results import compare_results
+from nelbo.errors import DataError
+from nelbo.typing import Json
+
+SCHEMA = "nelbo.tightening/1"
+FILE = "certificate.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """A model on the way, its held-out bound, and what the fit promised for it in bits/dim (nan: nothing)."""
+
+    name: str
+    bound: Bound
+    promised: float = math.nan
+
+
+@dataclass(frozen=True, eq=False)
+class Certificate:
+    """Held-out bounds of the stages, from the model as it was to the tightened one, and how it was fitted."""
+
+    stages: tuple[Stage, ...]
+    details: Json
+    """The fields of the schema that the stages do not say."""
+    warnings: tuple[str, ...]
+
+    @property
+    def before(self) -> Bound:
+        """The bound of the model as it was."""
+        return self.stages[0].bound
+
+    @property
+    def after(self) -> Bound:
+        """The bound of the tightened model."""
+        return self.stages[-1].bound
+
+    @property
+    def gain(self) -> tuple[float, float]:
+        """Before − after in bits/dim and its standard error, of the paired differences."""
+        found = compare_results(self.before, self.after)
+        return found.difference, found.standard_error.total
+
+    def to_dict(self) -> Json:
+        """JSON form; see the head of this file."""
+        whole = compare_results(self.before, self.after)
+        stages = []
+        for last, stage in zip((None, *self.stages), self.stages, strict=False):
+            part = None if last is None else compare_results(last.bound, stage.bound)
+            stages.append(
+                {
+                    "name": stage.name,
+                    "steps": stage.bound.description["grid"]["steps"],
+                    "bits_per_dim": stage.bound.bits_per_dim,
+                    "standard_error": stage.bound.standard_error.total,
+                    "fitted_bits_per_dim": stage.promised,
+                    "part": part and {"bits_per_dim": part.difference, "standard_error": part.standard_error.total},
+                }
+            )
+        return without_nan(
+            {
+                "schema": SCHEMA,
+                **self.details,
+                "dimensions": self.after.dimensions,
+                "model": {"before": self.before.model["fingerprint"], "after": self.after.model["fingerprint"]},
+                "bits_per_dim": {"before": self.before.bits_per_dim, "after": self.after.bits_per_dim},
+                "gain": {"bits_per_dim": whole.difference, "standard_error": vars(whole.standard_error)},
+                "stages": stages,
+                "warnings": list(self.warnings),
+            }
+        )
+
+    def __str__(self) -> str:
+        gain, error = self.gain
+        lines = [
+            f"{'held-out bound of':<34}{'steps':>7}{'bits/dim':>11}{'gained':>11}{'±':>9}{'promised':>11}",
+            "─" * 83,
+        ]
+        for stage in self.to_dict()["stages"]:
+            part = stage["part"] or {"bits_per_dim": math.nan, "standard_error": math.nan}
+            steps = "∞" if stage["steps"] is None else str(stage["steps"])
+            lines.append(
+                f"{stage['name']:<34}{steps:>7}{stage['bits_per_dim']:>11.4f}{_cell(part['bits_per_dim'], 11)}"
+                f"{_cell(part['standard_error'], 9)}{_cell(stage['fitted_bits_per_dim'], 11)}"
+            )
+        d = self.details
+        lines += [
+            "─" * 83,
+            f"gain          {gain:.4f} ± {error:.4f} bits/dim, paired over {self.after.examples} held-out examples",
+            f"chain         {_chain(d['chain']['logsnr'])}",
+            f"decoder       {d['decoder']['kind']} at log-SNR {d['chain']['logsnr'][0]:.2f}",
+            f"covariance    {d['covariance']['family']}",
+            f"cost          {d['nfe']['fit']} evaluations to fit, {d['nfe']['fit_per_example']:.3g} an example; "
+            f"{d['nfe']['certificate']} for the certificate",
+        ]
+        return "\n".join([*lines, *(f"warning: {w}" for w in self.warnings)])
+
+
+def _cell(value: float | None, width: int) -> str:
+    return f"{'–':>{width}}" if value is None or math.isnan(value) else f"{value:>{width}.4f}"
+
+
+WIDTH = 60
+
+
+def _chain(logsnr: list[float]) -> str:
+    """Where the steps are, drawn in one line from little noise to much: a digit says how many lie in one place."""
+    first, last = logsnr[0], logsnr[-1]
+    counts = [0] * WIDTH
+    for v in logsnr:
+        counts[round((first - v) / ((first - last) or 1) * (WIDTH - 1))] += 1
+    drawn = "".join("·" if n == 0 else "|" if n == 1 else str(min(n, 9)) for n in counts)
+    return f"λ {first:.2f} {drawn} {last:.2f}"
+
+
+def read(path: Path) -> Json | None:
+    """The certificate in a file, None where there is none. Errors: DataError where it is damaged."""
+    import json
+
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not readable JSON: {error}", "tighten the model again, or move it away") from None
+    if not isinstance(found, dict) or found.get("schema") != SCHEMA:
+        raise DataError(f"{path} is no certificate of {SCHEMA}", "tighten the model again, or move it away")
+    return found
