@@ -23,6 +23,8 @@ from nelbo.model.diffusion import DiffusionModel
 from nelbo.process import forward
 from nelbo.process.prediction import Output, from_x0
 from nelbo.process.schedule import Table
+from nelbo.training.batches import Places
+from nelbo.typing import Condition
 
 
 class Loss(NamedTuple):
@@ -39,12 +41,21 @@ class Loss(NamedTuple):
 
 
 @equation("loss-simple", "loss-simple-reparam", "weighted-loss", "implied-weight-cosine")
-def simple_loss(model: DiffusionModel, target: Tensor, seed: int, step: int) -> Tensor:
+def simple_loss(
+    model: DiffusionModel,
+    target: Tensor,
+    seed: int,
+    step: int,
+    places: Places | None = None,
+    condition: Condition | None = None,
+) -> Tensor:
     """L_simple: mean over the batch and its elements of (ε − ε̂)² at uniform t (low discrepancy); no bound.
 
-    Source: Ho et al. 2020, eq. 14. The decoder is not trained, so the network must not be its own decoder.
+    Source: Ho et al. 2020, eq. 14. The decoder is not trained, so the network must not be its own decoder. `places`:
+    as of `bound_loss`.
     """
-    x, eps, unit = _batch(model, target, seed, step)
+    places = places or Places.all(len(target))
+    x, eps, unit = _batch(model, target, seed, step, places)
     schedule = model.schedule
     if isinstance(schedule, Table):
         levels = model.levels().to(device=target.device)
@@ -52,43 +63,59 @@ def simple_loss(model: DiffusionModel, target: Tensor, seed: int, step: int) -> 
     else:
         t = schedule.at(unit).to(dtype=torch.float32)
     z = forward.noised(x, eps, t)
-    prediction = model.predict(z, t)
-    return (eps - from_x0(Output.EPS, prediction.x0, z, t)).square().mean()
+    prediction = model.predict(z, t, condition)
+    return places.share * (eps - from_x0(Output.EPS, prediction.x0, z, t)).square().mean()
 
 
 @equation("vdm-elbo", "sum-objective")
-def bound_loss(model: DiffusionModel, target: Tensor, seed: int, step: int, reconstruction_share: float) -> Loss:
+def bound_loss(
+    model: DiffusionModel,
+    target: Tensor,
+    seed: int,
+    step: int,
+    reconstruction_share: float,
+    places: Places | None = None,
+    condition: Condition | None = None,
+) -> Loss:
     """A draw of the bound from the batch `target` (B, *shape); noise is keyed by (seed, step, place in the batch).
 
-    The network runs once on B + ⌈share · B⌉ inputs in its own precision. Scalars, differentiable.
+    places: which places of a larger batch `target` has; the losses of its parts then add up to that of the whole.
+    condition: keywords of the network, a row an example. The network runs once on B + ⌈share · B⌉ inputs in its own
+    precision. Scalars, differentiable.
     """
     domain, schedule = model.domain, model.schedule
     device = target.device
-    x, eps, unit = _batch(model, target, seed, step)
+    places = places or Places.all(len(target))
+    x, eps, unit = _batch(model, target, seed, step, places)
     target = target.long() if domain.discrete else target
-    B = len(x)
     if isinstance(schedule, Table):
         levels = model.levels().to(device=device)
         count = len(levels) - 1
         j = (unit * count).floor().long().clamp(max=count - 1) + 1
         s, t = (levels[k].to(dtype=torch.float32) for k in (j - 1, j))
-        diffusion = count * terms.diffusion(model, x, eps, s, t)
+        diffusion = count * terms.diffusion(model, x, eps, s, t, condition)
     else:
         t = schedule.at(unit).to(dtype=torch.float32)
-        diffusion = terms.diffusion_rate(model, x, eps, t, schedule.dlogsnr_dt(unit).float())
-    some = max(1, math.ceil(reconstruction_share * B))
+        diffusion = terms.diffusion_rate(model, x, eps, t, schedule.dlogsnr_dt(unit).float(), condition)
     first, last = model.levels()[:1].to(device=device), model.levels()[-1:].to(device=device)
-    eps = random.normal(seed, torch.arange(some), step, 2, domain.shape, stream=random.Stream.BATCH, device=device)
-    reconstruction = terms.reconstruction(model, x[:some].double(), target[:some], eps, first.expand(some))
+    wanted = max(1, math.ceil(reconstruction_share * places.whole))
+    some = places.below(wanted)
+    reconstruction = x.new_zeros(1, dtype=torch.float64)
+    if some:
+        eps = random.normal(seed, places.slots[:some], step, 2, domain.shape, stream=random.Stream.BATCH, device=device)
+        rows = None if condition is None else {k: v[:some] for k, v in condition.items()}
+        reconstruction = terms.reconstruction(model, x[:some].double(), target[:some], eps, first.expand(some), rows)
     prior = terms.prior(model, x.double(), last)
-    return Loss(*(bits_per_dim(part.mean(), domain.dimensions) for part in (diffusion, reconstruction, prior)))
+    parts = ((diffusion, places.share), (reconstruction, some / wanted), (prior, places.share))
+    return Loss(*(share * bits_per_dim(part.mean(), domain.dimensions) for part, share in parts))
 
 
-def _batch(model: DiffusionModel, target: Tensor, seed: int, step: int) -> tuple[Tensor, Tensor, Tensor]:
+def _batch(
+    model: DiffusionModel, target: Tensor, seed: int, step: int, places: Places
+) -> tuple[Tensor, Tensor, Tensor]:
     """x and ε (B, *shape) in float32 and low-discrepancy unit times (B,) in float64, keyed by (seed, step)."""
-    domain, device, B = model.domain, target.device, len(target)
+    domain, device, slots = model.domain, target.device, places.slots
     x = (domain.values(target) if domain.discrete else target).float()
-    slots = torch.arange(B)
     eps = random.normal(seed, slots, step, 0, domain.shape, stream=random.Stream.BATCH, device=device).float()
     u = random.uniform(seed, 0, step, 1, stream=random.Stream.BATCH, device=device)
-    return x, eps, (u + slots.to(device) / B) % 1
+    return x, eps, (u + slots.to(device) / places.whole) % 1
