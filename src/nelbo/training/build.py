@@ -20,8 +20,10 @@ from nelbo.process.schedule import Schedule, Table
 from nelbo.training.config import TrainConfig
 
 
-def build_model(examples: Examples, settings: TrainConfig) -> DiffusionModel:
+def build_model(examples: Examples, settings: TrainConfig, rows: Tensor | None = None) -> DiffusionModel:
     """The model that `settings` describe for these examples, with fresh weights keyed by the seed.
+
+    rows: those of them that are trained on, where it is not all.
 
     Bins: settings.bins, else what the data say (17 for digits, 256 for bytes); real data have none and get a
     continuous decoder. Errors: UsageError where the two cannot be reconciled.
@@ -55,7 +57,9 @@ def build_model(examples: Examples, settings: TrainConfig) -> DiffusionModel:
         torch.manual_seed(settings.seed)
         denoiser = make_denoiser({**config, "output": settings.net.predicts}, domain)
     if categorical:
-        denoiser.net.head.start_at(log_frequencies(domain.checked(examples.data).long(), domain))  # type: ignore[operator]
+        codes = domain.checked(examples.data)
+        codes = codes if rows is None or len(rows) == len(codes) else codes[rows]
+        denoiser.net.head.start_at(log_frequencies(codes.long(), domain))  # type: ignore[operator]
     grid: grids.Grid
     if isinstance(schedule, Table):
         grid = grids.Full()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import json
 import tomllib
 from pathlib import Path
@@ -19,6 +20,40 @@ def _named(value: Any) -> Any:
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Precision(enum.Enum):
+    """What the network computes in while it is trained; weights, losses and the optimiser stay in float32."""
+
+    FLOAT32 = "float32"
+    BF16 = "bf16"
+
+
+class Augmentation(enum.Enum):
+    """Changes to training examples; none is made unasked."""
+
+    HORIZONTAL_FLIP = "horizontal_flip"
+
+
+class Keep(enum.Enum):
+    """Which averaged weights the finished model gets: those of the least validation bound, or the last."""
+
+    BEST = "best"
+    LAST = "last"
+
+
+class ValidationConfig(_Strict):
+    """The bound on examples that are not trained on, every so many steps, by the bound engine with a fixed budget."""
+
+    every: int | None = Field(default=None, ge=1, description="steps between two bounds; null: none")
+    data: str | None = Field(default=None, description="DATA to score; null: hold out a part of the training data")
+    examples: int | None = Field(
+        default=None, ge=2, description="how many; null: of held-out data a tenth, of given data all, at most 1000"
+    )
+    tolerance: float = Field(default=0.01, gt=0, description="standard error to stop at, in bits/dim")
+    max_nfe: int = Field(default=4000, ge=600, description="most network evaluations of one bound")
+    patience: int | None = Field(default=None, ge=1, description="stop after so many bounds that were no better")
+    keep: Keep = Field(default=Keep.BEST, description="weights of the finished model")
 
 
 class NetConfig(_Strict):
@@ -70,6 +105,15 @@ class TrainConfig(_Strict):
     warmup: int = Field(default=200, ge=0)
     gradient_clip: float = Field(default=1.0, gt=0)
     ema: float = Field(default=0.999, ge=0, lt=1)
+    precision: Precision = Field(default=Precision.FLOAT32, description="of the network; bf16 is autocast")
+    accumulate: int = Field(default=1, ge=1, description="micro-batches that a batch is computed in")
+    compile: bool = Field(default=False, description="torch.compile for the network")
+    channels_last: bool = Field(default=False, description="memory format of the network's convolutions")
+    validation: ValidationConfig = ValidationConfig()
+    augment: tuple[Augmentation, ...] = Field(default=(), description="changes to the training examples")
+    condition: str | None = Field(default=None, description="keyword of the network that takes the data's labels")
+    standardise: bool = Field(default=False, description="real data: train on (x − mean)/sd of every column")
+    tracker: str | None = Field(default=None, description="also log to tensorboard, wandb, … (accelerate's trackers)")
     reconstruction_share: float = Field(
         default=0.125, gt=0, le=1, description="examples of a batch that also score the first level"
     )
@@ -115,11 +159,18 @@ def check_config(settings: Json | TrainConfig | None) -> TrainConfig:
         if first["type"] == "extra_forbidden":
             owner: Any = TrainConfig
             for part in first["loc"][:-1]:
-                owner = {"net": NetConfig, "schedule": ScheduleConfig}.get(str(part), owner)
+                parts = {"net": NetConfig, "schedule": ScheduleConfig, "validation": ValidationConfig}
+                owner = parts.get(str(part), owner)
             known = ", ".join(owner.model_fields)
             raise UsageError(f"unknown configuration key {key!r}", f"choose one of: {known}") from None
         problem = f"configuration key {key} = {first['input']!r}: {first['msg'].lower()}"
         raise UsageError(problem, f"change it in the config file, or by --set {key}=…") from None
+
+
+def schema() -> Json:
+    """The JSON schema of a configuration file (draft 2020-12)."""
+    found = TrainConfig.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found, "title": "nelbo train"}
 
 
 def _put(settings: Json, path: list[str], value: Any) -> None:
