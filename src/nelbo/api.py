@@ -6,7 +6,6 @@ import dataclasses
 import importlib
 import inspect
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, overload
 

@@ -3,9 +3,10 @@
     torchrun --nproc-per-node 4 -m nelbo evaluate …          accelerate launch --num-processes 4 -m nelbo evaluate …
 
 Values travel between processes as float64 rows on the CPU (gloo), whatever device the networks run on; gradients of
-training by DDP, between GPUs over NCCL. Of the processes one speaks: rank 0 prints and writes the result, and a failure is told once, by the process that met it first.
-A process that dies ends the others with `WorkerError`: they learn of it from the launcher (SIGTERM), from the
-connection that broke, or at last from a timeout. Ctrl-C is agreed on: all stop after the same round of batches.
+training by DDP, between GPUs over NCCL. Of the processes one speaks: rank 0 prints and writes the result, and a failure
+is told once, by the process that met it first. A process that dies ends the others with `WorkerError`: they learn of it
+from the launcher (SIGTERM), from the connection that broke, or at last from a timeout. Ctrl-C is agreed on: all stop
+after the same round of batches, or the same step.
 
 This is the only module that knows accelerate.
 """

@@ -31,8 +31,9 @@ class Feed:
         self.examples, self.settings, self.device, self.condition = examples, settings, device, condition
         self.order = Order(rows, settings.batch_size, settings.seed)
         if settings.augment and examples.data.ndim < 3:
+            shape, changes = tuple(examples.data.shape[1:]), [a.value for a in settings.augment]
             raise UsageError(
-                f"augment = {[a.value for a in settings.augment]} on examples of shape {tuple(examples.data.shape[1:])}",
+                f"augment = {changes} on examples of shape {shape}",
                 "flips are for images; leave augment out",
             )
         in_memory = isinstance(examples.data, Tensor)
@@ -73,6 +74,6 @@ def augmented(target: Tensor, settings: TrainConfig, step: int, places: Places) 
     """`target` (b, …, W) with what `augment` asks for: a horizontal flip of each image with probability ½."""
     if Augmentation.HORIZONTAL_FLIP not in settings.augment:
         return target
-    u = random.uniform(settings.seed, places.slots, step, stream=random.Stream.AUGMENT, device=target.device)
+    u = random.uniform(settings.seed, places.slots, step, 0, stream=random.Stream.AUGMENT, device=target.device)
     flipped = (u < 0.5).reshape(-1, *[1] * (target.ndim - 1))
     return torch.where(flipped, target.flip(-1), target)

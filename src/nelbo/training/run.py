@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import time
 from typing import Any
@@ -45,8 +46,7 @@ class Run:
         self.step = 0
         self.seconds = 0.0
         if settings.compile:
-            for module in (self.net, self.ema.module):
-                getattr(module, "net", module).compile()
+            getattr(self.net, "net", self.net).compile()
         self.objective: nn.Module = _Objective(model, settings)
         if isinstance(workers, runtime.Processes):
             self.objective = workers.replicated(self.objective, device)
@@ -151,7 +151,9 @@ class Run:
         """The model of the run, on the CPU: with the averaged weights, or with `weights`."""
         self.net.load_state_dict(self.ema.module.state_dict() if weights is None else weights)
         self.net.eval()
-        denoiser = self.model.denoiser.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        # a copy is not compiled, so that a batch of another size need not wait for the compiler
+        denoiser = copy.deepcopy(self.model.denoiser) if self.settings.compile else self.model.denoiser
+        denoiser = denoiser.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         return self.with_denoiser(denoiser, provenance=provenance, trained_on=hashes)
 
 
