@@ -76,12 +76,14 @@ def bound_loss(
     reconstruction_share: float,
     places: Places | None = None,
     condition: Condition | None = None,
+    report: bool = True,
 ) -> Loss:
     """A draw of the bound from the batch `target` (B, *shape); noise is keyed by (seed, step, place in the batch).
 
     places: which places of a larger batch `target` has; the losses of its parts then add up to that of the whole.
-    condition: keywords of the network, a row an example. The network runs once on B + ⌈share · B⌉ inputs in its own
-    precision. Scalars, differentiable.
+    condition: keywords of the network, a row an example. report: whether a reconstruction term that no weight of the
+    network changes is wanted all the same; it costs a table of all codes, and is else left out (0).
+    The network runs once on B + ⌈share · B⌉ inputs in its own precision. Scalars, differentiable.
     """
     domain, schedule = model.domain, model.schedule
     device = target.device
@@ -101,7 +103,7 @@ def bound_loss(
     wanted = max(1, math.ceil(reconstruction_share * places.whole))
     some = places.below(wanted)
     reconstruction = x.new_zeros(1, dtype=torch.float64)
-    if some:
+    if some and (report or model.decoder.calls_network):
         eps = random.normal(seed, places.slots[:some], step, 2, domain.shape, stream=random.Stream.BATCH, device=device)
         rows = None if condition is None else {k: v[:some] for k, v in condition.items()}
         reconstruction = terms.reconstruction(model, x[:some].double(), target[:some], eps, first.expand(some), rows)

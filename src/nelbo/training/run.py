@@ -90,7 +90,7 @@ class Run:
         later = getattr(self.objective, "no_sync", contextlib.nullcontext)
         try:
             with contextlib.nullcontext() if last else later():
-                losses = self.objective(target, places, self.step, condition)
+                losses = self.objective(target, places, self.step, condition, self._logged(self.step + 1))
                 # DDP averages over processes what is to be added up
                 (workers.size * losses["loss"] if workers.size > 1 else losses["loss"]).backward()
         except RuntimeError as error:
@@ -100,10 +100,12 @@ class Run:
             raise gone from None
         return {name: value.detach() for name, value in losses.items()}
 
+    def _logged(self, step: int) -> bool:
+        return step % self.settings.log_every == 0 or step in (1, self.settings.steps)
+
     def _record(self, losses: dict[str, Tensor]) -> Json:
-        settings = self.settings
-        record: Json = {"step": self.step, "steps": settings.steps}
-        if self.step % settings.log_every == 0 or self.step in (1, settings.steps):
+        record: Json = {"step": self.step, "steps": self.settings.steps}
+        if self._logged(self.step):
             values = torch.stack([value.double() for value in losses.values()]).cpu()
             whole = torch.stack(self.workers.gather(values[None])).sum(0)[0] if self.workers.size > 1 else values
             record |= dict(zip(losses, whole.tolist(), strict=True))
@@ -165,19 +167,23 @@ class _Objective(nn.Module):
         self.denoiser = model.denoiser
         self.model, self.settings = model, settings
 
-    def forward(self, target: Tensor, places: Places, step: int, condition: Condition | None) -> dict[str, Tensor]:
-        """What is minimised, under `loss`, and its parts where it has parts; scalars."""
+    def forward(
+        self, target: Tensor, places: Places, step: int, condition: Condition | None, report: bool
+    ) -> dict[str, Tensor]:
+        """What is minimised, under `loss`, and its parts where it has parts; scalars. report: it will be looked at."""
         if self.settings.precision is Precision.FLOAT32:
-            return self._losses(target, places, step, condition)
+            return self._losses(target, places, step, condition, report)
         with torch.autocast(target.device.type, torch.bfloat16):
-            return self._losses(target, places, step, condition)
+            return self._losses(target, places, step, condition, report)
 
-    def _losses(self, target: Tensor, places: Places, step: int, condition: Condition | None) -> dict[str, Tensor]:
+    def _losses(
+        self, target: Tensor, places: Places, step: int, condition: Condition | None, report: bool
+    ) -> dict[str, Tensor]:
         settings = self.settings
         if settings.objective == "simple":
             return {"loss": simple_loss(self.model, target, settings.seed, step, places, condition)}
         share = settings.reconstruction_share
-        parts = bound_loss(self.model, target, settings.seed, step, share, places, condition)
+        parts = bound_loss(self.model, target, settings.seed, step, share, places, condition, report)
         return {"loss": parts.total, **parts._asdict()}
 
 
