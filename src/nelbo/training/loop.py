@@ -26,7 +26,7 @@ from nelbo.model.examples import Examples
 from nelbo.training import checkpoint
 from nelbo.training.build import build_model
 from nelbo.training.config import TrainConfig, check_config
-from nelbo.training.objective import bound_loss, simple_loss
+from nelbo.training.objective_config import make_criterion
 from nelbo.typing import Json
 
 Progress = Callable[[Json], None]
@@ -109,7 +109,9 @@ class _Run:
             torch._foreach_lerp_(old, new, 1 - min(decay, warm))
 
         self.ema = AveragedModel(self.net, multi_avg_fn=average)  # type: ignore[arg-type]
-        self.optimizer = torch.optim.AdamW(_decayed(self.net, settings.weight_decay), settings.lr, fused=True)
+        self.criterion = make_criterion(settings).to(device)
+        groups = [*_decayed(self.net, settings.weight_decay), *_undecayed(self.criterion)]
+        self.optimizer = torch.optim.AdamW(groups, settings.lr, fused=True)
         self.step = 0
         self.seconds = 0.0
 
@@ -140,6 +142,8 @@ class _Run:
         losses = self._losses(target)
         self.optimizer.zero_grad(set_to_none=True)
         losses["loss"].backward()
+        self.criterion.after_backward()
+        self.criterion.end_of_step()
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), settings.gradient_clip)
         if not math.isfinite(float(norm)) or not math.isfinite(float(losses["loss"].detach())):
             raise NumericalError(
@@ -152,11 +156,7 @@ class _Run:
 
     def _losses(self, target: Tensor) -> dict[str, Tensor]:
         """What is minimised, under `loss`, and its parts where it has parts."""
-        settings = self.settings
-        if settings.objective == "simple":
-            return {"loss": simple_loss(self.model, target, settings.seed, self.step)}
-        parts = bound_loss(self.model, target, settings.seed, self.step, settings.reconstruction_share)
-        return {"loss": parts.total, **parts._asdict()}
+        return self.criterion(self.model, target, self.settings.seed, self.step)
 
     def _record(self, losses: dict[str, Tensor]) -> Json:
         settings = self.settings
@@ -173,6 +173,7 @@ class _Run:
             "net": self.net.state_dict(),
             "ema": self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "criterion": self.criterion.state_dict(),
             "identity": identity,
         }
 
@@ -180,12 +181,13 @@ class _Run:
         self.net.load_state_dict(state["net"])
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.criterion.load_state_dict(state["criterion"])
         self.step, self.seconds = state["step"], state["seconds"]
 
     def finished(self, provenance: Json, hashes: Tensor) -> DiffusionModel:
         self.net.load_state_dict(self.ema.module.state_dict())
         self.net.eval()
-        m = self.model
+        m = self.criterion.frozen(self.model)
         return DiffusionModel(
             m.domain, m.schedule, m.grid, m.denoiser.cpu(), m.reverse, m.decoder, m.prior, provenance, hashes
         )
@@ -197,6 +199,12 @@ def _decayed(net: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     for name, parameter in net.named_parameters():
         groups[parameter.ndim > 1 and not name.endswith("bias")].append(parameter)
     return [{"params": groups[True], "weight_decay": weight_decay}, {"params": groups[False], "weight_decay": 0.0}]
+
+
+def _undecayed(module: nn.Module) -> list[dict[str, Any]]:
+    """One group without decay, or none where nothing in `module` is trained."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    return [{"params": trained, "weight_decay": 0.0}] if trained else []
 
 
 class _Log:
