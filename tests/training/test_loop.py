@@ -163,7 +163,7 @@ def test_simple_objective(tmp_path):
     settings = small(objective="simple", net={"head": "plain", "predicts": "eps"}, steps=60)
     train(codes(200), tmp_path, settings)
     log = log_of(tmp_path)
-    assert set(log[0]) == {"step", "steps", "loss", "lr", "seconds"}
+    assert set(log[0]) == {"step", "steps", "loss", "simple", "lr", "seconds"}
     assert log[0]["loss"] == pytest.approx(1.0, abs=0.4) and log[-1]["loss"] < 0.8 * log[0]["loss"]
     with pytest.raises(UsageError, match="own decoder"):
         train(codes(), tmp_path / "other", small(objective="simple"))
@@ -231,16 +231,16 @@ def test_the_generator_is_left_alone_by_a_run_that_fails(tmp_path):
 
 def test_every_example_once_an_epoch(tmp_path, monkeypatch):
     """Batches walk through a fresh permutation an epoch, also where the batch size does not divide N."""
-    from nelbo.training import run
+    from nelbo.training.criterion import Criterion
 
     seen: list[torch.Tensor] = []
 
-    def spy(model, target, *rest):
+    def spy(self, model, target, *rest):
         seen.append(target.clone())
-        return loss(model, target, *rest)
+        return forward(self, model, target, *rest)
 
-    loss = run.bound_loss
-    monkeypatch.setattr(run, "bound_loss", spy)
+    forward = Criterion.forward
+    monkeypatch.setattr(Criterion, "forward", spy)
     examples = codes(10)
     train(examples, tmp_path, small(batch_size=4, steps=5))
     rows = [[int((examples.data == e).flatten(1).all(1).nonzero()) for e in batch] for batch in seen]

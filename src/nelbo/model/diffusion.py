@@ -22,6 +22,7 @@ from nelbo.errors import UsageError
 from nelbo.model.decoder import Decoder, NetworkCategorical
 from nelbo.model.denoiser import CategoricalDenoiser, Denoiser
 from nelbo.model.domain import DataDomain
+from nelbo.model.mixture import MixtureDenoiser, NetworkMixture
 from nelbo.model.prior import Prior
 from nelbo.model.reverse import Reverse
 from nelbo.process.grid import Grid
@@ -58,6 +59,11 @@ class DiffusionModel:
             raise UsageError(
                 "the decoder 'network_categorical' needs a network with a categorical head, and this one has none",
                 "use decoder='discretized_gaussian' or 'categorical', or train with net.head='categorical'",
+            )
+        if isinstance(self.decoder, NetworkMixture) and not isinstance(self.denoiser, MixtureDenoiser):
+            raise UsageError(
+                "the decoder 'network_mixture' needs a network with a mixture head, and this one has none",
+                "use decoder='discretized_gaussian' or 'categorical', or train with net.head='mixture'",
             )
         variance = self.reverse.variance
         if (variance.learned or self.decoder.spread is not None) and not self.denoiser.learned_variance:

@@ -17,6 +17,20 @@ from nelbo.typing import Json, Shape
 NETS: dict[str, Callable[..., nn.Module]] = {"mlp": ResidualMLP, "unet": UNet, "unet2d": UNET2D}
 """Networks by name. Each takes (shape, codes, logsnr_max, logsnr_min, **settings)."""
 
+SIZES: dict[str, dict[str, Json]] = {
+    "mlp": {
+        "tiny": {"width": 128, "blocks": 2},
+        "small": {"width": 256, "blocks": 4},
+        "base": {"width": 768, "blocks": 6},
+    },
+    "unet": {
+        "tiny": {"width": 32, "multipliers": [1, 2, 2], "blocks": 1},
+        "small": {"width": 64, "multipliers": [1, 2, 2], "blocks": 2},
+        "base": {"width": 128, "multipliers": [1, 2, 2, 2], "blocks": 3},
+    },
+}
+"""Settings by size, which `net.size` stands for; settings given beside it come on top."""
+
 _GIVEN = {"self", "shape", "codes", "logsnr_max", "logsnr_min"}
 
 
@@ -40,6 +54,7 @@ def build(
         known = maker.settings()
     else:
         known = [p for p in inspect.signature(maker).parameters if p not in _GIVEN]
+    settings = _sized(name, settings)
     for key in settings:
         if key not in known:
             raise UnknownNameError.of(f"setting of the network {name!r}", key, known)
@@ -54,3 +69,17 @@ def build(
         return net  # its recipe holds the whole configuration, defaults of diffusers included
     net.recipe = {"name": name, "settings": settings, "logsnr_max": logsnr_max, "logsnr_min": logsnr_min}  # type: ignore
     return net
+
+
+def _sized(name: str, settings: Json) -> Json:
+    """The settings with those of their `size` below them, and without it: a recipe says the numbers themselves."""
+    if "size" not in settings:
+        return settings
+    sizes = SIZES.get(name, {})
+    if settings["size"] not in sizes:
+        if not sizes:
+            raise UsageError(
+                f"the network {name!r} of size {settings['size']!r}", "give its own settings; it has no sizes"
+            )
+        raise UnknownNameError.of(f"size of the network {name!r}", settings["size"], sizes)
+    return {**sizes[settings["size"]], **{k: v for k, v in settings.items() if k != "size"}}

@@ -11,13 +11,19 @@ from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.domain import DataDomain
 from nelbo.model.examples import Examples
 from nelbo.model.folder import make_denoiser
+from nelbo.model.mixture import NetworkMixture, outputs, start_weights
 from nelbo.model.prior import GaussianPrior
-from nelbo.model.reverse import BetaTilde, Reverse
+from nelbo.model.reverse import Clip, Reverse, Variance, parse_variance
+from nelbo.model.spread import Spread
 from nelbo.nets.build import time_input
 from nelbo.process import grid as grids
 from nelbo.process import schedule as schedules
 from nelbo.process.schedule import Schedule, Table
 from nelbo.training.config import TrainConfig
+from nelbo.typing import Json
+
+_KINDS = {"categorical": "categorical", "mixture": "mixture", "plain": "network"}
+"""Kinds of denoisers by the head that the settings name."""
 
 
 def build_model(examples: Examples, settings: TrainConfig, rows: Tensor | None = None) -> DiffusionModel:
@@ -30,13 +36,19 @@ def build_model(examples: Examples, settings: TrainConfig, rows: Tensor | None =
     """
     domain = _domain(examples, settings)
     schedule = _schedule(settings)
-    categorical = settings.net.head == "categorical"
-    if categorical and not domain.discrete:
-        raise UsageError("a categorical head was asked for on real-valued data", "use --set net.head=plain")
-    if categorical and settings.objective == "simple":
+    head = settings.net.head
+    if head != "plain" and not domain.discrete:
+        raise UsageError(f"a {head} head was asked for on real-valued data", "use --set net.head=plain")
+    if head != "plain" and not settings.objective.objective(1.0).trains_decoder:
         raise UsageError(
-            "the objective 'simple' does not train a decoder, and a categorical head is its own decoder",
+            f"the objective {settings.objective.name!r} does not train a decoder, and a {head} head is its own decoder",
             "use --set net.head=plain, or objective=bound",
+        )
+    learned = settings.variance in ("learned_range", "learned_log")
+    if learned and (head != "plain" or not isinstance(schedule, Table)):
+        raise UsageError(
+            f"variance = {settings.variance!r} with a {head} head on the schedule {settings.schedule.name!r}",
+            "a network says the variance of DDPM's steps: use --set net.head=plain --set schedule=linear (or cosine)",
         )
     levels = schedule.table if isinstance(schedule, Table) else None
     time = time_input(settings.net.name)
@@ -48,30 +60,38 @@ def build_model(examples: Examples, settings: TrainConfig, rows: Tensor | None =
         )
     recipe = {
         "name": settings.net.name,
-        "settings": settings.net.settings,
+        "settings": _net_settings(settings, domain, learned),
         "logsnr_max": float(levels[0]) if levels is not None else settings.schedule.logsnr_max,
         "logsnr_min": float(levels[-1]) if levels is not None else settings.schedule.logsnr_min,
     }
-    config = {"kind": "categorical" if categorical else "network", "time": time, "net": recipe}
+    config: Json = {"kind": _KINDS[head], "time": time, "net": recipe}
+    if head == "plain":
+        config |= {"output": settings.net.predicts, **({"learned_variance": True} if learned else {})}
+    if head == "mixture":
+        config["components"] = settings.net.components
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        denoiser = make_denoiser({**config, "output": settings.net.predicts}, domain)
-    if categorical:
+        denoiser = make_denoiser(config, domain)
+    if head != "plain":
         codes = domain.checked(examples.data)
-        codes = codes if rows is None or len(rows) == len(codes) else codes[rows]
-        denoiser.net.head.start_at(log_frequencies(codes.long(), domain))  # type: ignore[operator]
+        codes = (codes if rows is None or len(rows) == len(codes) else codes[rows]).long()
+        start = log_frequencies(codes, domain) if head == "categorical" else None
+        if start is None:
+            start = start_weights(codes, domain, settings.net.components)
+        denoiser.net.head.start_at(start)  # type: ignore[operator]
     grid: grids.Grid
     if isinstance(schedule, Table):
         grid = grids.Full()
     else:
         grid = grids.Continuous() if settings.levels is None else grids.Even(settings.levels)
+    variance = parse_variance(settings.variance)
     return DiffusionModel(
         domain=domain,
         schedule=schedule,
         grid=grid,
         denoiser=denoiser,
-        reverse=Reverse(BetaTilde()),
-        decoder=_decoder(domain, schedule, categorical),
+        reverse=Reverse(variance, Clip(domain.low, domain.high) if settings.clip and domain.discrete else None),
+        decoder=_decoder(examples, domain, schedule, settings, variance),
         prior=GaussianPrior(),
     )
 
@@ -104,14 +124,44 @@ def _schedule(settings: TrainConfig) -> Schedule:
     s = settings.schedule
     if s.name == "logsnr_linear":
         return schedules.logsnr_linear(s.logsnr_max, s.logsnr_min)
+    if s.name == "learned":
+        return schedules.learned(s.logsnr_max, s.logsnr_min, s.segments)
     return schedules.linear(s.T) if s.name == "linear" else schedules.cosine(s.T)
 
 
-def _decoder(domain: DataDomain, schedule: Schedule, categorical: bool) -> Decoder:
-    if categorical:
+def _net_settings(settings: TrainConfig, domain: DataDomain, learned: bool) -> Json:
+    """The network's own settings, with what follows from head, variance and domain."""
+    chosen = dict(settings.net.settings)
+    if settings.net.head == "mixture":
+        chosen["outputs"] = outputs(settings.net.components)
+    if learned and settings.net.name == "unet2d":
+        chosen |= {"out_channels": 2 * (1 if len(domain.shape) == 2 else domain.shape[0])}
+    elif learned:
+        chosen["outputs"] = 2
+    if chosen.get("fourier") and domain.discrete:
+        chosen.setdefault("step", (domain.high - domain.low) / (domain.lattice().numel() - 1))
+    return chosen
+
+
+def _decoder(
+    examples: Examples, domain: DataDomain, schedule: Schedule, settings: TrainConfig, variance: Variance
+) -> Decoder:
+    if settings.net.head == "categorical":
         return NetworkCategorical()
+    if settings.net.head == "mixture":
+        return NetworkMixture()
+    if domain.discrete and settings.decoder == "histogram":
+        return Categorical(log_histogram(domain.checked(examples.data), domain))
     if not isinstance(schedule, Table):
         return Categorical() if domain.discrete else ContinuousGaussian()
     ends = schedule.at_index(torch.tensor([0, 1]))
-    variance = BetaTilde().of_decoder(ends[0], ends[1])
-    return DiscretizedGaussian(variance) if domain.discrete else ContinuousGaussian(variance)
+    spread = variance.of_decoder(ends[0], ends[1])
+    if isinstance(spread, Spread):
+        return DiscretizedGaussian(None, spread) if domain.discrete else ContinuousGaussian(spread=spread)
+    return DiscretizedGaussian(spread) if domain.discrete else ContinuousGaussian(spread)
+
+
+def log_histogram(codes: Tensor, domain: DataDomain, pseudo_count: float = 0.5) -> Tensor:
+    """Log of the smoothed frequency of every code over all pixels, (K,), float64."""
+    counts = torch.bincount(codes.flatten().long(), minlength=domain.lattice().numel()).double() + pseudo_count
+    return (counts / counts.sum()).log()

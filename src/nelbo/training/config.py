@@ -8,18 +8,13 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from nelbo.errors import UsageError
+from nelbo.training.objective_config import ObjectiveConfig
+from nelbo.training.strict import Strict as _Strict
+from nelbo.training.strict import named as _named
 from nelbo.typing import Json
-
-
-def _named(value: Any) -> Any:
-    return {"name": value} if isinstance(value, str) else value
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Precision(enum.Enum):
@@ -57,14 +52,16 @@ class ValidationConfig(_Strict):
 
 
 class NetConfig(_Strict):
-    """The network: `name`, its `head`, what a plain head `predicts`, and the network's own `settings`.
+    """The network: `name`, its `head`, what a plain head `predicts`, and the network's own `settings` (net.size: tiny,
+    small or base).
 
     `name`: mlp, unet, or diffusers' unet2d, which needs a plain head and a schedule with a table.
     """
 
     name: str = "mlp"
-    head: Literal["categorical", "plain"] = "categorical"
+    head: Literal["categorical", "mixture", "plain"] = "categorical"
     predicts: Literal["eps", "x0", "v"] = "v"
+    components: int = Field(default=4, ge=1, description="Gaussians a pixel of a mixture head")
     settings: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="before")
@@ -79,12 +76,18 @@ class NetConfig(_Strict):
 
 
 class ScheduleConfig(_Strict):
-    """The log-SNR law: `logsnr_linear` from `logsnr_max` to `logsnr_min`, or DDPM's tables `linear`, `cosine` (T)."""
+    """The log-SNR law: `logsnr_linear` from `logsnr_max` to `logsnr_min`, or DDPM's tables `linear`, `cosine` (T).
 
-    name: Literal["logsnr_linear", "linear", "cosine"] = "logsnr_linear"
+    learned: begins as logsnr_linear, and its shape (`segments` straight ones) and end points (unless `fixed_ends`) are
+    trained along with the network.
+    """
+
+    name: Literal["logsnr_linear", "learned", "linear", "cosine"] = "logsnr_linear"
     logsnr_max: float = 5.0
     logsnr_min: float = -6.0
     T: int = Field(default=1000, ge=2)
+    segments: int = Field(default=32, ge=1)
+    fixed_ends: bool = False
 
 
 class TrainConfig(_Strict):
@@ -95,8 +98,13 @@ class TrainConfig(_Strict):
     batch_size: int = Field(default=192, ge=1)
     lr: float = Field(default=4e-3, gt=0)
     net: Annotated[NetConfig, BeforeValidator(_named)] = NetConfig()
-    objective: Literal["bound", "simple"] = "bound"
+    objective: Annotated[ObjectiveConfig, BeforeValidator(_named)] = ObjectiveConfig()
     schedule: Annotated[ScheduleConfig, BeforeValidator(_named)] = ScheduleConfig()
+    variance: Literal["beta_tilde", "beta", "learned_range", "learned_log"] = "beta_tilde"
+    decoder: Literal["plain", "histogram"] = Field(
+        default="plain", description="of a plain head on codes: histogram weighs z's codes by the training counts"
+    )
+    clip: bool = Field(default=False, description="clip x̂ to the codes' range; never while training")
     bins: int | None = Field(default=None, ge=2, description="codes a pixel; null: what the data say")
     levels: int | None = Field(default=256, ge=2)
     checkpoint_every: int = Field(default=1000, ge=1)
@@ -159,7 +167,12 @@ def check_config(settings: Json | TrainConfig | None) -> TrainConfig:
         if first["type"] == "extra_forbidden":
             owner: Any = TrainConfig
             for part in first["loc"][:-1]:
-                parts = {"net": NetConfig, "schedule": ScheduleConfig, "validation": ValidationConfig}
+                parts = {
+                    "net": NetConfig,
+                    "schedule": ScheduleConfig,
+                    "objective": ObjectiveConfig,
+                    "validation": ValidationConfig,
+                }
                 owner = parts.get(str(part), owner)
             known = ", ".join(owner.model_fields)
             raise UsageError(f"unknown configuration key {key!r}", f"choose one of: {known}") from None

@@ -18,8 +18,9 @@ from nelbo.errors import NumericalError, WorkerError
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.training.batches import Places, dealt
 from nelbo.training.config import Precision, TrainConfig
+from nelbo.training.criterion import Criterion
 from nelbo.training.feed import Feed
-from nelbo.training.objective import bound_loss, simple_loss
+from nelbo.training.objective_config import make_criterion
 from nelbo.typing import Condition, Json
 
 
@@ -42,12 +43,14 @@ class Run:
         self.ema = AveragedModel(self.net, multi_avg_fn=average)  # type: ignore[arg-type]
         self.ema.eval()
         self.parts = dealt(settings.batch_size, workers.rank, workers.size, settings.accumulate)
-        self.optimizer = torch.optim.AdamW(_decayed(self.net, settings.weight_decay), settings.lr, fused=True)
+        self.criterion = make_criterion(settings).to(device)
+        groups = [*_decayed(self.net, settings.weight_decay), *_undecayed(self.criterion)]
+        self.optimizer = torch.optim.AdamW(groups, settings.lr, fused=True)
         self.step = 0
         self.seconds = 0.0
         if settings.compile:
             getattr(self.net, "net", self.net).compile()
-        self.objective: nn.Module = _Objective(model, settings)
+        self.objective: nn.Module = _Loss(model, self.criterion, settings)
         if isinstance(workers, runtime.Processes):
             self.objective = workers.replicated(self.objective, device)
 
@@ -68,6 +71,9 @@ class Run:
         for number, (places, (target, condition)) in enumerate(zip(self.parts, batches, strict=True)):
             for name, value in self._backward(number, places, target, condition).items():
                 totals[name] = totals[name] + value if name in totals else value
+        if self.workers.size > 1:  # DDP averages over processes what is to be added up
+            torch._foreach_mul_([p.grad for p in self.net.parameters() if p.grad is not None], self.workers.size)
+        self.criterion.end_of_step(self._total)
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), settings.gradient_clip)
         if not (math.isfinite(float(norm)) and math.isfinite(float(totals["loss"]))):
             raise NumericalError(
@@ -91,14 +97,21 @@ class Run:
         try:
             with contextlib.nullcontext() if last else later():
                 losses = self.objective(target, places, self.step, condition, self._logged(self.step + 1))
-                # DDP averages over processes what is to be added up
-                (workers.size * losses["loss"] if workers.size > 1 else losses["loss"]).backward()
+                losses["loss"].backward()
+            self.criterion.after_backward()
         except RuntimeError as error:
             gone = workers.lost(error) if isinstance(workers, runtime.Processes) else None
             if gone is None:
                 raise
             raise gone from None
         return {name: value.detach() for name, value in losses.items()}
+
+    def _total(self, value: Tensor) -> Tensor:
+        """The sum of `value` over the processes, the same on all of them."""
+        if self.workers.size == 1:
+            return value
+        rows = self.workers.gather(value.detach().double().cpu().reshape(1, -1))
+        return torch.stack(rows).sum(0).reshape(value.shape).to(value)
 
     def _logged(self, step: int) -> bool:
         return step % self.settings.log_every == 0 or step in (1, self.settings.steps)
@@ -107,8 +120,7 @@ class Run:
         record: Json = {"step": self.step, "steps": self.settings.steps}
         if self._logged(self.step):
             values = torch.stack([value.double() for value in losses.values()]).cpu()
-            whole = torch.stack(self.workers.gather(values[None])).sum(0)[0] if self.workers.size > 1 else values
-            record |= dict(zip(losses, whole.tolist(), strict=True))
+            record |= dict(zip(losses, self._total(values).tolist(), strict=True))
             record |= {"lr": self.optimizer.param_groups[0]["lr"], "seconds": round(self.seconds, 3)}
         return record
 
@@ -119,7 +131,7 @@ class Run:
 
     def with_denoiser(self, denoiser: Any, **known: Any) -> DiffusionModel:
         """The run's model with other weights, and what is `known` of their making."""
-        m = self.model
+        m = self.criterion.frozen(self.model)
         return DiffusionModel(m.domain, m.schedule, m.grid, denoiser, m.reverse, m.decoder, m.prior, **known)
 
     def state(self) -> dict[str, Any]:
@@ -130,6 +142,7 @@ class Run:
             "net": self.net.state_dict(),
             "ema": self.ema.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "criterion": self.criterion.state_dict(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -137,6 +150,7 @@ class Run:
         self.net.load_state_dict(state["net"])
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.criterion.load_state_dict(state["criterion"])
         self.step, self.seconds = state["step"], state["seconds"]
 
     def agree(self) -> None:
@@ -159,32 +173,27 @@ class Run:
         return self.with_denoiser(denoiser, provenance=provenance, trained_on=hashes)
 
 
-class _Objective(nn.Module):
-    """The loss as a module: one forward pass a backward pass, as DDP wants it."""
+class _Loss(nn.Module):
+    """The loss as a module of the network alone: one forward pass a backward pass, as DDP wants it.
 
-    def __init__(self, model: DiffusionModel, settings: TrainConfig):
+    What the criterion trains is not DDP's: its gradients are made after the backward pass, and summed by `Run`.
+    """
+
+    def __init__(self, model: DiffusionModel, criterion: Criterion, settings: TrainConfig):
         super().__init__()
         self.denoiser = model.denoiser
         self.model, self.settings = model, settings
+        self.held = (criterion,)  # in a tuple it is no submodule
 
     def forward(
         self, target: Tensor, places: Places, step: int, condition: Condition | None, report: bool
     ) -> dict[str, Tensor]:
-        """What is minimised, under `loss`, and its parts where it has parts; scalars. report: it will be looked at."""
+        """What is minimised, under `loss`, and its parts; scalars. report: somebody will look at them."""
+        arguments = (self.model, target, self.settings.seed, step, places, condition, report)
         if self.settings.precision is Precision.FLOAT32:
-            return self._losses(target, places, step, condition, report)
+            return self.held[0](*arguments)
         with torch.autocast(target.device.type, torch.bfloat16):
-            return self._losses(target, places, step, condition, report)
-
-    def _losses(
-        self, target: Tensor, places: Places, step: int, condition: Condition | None, report: bool
-    ) -> dict[str, Tensor]:
-        settings = self.settings
-        if settings.objective == "simple":
-            return {"loss": simple_loss(self.model, target, settings.seed, step, places, condition)}
-        share = settings.reconstruction_share
-        parts = bound_loss(self.model, target, settings.seed, step, share, places, condition, report)
-        return {"loss": parts.total, **parts._asdict()}
+            return self.held[0](*arguments)
 
 
 def learning_rate_factor(step: int, steps: int, warmup: int) -> float:
@@ -198,3 +207,9 @@ def _decayed(net: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     for name, parameter in net.named_parameters():
         groups[parameter.ndim > 1 and not name.endswith("bias")].append(parameter)
     return [{"params": groups[True], "weight_decay": weight_decay}, {"params": groups[False], "weight_decay": 0.0}]
+
+
+def _undecayed(module: nn.Module) -> list[dict[str, Any]]:
+    """One group without decay, or none where nothing in `module` is trained."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    return [{"params": trained, "weight_decay": 0.0}] if trained else []
