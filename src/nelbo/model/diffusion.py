@@ -115,8 +115,9 @@ class DiffusionModel:
         if not self.grid.continuous:
             grid["levels"] = len(levels)
         grid |= {"logsnr_first": float(levels.logsnr[0]), "logsnr_last": float(levels.logsnr[-1])}
+        domain = self.domain.to_config()
         return {
-            "domain": self.domain.to_config(),
+            "domain": domain if self.domain.scale is None else {**domain, "standardised": True},
             "schedule": self.schedule.to_config(),
             "grid": grid,
             "variance": self.reverse.variance.to_config(),
@@ -128,7 +129,7 @@ class DiffusionModel:
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor of the model by name: weights as the denoiser names them (`net.…`), tables under their part."""
         named = dict(self.denoiser.state_dict())
-        for part in ("schedule", "reverse", "decoder", "prior"):
+        for part in ("domain", "schedule", "reverse", "decoder", "prior"):
             named |= {f"{part}.{k}": v for k, v in getattr(self, part).to_tensors().items()}
         return named
 

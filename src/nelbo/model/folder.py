@@ -160,7 +160,7 @@ def _assemble(description: Json, tensors: dict[str, torch.Tensor]) -> DiffusionM
     def under(prefix: str) -> dict[str, torch.Tensor]:
         return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
-    domain = DataDomain.from_config(description["domain"], {})
+    domain = DataDomain.from_config(description["domain"], under("domain."))
     denoiser = make_denoiser(description["denoiser"], domain)
     denoiser.load_state_dict({k: v for k, v in tensors.items() if k.startswith("net.")})
     denoiser.eval()

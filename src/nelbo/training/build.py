@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -20,10 +22,12 @@ from nelbo.process import grid as grids
 from nelbo.process import schedule as schedules
 from nelbo.process.schedule import Schedule, Table
 from nelbo.training.config import TrainConfig
-from nelbo.typing import Json
+from nelbo.typing import Json, Shape
 
 _KINDS = {"categorical": "categorical", "mixture": "mixture", "plain": "network"}
 """Kinds of denoisers by the head that the settings name."""
+MOST_COUNTED = 10_000
+"""Examples that histograms are counted on, of data that stay on disk."""
 
 
 def build_model(examples: Examples, settings: TrainConfig, rows: Tensor | None = None) -> DiffusionModel:
@@ -34,7 +38,8 @@ def build_model(examples: Examples, settings: TrainConfig, rows: Tensor | None =
     Bins: settings.bins, else what the data say (17 for digits, 256 for bytes); real data have none and get a
     continuous decoder. Errors: UsageError where the two cannot be reconciled.
     """
-    domain = _domain(examples, settings)
+    domain = _domain(examples, settings, rows)
+    examples = _looked_at(examples, domain, rows)
     schedule = _schedule(settings)
     head = settings.net.head
     if head != "plain" and not domain.discrete:
@@ -73,8 +78,7 @@ def build_model(examples: Examples, settings: TrainConfig, rows: Tensor | None =
         torch.manual_seed(settings.seed)
         denoiser = make_denoiser(config, domain)
     if head != "plain":
-        codes = domain.checked(examples.data)
-        codes = (codes if rows is None or len(rows) == len(codes) else codes[rows]).long()
+        codes = examples.data.long()
         start = log_frequencies(codes, domain) if head == "categorical" else None
         if start is None:
             start = start_weights(codes, domain, settings.net.components)
@@ -98,12 +102,48 @@ def build_model(examples: Examples, settings: TrainConfig, rows: Tensor | None =
 
 def log_frequencies(codes: Tensor, domain: DataDomain, pseudo_count: float = 0.5) -> Tensor:
     """Log of the smoothed frequency of every code at every pixel, (*shape, K), from training codes (N, *shape)."""
-    counts = torch.nn.functional.one_hot(codes, domain.lattice().numel()).sum(0) + pseudo_count
+    D, K = domain.dimensions, domain.lattice().numel()
+    each = (codes.reshape(-1, D) + K * torch.arange(D)).flatten()  # one number for a pixel and a code
+    counts = torch.bincount(each, minlength=D * K).reshape(*domain.shape, K) + pseudo_count
     return (counts / counts.sum(-1, keepdim=True)).log().float()
 
 
-def _domain(examples: Examples, settings: TrainConfig) -> DataDomain:
+def _looked_at(examples: Examples, domain: DataDomain, rows: Tensor | None) -> Examples:
+    """The examples that starting values and histograms are counted on: those trained on, in memory.
+
+    Of data that stay on disk a part, MOST_COUNTED spread over all of them. Errors: those of the domain's checks.
+    """
+    data = domain.checked(examples.data)
+    if isinstance(data, Tensor):
+        return replace(examples, data=data if rows is None or len(rows) == len(data) else data[rows])
+    rows = torch.arange(len(data)) if rows is None else rows
+    return replace(examples, data=data[rows[:: -(-len(rows) // MOST_COUNTED)]])
+
+
+def _standardised(shape: Shape, examples: Examples, rows: Tensor | None) -> DataDomain:
+    """The domain of real data with the mean and the standard deviation of every number, of what is trained on."""
+    data = DataDomain(shape).checked(examples.data).double()
+    data = data if rows is None else data[rows]
+    mean, scale = data.mean(0), data.std(0, unbiased=False)
+    still = (scale <= 1e-12 * (1 + mean.abs())).flatten().nonzero()
+    if len(still):
+        raise UsageError(
+            f"standardise: number {int(still[0])} of the examples of {examples.name} does not vary, so that they have "
+            "no density",
+            "remove that column, or leave standardise out",
+        )
+    return DataDomain(shape, mean=mean, scale=scale)
+
+
+def _domain(examples: Examples, settings: TrainConfig, rows: Tensor | None) -> DataDomain:
     shape = tuple(examples.data.shape[1:])
+    if settings.standardise and not examples.data.is_floating_point():
+        raise UsageError(
+            f"standardise = true was set, but {examples.name} holds integer codes",
+            "leave it out: codes have their values from their range; or give the numbers as floats",
+        )
+    if settings.standardise:
+        return _standardised(shape, examples, rows)
     if examples.data.is_floating_point():
         if settings.bins is not None:
             raise UsageError(

@@ -67,12 +67,12 @@ class Batch(NamedTuple):
         unless `times` says otherwise."""
         domain, device = model.domain, target.device
         places = places or Places.all(len(target))
-        x = (domain.values(target) if domain.discrete else target).float()
+        x = domain.values(target).float()
         eps = random.normal(
             seed, places.slots, step, 0, domain.shape, stream=random.Stream.BATCH, device=device
         ).float()
         unit, weight = (times or Times()).draw(seed, step, places, device)
-        codes = target.long() if domain.discrete else target
+        codes = target.long() if domain.discrete else domain.values(target)
         return cls(x, eps, codes, unit, weight, seed, step, places, condition, report)
 
 
