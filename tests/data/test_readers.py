@@ -37,7 +37,7 @@ def test_unknown_data_lists_every_form(spec):
 
 
 def test_a_file_of_no_known_form(tmp_path):
-    (tmp_path / "a.csv").write_text("1,2")
+    (tmp_path / "a.txt").write_text("1,2")
     with pytest.raises(DataError, match="file of no known form"):
         read(str(tmp_path / "a.csv"))
 

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from nelbo.errors import UnknownNameError, UsageError
+from nelbo.nets.classes import ClassConditional
 from nelbo.nets.diffusers import OTHERS, UNET2D, NetworkMaker
 from nelbo.nets.mlp import ResidualMLP
 from nelbo.nets.unet import UNet
@@ -55,16 +56,24 @@ def build(
     else:
         known = [p for p in inspect.signature(maker).parameters if p not in _GIVEN]
     settings = _sized(name, settings)
-    for key in settings:
+    classes, keyword = settings.get("classes"), settings.get("keyword", "y")
+    own = {k: v for k, v in settings.items() if k not in ("classes", "keyword")}
+    for key in own:
         if key not in known:
             raise UnknownNameError.of(f"setting of the network {name!r}", key, known)
-    arguments: dict[str, Any] = {"shape": tuple(shape), "codes": codes, **settings}
+    arguments: dict[str, Any] = {"shape": tuple(shape), "codes": codes, **own}
     try:
         net = maker(logsnr_max=logsnr_max, logsnr_min=logsnr_min, **arguments)
     except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         raise UsageError(
             f"the network {name!r} cannot be built with {settings}: {error}", "change net settings"
         ) from None
+    if classes is not None and not hasattr(net, "embedding"):
+        raise UsageError(
+            f"the network {name!r} cannot be told labels", f"use one of nelbo's own networks: {', '.join(NETS)}"
+        )
+    if classes is not None:
+        net = ClassConditional(net, classes, keyword)
     if isinstance(maker, NetworkMaker):
         return net  # its recipe holds the whole configuration, defaults of diffusers included
     net.recipe = {"name": name, "settings": settings, "logsnr_max": logsnr_max, "logsnr_min": logsnr_min}  # type: ignore

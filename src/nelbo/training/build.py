@@ -65,7 +65,7 @@ def build_model(examples: Examples, settings: TrainConfig, rows: Tensor | None =
         )
     recipe = {
         "name": settings.net.name,
-        "settings": _net_settings(settings, domain, learned),
+        "settings": _net_settings(examples, settings, domain, learned),
         "logsnr_max": float(levels[0]) if levels is not None else settings.schedule.logsnr_max,
         "logsnr_min": float(levels[-1]) if levels is not None else settings.schedule.logsnr_min,
     }
@@ -169,9 +169,11 @@ def _schedule(settings: TrainConfig) -> Schedule:
     return schedules.linear(s.T) if s.name == "linear" else schedules.cosine(s.T)
 
 
-def _net_settings(settings: TrainConfig, domain: DataDomain, learned: bool) -> Json:
+def _net_settings(examples: Examples, settings: TrainConfig, domain: DataDomain, learned: bool) -> Json:
     """The network's own settings, with what follows from head, variance and domain."""
     chosen = dict(settings.net.settings)
+    if settings.condition is not None and examples.labels is not None:
+        chosen |= {"classes": int(examples.labels.max()) + 1, "keyword": settings.condition}
     if settings.net.head == "mixture":
         chosen["outputs"] = outputs(settings.net.components)
     if learned and settings.net.name == "unet2d":
