@@ -225,16 +225,16 @@ def test_the_generator_is_left_alone_by_a_run_that_fails(tmp_path):
 
 def test_every_example_once_an_epoch(tmp_path, monkeypatch):
     """Batches walk through a fresh permutation an epoch, also where the batch size does not divide N."""
-    from nelbo.training import loop
+    from nelbo.training.criterion import Criterion
 
     seen: list[torch.Tensor] = []
 
-    def spy(model, target, seed, step, share):
+    def spy(criterion, model, target, *place):
         seen.append(target.clone())
-        return loss(model, target, seed, step, share)
+        return forward(criterion, model, target, *place)
 
-    loss = loop.bound_loss
-    monkeypatch.setattr(loop, "bound_loss", spy)
+    forward = Criterion.forward
+    monkeypatch.setattr(Criterion, "forward", spy)
     examples = codes(10)
     train(examples, tmp_path, small(batch_size=4, steps=5))
     rows = [[int((examples.data == e).flatten(1).all(1).nonzero()) for e in batch] for batch in seen]
