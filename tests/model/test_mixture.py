@@ -32,7 +32,7 @@ def denoiser(domain: DataDomain = DOMAIN, kick: float = 0.3) -> MixtureDenoiser:
 
 
 def check_posterior_mean() -> None:
-    """E[x | z] of the belief of `mixture_at` by scipy's densities on a line of 240,001 points, the end points among them."""
+    """E[x | z] of the belief of `mixture_at` by scipy's densities on a line of 240,001 points, ±1 among them."""
     x = np.linspace(-3, 3, 240_001)
     prior = 0.2 * stats.norm.pdf(x, -0.5, 0.3) + 0.3 * stats.norm.pdf(x, 0.4, 0.02)
     prior *= x[1] - x[0]

@@ -39,7 +39,9 @@ def check_monotone() -> None:
     """w falls, and is between 0 and 1."""
     for w in MONOTONE:
         value = w(LAMBDA)
-        assert w.monotone and bool((value.diff() <= 1e-15).all()) and float(value.max()) <= 1 and float(value.min()) >= 0
+        assert (
+            w.monotone and bool((value.diff() <= 1e-15).all()) and float(value.max()) <= 1 and float(value.min()) >= 0
+        )
 
 
 def check_augmentation() -> None:

@@ -134,9 +134,7 @@ class NetworkMixture(MassDecoder, kind="network_mixture"):
         return math.log(self.uniform / domain.lattice().numel())
 
     @equation("mixture-posterior")
-    def _near(
-        self, z: Tensor, t: Levels, prediction: Prediction | None, domain: DataDomain
-    ) -> tuple[Tensor, Tensor]:
+    def _near(self, z: Tensor, t: Levels, prediction: Prediction | None, domain: DataDomain) -> tuple[Tensor, Tensor]:
         """log of (1 − η) softmax over the window and the codes in it, each (B, 2 W + 1, …)."""
         if prediction is None or prediction.mixture is None:
             raise UsageError(

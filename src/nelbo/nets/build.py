@@ -78,6 +78,8 @@ def _sized(name: str, settings: Json) -> Json:
     sizes = SIZES.get(name, {})
     if settings["size"] not in sizes:
         if not sizes:
-            raise UsageError(f"the network {name!r} of size {settings['size']!r}", "give its own settings; it has no sizes")
+            raise UsageError(
+                f"the network {name!r} of size {settings['size']!r}", "give its own settings; it has no sizes"
+            )
         raise UnknownNameError.of(f"size of the network {name!r}", settings["size"], sizes)
     return {**sizes[settings["size"]], **{k: v for k, v in settings.items() if k != "size"}}

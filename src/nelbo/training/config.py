@@ -123,7 +123,9 @@ def check_config(settings: Json | TrainConfig | None) -> TrainConfig:
         if first["type"] == "extra_forbidden":
             owner: Any = TrainConfig
             for part in first["loc"][:-1]:
-                owner = {"net": NetConfig, "schedule": ScheduleConfig, "objective": ObjectiveConfig}.get(str(part), owner)
+                owner = {"net": NetConfig, "schedule": ScheduleConfig, "objective": ObjectiveConfig}.get(
+                    str(part), owner
+                )
             known = ", ".join(owner.model_fields)
             raise UsageError(f"unknown configuration key {key!r}", f"choose one of: {known}") from None
         problem = f"configuration key {key} = {first['input']!r}: {first['msg'].lower()}"

@@ -41,7 +41,8 @@ class Criterion(nn.Module):
         places: Places | None = None,
         condition: Condition | None = None,
     ) -> dict[str, Tensor]:
-        """Scalars of the batch `target` (b, *shape) at `places` of step `step`: `loss`, and its parts by name where there are several.
+        """Scalars of the batch `target` (b, *shape) at `places` of step `step`: `loss`, and its parts by name
+        where there are several.
 
         The losses of the parts of a batch add up to that of the whole. Noise is keyed by (seed, step, place). The
         network must be called without clipping x̂, which has no gradient outside: a clip of the model is left out here.

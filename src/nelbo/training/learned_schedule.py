@@ -21,6 +21,7 @@ from nelbo.equation import equation
 from nelbo.process.law import Learned
 from nelbo.process.levels import Levels, Path
 
+
 class LearnedLaw(nn.Module):
     """λ(t) with trained end points (unless `fixed_ends`) and shape; float64. `at`, `dlogsnr_dt` and `ends` hand out
     leaves, and `backward` turns what a backward pass left on them into gradients of the parameters."""
@@ -87,9 +88,9 @@ class LearnedLaw(nn.Module):
         self.shape.grad = shape if self.shape.grad is None else self.shape.grad + shape
         if self.end_points.requires_grad:
             c, slope = fall.detach(), steepness.detach()
-            ends = torch.stack([
-                (by_logsnr * (1 - c) - by_slope * slope).sum(), (by_logsnr * c + by_slope * slope).sum()
-            ])
+            ends = torch.stack(
+                [(by_logsnr * (1 - c) - by_slope * slope).sum(), (by_logsnr * c + by_slope * slope).sum()]
+            )
             self.end_points.grad = ends if self.end_points.grad is None else self.end_points.grad + ends
         self._asked = self._logsnr = self._slope = None
 

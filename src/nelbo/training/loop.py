@@ -27,6 +27,7 @@ from nelbo.training import checkpoint
 from nelbo.training.build import build_model
 from nelbo.training.config import TrainConfig, check_config
 from nelbo.training.objective_config import make_criterion
+from nelbo.training.recipe import with_recipe
 from nelbo.typing import Json
 
 Progress = Callable[[Json], None]
@@ -53,7 +54,7 @@ def train(
     Errors: UsageError, DomainError, NumericalError (a loss that is
     not finite; the last checkpoint stays), OSError.
     """
-    out, settings = Path(out), check_config(config)
+    out, settings = Path(out), check_config(with_recipe(config, examples))
     say = message or (lambda line: None)
     if (out / "model.json").exists() and not resume:
         raise UsageError(f"{out} already holds a model", "continue it with --resume, or choose another folder")

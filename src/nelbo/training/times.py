@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 

@@ -11,7 +11,7 @@ import torch
 from nelbo.adapters.callable import from_callable
 from nelbo.bound import terms
 from nelbo.equations.check import Checks, check
-from nelbo.equations.oracles import laws, nodes
+from nelbo.equations.oracles import laws
 from nelbo.model.domain import DataDomain
 from nelbo.model.mixture import NetworkMixture
 from nelbo.process import schedule as schedules
@@ -80,7 +80,9 @@ def _(c: Checks) -> None:
     simple, hybrid, strong = slopes(Simple()), slopes(Hybrid(0.001)), slopes(Hybrid(1.0))
     c.holds("the gradient of the mean is that of the noise loss", (hybrid - simple)[0], 1e-6)
     c.holds("whatever the bound's weight", (strong - simple)[0], 1e-6)
-    c.holds("that of the variance is the bound's alone, in proportion, relative", strong[1] / hybrid[1] / 1000 - 1, 1e-4)
+    c.holds(
+        "that of the variance is the bound's alone, in proportion, relative", strong[1] / hybrid[1] / 1000 - 1, 1e-4
+    )
     c.must_fail("the noise loss teaches the variance nothing", strong[1] - simple[1], 1e-3)
     values = (Hybrid(1.0).losses(model, batch).each - Simple().losses(model, batch).each).detach()
     level = model.levels()
