@@ -206,10 +206,9 @@ def train(
 
     validation: data to bound along the way, where the configuration does not name any.
     """
-    settings = check_config(config)
-    watched = settings.validation.data if validation is None else validation
+    watched = check_config(config).validation.data if validation is None else validation
     return train_model(
-        readers.resolve(data), out, settings,
+        readers.resolve(data), out, config,
         validation=None if watched is None else readers.resolve(watched), **options,
     )  # fmt: skip
 

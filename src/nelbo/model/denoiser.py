@@ -143,7 +143,12 @@ class NetworkDenoiser(Denoiser):
             )
 
     def describe(self) -> Json:
-        said = {**super().describe(), "net": network_name(self.net), "output": self.output.value, "time": self.time.value}
+        said = {
+            **super().describe(),
+            "net": network_name(self.net),
+            "output": self.output.value,
+            "time": self.time.value,
+        }
         return {**said, **self.settings()}
 
     def settings(self) -> Json:

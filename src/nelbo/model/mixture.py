@@ -120,7 +120,7 @@ class NetworkMixture(MassDecoder, kind="network_mixture"):
         log_p = log_probs.masked_fill(~hit, -math.inf).amax(1)
         return -torch.logaddexp(log_p, torch.full_like(log_p, self._floor(domain))).flatten(1).sum(1)
 
-    @equation("mixture-decoder")
+    @equation("mixture-posterior")
     def log_pmf(self, z: Tensor, t: Levels, prediction: Prediction | None, domain: DataDomain) -> Tensor:
         log_probs, codes = self._near(z, t, prediction, domain)
         K = domain.lattice().numel()
@@ -133,7 +133,7 @@ class NetworkMixture(MassDecoder, kind="network_mixture"):
     def _floor(self, domain: DataDomain) -> float:
         return math.log(self.uniform / domain.lattice().numel())
 
-    @equation("mixture-decoder")
+    @equation("mixture-posterior")
     def _near(self, z: Tensor, t: Levels, prediction: Prediction | None, domain: DataDomain) -> tuple[Tensor, Tensor]:
         """log of (1 − η) softmax over the window and the codes in it, each (B, 2 W + 1, …)."""
         if prediction is None or prediction.mixture is None:

@@ -22,7 +22,8 @@ class UNet(nn.Module):
     len(multipliers) scales of `blocks` residual blocks each, the next one half as large, and back up with skips.
     width × multiplier channels must be multiples of 8. outputs: numbers an element, on axis 1 (2: a learned variance
     behind the value). fourier: the stem also sees sin and cos of 2π z/(P · step) for each period P, counted in steps
-    between codes (Kingma et al. 2021, app. C, have periods of 1, 2 and 4 in their lattice). Errors: ShapeError for shapes that patches do not tile.
+    between codes (Kingma et al. 2021, app. C, have periods of 1, 2 and 4 in their lattice).
+    Errors: ShapeError for shapes that patches do not tile.
     """
 
     def __init__(

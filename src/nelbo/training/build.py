@@ -193,7 +193,7 @@ def _decoder(
     if settings.net.head == "mixture":
         return NetworkMixture()
     if domain.discrete and settings.decoder == "histogram":
-        return Categorical(log_histogram(domain.checked(examples.data), domain))
+        return Categorical.from_histogram(domain.checked(examples.data), domain)
     if not isinstance(schedule, Table):
         return Categorical() if domain.discrete else ContinuousGaussian()
     ends = schedule.at_index(torch.tensor([0, 1]))
@@ -201,9 +201,3 @@ def _decoder(
     if isinstance(spread, Spread):
         return DiscretizedGaussian(None, spread) if domain.discrete else ContinuousGaussian(spread=spread)
     return DiscretizedGaussian(spread) if domain.discrete else ContinuousGaussian(spread)
-
-
-def log_histogram(codes: Tensor, domain: DataDomain, pseudo_count: float = 0.5) -> Tensor:
-    """Log of the smoothed frequency of every code over all pixels, (K,), float64."""
-    counts = torch.bincount(codes.flatten().long(), minlength=domain.lattice().numel()).double() + pseudo_count
-    return (counts / counts.sum()).log()

@@ -42,7 +42,8 @@ class Criterion(nn.Module):
         condition: Condition | None = None,
         report: bool = True,
     ) -> dict[str, Tensor]:
-        """Scalars of the batch `target` (b, *shape) at `places` of step `step`: `loss`, and its parts by name.
+        """Scalars of the batch `target` (b, *shape) at `places` of step `step`: `loss`, and its parts by name
+        where there are several.
 
         report: whether terms that nothing trained changes are wanted all the same; they are else 0.
 
@@ -55,6 +56,8 @@ class Criterion(nn.Module):
         losses = self.objective.losses(model, batch, self.law)
         self._last = batch, losses
         parts = averaged(losses, batch)
+        if len(parts) == 1:
+            return {"loss": parts[losses.name]}
         return {"loss": torch.stack([p.double() for p in parts.values()]).sum(), **parts}
 
     def after_backward(self) -> None:

@@ -23,6 +23,7 @@ from nelbo.training.build import build_model
 from nelbo.training.config import TrainConfig, check_config
 from nelbo.training.feed import Feed
 from nelbo.training.interrupt import deferred
+from nelbo.training.recipe import with_recipe
 from nelbo.training.record import Log, Silent
 from nelbo.training.run import Run
 from nelbo.training.split import Split, split
@@ -57,7 +58,7 @@ def train(
     Errors: UsageError, DomainError, NumericalError (a loss that is not finite), DataError, WorkerError, OSError (no
     space left); the last checkpoint stays.
     """
-    out, settings, workers = Path(out), check_config(config), workers or Alone()
+    out, settings, workers = Path(out), check_config(with_recipe(config, examples)), workers or Alone()
     say = message if message is not None and workers.rank == 0 else (lambda line: None)
     if (out / "model.json").exists() and not resume:
         raise UsageError(f"{out} already holds a model", "continue it with --resume, or choose another folder")

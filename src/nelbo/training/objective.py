@@ -31,7 +31,7 @@ from nelbo.process.prediction import Output, from_x0
 from nelbo.process.schedule import Table
 from nelbo.training.batches import Places
 from nelbo.training.times import Times
-from nelbo.training.weighting import Flat, Weighting
+from nelbo.training.weighting import FLAT, Weighting
 from nelbo.typing import Condition
 
 
@@ -113,7 +113,7 @@ class Bound(Objective):
     `reconstruction_share` of the batch also scores the first level.
     """
 
-    weighting: Weighting = Flat()
+    weighting: Weighting = FLAT
     reconstruction_share: float = 0.125
     trains_decoder = True
 
@@ -169,7 +169,7 @@ class Simple(Objective):
     not be its own decoder.
     """
 
-    weighting: Weighting = Flat()
+    weighting: Weighting = FLAT
 
     @equation("loss-simple", "loss-simple-reparam", "weighted-loss", "implied-weight-cosine")
     def losses(self, model: DiffusionModel, batch: Batch, law: Law | None = None) -> Losses:
@@ -194,7 +194,7 @@ class Simple(Objective):
 class Hybrid(Objective):
     """L_simple + c · L_vlb of one evaluation, L_vlb in bits/dim with the mean of p_θ held fixed in its gradient.
 
-        L_vlb = T · (KL(q(z_{i−1} | z_i, x) ‖ p_θ(z_{i−1} | z_i)), at the first level −log p(x | z_1)),   i uniform in 1..T
+        L_vlb = T · KL(q(z_{i−1} | z_i, x) ‖ p_θ(z_{i−1} | z_i)),   i uniform in 1..T, and for i = 1  T · (−log p(x | z_1))
 
     so that the bound teaches the network's variance and L_simple its mean. Source: Nichol & Dhariwal 2021, §3.1, eq. 16
     (c = 0.001). Errors: UsageError for a schedule without a table, or a variance that the network does not say.

@@ -41,6 +41,9 @@ class Flat(Weighting):
         return torch.ones_like(logsnr)
 
 
+FLAT = Flat()
+
+
 @dataclass(frozen=True)
 class Sigmoid(Weighting):
     """w(λ) = sigmoid(b − λ): 1 for noise, e^{b − λ} for fine detail (Kingma & Gao 2023, §5)."""
@@ -72,7 +75,9 @@ class EDMMonotone(Weighting):
 
 @dataclass(frozen=True)
 class MinSNR(Weighting):
-    """w(λ) = min(SNR, γ)/SNR, SNR = e^λ, as a factor of the noise loss (Hang et al. 2023, §3.4: of the x̂ loss min(SNR, γ)).
+    """w(λ) = min(SNR, γ)/SNR, SNR = e^λ, as a factor of the noise loss.
+
+    Source: Hang et al. 2023, §3.4, where the factor of the x̂ loss is min(SNR, γ).
 
     Over dλ it is multiplied by −dt/dλ of the schedule, so that whether it falls depends on the schedule.
     """
