@@ -52,6 +52,7 @@ from nelbo.training.build import build_model
 from nelbo.training.config import check_config
 from nelbo.training.loop import train
 from nelbo.training.recipe import with_recipe
+from nelbo.training.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT.parent / "shared" / "data" / "fashion_mnist"
@@ -100,16 +101,13 @@ class Clock:
 
 def steps_in(seconds: float, settings: dict, examples: Examples) -> int:
     """Steps that nelbo's loop does in the time: its own first steps say how long one takes."""
-    from nelbo.training.loop import _Run
-
     chosen = check_config({**settings, "steps": 1000})
-    model = build_model(examples, chosen)
-    steps = _Run(model, model.domain.checked(examples.data), chosen, torch.device("cpu")).steps()
+    run = Run.of(build_model(examples, chosen), examples, chosen)
     for _ in range(3):
-        next(steps)
+        run.advance()
     started = time.perf_counter()
     for _ in range(8):
-        next(steps)
+        run.advance()
     return max(2, int(seconds * 8 / (time.perf_counter() - started)))
 
 

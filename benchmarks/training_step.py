@@ -23,14 +23,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nelbo.bound.workers import Alone
 from nelbo.maths import random
 from nelbo.model.examples import Examples
 from nelbo.training.build import build_model
 from nelbo.training.config import check_config
-from nelbo.training.feed import Feed
 from nelbo.training.run import Run
-from nelbo.training.split import split
 
 UNET = {"head": "plain", "predicts": "eps", "name": "unet"}
 CASES: dict[str, tuple[tuple[int, ...], int, dict[str, Any]]] = {
@@ -82,10 +79,8 @@ def measure(name: str, steps: int) -> dict[str, Any]:
     data = torch.randint(0, bins, (2000, *shape), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
     examples = Examples(data, name, bins=bins)
     settings = check_config({"steps": 10**6, "log_every": 50, **wanted})
-    parts = split(examples, None, settings)
     model = build_model(examples, settings)
-    feed = Feed(examples, parts.rows, settings, torch.device("cpu"), None)
-    run = Run(model, feed, settings, torch.device("cpu"), Alone())
+    run = Run.of(model, examples, settings)
     bare = Bare(run)
     for _ in range(3):
         run.advance(), bare.step()

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from nelbo import runtime
-from nelbo.bound.workers import Workers
+from nelbo.bound.workers import Alone, Workers
 from nelbo.errors import NumericalError, WorkerError
 from nelbo.model.diffusion import DiffusionModel
+from nelbo.model.examples import Examples
 from nelbo.training.batches import Places, dealt
 from nelbo.training.config import Precision, TrainConfig
 from nelbo.training.criterion import Criterion
@@ -53,6 +54,12 @@ class Run:
         self.objective: nn.Module = _Loss(model, self.criterion, settings)
         if isinstance(workers, runtime.Processes):
             self.objective = workers.replicated(self.objective, device)
+
+    @classmethod
+    def of(cls, model: DiffusionModel, examples: Examples, settings: TrainConfig) -> Run:
+        """A run on all of `examples` in this process, on the CPU, with nothing of it written down: to time its steps."""
+        place = torch.device("cpu")
+        return cls(model, Feed(examples, torch.arange(len(examples)), settings, place, None), settings, place, Alone())
 
     def advance(self) -> Json:
         """One optimiser step; its record, with the losses where this is a step that is logged.
