@@ -57,7 +57,7 @@ class Run:
 
     @classmethod
     def of(cls, model: DiffusionModel, examples: Examples, settings: TrainConfig) -> Run:
-        """A run on all of `examples` in this process, on the CPU, with nothing of it written down: to time its steps."""
+        """A run on all of `examples` in this process, on the CPU, which writes nothing down: to time its steps."""
         place = torch.device("cpu")
         return cls(model, Feed(examples, torch.arange(len(examples)), settings, place, None), settings, place, Alone())
 
