@@ -16,6 +16,7 @@ from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.domain import DataDomain
 from nelbo.model.exact import CategoricalData, GaussianData, MixtureData
 from nelbo.model.fitted import FittedVariance, Hybrid
+from nelbo.model.mixture import NetworkMixture
 from nelbo.model.prior import GaussianPrior
 from nelbo.model.reverse import Beta, BetaTilde, Clip, Reverse, Threshold, VarianceTable
 from nelbo.process import grids as grid
@@ -40,6 +41,8 @@ CASES: dict[str, dict] = {
     "path": {"schedule": schedule.LogSNRLinear(5.0, -6.0, "flow")},
     "flow": {"schedule": schedule.flow(0.01, 0.98), "output": "velocity", "time": "unit"},
     "edm": {"schedule": schedule.edm(0.02, 20.0), "output": "edm_F", "time": "c_noise", "sigma_data": 0.6},
+    "learned": {"schedule": schedule.learned(5.0, -6.0, shape=[1.0, 3.0, 0.5])},
+    "mixture head": {"head": "mixture", "decoder": NetworkMixture()},
     "interpolated": {"schedule": TABLE.interpolated(), "grid": grid.times([0.0, 0.3, 1.0])},
     "continuous": {"grid": grid.continuous(0.1, 0.9)},
     "even on a table": {"schedule": TABLE, "grid": grid.even(4, first=2)},
@@ -90,9 +93,12 @@ CASES: dict[str, dict] = {
 def make(name: str, seed: int = 0, **settings) -> DiffusionModel:
     changes = dict(CASES[name])
     domain = changes.pop("domain", DISCRETE)
-    recipe = {"name": "mlp", "settings": {"width": 8, "embedding": 4, "blocks": 1, **settings}}
+    head = changes.pop("head", None)
+    own = {"outputs": 8} if head == "mixture" else {}
+    recipe = {"name": "mlp", "settings": {"width": 8, "embedding": 4, "blocks": 1, **own, **settings}}
     config = {
-        "kind": "categorical" if changes.pop("head", None) else "network",
+        "kind": head or "network",
+        **({"components": 2} if head == "mixture" else {}),
         "output": changes.pop("output", "v"),
         "time": changes.pop("time", "logsnr"),
         **({"sigma_data": changes.pop("sigma_data")} if "sigma_data" in changes else {}),

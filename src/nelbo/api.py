@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -31,6 +30,7 @@ from nelbo.sampling import Trajectory
 from nelbo.tightening import certificate as certificates
 from nelbo.tightening.certificate import Certificate
 from nelbo.tightening.tighten import tighten as tighten_model
+from nelbo.training import TrainConfig, check_config
 from nelbo.training import train as train_model
 from nelbo.typing import Condition, Json
 
@@ -256,17 +256,20 @@ def conditions(condition: Condition | str | None, examples: Examples) -> Conditi
 def train(
     data: Data,
     out: str | Path,
-    config: Json | None = None,
+    config: Json | TrainConfig | None = None,
     *,
-    resume: bool = False,
-    device: str | None = None,
-    progress: Callable[[Json], None] | None = None,
-    message: Callable[[str], None] | None = None,
+    validation: Data | None = None,
+    **options: Any,
 ) -> DiffusionModel:
-    """Train a model on `data` into the folder `out`; see `nelbo.training.loop.train` for options and errors."""
+    """Train a model on `data` into the folder `out`; see `nelbo.training.loop.train` for options and errors.
+
+    validation: data to bound along the way, where the configuration does not name any.
+    """
+    watched = check_config(config).validation.data if validation is None else validation
     return train_model(
-        readers.resolve(data), out, config, resume=resume, device=device, progress=progress, message=message
-    )
+        readers.resolve(data), out, config,
+        validation=None if watched is None else readers.resolve(watched), **options,
+    )  # fmt: skip
 
 
 @overload

@@ -1,11 +1,12 @@
-"""Several processes that share one evaluation, as `torchrun` or `accelerate launch` start them.
+"""Several processes that share one evaluation or one training run, as `torchrun` or `accelerate launch` start them.
 
     torchrun --nproc-per-node 4 -m nelbo evaluate …          accelerate launch --num-processes 4 -m nelbo evaluate …
 
-Only values travel between processes, as float64 rows on the CPU (gloo), whatever device the networks run on. Of the
-processes one speaks: rank 0 prints and writes the result, and a failure is told once, by the process that met it first.
-A process that dies ends the others with `WorkerError`: they learn of it from the launcher (SIGTERM), from the
-connection that broke, or at last from a timeout. Ctrl-C is agreed on: all stop after the same round of batches.
+Values travel between processes as float64 rows on the CPU (gloo), whatever device the networks run on; gradients of
+training by DDP, between GPUs over NCCL. Of the processes one speaks: rank 0 prints and writes the result, and a failure
+is told once, by the process that met it first. A process that dies ends the others with `WorkerError`: they learn of it
+from the launcher (SIGTERM), from the connection that broke, or at last from a timeout. Ctrl-C is agreed on: all stop
+after the same round of batches, or the same step.
 
 This is the only module that knows accelerate.
 """
@@ -19,14 +20,17 @@ import signal
 import sys
 import threading
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
-from nelbo.errors import UsageError, WorkerError
+from nelbo.errors import UnknownNameError, UsageError, WorkerError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    import torch
+    from torch import Tensor, nn
 
     from nelbo.bound.workers import Workers
+    from nelbo.typing import Json
 
 TIMEOUT = timedelta(minutes=30)
 """How long a process waits for a peer that is alive but says nothing."""
@@ -81,6 +85,26 @@ class Processes:
             raise _lost(f"another of the {self.size} processes of this run ended ({_first_line(error)})") from None
         self.stopping = any(bool(head[1]) for head in heads)
         return [b[:n] for b, n in zip(blocks, rows, strict=True)]
+
+    def replicated(self, module: nn.Module, device: torch.device) -> nn.Module:
+        """`module` as one of equal copies, whose gradients are averaged over the processes in every backward pass."""
+        import torch.distributed as dist
+        from torch.nn.parallel import DistributedDataParallel
+
+        group = self._group
+        if device.type == "cuda" and dist.is_nccl_available():
+            group = dist.new_group(backend="nccl", timeout=TIMEOUT)
+        try:
+            return DistributedDataParallel(module, process_group=group, broadcast_buffers=False)
+        except RuntimeError as error:
+            raise self.lost(error) or error from None
+
+    def lost(self, error: RuntimeError) -> WorkerError | None:
+        """The error that stands for `error`, where that says that a peer is gone; None where it says something else."""
+        text = str(error).lower()
+        if not any(word in text for word in ("gloo", "nccl", "connection", "broken pipe", "recvvalue", "socket")):
+            return None
+        return _lost(f"another of the {self.size} processes of this run ended ({_first_line(error)})")
 
     def finish(self) -> None:
         """Wait until every process is here, so that none that leaves early takes the others with it."""
@@ -185,6 +209,59 @@ def device(name: str | None) -> str | None:
     return f"cuda:{local}"
 
 
+class Tracker(Protocol):
+    """Where the numbers of a run are shown while it goes on, such as tensorboard."""
+
+    def log(self, values: Json, step: int) -> None:
+        """The values of one step."""
+        ...
+
+    def finish(self) -> None:
+        """Nothing more will come."""
+        ...
+
+
+def tracker(name: str, folder: Path, config: Json) -> Tracker:
+    """accelerate's tracker called `name`, of a run called as the folder is; where it writes files, below `folder`.
+
+    Errors: UsageError where accelerate or the tracker's own package is missing, UnknownNameError listing the names.
+    """
+    try:
+        from accelerate import PartialState
+        from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+    except ImportError:
+        raise UsageError(
+            f"the tracker {name!r} comes with accelerate, which is not installed",
+            "pip install 'nelbo[train]', or leave tracker out: log.jsonl is always written",
+        ) from None
+    if name not in LOGGER_TYPE_TO_CLASS:
+        raise UnknownNameError.of("tracker", name, LOGGER_TYPE_TO_CLASS)
+    PartialState(cpu=True)
+    kind: Any = LOGGER_TYPE_TO_CLASS[name]
+    place = (str(folder / "tracker"),) if kind.requires_logging_directory else ()
+    try:
+        found = kind(folder.resolve().name, *place)
+        getattr(found, "start", lambda: None)()  # older ones start when they are made
+    except ImportError as error:
+        raise UsageError(
+            f"the tracker {name!r} needs a package that is not installed: {error}",
+            "install it, or leave tracker out: log.jsonl is always written",
+        ) from None
+    found.store_init_configuration(_flat(config))
+    return found
+
+
+def _flat(config: Json, prefix: str = "") -> Json:
+    """The settings as one level of names (net.width) and plain values, which is all that trackers take."""
+    flat: Json = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value if isinstance(value, (bool, int, float, str)) else str(value)
+    return flat
+
+
 def _store() -> Any:
     """The launcher's store of keys and values, which outlives the connections between the processes."""
     import torch.distributed as dist
@@ -211,7 +288,9 @@ def _number(variable: str, otherwise: int) -> int:
 
 def _lost(what: str) -> WorkerError:
     return WorkerError(
-        what, "the launcher says which, and by what; run the same command again (with --state FILE it goes on)"
+        what,
+        "the launcher says which, and by what; run the same command again (evaluate goes on with --state FILE, train "
+        "with --resume)",
     )
 
 

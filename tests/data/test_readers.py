@@ -37,9 +37,9 @@ def test_unknown_data_lists_every_form(spec):
 
 
 def test_a_file_of_no_known_form(tmp_path):
-    (tmp_path / "a.csv").write_text("1,2")
+    (tmp_path / "a.txt").write_text("1,2")
     with pytest.raises(DataError, match="file of no known form"):
-        read(str(tmp_path / "a.csv"))
+        read(str(tmp_path / "a.txt"))
 
 
 @pytest.mark.parametrize("name", ["a.npz", "a.npz#key", "a.npy", "t10k-images-idx3-ubyte"])

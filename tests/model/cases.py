@@ -21,6 +21,7 @@ from nelbo.model.domain import DataDomain
 from nelbo.model.exact import CategoricalData, GaussianData, MixtureData
 from nelbo.model.fitted import Fitted, FittedRange, FittedVariance, Hybrid
 from nelbo.model.local import FEATURES, LocalVariance
+from nelbo.model.mixture import NetworkMixture
 from nelbo.model.prior import GaussianPrior, Prior
 from nelbo.model.reverse import (
     Beta,
@@ -38,6 +39,7 @@ from nelbo.parts import Part
 from nelbo.process import grid
 from nelbo.process import schedule as schedules
 from nelbo.process.levels import Levels, Path
+from nelbo.process.mixture import Mixture
 from nelbo.process.prediction import Prediction
 
 GAUSSIAN = GaussianData([0.5, -1.0, 0.2], [[2.0, 0.6, 0.1], [0.6, 0.7, -0.2], [0.1, -0.2, 0.3]])
@@ -50,6 +52,7 @@ LAW = schedules.logsnr_linear(5.0, -6.0)
 _LAST = LAW.at(torch.ones(1))
 
 DECODERS: dict[str, Decoder] = {
+    "network_mixture": NetworkMixture(),
     "discretized_gaussian": DiscretizedGaussian(0.01),
     "categorical": Categorical(),
     "categorical-prior": Categorical(torch.log(torch.tensor([0.1, 0.2, 0.6, 0.1], dtype=torch.float64))),
@@ -157,9 +160,20 @@ def mass_decoder_at(
         decoder = Categorical()
     elif name == "categorical-prior":
         decoder = Categorical(torch.from_numpy(rng.normal(size=bins) * 3).log_softmax(-1))
+    elif name == "network_mixture":
+        decoder = NetworkMixture(reach=3.0, uniform=1e-3)
     else:
         decoder = NetworkCategorical()
-    return decoder, domain, x0, t, Prediction(x0, log_probs)
+    return decoder, domain, x0, t, Prediction(x0, log_probs, mixture=mixture_at(len(x0)))
+
+
+def mixture_at(batch: int) -> Mixture:
+    """A belief of two Gaussians and the two end points, the same of every example's one pixel."""
+    rows = torch.tensor(
+        [[0.2, 0.3, 0.4, 0.1], [-0.5, 0.4, -1.0, 1.0], [0.3**2, 0.02**2, 0.0, 0.0]], dtype=torch.float64
+    )
+    weight, mean, variance = (r.reshape(1, 4, 1).expand(batch, 4, 1) for r in rows)
+    return Mixture(weight.log(), mean, variance)
 
 
 class Tiny(torch.nn.Module):

@@ -15,11 +15,11 @@ from nelbo.model.reverse import Beta, BetaTilde, Clip, Reverse
 from nelbo.process import forward
 from nelbo.process import schedule as schedules
 from nelbo.process.prediction import Prediction
-from tests.model.cases import CODES_1, GAUSSIAN, MIXTURE, MIXTURE_1, level, mass_decoder_at, network_model
+from tests.model.cases import CODES_1, GAUSSIAN, MIXTURE, MIXTURE_1, level, mass_decoder_at, mixture_at, network_model
 from tests.process.cases import uneven_betas
 from tests.process.checks import close
 
-MASS_DECODERS = ("discretized_gaussian", "categorical", "categorical-prior", "network_categorical")
+MASS_DECODERS = ("discretized_gaussian", "categorical", "categorical-prior", "network_categorical", "network_mixture")
 
 # ---------------------------------------------------------------- decoders
 
@@ -29,7 +29,7 @@ def check_pmf_sums(name: str, bins: int) -> None:
     for width in (0.02, 0.3, 1.0, 10.0, 50.0 * bins):
         decoder, domain, z, t, prediction = mass_decoder_at(name, bins, width)
         for k in range(len(z)):  # one example at a time: 65,536 bins
-            one = Prediction(prediction.x0[k : k + 1], prediction.log_probs[k : k + 1])  # type: ignore[index]
+            one = Prediction(prediction.x0[k : k + 1], prediction.log_probs[k : k + 1], mixture=mixture_at(1))  # type: ignore[index]
             log_pmf = decoder.log_pmf(z[k : k + 1], t[k : k + 1], one, domain)
             assert log_pmf.shape == (1, 1, bins) and log_pmf.dtype == torch.float64
             close(log_pmf.exp().sum(-1), np.ones((1, 1)), 0, 1e-12)

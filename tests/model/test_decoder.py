@@ -16,7 +16,7 @@ from nelbo.model.domain import DataDomain
 from nelbo.process import grid
 from nelbo.process.prediction import Prediction
 from tests.model import checks
-from tests.model.cases import DECODERS, GAUSSIAN, MIXTURE_1, level, mass_decoder_at
+from tests.model.cases import DECODERS, GAUSSIAN, MIXTURE_1, level, mass_decoder_at, mixture_at
 
 MASSES = checks.MASS_DECODERS
 
@@ -72,9 +72,11 @@ def test_draws_follow_the_masses(name):
     """Even u give counts within one of n p (exact); keyed u pass a chi-square, power > 0.98 for 5 % off."""
     decoder, domain, z, t, prediction = mass_decoder_at(name, 17, 2.0)
     n = 20_000
-    one = Prediction(prediction.x0[2:3].expand(n, 1), prediction.log_probs[2:3].expand(n, 1, -1))  # type: ignore[index]
+    many, alone = mixture_at(n), mixture_at(1)
+    one = Prediction(prediction.x0[2:3].expand(n, 1), prediction.log_probs[2:3].expand(n, 1, -1), mixture=many)  # type: ignore[index]
     z, t = z[2:3].expand(n, 1), t[:1].expand(n)
-    p = decoder.log_pmf(z[:1], t[:1], Prediction(one.x0[:1], one.log_probs[:1]), domain).exp()[0, 0].numpy()  # type: ignore[index]
+    same = Prediction(one.x0[:1], one.log_probs[:1], mixture=alone)  # type: ignore[index]
+    p = decoder.log_pmf(z[:1], t[:1], same, domain).exp()[0, 0].numpy()
     even = (torch.arange(n, dtype=torch.float64)[:, None] + 0.5) / n
     counts = np.bincount(decoder.draw(even, z, t, one, domain).flatten().numpy(), minlength=17)
     assert np.abs(counts - n * p).max() <= 1 + 1e-6

@@ -180,3 +180,45 @@ def test_recipe():
 def test_refusals(name, shape, settings, error, match):
     with pytest.raises(error, match=match):
         build(name, settings, shape=shape, codes=None, **ENDS)
+
+
+def test_outputs_and_features():
+    """Several numbers an element stand map after map on axis 1; Fourier features have the period of their code."""
+    z, logsnr = torch.randn(2, 3, 8, 8), torch.zeros(2)
+    net = build("unet", {"width": 8, "multipliers": [1], "outputs": 4}, shape=(3, 8, 8), codes=None, **ENDS)
+    net.head.start_at(torch.arange(4.0))
+    out = net(z, logsnr).unflatten(1, (4, 3))
+    assert bool((out == torch.arange(4.0).reshape(1, 4, 1, 1, 1)).all())
+    vector = build("mlp", {"width": 8, "outputs": 2}, shape=(5,), codes=None, **ENDS)
+    assert vector(torch.randn(2, 5), logsnr).shape == (2, 10)
+    planar = build("unet", {"width": 8, "multipliers": [1], "outputs": 2}, shape=(8, 8), codes=None, **ENDS)
+    assert planar(z[:, 0], logsnr).shape == (2, 16, 8)
+
+    step = 2 / 15
+    seen = build("unet", {"width": 8, "multipliers": [1], "fourier": [1, 2, 4], "step": step}, shape=(1, 4, 4),
+                 codes=None, **ENDS)  # fmt: skip
+    code = torch.arange(16.0).reshape(1, 1, 4, 4)
+    feature = seen._features(-1 + step * code)
+    assert feature.shape == (1, 7, 4, 4)
+    for k, period in enumerate((1, 2, 4)):  # the same again after a period of codes, and at half of one turned round
+        for row in (feature[0, 1 + k].flatten(), feature[0, 4 + k].flatten()):
+            torch.testing.assert_close(row[period:], row[:-period], rtol=0, atol=2e-5)
+            if period > 1:
+                torch.testing.assert_close(row[period // 2 :], -row[: -(period // 2)], rtol=0, atol=2e-5)
+    assert float(feature[0, 2].square().mean() + feature[0, 5].square().mean()) == pytest.approx(1, abs=1e-4)
+
+
+def test_sizes():
+    """`size` stands for settings, which the recipe then holds themselves; others come on top."""
+    net = build("mlp", {"size": "tiny", "width": 16}, shape=(4,), codes=None, **ENDS)
+    assert net.recipe["settings"] == {"width": 16, "blocks": 2}
+    for name in ("mlp", "unet"):
+        count = [
+            sum(p.numel() for p in build(name, {"size": s}, shape=(1, 8, 8), codes=None, **ENDS).parameters())
+            for s in ("tiny", "small")
+        ]
+        assert count[0] < count[1] / 2
+    with pytest.raises(UnknownNameError, match="tiny"):
+        build("unet", {"size": "huge"}, shape=(8, 8), codes=None, **ENDS)
+    with pytest.raises(UsageError, match="no sizes"):
+        build("unet2d", {"size": "tiny"}, shape=(8, 8), codes=None, **ENDS)

@@ -35,6 +35,7 @@ SCHEDULES: dict[str, Callable[[], Schedule]] = {
     "flow-vp": lambda: schedules.flow(0.02, 0.97).on("vp"),
     "edm": lambda: schedules.edm(),
     "edm-flow": lambda: schedules.edm(0.01, 20.0, 3.0).on("flow"),
+    "learned": lambda: schedules.learned(9.0, -7.0, shape=[1.0, 4.0, 0.3, 2.0, 0.7]),
     "interpolated": lambda: schedules.linear(100, 1e-3, 0.2).interpolated(),
     "interpolated-ve": lambda: Table(torch.linspace(9.0, -7.0, 25, dtype=torch.float64), "ve", "ve").interpolated(),
 }

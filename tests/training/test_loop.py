@@ -22,7 +22,7 @@ from nelbo.process.schedule import Table
 from nelbo.training import TrainConfig, train
 from nelbo.training.build import build_model
 from nelbo.training.config import check_config
-from nelbo.training.loop import learning_rate_factor
+from nelbo.training.run import learning_rate_factor
 from tests.training.cases import BINS, codes, small
 
 
@@ -96,7 +96,13 @@ def test_no_average(tmp_path):
 def test_checkpoints_are_few(tmp_path):
     train(codes(), tmp_path, small(checkpoint_every=3))
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-00000009.pt", "step-00000012.pt"]
-    assert {p.name for p in tmp_path.iterdir()} == {"checkpoints", "log.jsonl", "model.json", "model.safetensors"}
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "checkpoints",
+        "config.json",
+        "log.jsonl",
+        "model.json",
+        "model.safetensors",
+    }
 
 
 def test_provenance_and_the_warning_on_training_data(tmp_path):
@@ -157,7 +163,7 @@ def test_simple_objective(tmp_path):
     settings = small(objective="simple", net={"head": "plain", "predicts": "eps"}, steps=60)
     train(codes(200), tmp_path, settings)
     log = log_of(tmp_path)
-    assert set(log[0]) == {"step", "steps", "loss", "lr", "seconds"}
+    assert set(log[0]) == {"step", "steps", "loss", "simple", "lr", "seconds"}
     assert log[0]["loss"] == pytest.approx(1.0, abs=0.4) and log[-1]["loss"] < 0.8 * log[0]["loss"]
     with pytest.raises(UsageError, match="own decoder"):
         train(codes(), tmp_path / "other", small(objective="simple"))
@@ -225,16 +231,16 @@ def test_the_generator_is_left_alone_by_a_run_that_fails(tmp_path):
 
 def test_every_example_once_an_epoch(tmp_path, monkeypatch):
     """Batches walk through a fresh permutation an epoch, also where the batch size does not divide N."""
-    from nelbo.training import loop
+    from nelbo.training.criterion import Criterion
 
     seen: list[torch.Tensor] = []
 
-    def spy(model, target, seed, step, share):
+    def spy(self, model, target, *rest):
         seen.append(target.clone())
-        return loss(model, target, seed, step, share)
+        return forward(self, model, target, *rest)
 
-    loss = loop.bound_loss
-    monkeypatch.setattr(loop, "bound_loss", spy)
+    forward = Criterion.forward
+    monkeypatch.setattr(Criterion, "forward", spy)
     examples = codes(10)
     train(examples, tmp_path, small(batch_size=4, steps=5))
     rows = [[int((examples.data == e).flatten(1).all(1).nonzero()) for e in batch] for batch in seen]

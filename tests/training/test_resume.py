@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+import nelbo
 from nelbo.errors import Interrupted, UsageError
 from nelbo.model import folder
 from nelbo.training import checkpoint, train
@@ -41,7 +45,7 @@ def stop_at(out: Path, *steps: int) -> None:
 
 def log_of(out: Path) -> list[dict]:
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+    return [{k: v for k, v in line.items() if "seconds" not in k} for line in lines]
 
 
 def assert_same_run(out: Path, whole: Path) -> None:
@@ -162,3 +166,41 @@ def test_a_checkpoint_runs_no_code(tmp_path):
     torch.save({"step": 3, "x": Bomb()}, tmp_path / "checkpoints" / "step-00000003.pt")
     state, passed = checkpoint.newest(tmp_path / "checkpoints")
     assert state is None and len(passed) == 1 and not (tmp_path / "ran").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_the_same_after_ten_kills(tmp_path):
+    """kill −9 at ten random moments: weights, averages, bounds, best weights, optimiser and log, bit for bit."""
+    program = [sys.executable, "-m", "tests.training.killed", str(tmp_path), "10"]
+    root = Path(__file__).parents[2]
+    paths = os.pathsep.join([str(Path(nelbo.__file__).parents[1]), str(root)])
+    told = subprocess.run(
+        program,
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert told.returncode == 0, told.stderr
+    assert int(told.stdout.split()[-1]) >= 8, told.stdout  # so many of them found the run alive
+    whole, killed = (tmp_path / name for name in ("whole", "killed"))
+    assert folder.load(killed).fingerprint() == folder.load(whole).fingerprint()
+    assert folder.load(killed).provenance["validation"] == folder.load(whole).provenance["validation"]
+    assert log_of(killed) == log_of(whole) and len(log_of(whole)) == 150 + 15
+    last = "step-00000150.pt"
+    states = [checkpoint.read(out / "checkpoints" / last) for out in (whole, killed)]
+    assert same(*({k: v for k, v in state.items() if k != "seconds"} for state in states))
+    best = [checkpoint.read(out / "checkpoints" / "best.pt") for out in (whole, killed)]
+    assert same(*best)
+    assert sorted(p.name for p in killed.rglob("*")) == sorted(p.name for p in whole.rglob("*"))  # nothing left over
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two states are equal to the last bit."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b

@@ -113,12 +113,12 @@ def start(
     fitted: of `flow`, (u, x, first, condition) → the start at uniforms u.
     """
     domain = model.domain
-    x = domain.values(data) if domain.discrete else data.double()
+    x = domain.values(data)
     nothing = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     centre = column(first.alpha, x) * x
     if kind is Dequantisation.NONE:
-        # the density of x, not of z_1: log p(x) = log p(z_1) + D log α_1
-        return Start(centre, -first.log_alpha * domain.dimensions, nothing)
+        # the density of x, not of z_1: log p(x) = log p(z_1) + D log α_1, less log_volume where x is standardised
+        return Start(centre, -first.log_alpha * domain.dimensions, nothing + domain.log_volume)
     if kind is Dequantisation.VARIATIONAL:
         eps = random.normal(seed, examples, 0, draw, domain.shape, device=x.device)
         z = forward.noised(x, eps, first)

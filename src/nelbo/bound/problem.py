@@ -95,7 +95,7 @@ class Problem:
         return (torch.cat(parts) if len(parts) > 1 else parts[0]).to(self.device)
 
     def _values(self, data: Tensor) -> Tensor:
-        return self.model.domain.values(data) if self.model.domain.discrete else data.double()
+        return self.model.domain.values(data)
 
     def prior(self) -> Tensor:
         """KL(q(z_L | x) ‖ p(z_L)) of every example, (N,) float64 on the CPU; exact, no evaluation."""

@@ -73,4 +73,6 @@ def reconstruction_at(
 ) -> Tensor:
     """`reconstruction` at a z_1 that is there already."""
     prediction = model.predict(z, first, condition) if model.decoder.calls_network else None
-    return model.decoder.nll(target, z, first, prediction, model.domain)
+    nats = model.decoder.nll(target, z, first, prediction, model.domain)
+    # the decoder's density is that of standardised data
+    return nats if model.domain.scale is None else nats + model.domain.log_volume

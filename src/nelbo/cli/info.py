@@ -25,7 +25,8 @@ def info(
 ) -> None:
     """Say what is installed here, or what MODEL is made of.
 
-    Of a model: its parts, steps, parameters, fingerprint, and where it comes from.
+    Of a model: its parts, steps, parameters, floating-point operations an evaluation of one example, fingerprint, and
+    where it comes from.
     """
     with session(as_json) as output:
         if model is None:
@@ -61,10 +62,17 @@ def describe(model: DiffusionModel) -> Json:
         **model.describe(),
         "steps": model.steps,
         "parameters": model.parameters,
+        "flops_per_evaluation": _flops(model),
         "fingerprint": model.fingerprint(),
         "trained_on": None if trained_on is None else len(trained_on),
         "provenance": model.provenance,
     }
+
+
+def _flops(model: DiffusionModel) -> int | None:
+    from nelbo.model.cost import flops_per_evaluation
+
+    return flops_per_evaluation(model)
 
 
 def lines(document: Json) -> list[str]:

@@ -26,7 +26,8 @@ Data = Annotated[
     typer.Option(
         "--data",
         metavar="DATA",
-        help="digits[:train|:test], FILE.npz[#key], FILE.npy, an IDX file, a folder of images, or hf:NAME[:split].",
+        help="digits[:train|:test], FILE.npz[#key], FILE.npy, FILE.csv, an IDX file, a folder of images, "
+        "or hf:NAME[:split].",
     ),
 ]
 

@@ -23,6 +23,7 @@ class Progress:
     def __init__(self, title: str):
         self.title = title
         self.note = ""
+        self.bound = ""
         self.started = time.monotonic()
 
     def __call__(self, done: int, planned: int) -> None:
@@ -31,7 +32,9 @@ class Progress:
     def training(self, record: Json) -> None:
         """The same for a record of `nelbo.train`; not every record has a loss."""
         if "loss" in record:
-            self.note = f"{record['loss']:.3f} bits/dim"
+            self.note = f"{record['loss']:.3f} bits/dim{self.bound}"
+        if "bound" in record:
+            self.bound = f", bound {record['bound']:.3f} ± {record['standard_error']:.3f}"
         self(record["step"], record["steps"])
 
     def estimate(self, bits_per_dim: float, standard_error: float) -> None:

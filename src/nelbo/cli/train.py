@@ -16,6 +16,16 @@ if TYPE_CHECKING:
     from nelbo.typing import Json
 
 
+def _print_schema(wanted: bool) -> None:
+    if wanted:
+        import json
+
+        from nelbo.training.config import schema
+
+        print(json.dumps(schema(), indent=2))
+        raise typer.Exit
+
+
 def train(
     data: options.Data,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The model folder; checkpoints go below it.")],
@@ -25,6 +35,16 @@ def train(
         typer.Option("--set", metavar="KEY=VALUE", help="One setting, over the file's; may be repeated (lr=0.001)."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint, if any.")] = False,
+    validation: Annotated[
+        str | None,
+        typer.Option("--validation", metavar="DATA", help="Data to bound along the way; see validation.every."),
+    ] = None,
+    schema: Annotated[
+        bool,
+        typer.Option(
+            "--schema", callback=_print_schema, is_eager=True, help="Print the JSON schema of FILE and leave."
+        ),
+    ] = False,
     device: options.Device = None,
     as_json: options.Json = False,
 ) -> None:
@@ -32,12 +52,18 @@ def train(
 
     Ctrl-C saves a checkpoint, and the same command with --resume continues it.
     """
-    with session(as_json) as output:
+    from nelbo import runtime
+
+    with session(as_json, silent=not runtime.leads()) as output:
         check_folder(out, "--out")
         from nelbo.training.config import read_config
 
         chosen = read_config(config, settings)
-        model, last = run_training(data, out, chosen, output, resume=resume, device=options.check_device(device))
+        device = runtime.device(options.check_device(device))
+        model, last = run_training(data, out, chosen, output, validation=validation, resume=resume, device=device)
+        if output.silent:
+            runtime.finish()
+            return
         document = {
             "schema": "nelbo.train/1",
             "folder": str(out),
@@ -52,22 +78,36 @@ def train(
         output.text(f"fingerprint   {model.fingerprint()[:12]}")
         if last:
             output.text(
-                f"training loss {last['loss']:.4f} bits/dim after {last['steps']} steps, {last['seconds']:.0f} s"
+                f"training loss {last['loss']:.4f} bits/dim after {last['step']} steps, {last['seconds']:.0f} s"
+            )
+        if "validation" in model.provenance:
+            best = model.provenance["validation"]
+            output.text(
+                f"validation    {best['bound']:.4f} ± {best['standard_error']:.4f} bits/dim, best, "
+                f"at step {best['step']}"
             )
         output.text(f"next          nelbo evaluate {out} --data DATA")
+        runtime.finish()
 
 
 def run_training(
-    data: str, out: Path, settings: Json, output: Output, *, resume: bool = False, device: str | None = None
+    data: str,
+    out: Path,
+    settings: Json,
+    output: Output,
+    *,
+    validation: str | None = None,
+    resume: bool = False,
+    device: str | None = None,
 ) -> tuple[DiffusionModel, Json]:
     """`nelbo.train` with progress and messages; the model, and the last record with a loss ({} where none was made).
 
     Errors: those of `nelbo.train`; Interrupted where Ctrl-C stopped it, with a checkpoint saved.
     """
-    from nelbo import api
+    from nelbo import api, runtime
 
     last: Json = {}
-    with shown("training") as progress:
+    with shown("training", silent=output.silent) as progress:
 
         def after_step(record: Json) -> None:
             if "loss" in record:
@@ -75,6 +115,14 @@ def run_training(
             progress.training(record)
 
         model = api.train(
-            data, out, settings, resume=resume, device=device, progress=after_step, message=output.message
+            data,
+            out,
+            settings,
+            validation=validation,
+            resume=resume,
+            device=device,
+            progress=after_step,
+            message=output.message,
+            workers=runtime.workers(),
         )
     return model, last

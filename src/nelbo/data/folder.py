@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from nelbo.data import arrays, picture
+from nelbo.data.lazy import STREAMED, LazyRows
 from nelbo.errors import DataError
 from nelbo.model.examples import Examples
 
@@ -19,27 +21,45 @@ def read_folder(folder: Path, limit: int | None = None) -> Examples:
     """All pictures below `folder` as codes (N, H, W) or (N, 3, H, W) uint8, sorted by relative path (as text).
 
     Labels: the number of the first sub-folder's name among the sorted names, where every picture is in a sub-folder.
-    Hidden files and files that are no pictures are passed over. With `limit`, only the first so many are opened.
+    Hidden files and files that are no pictures are passed over. With `limit`, only the first so many are opened. Many
+    pictures are decoded whenever they are asked for, and not kept (see `LazyRows`).
     Errors: DataError for no pictures, an unreadable one, and sizes or modes that differ (the first two are named).
     """
     paths = _pictures(folder)
     chosen = paths[:limit]
     image = picture.pillow(f"the pictures of {folder}")
-    read = [_read(image, path) for path in chosen]
+    name = str(folder) if len(chosen) == len(paths) else f"{folder}[:{len(chosen)}]"
+    labels = _labels([p.relative_to(folder) for p in paths])
+    told = None if labels is None else arrays.labels(labels[: len(chosen)])
+    first = _read(image, chosen[0])
+    if first[0].nbytes * len(chosen) >= STREAMED:
+        return Examples(_lazy(image, chosen, *first).as_data(), name, told, picture.bins(first[1]))
+    read = [first, *(_read(image, path) for path in chosen[1:])]
     for path, codes, mode in zip(chosen, *zip(*read, strict=True), strict=True):
         if (codes.shape, mode) != (read[0][0].shape, read[0][1]):
             raise DataError(
                 f"the pictures of {folder} differ: {_about(chosen[0], *read[0])}, but {_about(path, codes, mode)}",
                 "give pictures of one size and one mode; nothing is resized, cropped or converted",
             )
-    name = str(folder) if len(chosen) == len(paths) else f"{folder}[:{len(chosen)}]"
-    labels = _labels([p.relative_to(folder) for p in paths])
-    return Examples(
-        arrays.tensor(np.stack([codes for codes, _ in read]), name),
-        name,
-        None if labels is None else arrays.labels(labels[: len(chosen)]),
-        picture.bins(read[0][1]),
-    )
+    return Examples(arrays.tensor(np.stack([codes for codes, _ in read]), name), name, told, picture.bins(first[1]))
+
+
+def _lazy(image, paths: list[Path], first: np.ndarray, mode: str) -> LazyRows:
+    """The pictures behind a function that reads some; each is compared with the first one as it is read."""
+
+    def decode(rows: list[int]) -> torch.Tensor:
+        stack = []
+        for row in rows:
+            codes, its = _read(image, paths[row])
+            if (codes.shape, its) != (first.shape, mode):
+                raise DataError(
+                    f"the pictures differ: {_about(paths[0], first, mode)}, but {_about(paths[row], codes, its)}",
+                    "give pictures of one size and one mode; nothing is resized, cropped or converted",
+                )
+            stack.append(codes)
+        return torch.from_numpy(np.stack(stack))
+
+    return LazyRows(torch.arange(len(paths)), first.shape, decode)
 
 
 def _pictures(folder: Path) -> list[Path]:

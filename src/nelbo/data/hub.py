@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 
 from nelbo.data import arrays, picture
+from nelbo.data.lazy import STREAMED, LazyRows
 from nelbo.errors import DataError, UnknownNameError
 from nelbo.model.examples import Examples
 
@@ -18,6 +20,7 @@ def read_hub(spec: str, limit: int | None = None) -> Examples:
     """The pictures of `NAME` or `NAME:split` as codes (N, H, W) or (N, 3, H, W) uint8, with labels where it has them.
 
     The column is `image` or `img`, else the only one of images. Without a split the data set must have just one.
+    Many pictures are decoded whenever they are asked for, and not kept (see `LazyRows`).
     Errors: DataError where `datasets` is missing, the hub cannot be reached, the data set does not exist, there is no
     column of images, or sizes differ; UnknownNameError for an unknown split.
     """
@@ -32,23 +35,38 @@ def read_hub(spec: str, limit: int | None = None) -> Examples:
         raise DataError(f"the data {where!r} have no rows", "choose another split")
     if limit is not None and limit < total:
         rows, where = rows.select(range(limit)), f"{where}[:{limit}]"
-    stack: list[np.ndarray] = []
-    kinds: list[tuple[tuple[int, ...], str]] = []
-    for i, value in enumerate(rows[column]):
-        mode = getattr(value, "mode", None)
-        stack.append(np.asarray(value) if mode is None else picture.codes(value, f"row {i} of {where}"))
-        kinds.append((stack[i].shape, "an array" if mode is None else picture.MODES[mode]))
-        if kinds[i] != kinds[0]:
-            raise DataError(
-                f"the pictures of {where} differ: row 0 is {kinds[0][1]} of shape {kinds[0][0]}, "
-                f"row {i} is {kinds[i][1]} of shape {kinds[i][0]}",
-                "choose a data set of one size and mode; nothing is resized, cropped or converted",
-            )
+    first, kind = _picture(next(iter(rows.select([0])[column])), 0, where)
+
+    def decode(wanted: list[int]) -> torch.Tensor:
+        stack = []
+        for i, value in zip(wanted, rows.select(wanted)[column], strict=True):
+            codes, its = _picture(value, i, where)
+            if (codes.shape, its) != (first.shape, kind):
+                raise DataError(
+                    f"the pictures of {where} differ: row 0 is {kind} of shape {first.shape}, "
+                    f"row {i} is {its} of shape {codes.shape}",
+                    "choose a data set of one size and mode; nothing is resized, cropped or converted",
+                )
+            stack.append(codes)
+        return arrays.tensor(np.stack(stack), where)
+
     key = next((k for k in LABEL_COLUMNS if k in rows.column_names), None)
     found = None if key is None else np.asarray(rows[key])
     labels = arrays.labels(found) if found is not None and found.dtype.kind in "ui" and found.ndim == 1 else None
-    bins = 2 if kinds[0][1] == picture.MODES["1"] else None
-    return Examples(arrays.tensor(np.stack(stack), where), where, labels, bins)
+    bins = 2 if kind == picture.MODES["1"] else None
+    everything = list(range(len(rows)))
+    if first.dtype == np.uint8 and first.nbytes * len(rows) >= STREAMED:
+        lazy = LazyRows(torch.tensor(everything), first.shape, decode)
+        return Examples(lazy.as_data(), where, labels, bins)
+    return Examples(decode(everything), where, labels, bins)
+
+
+def _picture(value: Any, row: int, where: str) -> tuple[np.ndarray, str]:
+    """A row of the column of pictures as codes, and what kind of thing it was."""
+    mode = getattr(value, "mode", None)
+    if mode is None:
+        return np.asarray(value), "an array"
+    return picture.codes(value, f"row {row} of {where}"), picture.MODES[mode]
 
 
 def _load(name: str, split: str) -> Any:

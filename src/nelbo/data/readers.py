@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nelbo.data import arrays, digits, folder, hub, idx, items
+from nelbo.data import arrays, digits, folder, hub, idx, items, table
 from nelbo.errors import DataError, UsageError
 from nelbo.model.examples import Examples
 
@@ -53,6 +53,11 @@ READERS = (
         "FILE.npy",
         lambda spec: _path(spec).suffix.lower() == ".npy" and not _path(spec).is_dir(),
         lambda spec, _: arrays.read_npy(_path(spec)),
+    ),
+    Reader(
+        "FILE.csv",
+        lambda spec: _path(spec).suffix.lower() == ".csv" and not _path(spec).is_dir(),
+        lambda spec, _: table.read_csv(_path(spec)),
     ),
     Reader(
         "an IDX file (…-ubyte, …-ubyte.gz)",

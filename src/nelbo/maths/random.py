@@ -46,6 +46,8 @@ class Stream(enum.IntEnum):
     """Order and make-up of training batches."""
     DECODE = 6
     """Draws from the decoder."""
+    AUGMENT = 7
+    """Changes to training examples."""
 
 
 def _mix64(z: int) -> int:

@@ -145,7 +145,12 @@ class NetworkDenoiser(Denoiser):
             )
 
     def describe(self) -> Json:
-        said = {**super().describe(), "net": _net(self.net), "output": self.output.value, "time": self.time.value}
+        said = {
+            **super().describe(),
+            "net": network_name(self.net),
+            "output": self.output.value,
+            "time": self.time.value,
+        }
         return {**said, **self.settings()}
 
     def settings(self) -> Json:
@@ -198,7 +203,7 @@ class CategoricalDenoiser(Denoiser):
         self.domain = domain  # no buffer for the lattice: it would be rounded to the network's precision
 
     def describe(self) -> Json:
-        return {**super().describe(), "net": _net(self.net), "time": self.time.value}
+        return {**super().describe(), "net": network_name(self.net), "time": self.time.value}
 
     def forward(self, z: Tensor, t: Levels, condition: Condition | None = None) -> Prediction:
         logits = self._call(self.net, z, t, self.time, condition)
@@ -229,7 +234,7 @@ def _check_arguments(net: Callable[..., Tensor], arguments: tuple[Tensor, Tensor
         pass  # a network that does not tell its arguments
 
 
-def _net(net: Callable[..., Tensor]) -> Json | str:
+def network_name(net: Callable[..., Tensor]) -> Json | str:
     """The recipe of one of nelbo's networks; of another the name of its function or class, which is all it tells."""
     named = net if hasattr(net, "__qualname__") else type(net)
     return getattr(net, "recipe", f"{named.__module__}.{named.__qualname__}")

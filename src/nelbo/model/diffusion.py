@@ -22,6 +22,7 @@ from nelbo.errors import UsageError
 from nelbo.model.decoder import Decoder, NetworkCategorical
 from nelbo.model.denoiser import CategoricalDenoiser, Denoiser
 from nelbo.model.domain import DataDomain
+from nelbo.model.mixture import MixtureDenoiser, NetworkMixture
 from nelbo.model.prior import Prior
 from nelbo.model.reverse import Reverse
 from nelbo.process.grid import Grid
@@ -58,6 +59,11 @@ class DiffusionModel:
             raise UsageError(
                 "the decoder 'network_categorical' needs a network with a categorical head, and this one has none",
                 "use decoder='discretized_gaussian' or 'categorical', or train with net.head='categorical'",
+            )
+        if isinstance(self.decoder, NetworkMixture) and not isinstance(self.denoiser, MixtureDenoiser):
+            raise UsageError(
+                "the decoder 'network_mixture' needs a network with a mixture head, and this one has none",
+                "use decoder='discretized_gaussian' or 'categorical', or train with net.head='mixture'",
             )
         variance = self.reverse.variance
         if (variance.learned or self.decoder.spread is not None) and not self.denoiser.learned_variance:
@@ -110,8 +116,9 @@ class DiffusionModel:
         if not self.grid.continuous:
             grid["levels"] = len(levels)
         grid |= {"logsnr_first": float(levels.logsnr[0]), "logsnr_last": float(levels.logsnr[-1])}
+        domain = self.domain.to_config()
         return {
-            "domain": self.domain.to_config(),
+            "domain": domain if self.domain.scale is None else {**domain, "standardised": True},
             "schedule": self.schedule.to_config(),
             "grid": grid,
             "variance": self.reverse.variance.to_config(),
@@ -123,7 +130,7 @@ class DiffusionModel:
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor of the model by name: weights as the denoiser names them (`net.…`), tables under their part."""
         named = dict(self.denoiser.state_dict())
-        for part in ("schedule", "reverse", "decoder", "prior"):
+        for part in ("domain", "schedule", "reverse", "decoder", "prior"):
             named |= {f"{part}.{k}": v for k, v in getattr(self, part).to_tensors().items()}
         return named
 

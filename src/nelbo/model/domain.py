@@ -16,17 +16,23 @@ from torch import Tensor
 from nelbo.equation import equation
 from nelbo.errors import DomainError, ShapeError, UsageError
 from nelbo.parts import Part
-from nelbo.typing import Shape
+from nelbo.typing import Json, Shape
 
 
 @dataclass(frozen=True, eq=False)
 class DataDomain(Part, family="domain", kind="domain"):
-    """Shape of one example, number of bins (None: real numbers), and the real values of the first and last code."""
+    """Shape of one example, number of bins (None: real numbers), and the real values of the first and last code.
+
+    mean, scale (*shape), of real data only: the model is one of u = (x − mean)/scale, and the density it gives is that
+    of x: −log p(x) = −log p(u) + Σ log scale.
+    """
 
     shape: Shape
     bins: int | None = None
     low: float = -1.0
     high: float = 1.0
+    mean: Tensor | None = None
+    scale: Tensor | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "shape", tuple(self.shape))
@@ -36,6 +42,33 @@ class DataDomain(Part, family="domain", kind="domain"):
             raise UsageError(f"a data domain of {self.bins!r} bins", "give a whole number ≥ 2, or None for real data")
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
             raise UsageError(f"a data domain from {self.low} to {self.high}", "give finite ends, the smaller first")
+        if (self.mean is None) != (self.scale is None) or (self.mean is not None and self.discrete):
+            raise UsageError(
+                "a data domain with a mean or a scale that does not fit it",
+                "give both, and for real data only: codes have their values from low and high",
+            )
+        if self.mean is not None and self.scale is not None:
+            fits = tuple(self.mean.shape) == tuple(self.scale.shape) == self.shape
+            if not fits or not bool(torch.isfinite(self.mean).all() and (self.scale > 0).all()):
+                raise UsageError(
+                    f"a mean and a scale of shapes {tuple(self.mean.shape)} and {tuple(self.scale.shape)}",
+                    f"give finite means and scales > 0 of shape {self.shape}",
+                )
+
+    def to_config(self) -> Json:
+        """As of every part; a domain without mean and scale does not speak of them."""
+        return {k: v for k, v in super().to_config().items() if k not in ("mean", "scale")}
+
+    @property
+    def log_volume(self) -> float:
+        """Σ log scale, in nats: what a density of u must be charged to be one of x = mean + scale · u."""
+        return 0.0 if self.scale is None else float(self.scale.double().log().sum())
+
+    def original(self, values: Tensor) -> Tensor:
+        """x = mean + scale · u of values u (B, *shape) of real data."""
+        if self.mean is None or self.scale is None:
+            return values
+        return self.mean.to(values) + self.scale.to(values) * values
 
     @property
     def dimensions(self) -> int:
@@ -53,7 +86,15 @@ class DataDomain(Part, family="domain", kind="domain"):
 
     @equation("pixel-scaling")
     def values(self, codes: Tensor) -> Tensor:
-        """x = low + (high − low) k/(K − 1), float64, for integer codes k of any shape."""
+        """x = low + (high − low) k/(K − 1), float64, for integer codes k of any shape.
+
+        Of real data, which are values already, u = (x − mean)/scale, or x itself.
+        """
+        if not self.discrete:
+            values = codes.to(torch.float64)
+            if self.mean is None or self.scale is None:
+                return values
+            return (values - self.mean.to(values)) / self.scale.to(values)
         # the same operations in place: this is done for every draw
         return codes.to(torch.float64).mul(self.high - self.low).div_(self._bins() - 1).add_(self.low)
 
@@ -68,7 +109,8 @@ class DataDomain(Part, family="domain", kind="domain"):
         (N, H, W) stands for one channel. release: called after each piece that was looked at. Errors: ShapeError;
         DomainError for NaN or infinity, for floats where codes are expected and for codes outside 0..K−1.
         """
-        data = self._shaped(torch.as_tensor(data), what)
+        lazy = not isinstance(data, Tensor) and hasattr(data, "split")  # rows that are decoded when they are asked for
+        data = self._shaped(data if lazy else torch.as_tensor(data), what)
         if not self.discrete:
             return self._checked_values(data, what, release)
         K = self._bins()

@@ -155,7 +155,7 @@ class Hybrid(Fitted, kind="hybrid"):
     def error(self, t: Levels, prediction: Prediction) -> Tensor:
         shape = prediction.x0.shape
         t = t.expand(shape[0])
-        return self._each(t, shape, lambda part, rows: part.error(t[rows], some(prediction, rows)), prediction.x0)
+        return self._each(t, shape, lambda part, rows: part.error(t[rows], prediction.rows(rows)), prediction.x0)
 
     def mean_error(self, t: Levels) -> Tensor:
         fine, coarse = (part.mean_error(t) for part in (self.fine, self.coarse))
@@ -174,12 +174,6 @@ class Hybrid(Fitted, kind="hybrid"):
         for part, rows in ((self.fine, fine.nonzero()[:, 0]), (self.coarse, (~fine).nonzero()[:, 0])):
             out[rows] = of(part, rows).expand(len(rows), *shape[1:])
         return out
-
-
-def some(prediction: Prediction, rows: Tensor) -> Prediction:
-    """The rows of a prediction."""
-    parts = (prediction.x0, prediction.log_probs, prediction.variance, prediction.z)
-    return Prediction(*(None if v is None else v[rows] for v in parts))  # type: ignore[arg-type]
 
 
 def between(nodes: Tensor, values: Tensor, t: Levels) -> Tensor:

@@ -28,6 +28,7 @@ from nelbo.model.decoder import Decoder
 from nelbo.model.denoiser import CategoricalDenoiser, Denoiser, NetworkDenoiser
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.domain import DataDomain
+from nelbo.model.mixture import MixtureDenoiser
 from nelbo.model.prior import Prior
 from nelbo.model.reverse import Reverse
 from nelbo.nets import build
@@ -147,6 +148,8 @@ def _read(path: Path) -> bytes:
 def _denoiser_config(denoiser: Denoiser, recipe: Json) -> Json:
     if isinstance(denoiser, CategoricalDenoiser):
         return {"kind": "categorical", "time": denoiser.time.value, "net": recipe}
+    if isinstance(denoiser, MixtureDenoiser):
+        return {"kind": "mixture", "time": denoiser.time.value, "components": denoiser.components, "net": recipe}
     if isinstance(denoiser, NetworkDenoiser):
         said = {"kind": "network", "output": denoiser.output.value, "time": denoiser.time.value, "net": recipe}
         return {**said, **denoiser.settings()}
@@ -167,6 +170,8 @@ def make_denoiser(config: Json, domain: DataDomain) -> Denoiser:
     )
     if categorical:
         return CategoricalDenoiser(net, domain, config["time"])
+    if config["kind"] == "mixture":
+        return MixtureDenoiser(net, domain, config["components"], config["time"])
     settings = {k: config[k] for k in ("sigma_data", "learned_variance") if k in config}
     return NetworkDenoiser(net, config["output"], config["time"], **settings)
 
@@ -175,7 +180,7 @@ def _assemble(description: Json, tensors: dict[str, torch.Tensor]) -> DiffusionM
     def under(prefix: str) -> dict[str, torch.Tensor]:
         return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
-    domain = DataDomain.from_config(description["domain"], {})
+    domain = DataDomain.from_config(description["domain"], under("domain."))
     said = description["denoiser"]
     if said["kind"] == "plugin":
         denoiser = _referred(said)

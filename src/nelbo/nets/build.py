@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from nelbo.errors import UnknownNameError, UsageError
+from nelbo.nets.classes import ClassConditional
 from nelbo.nets.diffusers import OTHERS, UNET2D, NetworkMaker
 from nelbo.nets.mlp import ResidualMLP
 from nelbo.nets.unet import UNet
@@ -16,6 +17,20 @@ from nelbo.typing import Json, Shape
 
 NETS: dict[str, Callable[..., nn.Module]] = {"mlp": ResidualMLP, "unet": UNet, "unet2d": UNET2D}
 """Networks by name. Each takes (shape, codes, logsnr_max, logsnr_min, **settings)."""
+
+SIZES: dict[str, dict[str, Json]] = {
+    "mlp": {
+        "tiny": {"width": 128, "blocks": 2},
+        "small": {"width": 256, "blocks": 4},
+        "base": {"width": 768, "blocks": 6},
+    },
+    "unet": {
+        "tiny": {"width": 32, "multipliers": [1, 2, 2], "blocks": 1},
+        "small": {"width": 64, "multipliers": [1, 2, 2], "blocks": 2},
+        "base": {"width": 128, "multipliers": [1, 2, 2, 2], "blocks": 3},
+    },
+}
+"""Settings by size, which `net.size` stands for; settings given beside it come on top."""
 
 _GIVEN = {"self", "shape", "codes", "logsnr_max", "logsnr_min"}
 
@@ -40,17 +55,40 @@ def build(
         known = maker.settings()
     else:
         known = [p for p in inspect.signature(maker).parameters if p not in _GIVEN]
-    for key in settings:
+    settings = _sized(name, settings)
+    classes, keyword = settings.get("classes"), settings.get("keyword", "y")
+    own = {k: v for k, v in settings.items() if k not in ("classes", "keyword")}
+    for key in own:
         if key not in known:
             raise UnknownNameError.of(f"setting of the network {name!r}", key, known)
-    arguments: dict[str, Any] = {"shape": tuple(shape), "codes": codes, **settings}
+    arguments: dict[str, Any] = {"shape": tuple(shape), "codes": codes, **own}
     try:
         net = maker(logsnr_max=logsnr_max, logsnr_min=logsnr_min, **arguments)
     except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         raise UsageError(
             f"the network {name!r} cannot be built with {settings}: {error}", "change net settings"
         ) from None
+    if classes is not None and not hasattr(net, "embedding"):
+        raise UsageError(
+            f"the network {name!r} cannot be told labels", f"use one of nelbo's own networks: {', '.join(NETS)}"
+        )
+    if classes is not None:
+        net = ClassConditional(net, classes, keyword)
     if isinstance(maker, NetworkMaker):
         return net  # its recipe holds the whole configuration, defaults of diffusers included
     net.recipe = {"name": name, "settings": settings, "logsnr_max": logsnr_max, "logsnr_min": logsnr_min}  # type: ignore
     return net
+
+
+def _sized(name: str, settings: Json) -> Json:
+    """The settings with those of their `size` below them, and without it: a recipe says the numbers themselves."""
+    if "size" not in settings:
+        return settings
+    sizes = SIZES.get(name, {})
+    if settings["size"] not in sizes:
+        if not sizes:
+            raise UsageError(
+                f"the network {name!r} of size {settings['size']!r}", "give its own settings; it has no sizes"
+            )
+        raise UnknownNameError.of(f"size of the network {name!r}", settings["size"], sizes)
+    return {**sizes[settings["size"]], **{k: v for k, v in settings.items() if k != "size"}}

@@ -11,17 +11,41 @@ from nelbo.typing import Shape
 
 
 class ValueHead(nn.Module):
-    """features (B, width) → (B, *shape): one linear layer, zero at the start, so that the first prediction is 0."""
+    """features (B, width) → (B, outputs·n, …) for a shape (n, …): one linear layer, zero at the start, so that the
+    first prediction is 0."""
 
-    def __init__(self, width: int, shape: Shape):
+    def __init__(self, width: int, shape: Shape, outputs: int = 1):
         super().__init__()
-        self.shape = tuple(shape)
-        self.out = nn.Linear(width, math.prod(shape))
+        self.shape = (outputs * shape[0], *shape[1:])
+        self.out = nn.Linear(width, math.prod(self.shape))
+        self.maps = MapsHead(outputs, shape) if outputs > 1 else nn.Identity()
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.out(features).reshape(-1, *self.shape)
+        return self.maps(self.out(features).reshape(-1, *self.shape))
+
+    def start_at(self, values: Tensor) -> None:
+        """Begin from a number a map, (outputs,)."""
+        self.maps.start_at(values)  # type: ignore[operator]
+
+
+class MapsHead(nn.Module):
+    """Several numbers an element: (B, outputs·n, …) for a shape (n, …), map after map, plus a trained number a map."""
+
+    def __init__(self, outputs: int, shape: Shape):
+        super().__init__()
+        self.shape = tuple(shape)
+        self.bias = nn.Parameter(torch.zeros(outputs, *(1,) * len(shape)))
+
+    def forward(self, value: Tensor) -> Tensor:
+        value = value.reshape(len(value), len(self.bias), *self.shape)
+        return (value + self.bias).flatten(1, 2)
+
+    @torch.no_grad()
+    def start_at(self, values: Tensor) -> None:
+        """Begin from a number a map, (outputs,)."""
+        self.bias.copy_(values.reshape(self.bias.shape))
 
 
 class LogitHead(nn.Module):

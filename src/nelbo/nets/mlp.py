@@ -14,6 +14,7 @@ from nelbo.typing import Shape
 class ResidualMLP(nn.Module):
     """z (B, *shape), λ (B,) → (B, *shape), or logits (B, *shape, codes) where a number of codes is given.
 
+    outputs: numbers an element, on axis 1 (2: a learned variance behind the value); only without codes.
     h ← h + W_2 drop(SiLU(W_1 SiLU(LayerNorm(h)) + W_e e(λ))), `blocks` times, between a linear layer in and a head.
     """
 
@@ -28,13 +29,14 @@ class ResidualMLP(nn.Module):
         dropout: float = 0.25,
         embedding: int = 64,
         rank: int = 3,
+        outputs: int = 1,
     ):
         super().__init__()
         self.inner = nn.Linear(math.prod(shape), width)
         self.embedding = LogSNREmbedding(embedding, logsnr_max, logsnr_min)
         self.blocks = nn.ModuleList(_Block(width, embedding, dropout) for _ in range(blocks))
         self.norm = nn.LayerNorm(width)
-        self.head = ValueHead(width, shape) if codes is None else LogitHead(width, shape, codes, rank)
+        self.head = ValueHead(width, shape, outputs) if codes is None else LogitHead(width, shape, codes, rank)
         self.drop = nn.Dropout(dropout)
 
     def forward(self, z: Tensor, logsnr: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 
 from nelbo.errors import ShapeError
 from nelbo.nets.embedding import LogSNREmbedding
-from nelbo.nets.head import PixelLogitHead
+from nelbo.nets.head import MapsHead, PixelLogitHead
 from nelbo.typing import Shape
 
 
@@ -19,7 +20,10 @@ class UNet(nn.Module):
 
     The stem folds patch × patch pixels into channels, which on a CPU is worth a factor of three or four in speed; then
     len(multipliers) scales of `blocks` residual blocks each, the next one half as large, and back up with skips.
-    width × multiplier channels must be multiples of 8. Errors: ShapeError for shapes that patches do not tile.
+    width × multiplier channels must be multiples of 8. outputs: numbers an element, on axis 1 (2: a learned variance
+    behind the value). fourier: the stem also sees sin and cos of 2π z/(P · step) for each period P, counted in steps
+    between codes (Kingma et al. 2021, app. C, have periods of 1, 2 and 4 in their lattice).
+    Errors: ShapeError for shapes that patches do not tile.
     """
 
     def __init__(
@@ -35,6 +39,9 @@ class UNet(nn.Module):
         attention: bool = True,
         dropout: float = 0.0,
         rank: int = 8,
+        outputs: int = 1,
+        fourier: Sequence[float] = (),
+        step: float = 2 / 255,
     ):
         super().__init__()
         C, H, W = (1, *shape) if len(shape) == 2 else shape if len(shape) == 3 else (0, 0, 0)
@@ -46,7 +53,8 @@ class UNet(nn.Module):
         e = 2 * width
         self.patch, self.planar = patch, len(shape) == 2
         self.embedding = LogSNREmbedding(e, logsnr_max, logsnr_min)
-        self.stem = nn.Conv2d(C * patch**2, width, 3, padding=1)
+        self.frequencies = [2 * math.pi / (step * period) for period in fourier]  # no buffer: bf16 would round it
+        self.stem = nn.Conv2d(C * (1 + 2 * len(fourier)) * patch**2, width, 3, padding=1)
         channels, skips = width, [width]
         self.down = nn.ModuleList()
         for i, m in enumerate(multipliers):
@@ -68,15 +76,17 @@ class UNet(nn.Module):
             if i:
                 self.up.append(_Double(channels))
         self.norm = nn.GroupNorm(8, channels)
-        outputs = C if codes is None else C * rank
-        self.out = nn.Conv2d(channels, outputs * patch**2, 3, padding=1)
+        self.out = nn.Conv2d(channels, C * (outputs if codes is None else rank) * patch**2, 3, padding=1)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
-        self.head = nn.Identity() if codes is None else PixelLogitHead(shape, codes, rank)
+        self.head = PixelLogitHead(shape, codes, rank) if codes is not None else nn.Identity()
+        if codes is None and outputs > 1:
+            self.head = MapsHead(outputs, shape)
 
     def forward(self, z: Tensor, logsnr: Tensor) -> Tensor:
         e = self.embedding(logsnr)
-        h = self.stem(F.pixel_unshuffle(z[:, None] if self.planar else z, self.patch))
+        image = z[:, None] if self.planar else z
+        h = self.stem(F.pixel_unshuffle(self._features(image), self.patch))
         skips = [h]
         for layer in self.down:
             h = layer(h, e)
@@ -89,6 +99,13 @@ class UNet(nn.Module):
                 h = layer(torch.cat([h, skips.pop()], 1), e)
         value = F.pixel_shuffle(self.out(F.silu(self.norm(h))), self.patch)
         return self.head(value.reshape(z.shape) if isinstance(self.head, nn.Identity) else value)
+
+    def _features(self, image: Tensor) -> Tensor:
+        if not self.frequencies:
+            return image
+        frequency = torch.tensor(self.frequencies, dtype=torch.float64, device=image.device)
+        angle = image.double()[:, :, None] * frequency[:, None, None]
+        return torch.cat([image, angle.sin().flatten(1, 2).to(image), angle.cos().flatten(1, 2).to(image)], 1)
 
 
 class _Block(nn.Module):

@@ -28,6 +28,7 @@ from torch import Tensor
 from nelbo.equation import equation
 from nelbo.errors import UsageError
 from nelbo.process.levels import Levels, Path, column
+from nelbo.process.mixture import Mixture
 from nelbo.typing import member
 
 
@@ -58,17 +59,25 @@ class Prediction:
     """What is predicted at (z_t, t): x̂ (B, …), and where the network says so, more.
 
     log_probs: log p̂(code k | z_t) per pixel, (B, …, K), of a categorical posterior whose mean is x̂;
-    variance: the network's raw variance output (B, …); z: the state z_t (B, …), where a variance policy reads it.
+    variance: the network's raw variance output (B, …); z: the state z_t (B, …), where a variance policy reads it;
+    mixture: what the network believes about every element beside z itself, whose posterior mean x̂ is.
     """
 
     x0: Tensor
     log_probs: Tensor | None = None
     variance: Tensor | None = None
     z: Tensor | None = None
+    mixture: Mixture | None = None
 
     def clipped(self, low: float, high: float) -> Prediction:
         """x̂ clamped to [low, high]; a categorical posterior is inside already and stays."""
         return replace(self, x0=self.x0.clamp(low, high))
+
+    def rows(self, some: Tensor | slice) -> Prediction:
+        """The same for the examples `some`."""
+        tensors = {k: v[some] for k, v in vars(self).items() if isinstance(v, Tensor)}
+        mixture = self.mixture and Mixture(*(v[some] for v in self.mixture))
+        return replace(self, **tensors, mixture=mixture)
 
 
 class Preconditioning(NamedTuple):

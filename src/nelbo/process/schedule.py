@@ -12,6 +12,7 @@ only on request (`Table.interpolated`), linearly in λ, and the result says so i
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor
 from nelbo.equation import equation
 from nelbo.errors import DomainError, UsageError
 from nelbo.maths.stable import log1mexp
-from nelbo.process.law import EDM, Flow, LogSNRLinear, Schedule
+from nelbo.process.law import EDM, Flow, Learned, LogSNRLinear, Schedule
 from nelbo.process.levels import Levels, Path
 
 
@@ -213,6 +214,26 @@ def edm(sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> 
     [0.002, 80.0]
     """
     return EDM(float(sigma_min), float(sigma_max), float(rho))
+
+
+def learned(
+    logsnr_max: float = 13.3, logsnr_min: float = -5.0, segments: int = 32, shape: Sequence[float] | None = None
+) -> Learned:
+    """A law of straight segments in log-SNR, as `nelbo train --set schedule=learned` trains and saves it:
+
+        λ(k/K) = λ_max − (λ_max − λ_min) Σ_{j≤k} p_j,    p_j > 0, Σ p_j = 1
+
+    shape: the falls p_1 … p_K up to a factor; None is `segments` equal ones, where training begins. The continuous
+    bound does not depend on p, the noise of its estimate does (Kingma et al. 2021, §5.1 and app. I.2).
+    Errors: UsageError.
+
+    >>> float(learned(6.0, -2.0, shape=[3.0, 1.0]).logsnr(torch.tensor(0.5)))
+    0.0
+    """
+    p = torch.ones(segments, dtype=torch.float64) if shape is None else torch.as_tensor(shape, dtype=torch.float64)
+    fall = torch.cat([p.new_zeros(1), (p / p.sum()).cumsum(0)])
+    fall[-1] = 1.0
+    return Learned(logsnr_max + (logsnr_min - logsnr_max) * fall)
 
 
 def _check_length(T: int) -> None:

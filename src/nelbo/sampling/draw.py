@@ -126,7 +126,7 @@ def encode(
     True
     """
     values = model.domain.checked(data, "data to encode")
-    x = model.domain.values(values) if model.domain.discrete else values.double()
+    x = model.domain.values(values)
     run = _Run.of(model, len(x), sampler, steps, grid, 0, condition, guidance, null_condition, device, progress)
     if run.sampler.stochastic:
         raise UsageError(
@@ -231,6 +231,8 @@ def _chain(run: _Run, rows: Tensor, start: Tensor | None, codes: bool, keep: boo
     mean = model.decoder.mean(z, first, prediction, model.domain)
     if keep:
         trail.append((z.cpu(), mean.cpu()))
+    if not model.domain.discrete:
+        mean = model.domain.original(mean)
     if codes and model.domain.discrete:
         shape = model.domain.shape
         u = random.uniform(run.seed, rows, 0, 0, shape, stream=random.Stream.DECODE, device=run.device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -36,8 +36,7 @@ class Node:
 
     def rows(self, some: slice) -> Node:
         """The same of the examples `some`."""
-        fields = {k: v[some] for k, v in vars(self.prediction).items() if v is not None}
-        return Node(self.level, self.data[some], self.x[some], self.z[some], replace(self.prediction, **fields))
+        return Node(self.level, self.data[some], self.x[some], self.z[some], self.prediction.rows(some))
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -11,30 +13,47 @@ from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.domain import DataDomain
 from nelbo.model.examples import Examples
 from nelbo.model.folder import make_denoiser
+from nelbo.model.mixture import NetworkMixture, outputs, start_weights
 from nelbo.model.prior import GaussianPrior
-from nelbo.model.reverse import BetaTilde, Reverse
+from nelbo.model.reverse import Clip, Reverse, Variance, parse_variance
+from nelbo.model.spread import Spread
 from nelbo.nets.build import time_input
 from nelbo.process import grid as grids
 from nelbo.process import schedule as schedules
 from nelbo.process.schedule import Schedule, Table
 from nelbo.training.config import TrainConfig
+from nelbo.typing import Json, Shape
+
+_KINDS = {"categorical": "categorical", "mixture": "mixture", "plain": "network"}
+"""Kinds of denoisers by the head that the settings name."""
+MOST_COUNTED = 10_000
+"""Examples that histograms are counted on, of data that stay on disk."""
 
 
-def build_model(examples: Examples, settings: TrainConfig) -> DiffusionModel:
+def build_model(examples: Examples, settings: TrainConfig, rows: Tensor | None = None) -> DiffusionModel:
     """The model that `settings` describe for these examples, with fresh weights keyed by the seed.
+
+    rows: those of them that are trained on, where it is not all.
 
     Bins: settings.bins, else what the data say (17 for digits, 256 for bytes); real data have none and get a
     continuous decoder. Errors: UsageError where the two cannot be reconciled.
     """
-    domain = _domain(examples, settings)
+    domain = _domain(examples, settings, rows)
+    examples = _looked_at(examples, domain, rows)
     schedule = _schedule(settings)
-    categorical = settings.net.head == "categorical"
-    if categorical and not domain.discrete:
-        raise UsageError("a categorical head was asked for on real-valued data", "use --set net.head=plain")
-    if categorical and settings.objective == "simple":
+    head = settings.net.head
+    if head != "plain" and not domain.discrete:
+        raise UsageError(f"a {head} head was asked for on real-valued data", "use --set net.head=plain")
+    if head != "plain" and not settings.objective.objective(1.0).trains_decoder:
         raise UsageError(
-            "the objective 'simple' does not train a decoder, and a categorical head is its own decoder",
+            f"the objective {settings.objective.name!r} does not train a decoder, and a {head} head is its own decoder",
             "use --set net.head=plain, or objective=bound",
+        )
+    learned = settings.variance in ("learned_range", "learned_log")
+    if learned and (head != "plain" or not isinstance(schedule, Table)):
+        raise UsageError(
+            f"variance = {settings.variance!r} with a {head} head on the schedule {settings.schedule.name!r}",
+            "a network says the variance of DDPM's steps: use --set net.head=plain --set schedule=linear (or cosine)",
         )
     levels = schedule.table if isinstance(schedule, Table) else None
     time = time_input(settings.net.name)
@@ -46,40 +65,85 @@ def build_model(examples: Examples, settings: TrainConfig) -> DiffusionModel:
         )
     recipe = {
         "name": settings.net.name,
-        "settings": settings.net.settings,
+        "settings": _net_settings(examples, settings, domain, learned),
         "logsnr_max": float(levels[0]) if levels is not None else settings.schedule.logsnr_max,
         "logsnr_min": float(levels[-1]) if levels is not None else settings.schedule.logsnr_min,
     }
-    config = {"kind": "categorical" if categorical else "network", "time": time, "net": recipe}
+    config: Json = {"kind": _KINDS[head], "time": time, "net": recipe}
+    if head == "plain":
+        config |= {"output": settings.net.predicts, **({"learned_variance": True} if learned else {})}
+    if head == "mixture":
+        config["components"] = settings.net.components
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        denoiser = make_denoiser({**config, "output": settings.net.predicts}, domain)
-    if categorical:
-        denoiser.net.head.start_at(log_frequencies(domain.checked(examples.data).long(), domain))  # type: ignore[operator]
+        denoiser = make_denoiser(config, domain)
+    if head != "plain":
+        codes = examples.data.long()
+        start = log_frequencies(codes, domain) if head == "categorical" else None
+        if start is None:
+            start = start_weights(codes, domain, settings.net.components)
+        denoiser.net.head.start_at(start)  # type: ignore[operator]
     grid: grids.Grid
     if isinstance(schedule, Table):
         grid = grids.Full()
     else:
         grid = grids.Continuous() if settings.levels is None else grids.Even(settings.levels)
+    variance = parse_variance(settings.variance)
     return DiffusionModel(
         domain=domain,
         schedule=schedule,
         grid=grid,
         denoiser=denoiser,
-        reverse=Reverse(BetaTilde()),
-        decoder=_decoder(domain, schedule, categorical),
+        reverse=Reverse(variance, Clip(domain.low, domain.high) if settings.clip and domain.discrete else None),
+        decoder=_decoder(examples, domain, schedule, settings, variance),
         prior=GaussianPrior(),
     )
 
 
 def log_frequencies(codes: Tensor, domain: DataDomain, pseudo_count: float = 0.5) -> Tensor:
     """Log of the smoothed frequency of every code at every pixel, (*shape, K), from training codes (N, *shape)."""
-    counts = torch.nn.functional.one_hot(codes, domain.lattice().numel()).sum(0) + pseudo_count
+    D, K = domain.dimensions, domain.lattice().numel()
+    each = (codes.reshape(-1, D) + K * torch.arange(D)).flatten()  # one number for a pixel and a code
+    counts = torch.bincount(each, minlength=D * K).reshape(*domain.shape, K) + pseudo_count
     return (counts / counts.sum(-1, keepdim=True)).log().float()
 
 
-def _domain(examples: Examples, settings: TrainConfig) -> DataDomain:
+def _looked_at(examples: Examples, domain: DataDomain, rows: Tensor | None) -> Examples:
+    """The examples that starting values and histograms are counted on: those trained on, in memory.
+
+    Of data that stay on disk a part, MOST_COUNTED spread over all of them. Errors: those of the domain's checks.
+    """
+    data = domain.checked(examples.data)
+    if isinstance(data, Tensor):
+        return replace(examples, data=data if rows is None or len(rows) == len(data) else data[rows])
+    rows = torch.arange(len(data)) if rows is None else rows
+    return replace(examples, data=data[rows[:: -(-len(rows) // MOST_COUNTED)]])
+
+
+def _standardised(shape: Shape, examples: Examples, rows: Tensor | None) -> DataDomain:
+    """The domain of real data with the mean and the standard deviation of every number, of what is trained on."""
+    data = DataDomain(shape).checked(examples.data).double()
+    data = data if rows is None else data[rows]
+    mean, scale = data.mean(0), data.std(0, unbiased=False)
+    still = (scale <= 1e-12 * (1 + mean.abs())).flatten().nonzero()
+    if len(still):
+        raise UsageError(
+            f"standardise: number {int(still[0])} of the examples of {examples.name} does not vary, so that they have "
+            "no density",
+            "remove that column, or leave standardise out",
+        )
+    return DataDomain(shape, mean=mean, scale=scale)
+
+
+def _domain(examples: Examples, settings: TrainConfig, rows: Tensor | None) -> DataDomain:
     shape = tuple(examples.data.shape[1:])
+    if settings.standardise and not examples.data.is_floating_point():
+        raise UsageError(
+            f"standardise = true was set, but {examples.name} holds integer codes",
+            "leave it out: codes have their values from their range; or give the numbers as floats",
+        )
+    if settings.standardise:
+        return _standardised(shape, examples, rows)
     if examples.data.is_floating_point():
         if settings.bins is not None:
             raise UsageError(
@@ -100,14 +164,40 @@ def _schedule(settings: TrainConfig) -> Schedule:
     s = settings.schedule
     if s.name == "logsnr_linear":
         return schedules.logsnr_linear(s.logsnr_max, s.logsnr_min)
+    if s.name == "learned":
+        return schedules.learned(s.logsnr_max, s.logsnr_min, s.segments)
     return schedules.linear(s.T) if s.name == "linear" else schedules.cosine(s.T)
 
 
-def _decoder(domain: DataDomain, schedule: Schedule, categorical: bool) -> Decoder:
-    if categorical:
+def _net_settings(examples: Examples, settings: TrainConfig, domain: DataDomain, learned: bool) -> Json:
+    """The network's own settings, with what follows from head, variance and domain."""
+    chosen = dict(settings.net.settings)
+    if settings.condition is not None and examples.labels is not None:
+        chosen |= {"classes": int(examples.labels.max()) + 1, "keyword": settings.condition}
+    if settings.net.head == "mixture":
+        chosen["outputs"] = outputs(settings.net.components)
+    if learned and settings.net.name == "unet2d":
+        chosen |= {"out_channels": 2 * (1 if len(domain.shape) == 2 else domain.shape[0])}
+    elif learned:
+        chosen["outputs"] = 2
+    if chosen.get("fourier") and domain.discrete:
+        chosen.setdefault("step", (domain.high - domain.low) / (domain.lattice().numel() - 1))
+    return chosen
+
+
+def _decoder(
+    examples: Examples, domain: DataDomain, schedule: Schedule, settings: TrainConfig, variance: Variance
+) -> Decoder:
+    if settings.net.head == "categorical":
         return NetworkCategorical()
+    if settings.net.head == "mixture":
+        return NetworkMixture()
+    if domain.discrete and settings.decoder == "histogram":
+        return Categorical.from_histogram(domain.checked(examples.data), domain)
     if not isinstance(schedule, Table):
         return Categorical() if domain.discrete else ContinuousGaussian()
     ends = schedule.at_index(torch.tensor([0, 1]))
-    variance = BetaTilde().of_decoder(ends[0], ends[1])
-    return DiscretizedGaussian(variance) if domain.discrete else ContinuousGaussian(variance)
+    spread = variance.of_decoder(ends[0], ends[1])
+    if isinstance(spread, Spread):
+        return DiscretizedGaussian(None, spread) if domain.discrete else ContinuousGaussian(spread=spread)
+    return DiscretizedGaussian(spread) if domain.discrete else ContinuousGaussian(spread)

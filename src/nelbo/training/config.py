@@ -2,34 +2,66 @@
 
 from __future__ import annotations
 
+import enum
 import json
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from nelbo.errors import UsageError
+from nelbo.training.objective_config import ObjectiveConfig
+from nelbo.training.strict import Strict as _Strict
+from nelbo.training.strict import named as _named
 from nelbo.typing import Json
 
 
-def _named(value: Any) -> Any:
-    return {"name": value} if isinstance(value, str) else value
+class Precision(enum.Enum):
+    """What the network computes in while it is trained; weights, losses and the optimiser stay in float32."""
+
+    FLOAT32 = "float32"
+    BF16 = "bf16"
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class Augmentation(enum.Enum):
+    """Changes to training examples; none is made unasked."""
+
+    HORIZONTAL_FLIP = "horizontal_flip"
+
+
+class Keep(enum.Enum):
+    """Which averaged weights the finished model gets: those of the least validation bound, or the last."""
+
+    BEST = "best"
+    LAST = "last"
+
+
+class ValidationConfig(_Strict):
+    """The bound on examples that are not trained on, every so many steps, by the bound engine with a fixed budget."""
+
+    every: int | None = Field(default=None, ge=1, description="steps between two bounds; null: none")
+    data: str | None = Field(default=None, description="DATA to score; null: hold out a part of the training data")
+    examples: int | None = Field(
+        default=None, ge=2, description="how many; null: of held-out data a tenth, of given data all, at most 1000"
+    )
+    tolerance: float = Field(default=0.01, gt=0, description="standard error to stop at, in bits/dim")
+    max_nfe: int = Field(default=4000, ge=600, description="most network evaluations of one bound")
+    patience: int | None = Field(default=None, ge=1, description="stop after so many bounds that were no better")
+    keep: Keep = Field(default=Keep.BEST, description="weights of the finished model")
 
 
 class NetConfig(_Strict):
-    """The network: `name`, its `head`, what a plain head `predicts`, and the network's own `settings`.
+    """The network: `name`, its `head`, what a plain head `predicts`, and the network's own `settings` (net.size: tiny,
+    small or base).
 
     `name`: mlp, unet, or diffusers' unet2d, which needs a plain head and a schedule with a table.
     """
 
     name: str = "mlp"
-    head: Literal["categorical", "plain"] = "categorical"
+    head: Literal["categorical", "mixture", "plain"] = "categorical"
     predicts: Literal["eps", "x0", "v"] = "v"
+    components: int = Field(default=4, ge=1, description="Gaussians a pixel of a mixture head")
     settings: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="before")
@@ -44,12 +76,18 @@ class NetConfig(_Strict):
 
 
 class ScheduleConfig(_Strict):
-    """The log-SNR law: `logsnr_linear` from `logsnr_max` to `logsnr_min`, or DDPM's tables `linear`, `cosine` (T)."""
+    """The log-SNR law: `logsnr_linear` from `logsnr_max` to `logsnr_min`, or DDPM's tables `linear`, `cosine` (T).
 
-    name: Literal["logsnr_linear", "linear", "cosine"] = "logsnr_linear"
+    learned: begins as logsnr_linear, and its shape (`segments` straight ones) and end points (unless `fixed_ends`) are
+    trained along with the network.
+    """
+
+    name: Literal["logsnr_linear", "learned", "linear", "cosine"] = "logsnr_linear"
     logsnr_max: float = 5.0
     logsnr_min: float = -6.0
     T: int = Field(default=1000, ge=2)
+    segments: int = Field(default=32, ge=1)
+    fixed_ends: bool = False
 
 
 class TrainConfig(_Strict):
@@ -60,8 +98,13 @@ class TrainConfig(_Strict):
     batch_size: int = Field(default=192, ge=1)
     lr: float = Field(default=4e-3, gt=0)
     net: Annotated[NetConfig, BeforeValidator(_named)] = NetConfig()
-    objective: Literal["bound", "simple"] = "bound"
+    objective: Annotated[ObjectiveConfig, BeforeValidator(_named)] = ObjectiveConfig()
     schedule: Annotated[ScheduleConfig, BeforeValidator(_named)] = ScheduleConfig()
+    variance: Literal["beta_tilde", "beta", "learned_range", "learned_log"] = "beta_tilde"
+    decoder: Literal["plain", "histogram"] = Field(
+        default="plain", description="of a plain head on codes: histogram weighs z's codes by the training counts"
+    )
+    clip: bool = Field(default=False, description="clip x̂ to the codes' range; never while training")
     bins: int | None = Field(default=None, ge=2, description="codes a pixel; null: what the data say")
     levels: int | None = Field(default=256, ge=2)
     checkpoint_every: int = Field(default=1000, ge=1)
@@ -70,6 +113,15 @@ class TrainConfig(_Strict):
     warmup: int = Field(default=200, ge=0)
     gradient_clip: float = Field(default=1.0, gt=0)
     ema: float = Field(default=0.999, ge=0, lt=1)
+    precision: Precision = Field(default=Precision.FLOAT32, description="of the network; bf16 is autocast")
+    accumulate: int = Field(default=1, ge=1, description="micro-batches that a batch is computed in")
+    compile: bool = Field(default=False, description="torch.compile for the network")
+    channels_last: bool = Field(default=False, description="memory format of the network's convolutions")
+    validation: ValidationConfig = ValidationConfig()
+    augment: tuple[Augmentation, ...] = Field(default=(), description="changes to the training examples")
+    condition: str | None = Field(default=None, description="keyword of the network that takes the data's labels")
+    standardise: bool = Field(default=False, description="real data: train on (x − mean)/sd of every column")
+    tracker: str | None = Field(default=None, description="also log to tensorboard, wandb, … (accelerate's trackers)")
     reconstruction_share: float = Field(
         default=0.125, gt=0, le=1, description="examples of a batch that also score the first level"
     )
@@ -115,11 +167,23 @@ def check_config(settings: Json | TrainConfig | None) -> TrainConfig:
         if first["type"] == "extra_forbidden":
             owner: Any = TrainConfig
             for part in first["loc"][:-1]:
-                owner = {"net": NetConfig, "schedule": ScheduleConfig}.get(str(part), owner)
+                parts = {
+                    "net": NetConfig,
+                    "schedule": ScheduleConfig,
+                    "objective": ObjectiveConfig,
+                    "validation": ValidationConfig,
+                }
+                owner = parts.get(str(part), owner)
             known = ", ".join(owner.model_fields)
             raise UsageError(f"unknown configuration key {key!r}", f"choose one of: {known}") from None
         problem = f"configuration key {key} = {first['input']!r}: {first['msg'].lower()}"
         raise UsageError(problem, f"change it in the config file, or by --set {key}=…") from None
+
+
+def schema() -> Json:
+    """The JSON schema of a configuration file (draft 2020-12)."""
+    found = TrainConfig.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found, "title": "nelbo train"}
 
 
 def _put(settings: Json, path: list[str], value: Any) -> None:

@@ -1,32 +1,33 @@
-"""The training loop: AdamW, warm-up and cosine decay, gradient clipping, EMA, JSONL log, atomic checkpoints."""
+"""The training loop: steps, bounds on held-out examples, checkpoints, and how a run ends."""
 
 from __future__ import annotations
 
 import json
-import math
-import signal
-import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
+from nelbo import runtime
 from nelbo._version import __version__
-from nelbo.errors import Interrupted, NumericalError, UsageError
-from nelbo.maths import random
+from nelbo.bound.workers import Alone, Workers
+from nelbo.errors import Interrupted, UsageError
+from nelbo.files import write_atomic
 from nelbo.model import folder as model_folder
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
 from nelbo.training import checkpoint
 from nelbo.training.build import build_model
 from nelbo.training.config import TrainConfig, check_config
-from nelbo.training.objective import bound_loss, simple_loss
+from nelbo.training.feed import Feed
+from nelbo.training.interrupt import deferred
+from nelbo.training.recipe import with_recipe
+from nelbo.training.record import Log, Silent
+from nelbo.training.run import Run
+from nelbo.training.split import Split, split
+from nelbo.training.validation import Validation
 from nelbo.typing import Json
 
 Progress = Callable[[Json], None]
@@ -37,219 +38,127 @@ def train(
     out: str | Path,
     config: Json | TrainConfig | None = None,
     *,
+    validation: Examples | None = None,
     resume: bool = False,
     device: str | torch.device | None = None,
     progress: Progress | None = None,
     message: Callable[[str], None] | None = None,
+    workers: Workers | None = None,
 ) -> DiffusionModel:
     """Train a model on `examples`, write it to the folder `out`, and return it (with the averaged weights).
 
-    config: settings as of `TrainConfig` (a dict may name some of them). resume: continue from the newest checkpoint in
-    out/checkpoints, to the same result, bit for bit on the same machine, as a run that was never stopped.
-    progress: called with a record a step (step, steps, and every `log_every` steps loss, diffusion, reconstruction,
-    prior in bits/dim, lr, seconds). message: called with lines a person should read.
+    config: settings as of `TrainConfig` (a dict may name some of them). validation: examples to bound along the way, in
+    the place of a part of `examples`. resume: continue from the newest checkpoint in out/checkpoints, to the same
+    result, bit for bit on the same machine, as a run that was never stopped. progress: called with a record a step
+    (step, steps, and every `log_every` steps loss, diffusion, reconstruction, prior in bits/dim, lr, seconds; or bound,
+    standard_error, nfe, best). message: called with lines a person should read. workers: the processes that share the
+    run (`nelbo.runtime.workers()`), each of which calls this with the same arguments.
 
     Ctrl-C or SIGTERM finishes the step, saves a checkpoint and raises Interrupted; a second Ctrl-C does not wait.
-    Errors: UsageError, DomainError, NumericalError (a loss that is
-    not finite; the last checkpoint stays), OSError.
+    Errors: UsageError, DomainError, NumericalError (a loss that is not finite), DataError, WorkerError, OSError (no
+    space left); the last checkpoint stays.
     """
-    out, settings = Path(out), check_config(config)
-    say = message or (lambda line: None)
+    out, settings, workers = Path(out), check_config(with_recipe(config, examples)), workers or Alone()
+    say = message if message is not None and workers.rank == 0 else (lambda line: None)
     if (out / "model.json").exists() and not resume:
         raise UsageError(f"{out} already holds a model", "continue it with --resume, or choose another folder")
     place = torch.device(device or "cpu")
-    model = build_model(examples, settings)
-    data = model.domain.checked(examples.data).to(place)
-    run = _Run(model, data, settings, place)
-    identity = {"config": settings.model_dump(mode="json"), "data": examples.fingerprint}
-    if resume:
-        state, passed = checkpoint.newest(out / "checkpoints")
-        for line in passed:
-            say(line)
-        if state is None:
-            say(f"no checkpoint in {out / 'checkpoints'}: starting from the beginning")
-        else:
-            _check_identity(state["identity"], identity, out)
-            run.restore(state)
-            say(f"continuing after step {run.step} of {settings.steps}")
-    out.mkdir(parents=True, exist_ok=True)
-    log = _Log(out / "log.jsonl", run.step)
+    parts = split(examples, validation, settings)
+    model = build_model(examples, settings, parts.rows)
+    feed = Feed(parts.checked(model), parts.rows, settings, place, parts.condition)
     try:
-        with log, _private_generator(), _deferred_interrupt() as asked_to_stop:
-            for record in run.steps():
+        run = Run(model, feed, settings, place, workers)
+        watch = Validation(
+            settings.validation, parts.held_out, parts.held_out_condition, settings.seed, place, workers,
+            out / "checkpoints",
+        )  # fmt: skip
+        identity = {"config": settings.model_dump(mode="json"), **parts.fingerprints}
+        with _private_generator():
+            return _trained(run, watch, parts, identity, out, resume, progress, say)
+    finally:
+        feed.close()
+
+
+def _trained(
+    run: Run,
+    watch: Validation,
+    parts: Split,
+    identity: Json,
+    out: Path,
+    resume: bool,
+    progress: Progress | None,
+    say: Callable[[str], None],
+) -> DiffusionModel:
+    settings, workers = run.settings, run.workers
+    checkpoints = out / "checkpoints"
+    if resume:
+        _restore(run, watch, identity, out, say)
+
+    def save() -> None:
+        if workers.rank == 0:
+            checkpoint.save(checkpoints, {**run.state(), "validation": watch.state(), "identity": identity})
+
+    with _log(run, watch, out) as log, deferred(workers) as stop:
+        try:
+            while not watch.exhausted:
+                if watch.due(run.step):
+                    record = watch.run(run.averaged, run.step, settings.steps)
+                elif run.step < settings.steps:
+                    record = run.advance()
+                else:
+                    break
                 log.write(record)
-                if progress is not None:
+                if progress is not None and workers.rank == 0:
                     progress(record)
-                if asked_to_stop():
+                if stop():
                     raise KeyboardInterrupt
-                if run.step % settings.checkpoint_every == 0 and run.step < settings.steps:
-                    checkpoint.save(out / "checkpoints", run.state(identity))
-    except KeyboardInterrupt:
-        checkpoint.save(out / "checkpoints", run.state(identity))
-        raise Interrupted(
-            f"training was stopped after step {run.step} of {settings.steps}; a checkpoint is in {out / 'checkpoints'}",
-            "the same command with --resume continues it",
-        ) from None
-    checkpoint.save(out / "checkpoints", run.state(identity))
-    finished = run.finished(_provenance(examples, settings, run), examples.hashes)
-    model_folder.save(finished, out)
+                if "bound" not in record and run.step % settings.checkpoint_every == 0 and run.step < settings.steps:
+                    save()
+        except KeyboardInterrupt:
+            save()
+            workers.gather(torch.empty(0, 1, dtype=torch.float64))  # a launcher ends all where one has left
+            raise Interrupted(
+                f"training was stopped after step {run.step} of {settings.steps}; a checkpoint is in {checkpoints}",
+                "the same command with --resume continues it",
+            ) from None
+        if watch.exhausted:
+            say(f"stopped early after step {run.step} of {settings.steps}: {watch.since} bounds were no better")
+        save()
+        workers.gather(torch.empty(0, 1, dtype=torch.float64))
+        finished = run.finished(watch.chosen(say), _provenance(run, watch, parts), parts.hashes)
+        if workers.rank == 0:
+            model_folder.save(finished, out)
     return finished
 
 
-class _Run:
-    """Network, average, optimiser and step of one run; `steps` yields a record after each step."""
-
-    def __init__(self, model: DiffusionModel, data: Tensor, settings: TrainConfig, device: torch.device):
-        self.model, self.data, self.settings = model, data, settings
-        self.net: nn.Module = model.denoiser.to(device)
-        decay = settings.ema
-
-        def average(old: list[Tensor], new: list[Tensor], count: Tensor | int) -> None:
-            warm = float(count) / (float(count) + 20)
-            torch._foreach_lerp_(old, new, 1 - min(decay, warm))
-
-        self.ema = AveragedModel(self.net, multi_avg_fn=average)  # type: ignore[arg-type]
-        self.optimizer = torch.optim.AdamW(_decayed(self.net, settings.weight_decay), settings.lr, fused=True)
-        self.step = 0
-        self.seconds = 0.0
-
-    def steps(self) -> Iterator[Json]:
-        settings = self.settings
-        self.net.train()
-        epoch, order = -1, torch.empty(0, dtype=torch.int64)
-        n, B = len(self.data), settings.batch_size
-        while self.step < settings.steps:
-            started = time.perf_counter()
-            places = torch.arange(self.step * B, (self.step + 1) * B)
-            rows = []
-            for lap in torch.unique(places // n).tolist():
-                if lap != epoch:
-                    epoch, order = lap, random.permutation(settings.seed, n, level=lap)
-                rows.append(order[places[places // n == lap] % n])
-            losses = self._one(self.data[torch.cat(rows).to(self.data.device)])
-            self.step += 1
-            self.seconds += time.perf_counter() - started
-            yield self._record(losses)
-
-    def _one(self, target: Tensor) -> dict[str, Tensor]:
-        settings = self.settings
-        lr = settings.lr * learning_rate_factor(self.step, settings.steps, settings.warmup)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        torch.manual_seed((settings.seed * 1_000_003 + self.step) % 2**63)  # dropout, keyed by the step
-        losses = self._losses(target)
-        self.optimizer.zero_grad(set_to_none=True)
-        losses["loss"].backward()
-        norm = nn.utils.clip_grad_norm_(self.net.parameters(), settings.gradient_clip)
-        if not math.isfinite(float(norm)) or not math.isfinite(float(losses["loss"].detach())):
-            raise NumericalError(
-                f"the loss or its gradient is not finite at step {self.step + 1}",
-                "lower lr (--set lr=…) and continue from the last checkpoint, or start again",
-            )
-        self.optimizer.step()
-        self.ema.update_parameters(self.net)
-        return losses
-
-    def _losses(self, target: Tensor) -> dict[str, Tensor]:
-        """What is minimised, under `loss`, and its parts where it has parts."""
-        settings = self.settings
-        if settings.objective == "simple":
-            return {"loss": simple_loss(self.model, target, settings.seed, self.step)}
-        parts = bound_loss(self.model, target, settings.seed, self.step, settings.reconstruction_share)
-        return {"loss": parts.total, **parts._asdict()}
-
-    def _record(self, losses: dict[str, Tensor]) -> Json:
-        settings = self.settings
-        record: Json = {"step": self.step, "steps": settings.steps}
-        if self.step % settings.log_every == 0 or self.step in (1, settings.steps):
-            record |= {name: float(value.detach()) for name, value in losses.items()}
-            record |= {"lr": self.optimizer.param_groups[0]["lr"], "seconds": round(self.seconds, 3)}
-        return record
-
-    def state(self, identity: Json) -> dict[str, Any]:
-        return {
-            "step": self.step,
-            "seconds": self.seconds,
-            "net": self.net.state_dict(),
-            "ema": self.ema.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "identity": identity,
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        self.net.load_state_dict(state["net"])
-        self.ema.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.seconds = state["step"], state["seconds"]
-
-    def finished(self, provenance: Json, hashes: Tensor) -> DiffusionModel:
-        self.net.load_state_dict(self.ema.module.state_dict())
-        self.net.eval()
-        m = self.model
-        return DiffusionModel(
-            m.domain, m.schedule, m.grid, m.denoiser.cpu(), m.reverse, m.decoder, m.prior, provenance, hashes
-        )
-
-
-def _decayed(net: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups: matrices, which decay, and biases, norms and tables of biases, which do not."""
-    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
-    for name, parameter in net.named_parameters():
-        groups[parameter.ndim > 1 and not name.endswith("bias")].append(parameter)
-    return [{"params": groups[True], "weight_decay": weight_decay}, {"params": groups[False], "weight_decay": 0.0}]
-
-
-class _Log:
-    """log.jsonl: one record a line; on resume the lines after the checkpoint's step are dropped."""
-
-    def __init__(self, path: Path, step: int):
-        kept = []
-        if step and path.exists():
-            for line in path.read_text().splitlines():
-                try:
-                    if json.loads(line)["step"] <= step:
-                        kept.append(line + "\n")
-                except (ValueError, KeyError, TypeError):
-                    continue  # a line cut off by a crash
-        path.write_text("".join(kept))
-        self.file = path.open("a")
-
-    def __enter__(self) -> _Log:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.file.close()
-
-    def write(self, record: Json) -> None:
-        if "loss" in record:
-            self.file.write(json.dumps(record) + "\n")
-            self.file.flush()
-
-
-def learning_rate_factor(step: int, steps: int, warmup: int) -> float:
-    """Linear warm-up over `warmup` steps times a cosine from 1 to 0.01 over the run."""
-    return min(1.0, (step + 1) / max(1, warmup)) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / steps)))
-
-
-@contextmanager
-def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Let SIGINT and SIGTERM wait for the end of a step, so that a checkpoint never holds half an update."""
-    asked: list[int] = []
-
-    def note(number: int, frame: object) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
+def _restore(run: Run, watch: Validation, identity: Json, out: Path, say: Callable[[str], None]) -> None:
+    """Go on from the newest checkpoint that is whole, where there is one."""
+    state, passed = checkpoint.newest(out / "checkpoints")
+    for line in passed:
+        say(line)
+    if state is None:
+        say(f"no checkpoint in {out / 'checkpoints'}: starting from the beginning")
+        run.agree()
         return
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    _check_identity(state["identity"], identity, out)
+    run.restore(state)
+    watch.restore(state["validation"])
+    run.agree()
+    say(f"continuing after step {run.step} of {run.settings.steps}")
+
+
+def _log(run: Run, watch: Validation, out: Path) -> Log:
+    """The log of this process, in a folder that is made ready for it."""
+    if run.workers.rank != 0:
+        return Silent()
+    out.mkdir(parents=True, exist_ok=True)
+    checkpoint.tidy(out / "checkpoints")
+    checkpoint.tidy(out)
+    resolved = run.settings.model_dump(mode="json")
+    write_atomic(out / "config.json", json.dumps(resolved, indent=1) + "\n")
+    name = run.settings.tracker
+    tracker = None if name is None else runtime.tracker(name, out, resolved)
+    return Log(out / "log.jsonl", run.step, watch.at, tracker)
 
 
 @contextmanager
@@ -262,12 +171,18 @@ def _private_generator() -> Iterator[None]:
         torch.random.set_rng_state(state)
 
 
+FREE = ("log_every", "checkpoint_every", "tracker")
+"""Settings that a run may be continued with other values of: they do not change its weights."""
+
+
 def _check_identity(saved: Json, current: Json, out: Path) -> None:
-    if saved["data"] != current["data"]:
-        raise UsageError(
-            f"the checkpoints in {out} are of a run on other data", "give the same --data, or another --out"
-        )
-    changed = [k for k in current["config"] if saved["config"].get(k) != current["config"][k]]
+    what = {"data": "other data", "validation": "other validation data"}
+    for part, words in what.items():
+        if saved[part] != current[part]:
+            raise UsageError(
+                f"the checkpoints in {out} are of a run on {words}", "give the same --data, or another --out"
+            )
+    changed = [k for k in current["config"] if k not in FREE and saved["config"].get(k) != current["config"][k]]
     if changed:
         key = changed[0]
         raise UsageError(
@@ -277,12 +192,22 @@ def _check_identity(saved: Json, current: Json, out: Path) -> None:
         )
 
 
-def _provenance(examples: Examples, settings: TrainConfig, run: _Run) -> Json:
-    return {
+def _provenance(run: Run, watch: Validation, parts: Split) -> Json:
+    settings = run.settings
+    said: Json = {
         "trained_by": f"nelbo {__version__}",
         "torch": torch.__version__,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "data": {"name": examples.name, "fingerprint": examples.fingerprint, "examples": len(examples)},
+        "data": parts.describe(),
         "config": settings.model_dump(mode="json"),
         "seconds": round(run.seconds, 1),
     }
+    if run.step < settings.steps:
+        said["stopped_after"] = run.step
+    if watch.best is not None:
+        said["validation"] = {**watch.best, "keep": settings.validation.keep.value}
+    if settings.augment:
+        said["augmentation"] = [change.value for change in settings.augment]
+    if run.workers.size > 1:
+        said["processes"] = run.workers.size
+    return said

@@ -17,6 +17,7 @@ from nelbo.process import schedule as schedules
 from nelbo.process.levels import Levels, Path
 from nelbo.process.prediction import Output, from_x0
 from nelbo.training.objective import simple_loss
+from nelbo.training.weighting import Sigmoid, augmentation_level
 
 HIGH, LOW, X = 6.0, -6.0, 0.8
 STRAIGHT = schedules.logsnr_linear(HIGH, LOW)
@@ -171,6 +172,12 @@ def _(c: Checks) -> None:
             )
         if name == "sigmoid":
             c.must_fail("the boundary terms dropped", ours - float(inner), 0.005)
+    u = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
+    noise = augmentation_level(Sigmoid(2.0), u, HIGH, LOW)
+    mixture = SHAPES["sigmoid"](ends)[1] * (information(noise) - told[1]).mean()
+    ours = weighted(best, x, SHAPES["sigmoid"])
+    c.holds("sigmoid: = w(λ_min) times the mean of L at nelbo's noise levels", ours - float(mixture), 1e-5)
+    c.must_fail("the bound of clean data in their place", ours - float(told[0] - told[1]), 0.1)
     # one x and a denoiser that is not the best: L(t) = ∫ of nelbo's rate from t to 1, L(1) = 0
     poor, weight = laws.model(STRAIGHT, laws.poor), SHAPES["sigmoid"]
     s, v = nodes.interval(0.0, 1.0, 40)

@@ -1,0 +1,132 @@
+"""What a training step costs beside its network: nelbo's loop against bare forward + backward + optimiser, in one run.
+
+    .venv/bin/python benchmarks/training_step.py [--quick] [--steps 60] [--only digits unet16 unet28 unet32]
+
+The loop's own step (`nelbo.training.run.Run.advance`: rows of the data, keyed noise and times, the loss, clipping, the
+average of the weights, the log's record) and a bare step take turns, step by step. The bare step is what nobody can do
+without: the same network on as many inputs, in calls of the same sizes (the batch, and the share of it that scores the
+first level), a squared error (with a categorical head: the cross-entropy), backward, fused AdamW, and nothing else;
+its inputs are made once. Medians over steps of wall time, and their ratio. Some of what is nelbo's own is then timed
+by itself: keyed noise, clipping, average. Weights are random: what a step costs does not depend on them. One thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nelbo.maths import random
+from nelbo.model.examples import Examples
+from nelbo.training.build import build_model
+from nelbo.training.config import check_config
+from nelbo.training.run import Run
+
+UNET = {"head": "plain", "predicts": "eps", "name": "unet"}
+CASES: dict[str, tuple[tuple[int, ...], int, dict[str, Any]]] = {
+    "digits": ((8, 8), 17, {}),
+    "unet16": ((3, 16, 16), 256, {"net": UNET, "batch_size": 64}),
+    "unet28": ((1, 28, 28), 256, {"net": UNET, "batch_size": 64}),
+    "unet32": ((3, 32, 32), 256, {"net": UNET, "batch_size": 32}),
+}
+
+
+class Bare:
+    """The same network, inputs of the same number and sizes, and the least that training is."""
+
+    def __init__(self, run: Run):
+        settings = run.settings
+        self.net: nn.Module = run.net.net  # type: ignore[assignment]
+        B, shape = settings.batch_size, run.model.domain.shape
+        generator = torch.Generator().manual_seed(0)
+        self.calls: list[tuple[Tensor, Tensor]] = []
+        for rows in (B, max(1, math.ceil(settings.reconstruction_share * B))):
+            x = torch.randn(rows, *shape, generator=generator)
+            self.calls.append((x, torch.rand(rows, generator=generator)))
+        self.codes = [torch.randint(0, run.model.domain.bins or 2, x.shape, generator=generator) for x, _ in self.calls]
+        if not run.model.decoder.calls_network:
+            del self.calls[1:]
+        self.optimizer = torch.optim.AdamW(self.net.parameters(), 1e-6, fused=True)
+
+    def step(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        loss: Any = 0.0
+        for (x, t), codes in zip(self.calls, self.codes, strict=False):
+            out = self.net(x, t)
+            if out.shape == x.shape:
+                loss = loss + (out - x).square().mean()
+            else:
+                loss = loss + nn.functional.cross_entropy(out.flatten(0, -2), codes.flatten())
+        loss.backward()
+        self.optimizer.step()
+
+
+def seconds(work: Any, *arguments: Any) -> float:
+    began = time.perf_counter()
+    work(*arguments)
+    return time.perf_counter() - began
+
+
+def measure(name: str, steps: int) -> dict[str, Any]:
+    shape, bins, wanted = CASES[name]
+    data = torch.randint(0, bins, (2000, *shape), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
+    examples = Examples(data, name, bins=bins)
+    settings = check_config({"steps": 10**6, "log_every": 50, **wanted})
+    model = build_model(examples, settings)
+    run = Run.of(model, examples, settings)
+    bare = Bare(run)
+    for _ in range(3):
+        run.advance(), bare.step()
+    ours, theirs = [], []
+    for turn in range(steps):
+        for work, times in ((run.advance, ours), (bare.step, theirs))[:: 1 if turn % 2 else -1]:
+            times.append(seconds(work))
+    slots = torch.arange(settings.batch_size)
+    own = {
+        "noise": lambda: random.normal(0, slots, 1, 0, shape, stream=random.Stream.BATCH),
+        "clip": lambda: nn.utils.clip_grad_norm_(run.net.parameters(), 1.0),
+        "average": lambda: run.ema.update_parameters(run.net),
+    }
+    middle = statistics.median
+    return {
+        "case": name,
+        "parameters": model.parameters,
+        "batch": settings.batch_size,
+        "bare_ms": 1e3 * middle(theirs),
+        "step_ms": 1e3 * middle(ours),
+        "ratio": middle(ours) / middle(theirs),
+        "paired_ratio": middle(a / b for a, b in zip(ours, theirs, strict=True)),
+        **{f"{k}_ms": 1e3 * middle(seconds(work) for _ in range(20)) for k, work in own.items()},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="few steps: does it run")
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--only", nargs="+", choices=sorted(CASES), default=list(CASES))
+    parser.add_argument("--out", type=Path, help="write the figures as JSON")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = [measure(name, 5 if arguments.quick else arguments.steps) for name in arguments.only]
+    print("| network | parameters | batch | bare, ms | step, ms | ratio (paired) | noise | clip | average |")
+    print("|-|-|-|-|-|-|-|-|-|")
+    for r in rows:
+        print(
+            f"| {r['case']} | {r['parameters']} | {r['batch']} | {r['bare_ms']:.2f} | {r['step_ms']:.2f} "
+            f"| {r['ratio']:.3f} ({r['paired_ratio']:.3f}) | {r['noise_ms']:.2f} | {r['clip_ms']:.2f} "
+            f"| {r['average_ms']:.2f} |"
+        )
+    if arguments.out:
+        arguments.out.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Class-conditional networks: any network of ours, told the label of every example beside the log-SNR."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from nelbo.errors import UsageError
+
+
+class ClassConditional(nn.Module):
+    """net(z, λ, KEYWORD=y): z (B, *shape), λ (B,), labels y (B,) in 0..classes−1; e(λ) becomes e(λ) + c_y.
+
+    The table c is zero at the start, so that training begins from the network without labels. `net` has an `embedding`
+    that is all it makes of λ.
+    """
+
+    def __init__(self, net: nn.Module, classes: int, keyword: str):
+        super().__init__()
+        net.embedding = _Labelled(net.embedding, classes)  # type: ignore[arg-type]
+        self.net, self.classes, self.keyword = net, classes, keyword
+
+    @property
+    def head(self) -> nn.Module:
+        """The head of the network."""
+        return self.net.head  # type: ignore[return-value]
+
+    def forward(self, z: Tensor, logsnr: Tensor, **condition: Tensor) -> Tensor:
+        if set(condition) != {self.keyword}:
+            given = ", ".join(map(repr, condition)) or "none"
+            raise UsageError(
+                f"the network is conditional on {self.keyword!r}, and the condition given is {given}",
+                f"give condition={self.keyword!r} (--condition {self.keyword}), which takes the labels of the data, or "
+                f"condition={{{self.keyword!r}: labels}}",
+            )
+        y = condition[self.keyword]
+        if y.device.type == "cpu" and len(y) and not 0 <= int(y.min()) <= int(y.max()) < self.classes:
+            raise UsageError(
+                f"labels from {int(y.min())} to {int(y.max())} for a network of {self.classes} classes",
+                f"give labels 0..{self.classes - 1}, as the training data had them",
+            )
+        wide = torch.promote_types(logsnr.dtype, torch.float32)  # in bf16 a label of 257 is none
+        return self.net(z, torch.stack([logsnr.to(wide), y.to(wide)], -1))
+
+
+class _Labelled(nn.Module):
+    """(B, 2), λ and y → e(λ) + c_y, (B, width)."""
+
+    def __init__(self, embedding: nn.Module, classes: int):
+        super().__init__()
+        self.embedding = embedding
+        weights = next(p for p in reversed(list(embedding.parameters())))
+        self.table = nn.Embedding(classes, weights.shape[0])
+        nn.init.zeros_(self.table.weight)
+
+    def forward(self, told: Tensor) -> Tensor:
+        logsnr, y = told.unbind(-1)
+        return self.embedding(logsnr.to(self.table.weight.dtype)) + self.table(y.long())

@@ -1,0 +1,57 @@
+"""The recipe for images of many levels: what `nelbo train` does with them unless it is told otherwise.
+
+Digits of 17 levels are well served by the defaults of `TrainConfig`: a residual MLP with a table of logits. Images of
+64 levels and more get a U-Net behind a 2 × 2 space-to-depth stem, a mixture head (which is its own decoder), log-SNR
+from 9 to −7 and times drawn by importance (what each is worth: benchmarks/training.py).
+"""
+
+from __future__ import annotations
+
+from nelbo.model.examples import Examples
+from nelbo.training.config import TrainConfig
+from nelbo.typing import Json
+
+MANY = 64
+"""Codes from which on the recipe is used."""
+
+IMAGES: Json = {
+    "steps": 5000,
+    "batch_size": 32,
+    "lr": 2e-3,
+    "weight_decay": 0.01,
+    "warmup": 100,
+    "ema": 0.998,
+    "levels": 1000,
+    "net": {"name": "unet", "head": "mixture", "components": 4, "width": 48, "multipliers": [1, 2], "patch": 2},
+    "objective": {"name": "bound", "t": "importance"},
+    "schedule": {"name": "logsnr_linear", "logsnr_max": 9.0, "logsnr_min": -7.0},
+}
+
+
+def with_recipe(config: Json | TrainConfig | None, examples: Examples) -> Json | TrainConfig:
+    """The settings `config` on top of the recipe that fits `examples`; as they are where none does.
+
+    Settings reach inside (`net.size` keeps the recipe's head). A config that names its own network, by net.name or
+    net.head, describes a model of its own and gets nothing from the recipe.
+    """
+    if isinstance(config, TrainConfig):
+        return config
+    given = config or {}
+    net = given.get("net", {})
+    own = isinstance(net, str) or (isinstance(net, dict) and ("name" in net or "head" in net))
+    bins = given.get("bins") or examples.bins
+    sides = examples.data.shape[-2:]
+    image = examples.data.ndim in (3, 4) and all(n >= 8 and n % 2 == 0 for n in sides)
+    many = isinstance(bins, int) and bins >= MANY and not examples.data.is_floating_point()
+    return _over(IMAGES, given) if image and many and not own else given
+
+
+def _over(base: Json, given: Json) -> Json:
+    """`given` on top of `base`: tables join, and a name alone replaces the table that it names."""
+    joined = dict(base)
+    for key, value in given.items():
+        below = base.get(key)
+        if key == "net" and isinstance(value, dict) and "size" in value:  # a size brings its own widths
+            below = {k: v for k, v in IMAGES["net"].items() if k not in ("width", "multipliers")}
+        joined[key] = _over(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return joined

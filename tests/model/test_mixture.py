@@ -1,0 +1,112 @@
+"""The mixture head: its posterior against Bayes on a fine line, its decoder against the whole table, its start."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from nelbo.errors import ShapeError, UsageError
+from nelbo.model.decoder import Categorical
+from nelbo.model.domain import DataDomain
+from nelbo.model.mixture import MixtureDenoiser, NetworkMixture, outputs, start_weights
+from nelbo.nets import build
+from tests.model.cases import level, mixture_at
+from tests.process.checks import close
+
+DOMAIN = DataDomain((2, 3), 16)
+M = 3
+
+
+def denoiser(domain: DataDomain = DOMAIN, kick: float = 0.3) -> MixtureDenoiser:
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(3)
+        settings = {"width": 8, "embedding": 4, "blocks": 1, "outputs": outputs(M)}
+        net = build("mlp", settings, shape=domain.shape, codes=None, logsnr_max=6.0, logsnr_min=-6.0)
+        for p in net.parameters():
+            p.add_(kick * torch.randn(p.shape))
+    return MixtureDenoiser(net, domain, M).double().eval()
+
+
+def check_posterior_mean() -> None:
+    """E[x | z] of the belief of `mixture_at` by scipy's densities on a line of 240,001 points, ±1 among them."""
+    x = np.linspace(-3, 3, 240_001)
+    prior = 0.2 * stats.norm.pdf(x, -0.5, 0.3) + 0.3 * stats.norm.pdf(x, 0.4, 0.02)
+    prior *= x[1] - x[0]
+    for place, weight in ((-1.0, 0.4), (1.0, 0.1)):
+        prior[np.abs(x - place).argmin()] += weight
+    for logsnr in (-3.0, 0.0, 3.0, 7.0):
+        t = level(logsnr)
+        for z in (-1.1, -0.2, 0.41, 0.9):
+            joint = prior * stats.norm.pdf(z, float(t.alpha) * x, float(t.sigma))
+            ours = mixture_at(1).posterior_mean(torch.tensor([[z]], dtype=torch.float64), t)
+            close(float(ours), joint @ x / joint.sum(), 1e-7, 1e-8)
+
+
+def check_window() -> None:
+    """The window changes no mass by more than its uniform share: against one that holds every code, K = 64."""
+    domain = DataDomain((1,), 64)
+    z = torch.linspace(-1.3, 1.2, 9, dtype=torch.float64)[:, None]
+    from nelbo.process.prediction import Prediction
+
+    for logsnr in (2.0, 5.0, 9.0):
+        t, said = level(logsnr, 9), Prediction(z, mixture=mixture_at(9))
+        near = NetworkMixture().log_pmf(z, t, said, domain).exp()
+        whole = NetworkMixture(reach=1e4).log_pmf(z, t, said, domain).exp()
+        close(near, whole, 0, 1e-12)
+        close(near.sum(-1), np.ones((9, 1)), 0, 1e-12)
+
+
+def test_posterior_mean():
+    check_posterior_mean()
+
+
+def test_window():
+    check_window()
+
+
+def test_examples_do_not_see_each_other():
+    """Also where the levels of a batch differ, and so the widths of their windows."""
+    model, decoder = denoiser(), NetworkMixture()
+    z = torch.randn(3, 2, 3, dtype=torch.float64)
+    t = level(3.0, 3)
+    t = dataclasses.replace(t, logsnr=torch.tensor([8.0, 1.0, -3.0], dtype=torch.float64))
+    together = decoder.log_pmf(z, t, model(z, t), DOMAIN)
+    for i in range(3):
+        alone = decoder.log_pmf(z[i : i + 1], t[i : i + 1], model(z[i : i + 1], t[i : i + 1]), DOMAIN)
+        close(alone, together[i : i + 1], 1e-10, 1e-12)
+
+
+def test_start():
+    """A fresh head believes in the end codes as often as the data show them, and for the rest in even bells."""
+    codes = torch.tensor([[[0, 0, 15], [3, 0, 7]]])
+    net = build(
+        "mlp", {"width": 8, "outputs": outputs(M)}, shape=DOMAIN.shape, codes=None, logsnr_max=6.0, logsnr_min=-6.0
+    )
+    net.head.start_at(start_weights(codes, DOMAIN, M))
+    said = MixtureDenoiser(net, DOMAIN, M).eval()(torch.randn(2, 2, 3), level(0.0, 2)).mixture
+    assert said is not None
+    weight = said.log_weight.detach().exp()
+    close(weight[:, M:], np.broadcast_to(np.reshape([0.5, 1 / 6], (1, 2, 1, 1)), (2, 2, 2, 3)), 1e-5)
+    close(weight[:, :M], np.full((2, M, 2, 3), 1 / 9), 1e-5)
+    assert bool((said.mean[:, M] == -1).all() and (said.mean[:, M + 1] == 1).all())
+
+
+def test_refusals():
+    with pytest.raises(UsageError, match="real-valued"):
+        MixtureDenoiser(lambda z, t: z, DataDomain((2,)), M)
+    with pytest.raises(ShapeError, match="3 components says 11 numbers"):
+        MixtureDenoiser(lambda z, t: z, DOMAIN, M)(torch.zeros(1, 2, 3), level(0.0))
+    with pytest.raises(UsageError, match="mixture head"):
+        NetworkMixture().log_pmf(torch.zeros(1, 2, 3), level(0.0), None, DOMAIN)
+    for settings in ({"reach": 0.0}, {"uniform": 0.0}, {"uniform": 1.0}):
+        with pytest.raises(UsageError, match="window"):
+            NetworkMixture(**settings)
+    from tests.model.cases import network_model
+
+    with pytest.raises(UsageError, match="mixture head"):
+        network_model(decoder=NetworkMixture())
+    assert isinstance(network_model().decoder, Categorical)

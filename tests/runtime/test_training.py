@@ -1,0 +1,105 @@
+"""Training on two processes is training on one: the same losses, every example once, and resumed as it was stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import nelbo
+from nelbo.training import checkpoint
+from tests.runtime import training
+from tests.runtime.cases import environment, start, until
+
+TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+PROGRAM = Path(training.__file__).resolve()
+
+
+def log_of(out: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if "seconds" not in k} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    """The same run on one process (`one`), on two (`two`), and on two that are stopped and go on (`stopped`)."""
+    folder = tmp_path_factory.mktemp("runs")
+    told = subprocess.run(
+        [sys.executable, *TWO, PROGRAM, folder],
+        env=environment(), capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert told.returncode == 0, told.stderr
+    training.run(folder / "one")
+    return folder
+
+
+def test_the_same_losses_and_bounds(runs):
+    one, two = log_of(runs / "one"), log_of(runs / "two")
+    assert [r["step"] for r in one] == [r["step"] for r in two] and len(one) == 8 + 2
+    for a, b in zip(one, two, strict=True):
+        assert a.keys() == b.keys()
+        for key, value in a.items():
+            assert b[key] == pytest.approx(value, rel=2e-5), (a["step"], key)
+    assert one[0]["loss"] != pytest.approx(one[-1]["loss"], rel=0.01)  # there was something to agree on
+    bounds = [nelbo.evaluate(runs / name, training.data()[:9], estimator="exhaustive") for name in ("one", "two")]
+    assert bounds[1].bits_per_dim == pytest.approx(bounds[0].bits_per_dim, rel=1e-4)
+
+
+def test_every_example_by_one_process(runs):
+    """The rows of a step, over processes and micro-batches, are the rows of one process: none twice, none left out."""
+    whole = json.loads((runs / "one.rows-0.json").read_text())
+    shares = [json.loads((runs / f"two.rows-{rank}.json").read_text()) for rank in (0, 1)]
+    assert len(whole) == len(shares[0]) == len(shares[1]) == 8
+    for step, rows in enumerate(whole):
+        assert sorted(rows) == sorted(shares[0][step] + shares[1][step]) and len(set(rows)) == len(rows)
+        assert abs(len(shares[0][step]) - len(shares[1][step])) <= 1
+    assert not set(shares[0][0]) & set(shares[1][0])
+
+
+def test_stopped_and_resumed_on_two(runs):
+    """Bit for bit: average, bounds and log."""
+    two, stopped = runs / "two", runs / "stopped"
+    assert nelbo.load(two).fingerprint() == nelbo.load(stopped).fingerprint()
+    assert log_of(two) == log_of(stopped)
+    assert nelbo.load(two).provenance["processes"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_ends_the_other(tmp_path, victim):
+    """One error and no hang, and what was saved is whole."""
+    settings = [
+        "--set",
+        "steps=100000",
+        "--set",
+        "net.width=16",
+        "--set",
+        "checkpoint_every=20",
+        "--set",
+        "log_every=1",
+    ]
+    process = start(
+        tmp_path, "--data", "digits:train", "--out", "run", *settings, launcher=TWO, command="train"
+    )  # fmt: skip
+    places = tmp_path / "run" / "checkpoints"
+    until(lambda: len(list(places.glob("step-*.pt"))) >= 2, process)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    ranks = {}
+    for child in map(int, children):
+        variables = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+        rank = [v for v in variables if v.startswith(b"RANK=")]
+        if rank:
+            ranks[int(rank[0].removeprefix(b"RANK="))] = child
+    os.kill(ranks[victim], signal.SIGKILL)
+    out, err = process.communicate(timeout=90)
+    assert process.returncode != 0 and out == ""
+    errors = [line for line in err.splitlines() if line.startswith(("error:", "hint:"))]
+    assert len(errors) == 2 and "2 processes" in errors[0], err
+    assert "nelbo/training" not in err
+    state, passed = checkpoint.newest(places)
+    assert state is not None and not passed

@@ -1,0 +1,74 @@
+"""What the processes of tests/runtime/test_training.py run: runs under a launcher.
+
+torchrun --nproc-per-node 2 training.py FOLDER
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+import nelbo
+from nelbo import runtime
+from nelbo.errors import Interrupted
+from nelbo.training.feed import Feed
+from nelbo.typing import Json
+
+torch.set_num_threads(1)
+
+SETTINGS: Json = {
+    "steps": 8, "batch_size": 10, "levels": 8, "warmup": 2, "lr": 0.01, "log_every": 1, "ema": 0.9,
+    "checkpoint_every": 4,
+    "net": {"name": "mlp", "width": 16, "embedding": 8, "blocks": 1, "dropout": 0.0},
+    "validation": {"every": 3, "examples": 8, "max_nfe": 600}, "accumulate": 2,
+}  # fmt: skip
+
+
+def data() -> torch.Tensor:
+    """37 examples: no number of processes or batches divides them."""
+    generator = torch.Generator().manual_seed(3)
+    level = torch.randint(1, 4, (37, 1, 1), generator=generator)
+    return level + torch.randint(-1, 2, (37, 3, 3), generator=generator)
+
+
+def run(out: Path, resume: bool = False, stop_at: int | None = None) -> None:
+    """Train into `out`; the rows of every step that this process saw go to out.rows-RANK.json."""
+    workers = runtime.workers()
+    seen: list[list[int]] = []
+    read = Feed._read
+
+    def spy(self, step, parts):
+        rows = self.order.of(step)
+        seen.append([int(r) for places in parts for r in rows[places.slots]])
+        return read(self, step, parts)
+
+    def progress(record: Json) -> None:
+        if record["step"] == stop_at:
+            os.kill(os.getpid(), 15)  # of rank 0 alone: the others hear of it from there
+
+    Feed._read = spy  # type: ignore[method-assign]
+    try:
+        nelbo.train(
+            data(), out, {**SETTINGS, "bins": 5}, resume=resume, progress=progress, workers=workers
+        ).fingerprint()
+    finally:
+        Feed._read = read  # type: ignore[method-assign]
+    out.with_suffix(f".rows-{workers.rank}.json").write_text(json.dumps(seen))
+
+
+def main(folder: Path) -> None:
+    run(folder / "two")
+    try:
+        run(folder / "stopped", stop_at=5)
+    except Interrupted:
+        run(folder / "stopped", resume=True)
+    runtime.finish()
+    runtime.leave(0)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,76 @@
+"""Runs that are killed: a process imports torch once and forks a child for each life of the run.
+
+    killed.py FOLDER KILLS
+
+A child trains, resuming what is there, and says each step on a pipe; the parent kills it with SIGKILL after a number of
+steps and a delay, both drawn from a seed, or lets the last one finish. The delays of a few milliseconds put kills
+anywhere: before the first step, in a step, while a checkpoint, the log, best.pt or the model is written.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+import nelbo
+from nelbo.typing import Json
+from tests.training.cases import codes, small
+
+SETTINGS: Json = small(
+    steps=150,
+    ema=0.9,
+    net={"dropout": 0.3},
+    log_every=1,
+    checkpoint_every=3,
+    validation={"every": 10, "examples": 8, "max_nfe": 600},
+)
+LONGEST = 9
+"""Most steps of a life that is to be cut short."""
+
+
+def life(out: Path, speak: int) -> None:
+    """The run from where it stands to its end, saying each step."""
+    nelbo.train(codes(), out, SETTINGS, resume=True, progress=lambda record: os.write(speak, b".") and None)
+
+
+def lives(out: Path, kills: int, seed: int = 0) -> int:
+    """The run with so many kills; how many of them found the run alive."""
+    chance = random.Random(seed)
+    found = 0
+    for number in range(kills + 1):
+        steps, delay = chance.randint(0, LONGEST), chance.uniform(0, 0.02)
+        hear, speak = os.pipe()
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                os.close(hear)
+                life(out, speak)
+                status = 0
+            finally:
+                os._exit(status)
+        os.close(speak)
+        if number < kills:
+            for _ in range(steps):
+                os.read(hear, 1)
+            time.sleep(delay)
+            os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        os.close(hear)
+        found += os.WIFSIGNALED(status)
+        if number == kills:
+            assert status == 0
+    return found
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    folder = Path(sys.argv[1])
+    assert lives(folder / "whole", 0) == 0
+    print(lives(folder / "killed", int(sys.argv[2])))

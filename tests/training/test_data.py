@@ -1,0 +1,263 @@
+"""Training on data as they come: pictures that stay on disk, tables of real numbers, labels."""
+
+from __future__ import annotations
+
+import math
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+
+import nelbo
+from nelbo.bound.evaluate import evaluate
+from nelbo.data import folder as folders
+from nelbo.data import hub, read
+from nelbo.data.lazy import LazyRows
+from nelbo.errors import DataError, UsageError
+from nelbo.model import folder
+from nelbo.model.domain import DataDomain
+from nelbo.model.exact import GaussianData
+from nelbo.model.examples import Examples
+from nelbo.process import grid as grids
+from nelbo.process import schedule as schedules
+from nelbo.training import checkpoint, train
+from tests.training.cases import codes, small
+
+PIL = pytest.importorskip("PIL.Image")
+PLAIN = {"head": "plain", "predicts": "eps"}
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder of 30 small pictures, two kinds of them."""
+    images = np.random.default_rng(1).integers(0, 4, (30, 3, 4)).astype(np.uint8)
+    for i, image in enumerate(images):
+        (tmp_path / "pictures" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        PIL.fromarray(image).save(tmp_path / "pictures" / "ab"[i % 2] / f"{i:02}.png")
+    return tmp_path / "pictures"
+
+
+# ---------------------------------------------------------------- pictures that stay on disk
+
+
+def test_a_folder_on_disk_is_as_one_in_memory(pictures, tmp_path, monkeypatch):
+    """The same fingerprint, labels and model, with never more than a batch or a piece decoded at once."""
+    whole = read(str(pictures))
+    settings = small(bins=4, net=PLAIN, steps=6, validation={"every": 3, "examples": 5, "max_nfe": 600})
+    one = train(whole, tmp_path / "memory", settings)
+    monkeypatch.setattr(folders, "STREAMED", 0)
+    lazy = read(str(pictures))
+    assert isinstance(lazy.data, LazyRows) and isinstance(whole.data, torch.Tensor)
+    assert lazy.fingerprint == whole.fingerprint and torch.equal(lazy.labels, whole.labels)  # type: ignore[arg-type]
+    assert lazy.data.shape == whole.data.shape and torch.equal(lazy.data[torch.tensor([7, 2])], whole.data[[7, 2]])
+    most, decode = [], lazy.data.decode
+    monkeypatch.setattr(lazy.data, "decode", lambda rows: most.append(len(rows)) or decode(rows))
+    other = train(lazy, tmp_path / "disk", settings)
+    assert other.fingerprint() == one.fingerprint()
+    assert max(most) <= 30
+    bounds = [evaluate(other, x, estimator="stratified").bits_per_dim for x in (whole.first(9), lazy.first(9))]
+    assert bounds[0] == bounds[1]
+
+
+def test_a_picture_that_vanishes(pictures, tmp_path, monkeypatch):
+    """One error that names it; the last checkpoint is good, and the run goes on when the file is back."""
+    settings = small(bins=4, net=PLAIN, batch_size=5, steps=8, checkpoint_every=2)
+    monkeypatch.setattr(folders, "STREAMED", 0)
+    whole = train(read(str(pictures)), tmp_path / "whole", settings)
+    path = pictures / "a" / "04.png"
+    content = path.read_bytes()
+
+    def vanish(record) -> None:
+        if record["step"] == 3:
+            path.unlink()
+
+    with pytest.raises(DataError, match=r"04\.png.*No such file"):
+        train(read(str(pictures)), tmp_path / "run", {**settings, "steps": 8}, progress=vanish)
+    state, passed = checkpoint.newest(tmp_path / "run" / "checkpoints")
+    assert state is not None and not passed and state["step"] >= 2
+    path.write_bytes(content)
+    again = train(read(str(pictures)), tmp_path / "run", settings, resume=True)
+    assert again.fingerprint() == whole.fingerprint()
+
+
+def test_pictures_that_differ(pictures, monkeypatch):
+    monkeypatch.setattr(folders, "STREAMED", 0)
+    lazy = read(str(pictures))
+    PIL.fromarray(np.zeros((5, 4), np.uint8)).save(pictures / "b" / "01.png")
+    with pytest.raises(DataError, match=r"01\.png is 4×5"):
+        lazy.fingerprint  # noqa: B018
+
+
+def test_a_hub_set_on_disk(pictures, tmp_path, monkeypatch):
+    """hf: rows are decoded when they are asked for; a stand-in for the library counts them."""
+    images = read(str(pictures)).data.numpy()
+    decoded: list[int] = []
+
+    class Image:
+        pass
+
+    class Column:
+        def __init__(self, rows):
+            self.rows = rows
+
+        def __iter__(self):
+            for row in self.rows:
+                decoded.append(row)
+                yield PIL.fromarray(images[row])
+
+    class Rows:
+        column_names = ["image"]  # noqa: RUF012
+        features = {"image": Image()}  # noqa: RUF012
+
+        def __init__(self, rows):
+            self.rows = list(rows)
+
+        def __len__(self):
+            return len(self.rows)
+
+        def __getitem__(self, column):
+            return Column(self.rows)
+
+        def select(self, rows):
+            return Rows([self.rows[i] for i in rows])
+
+    library = types.SimpleNamespace(load_dataset=lambda name: {"train": Rows(range(30))})
+    monkeypatch.setitem(sys.modules, "datasets", library)
+    monkeypatch.setattr(hub, "STREAMED", 0)
+    lazy = read("hf:some/set")
+    assert isinstance(lazy.data, LazyRows) and decoded == [0]
+    assert torch.equal(lazy.data[torch.tensor([3, 8])], torch.from_numpy(images[[3, 8]])) and decoded == [0, 3, 8]
+    settings = small(bins=4, net=PLAIN, steps=3)
+    one = train(lazy, tmp_path / "disk", settings)
+    assert one.fingerprint() == train(Examples(torch.from_numpy(images)), tmp_path / "memory", settings).fingerprint()
+
+
+def test_a_set_of_the_library_itself(pictures, tmp_path, monkeypatch):
+    """Offline, from a data set that is made here."""
+    datasets = pytest.importorskip("datasets")
+    images = read(str(pictures)).data.numpy()
+    made = datasets.Dataset.from_dict(
+        {"image": [PIL.fromarray(i) for i in images], "label": [i % 2 for i in range(30)]},
+        features=datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")}),
+    )
+    monkeypatch.setattr(datasets, "load_dataset", lambda name: {"train": made})
+    for threshold in (0, 1 << 40):
+        monkeypatch.setattr(hub, "STREAMED", threshold)
+        found = read("hf:made")
+        assert isinstance(found.data, LazyRows) == (threshold == 0)
+        assert torch.equal(found.data[torch.arange(30)], torch.from_numpy(images))
+        assert found.labels is not None and found.labels.tolist() == [i % 2 for i in range(30)]
+
+
+# ---------------------------------------------------------------- tables of real numbers
+
+
+def test_density_of_raw_data():
+    """A model of standardised data scores raw data: its bound of u plus Σ log s, and no less than the exact −log p(x).
+
+    With the exact denoiser of u, the exact posterior decoder and the right prior, the bound is −log p itself.
+    """
+    mean, scale = torch.tensor([3.0, -200.0]).double(), torch.tensor([0.01, 50.0]).double()
+    truth = GaussianData([0.2, -0.3], [[1.0, 0.6], [0.6, 0.9]])
+    model = truth.model(schedules.logsnr_linear(9.0, -9.0), grids.continuous())
+    raw_model = nelbo.DiffusionModel(
+        **{**vars(model), "domain": DataDomain(model.domain.shape, mean=mean, scale=scale)}
+    )
+    u = truth.sample(200)
+    x = mean + scale * u
+    options = {"estimator": "stratified", "per_example": True, "precision": "float64"}
+    standard, raw = evaluate(model, u, **options), evaluate(raw_model, x, **options)
+    assert standard.per_example is not None and raw.per_example is not None
+    torch.testing.assert_close(raw.per_example.nats, standard.per_example.nats + float(scale.log().sum()))
+    log_p = torch.distributions.MultivariateNormal(
+        mean + scale * torch.tensor([0.2, -0.3]).double(),
+        torch.tensor([[1.0, 0.6], [0.6, 0.9]]).double() * scale[:, None] * scale,
+    ).log_prob(x)
+    gap = raw.per_example.nats + log_p
+    error = float(gap.std()) / math.sqrt(len(gap))
+    assert abs(float(gap.mean())) < 4 * error + 0.01
+    assert abs(float(scale.log().sum())) > 0.5  # what a forgotten Jacobian would be off by
+    flows = [
+        nelbo.ode_likelihood(*pair, precision="float64", limit=20).bits_per_dim for pair in ((model, u), (raw_model, x))
+    ]
+    assert flows[1] == pytest.approx(flows[0] + float(scale.log().sum()) / (2 * math.log(2)), abs=1e-6)
+
+
+def test_training_on_a_table(tmp_path):
+    """From a CSV file with columns of unlike size to a density of those columns, saved, evaluated and sampled."""
+    truth = GaussianData([0.3, -0.4], [[0.5, 0.4], [0.4, 0.5]])
+    units, zero = torch.tensor([1000.0, 0.01]).double(), torch.tensor([5000.0, 1.0]).double()
+    x = zero + units * truth.sample(2400)
+    np.savetxt(tmp_path / "train.csv", x[:2000].numpy(), delimiter=",", header="length,mass", comments="")
+    settings = small(
+        steps=200, batch_size=64, levels=None, net={**PLAIN, "width": 32, "dropout": 0.0}, weight_decay=0.0, ema=0.9,
+        schedule={"logsnr_max": 8.0, "logsnr_min": -8.0}, standardise=True,
+    )  # fmt: skip
+    nelbo.train(str(tmp_path / "train.csv"), tmp_path / "run", settings)
+    model = folder.load(tmp_path / "run")
+    assert model.domain.mean is not None and model.domain.scale is not None
+    torch.testing.assert_close(model.domain.mean, x[:2000].mean(0))
+    torch.testing.assert_close(model.domain.scale, x[:2000].std(0, unbiased=False))
+    new = x[2000:]
+    bound = evaluate(model, new, per_example=True, estimator="stratified")
+    assert bound.to_dict()["domain"]["standardised"] is True and bound.per_example is not None
+    log_p = truth.log_prob((new - zero) / units) - units.log().sum()
+    gap = bound.per_example.nats + log_p
+    error = float(gap.std()) / math.sqrt(len(gap))
+    assert -4 * error < float(gap.mean()) < 0.5
+    drawn = nelbo.sample(model, 300, steps=25)
+    for column in (0, 1):
+        spread = float(x[:, column].std())
+        assert abs(float(drawn[:, column].mean() - x[:, column].mean())) < 0.3 * spread
+        assert 0.6 < float(drawn[:, column].std()) / spread < 1.5
+
+
+@pytest.mark.parametrize(
+    ("data", "settings", "match"),
+    [
+        (codes(), small(standardise=True), "integer codes"),
+        (Examples(torch.tensor([[1.0, 2.0], [3.0, 2.0]])), small(net=PLAIN, standardise=True), "number 1 .* not vary"),
+    ],
+)
+def test_refusals(tmp_path, data, settings, match):
+    with pytest.raises(UsageError, match=match):
+        train(data, tmp_path / "run", settings)
+
+
+# ---------------------------------------------------------------- labels
+
+
+@pytest.mark.parametrize("net", [{"head": "categorical"}, {"name": "unet", "patch": 1, "multipliers": [1], "width": 8}])
+def test_labels_as_conditions(tmp_path, net):
+    """Codes that the label gives away: told it, the model's bound is far below that of the wrong labels."""
+    labels = torch.arange(200) % 3
+    flip = torch.rand(200, 4, 4, generator=torch.Generator().manual_seed(0)) < 0.05
+    data = torch.where(flip, 4, 2 * labels[:, None, None].expand(200, 4, 4))
+    examples = Examples(data, "labelled", labels, bins=5)
+    own = {"name": "mlp", "width": 32, "dropout": 0.0, "embedding": 16, **net}
+    if own["name"] == "unet":
+        own = {k: v for k, v in own.items() if k not in ("dropout", "embedding")}
+    settings = {**small(steps=120, batch_size=32, ema=0.9, condition="y"), "net": own}
+    settings["validation"] = {"every": 60, "examples": 20, "max_nfe": 600, "keep": "last"}
+    train(examples, tmp_path, settings)
+    model = folder.load(tmp_path)
+    right, wrong = (
+        evaluate(model, data[:60], condition={"y": y[:60]}, estimator="stratified").bits_per_dim
+        for y in (labels, (labels + 1) % 3)
+    )
+    assert right < wrong - 0.3
+    for condition, match in ((None, "is conditional on 'y'"), ({"y": labels + 1}, "labels from .* 3 classes")):
+        with pytest.raises(UsageError, match=match):
+            evaluate(model, data, condition=condition, estimator="stratified")
+
+
+def test_domains_that_mean_nothing():
+    one = torch.ones(2)
+    for arguments in ({"mean": one}, {"scale": one}, {"mean": one, "scale": 0 * one}, {"mean": one, "scale": one[:1]}):
+        with pytest.raises(UsageError):
+            DataDomain((2,), **arguments)
+    with pytest.raises(UsageError):
+        DataDomain((2,), 5, mean=one, scale=one)
+    assert "mean" not in DataDomain((2,)).to_config()

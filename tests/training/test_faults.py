@@ -1,0 +1,136 @@
+"""What goes wrong from outside: a full disk, files that vanish. One clear error, and the last checkpoint stays good."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from nelbo import files
+from nelbo.cli.failures import describe
+from nelbo.errors import Interrupted
+from nelbo.model import folder
+from nelbo.training import checkpoint, train
+from tests.training.cases import codes, small
+
+
+@pytest.fixture
+def whole(tmp_path) -> str:
+    """The fingerprint that the run ends with when nothing goes wrong."""
+    return train(codes(), tmp_path / "whole", small()).fingerprint()
+
+
+def assert_goes_on(out: Path, step: int, whole: str) -> None:
+    """The newest checkpoint is whole and of `step`, nothing lies about, and the run ends as if nothing had happened."""
+    state, passed = checkpoint.newest(out / "checkpoints")
+    assert state is not None and not passed and state["step"] == step
+    assert not list(out.rglob("*.tmp")) and not (out / "model.json").exists()
+    assert train(codes(), out, small(), resume=True).fingerprint() == whole == folder.load(out).fingerprint()
+
+
+def full(path: Path) -> OSError:
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+@pytest.mark.parametrize("call", ["write", "fsync", "rename"])
+def test_the_disk_is_full_when_a_checkpoint_is_written(tmp_path, monkeypatch, whole, call):
+    """Checkpoints of steps 4 and 8 fit, the third does not: an error that names it, with the way out."""
+    written = []
+
+    class Full:
+        """A file on a disk that fills up in the middle of it."""
+
+        def __init__(self, file):
+            self.file = file
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.file.close()
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+        def write(self, data):
+            self.file.write(data[: len(data) // 2])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def fails(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def replace(path, data):
+        written.append(path.name)
+        if written.count("step-00000004.pt") and path.name == "step-00000012.pt":
+            with monkeypatch.context() as patch:
+                if call == "write":
+                    patch.setattr(os, "fdopen", lambda handle, mode: Full(io.FileIO(handle, mode)))
+                elif call == "fsync":
+                    patch.setattr(os, "fsync", fails)
+                else:
+                    patch.setattr(Path, "replace", fails)
+                return real(path, data)
+        return real(path, data)
+
+    real = files._replace
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "_replace", replace)
+        with pytest.raises(OSError) as caught:
+            train(codes(), tmp_path / "run", small())
+    failure = describe(caught.value)
+    assert failure.message.endswith("step-00000012.pt: no space left on device") and "--out" in failure.hint
+    assert_goes_on(tmp_path / "run", 8, whole)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files")
+def test_no_room_at_all(tmp_path, whole):
+    """The system itself refuses to let a checkpoint grow; Ctrl-C before that has left one."""
+    import resource
+
+    def stop(record) -> None:
+        if record["step"] == 2:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        train(codes(), out, small(), progress=stop)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+        with pytest.raises(OSError) as caught:
+            train(codes(), out, small(), resume=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    failure = describe(caught.value)
+    assert "step-00000004.pt: file too large" in failure.message and "ulimit" in failure.hint
+    assert_goes_on(out, 2, whole)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="has no full device")
+def test_the_disk_is_full_when_the_log_is_written(tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "log.jsonl").symlink_to("/dev/full")
+    with pytest.raises(OSError) as caught:
+        train(codes(), out, small())
+    assert describe(caught.value).message == f"{out / 'log.jsonl'}: no space left on device"
+
+
+def test_half_written_files_of_a_killed_process_are_removed(tmp_path, whole):
+    def stop(record) -> None:
+        if record["step"] == 5:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        train(codes(), out, small(), progress=stop)
+    for place in (out, out / "checkpoints"):
+        (place / ".nelbo-abc.tmp").write_bytes(b"half")
+        (place / "mine.tmp").write_bytes(b"kept")
+    train(codes(), out, small(), resume=True)
+    assert sorted(p.parent.name for p in out.rglob("*.tmp")) == ["checkpoints", "run"]
+    assert folder.load(out).fingerprint() == whole

@@ -1,0 +1,119 @@
+"""Times of a batch: their laws, the exact correction of importance sampling, and parts that make the whole."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from scipy import stats
+
+from nelbo.errors import UnknownNameError
+from nelbo.training.batches import Places
+from nelbo.training.times import Sampling, Times, warped
+
+STEPS, BATCH = 400, 16
+
+
+def peaked(t: torch.Tensor) -> torch.Tensor:
+    """A loss as the bound has it: nearly all of it near t = 0. Its mean is 8/9 (1 − 10^−9)."""
+    return 8.0 * (1 - t).pow(8)
+
+
+def learned(steps: int = 200, seed: int = 4) -> Times:
+    times = Times(Sampling.IMPORTANCE, cells=12)
+    for step in range(steps):
+        t, _ = times.draw(seed, step, Places.all(BATCH))
+        times.observe(t, peaked(t))
+        times.learn()
+    return times
+
+
+def estimates(times: Times, seed: int = 9) -> torch.Tensor:
+    """(STEPS,): the mean over a batch of ℓ/p."""
+    draws = [times.draw(seed, step, Places.all(BATCH)) for step in range(STEPS)]
+    return torch.stack([(weight * peaked(t)).mean() for t, weight in draws])
+
+
+def check_unbiased(times: Times) -> None:
+    found = estimates(times)
+    error = float(found.std()) / math.sqrt(STEPS)
+    assert abs(float(found.mean()) - 8 / 9) < 4 * error
+
+
+def check_importance_unbiased() -> None:
+    """Within 4 standard errors of the integral. The error is 1 % of it: a weight that is 10 % off is seen."""
+    times = learned()
+    check_unbiased(times)
+    found = estimates(times)
+    assert float(found.std()) / math.sqrt(STEPS) < 0.01
+    t, weight = times.draw(1, 1, Places.all(4096))
+    assert abs(float(weight.mean()) - 1) < 0.01 and abs(float((weight * t).mean()) - 0.5) < 0.01
+
+
+def check_importance_helps() -> None:
+    """Independent times: E[(ℓ/p)²] falls to near the least a density can have, (∫ ℓ)², from ∫ ℓ²."""
+    density = learned().density()
+    u = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000
+    t, weight = warped(u, density)
+    second = float((weight * peaked(t)).square().mean())
+    assert second < 1.35 * (8 / 9) ** 2 < 64 / 17 / 2
+
+
+@pytest.mark.parametrize("sampling", Sampling)
+def test_unbiased(sampling):
+    check_unbiased(Times(sampling))
+
+
+def test_importance_is_unbiased():
+    check_importance_unbiased()
+
+
+def test_importance_helps():
+    check_importance_helps()
+
+
+def test_uniform_times_are_independent_and_uniform():
+    t, weight = Times(Sampling.UNIFORM).draw(3, 0, Places.all(2000))
+    assert bool((weight == 1).all()) and stats.kstest(t.numpy(), "uniform").pvalue > 1e-3
+    cells = (t * 20).long().bincount(minlength=20)
+    assert cells.max() > 100, "swept, not drawn"
+
+
+def test_nothing_seen_is_uniform():
+    times = Times(Sampling.IMPORTANCE)
+    t, weight = times.draw(0, 0, Places.all(32))
+    plain, _ = Times().draw(0, 0, Places.all(32))
+    torch.testing.assert_close(t, plain, rtol=0, atol=1e-12)
+    torch.testing.assert_close(weight, torch.ones_like(weight))
+
+
+def test_parts_make_the_whole():
+    """Two parts of a batch draw what the whole does, and learn the same from it, with the sum over processes."""
+    whole, one, two = learned(), learned(), learned()
+    all_places = Places.all(BATCH)
+    parts = [Places(all_places.slots[k::2], BATCH) for k in (0, 1)]
+    t, _ = whole.draw(5, 7, all_places)
+    drawn = [times.draw(5, 7, part)[0] for times, part in zip((one, two), parts, strict=True)]
+    assert torch.equal(t[0::2], drawn[0]) and torch.equal(t[1::2], drawn[1])
+    whole.observe(t, peaked(t))
+    whole.learn()
+    for times, part in zip((one, two), drawn, strict=True):
+        times.observe(part, peaked(part))
+    noted = one._noted + two._noted
+    for times in (one, two):
+        times.learn(lambda _: noted.clone())
+        torch.testing.assert_close(times.density(), whole.density(), rtol=1e-12, atol=0)
+
+
+def test_state():
+    """What was learned travels in the state; what was only noted does not."""
+    times = learned()
+    other = Times(Sampling.IMPORTANCE, cells=12)
+    other.load_state_dict(times.state_dict())
+    assert torch.equal(other.density(), times.density()) and set(times.state_dict()) == {"squares", "counts"}
+
+
+def test_unknown():
+    with pytest.raises(UnknownNameError, match="low_discrepancy"):
+        Sampling.parse("stratified")
