@@ -224,7 +224,8 @@ def learned(
         λ(k/K) = λ_max − (λ_max − λ_min) Σ_{j≤k} p_j,    p_j > 0, Σ p_j = 1
 
     shape: the falls p_1 … p_K up to a factor; None is `segments` equal ones, where training begins. The continuous
-    bound does not depend on p, the noise of its estimate does (Kingma et al. 2021, §5.1 and app. I.2). Errors: UsageError.
+    bound does not depend on p, the noise of its estimate does (Kingma et al. 2021, §5.1 and app. I.2).
+    Errors: UsageError.
 
     >>> float(learned(6.0, -2.0, shape=[3.0, 1.0]).logsnr(torch.tensor(0.5)))
     0.0

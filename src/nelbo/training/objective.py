@@ -189,7 +189,7 @@ class Simple(Objective):
 class Hybrid(Objective):
     """L_simple + c · L_vlb of one evaluation, L_vlb in bits/dim with the mean of p_θ held fixed in its gradient.
 
-        L_vlb = T · KL(q(z_{i−1} | z_i, x) ‖ p_θ(z_{i−1} | z_i)),   i uniform in 1..T, and for i = 1  T · (−log p(x | z_1))
+        L_vlb = T · KL(q(z_{i−1} | z_i, x) ‖ p_θ(z_{i−1} | z_i)),   i uniform in 1..T; for i = 1  −T log p(x | z_1)
 
     so that the bound teaches the network's variance and L_simple its mean. Source: Nichol & Dhariwal 2021, §3.1, eq. 16
     (c = 0.001). Errors: UsageError for a schedule without a table, or a variance that the network does not say.
