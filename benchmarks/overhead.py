@@ -84,6 +84,7 @@ def diffusers_unet() -> nn.Module:
 CASES: dict[str, tuple[str, int, str, Callable[[], nn.Module]]] = {
     "unet16": ("nelbo U-Net, 16×16×3", 16, "logsnr", lambda: unet((3, 16, 16))),
     "wide16": ("nelbo U-Net, 16×16×3, width 64", 16, "logsnr", lambda: unet((3, 16, 16), width=64)),
+    "large16": ("nelbo U-Net, 16×16×3, width 112", 16, "logsnr", lambda: unet((3, 16, 16), width=112)),
     "unet32": ("nelbo U-Net, 32×32×3", 32, "logsnr", lambda: unet((3, 32, 32))),
     "diffusers32": ("diffusers UNet2DModel, 32×32×3", 32, "index", diffusers_unet),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 
 import numpy as np
@@ -77,6 +78,7 @@ def test_flow(net, name):
     """x̂ = z − τ û with the network told T τ; shift moves the first level only; the continuous bound by default."""
     model = nelbo.from_diffusers((net, getattr(diffusers, name)(100, shift=2.0)), bins=17)
     assert model.grid.continuous and model.schedule.t_min == pytest.approx(0.02 / 1.01)  # type: ignore[attr-defined]
+    assert float(model.schedule.logsnr(torch.tensor(1.0))) == pytest.approx(-24 * math.log(2))
     t = model.schedule.at(torch.tensor([0.2, 0.5, 0.9]))
     z = torch.randn(3, 1, 8, 8, dtype=torch.float64)
     with torch.no_grad():

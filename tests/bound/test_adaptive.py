@@ -19,6 +19,7 @@ from nelbo.bound import designs, pilot
 from nelbo.bound.adaptive import Adaptive
 from nelbo.bound.baselines import OneTime
 from nelbo.bound.evaluate import evaluate
+from nelbo.bound.per_example import PerExample
 from nelbo.bound.prepare import prepare
 from nelbo.bound.surrogate import GaussianSurrogate
 from nelbo.errors import UnknownNameError, UsageError
@@ -233,7 +234,9 @@ def test_reconstruction_errors_of_an_example_are_those_of_its_draws():
     problem, _ = prepare(model(False), nelbo.Examples(X), seed=4)
     found = pilot.run(problem, 24, regression=False, controls=False)
     density = designs.neyman(found.diffusion, found.diffusion.residual)
-    rows = designs.per_example(problem, found, density, strata=1, reconstructions=3, offset=0).examples
+    drawn = PerExample(problem, found, density)
+    drawn.draw(drawn.new(len(X)), strata=1, reconstructions=3)
+    rows = drawn.said().examples
     assert rows is not None
     variance = float(rows.reconstruction_errors.square().sum(1).mean())
     # 120 examples with 5 degrees of freedom each: the mean of their variances is within 4 × 6 % of the truth

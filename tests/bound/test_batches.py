@@ -73,7 +73,7 @@ def test_leading_directions_hold_the_variance_of_all():
     found = GaussianSurrogate.fit(x, rank=64)
     held = (centred @ found.basis.double()).square().sum() / 500
     assert 0.998 * float(exact) <= float(held) <= (1 + 1e-6) * float(exact)
-    assert float(found._lengths.sub(1).abs().max()) < 1e-6
+    assert float(found._lengths.sub(1).abs().max()) < 1e-5  # float32
 
 
 def test_the_excess_of_shared_examples_and_of_another_precision():

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import nelbo
-from nelbo.bound import errorbar, features, pilot, refit
+from nelbo.bound import errorbar, features, fit, pilot, refit
 from nelbo.bound.pooled import anyone
 from nelbo.bound.prepare import prepare
 
@@ -87,24 +87,24 @@ def test_a_correction_finds_what_the_pilot_missed_and_never_sees_its_own_fold():
     not change when the fold's own draws do."""
     rng = torch.Generator().manual_seed(5)
     M, n = 40, 800
-    F = torch.randn(N, 2, generator=rng, dtype=torch.float64)
+    F = features.Features(torch.randn(N, 2, generator=rng))
     nothing = torch.zeros(M, 2, dtype=torch.float64)
     unit = torch.ones(M, dtype=torch.float64)
-    fit = pilot.Fit(0 * unit, unit, nothing, nothing.clone(), unit, unit, unit)
-    fold = refit.split(0, N, F)
+    nought = fit.Fit(0 * unit, unit, nothing, nothing.clone(), unit, unit, unit)
+    fold = refit.split(0, N, F.number)
     assert sorted(torch.bincount(fold).tolist()) == [N // refit.FOLDS] * refit.FOLDS
     who, cells = torch.randint(N, (n,), generator=rng), torch.randint(M, (n,), generator=rng)
     columns = torch.randn(n, 3, generator=rng, dtype=torch.float64)
-    columns[:, 0] = 3 * F[who, 0] + 2 * columns[:, 1] + 0.1 * columns[:, 0]
+    columns[:, 0] = 3 * F[who][:, 0] + 2 * columns[:, 1] + 0.1 * columns[:, 0]
     draws = refit.Draws(who, cells, columns, torch.ones(n, dtype=torch.float64))
     along = (torch.arange(M, dtype=torch.float64) + 0.5) / M
-    before = refit.crossfit(fit, along, F, fold, [draws])
+    before = refit.crossfit(nought, along, F, fold, [draws])
     for one in before:
         assert float((one.weights[:, 0] - 3).abs().max()) < 0.1
         assert float((one.controls[:, 0] - 2).abs().max()) < 0.1
     other = columns.clone()
     other[fold[who] == 1] *= -5
-    after = refit.crossfit(fit, along, F, fold, [refit.Draws(who, cells, other, draws.weight)])
+    after = refit.crossfit(nought, along, F, fold, [refit.Draws(who, cells, other, draws.weight)])
     assert torch.equal(before[1].weights, after[1].weights)
     assert not torch.equal(before[0].weights, after[0].weights)
 
@@ -119,7 +119,7 @@ def test_features_of_images_are_finite_standardised_and_say_where_it_is_black():
     )
     problem, _ = prepare(model, nelbo.Examples(codes.to(torch.uint8)))
     found = pilot.run(problem, 8)
-    F = found.features
+    F = found.features[torch.arange(N)]
     assert F.shape[1] == 2 * features.LEVELS + 4
     assert bool(torch.isfinite(F).all()) and float(F.abs().max()) <= 4
     assert torch.allclose(F.mean(0), torch.zeros(F.shape[1]).double(), atol=0.3)

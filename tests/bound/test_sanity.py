@@ -103,12 +103,16 @@ def test_no_network_is_what_it_is_said_to_be(variance):
     check_without_network(variance)
 
 
-def check_without_network(variance: str) -> None:
-    model = nelbo.from_callable(lambda z, t: z, schedule=TABLE, domain=DOMAIN, variance=variance)
+def test_no_network_guesses_the_middle_of_the_range():
+    check_without_network("beta", nelbo.DataDomain((4,), 256, low=0.0, high=2.0))
+
+
+def check_without_network(variance: str, domain: nelbo.DataDomain = DOMAIN) -> None:
+    model = nelbo.from_callable(lambda z, t: z, schedule=TABLE, domain=domain, variance=variance)
     problem, _ = prepare(model, Examples(CODES), precision="float64")
     said = sanity.without_network(problem)
-    levels, x = model.levels(), DOMAIN.values(CODES)
-    middle = torch.zeros_like(x)
+    levels, x = model.levels(), domain.values(CODES)
+    middle = torch.full_like(x, 0.5 * (domain.low + domain.high))
     for j in (1, 5, 40, 99):
         s, t = (levels[k : k + 1].expand(len(x)) for k in (j - 1, j))
         costs = []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import re
-import shutil
 from html.parser import HTMLParser
 
 import numpy as np
@@ -13,8 +12,8 @@ import pytest
 from scipy import integrate, stats
 
 from nelbo.equations.pages import figure
+from tests import browser as chrome
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 TIMES = np.arange(figure.TIMES + 1) / figure.TIMES
 
 
@@ -121,13 +120,8 @@ def test_the_fragment_stands_alone():
 
 @pytest.fixture(scope="module")
 def chromium():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="NOT CHECKED: playwright is not installed")
-    if BROWSER is None:
-        pytest.skip("NOT CHECKED: no chromium found, so the figure was not opened in a browser")
-    with sync_api.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"])
+    with chrome.chromium("the figure") as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture

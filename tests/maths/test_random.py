@@ -11,7 +11,8 @@ from scipy import stats
 
 from nelbo.errors import ShapeError, UsageError
 from nelbo.maths import random as keyed
-from nelbo.maths.random import Stream, normal, permutation, philox4x32, uniform
+from nelbo.maths.philox import philox4x32
+from nelbo.maths.random import Stream, normal, permutation, uniform
 from nelbo.maths.statistics import Moments, z_score
 
 torch.set_num_threads(1)

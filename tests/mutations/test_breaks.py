@@ -15,6 +15,7 @@ import pytest
 from tests.bound import checks as bound
 from tests.bound import ddpm
 from tests.bound import ode_checks as ode
+from tests.bound.test_per_example import check_drawn_again
 from tests.bound.test_sanity import check_without_network
 from tests.model import checks as model
 from tests.model import learned
@@ -194,6 +195,10 @@ BREAKS = [
           "float(difference.square().mean()) / 2", "float(difference.square().mean())", error_paired),
     Break(3, "the variance of a stratum is not divided by its two draws", "nelbo.bound.estimators:Stratified.estimate",
           ".square() / 4 / self.strata**2", ".square() / 2 / self.strata**2", error_stratified),
+    Break(3, "draws that are added do not shorten the errors they have", "nelbo.bound.per_example:_beside",
+          "= share * errors", "= errors", check_drawn_again),
+    Break(3, "draws that were there do not lose their share", "nelbo.bound.per_example:_beside",
+          "*= 1 - share", "*= 1", check_drawn_again),
     Break(3, "no network is the worse of two guesses", "nelbo.bound.sanity:without_network",
           "torch.minimum(", "torch.maximum(", without_network),
     Break(3, "no network errs by the spread, not its root", "nelbo.bound.sanity:without_network",

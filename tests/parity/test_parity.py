@@ -59,13 +59,15 @@ def test_diffusers_marginals(name):
     torch.testing.assert_close(scheduler.add_noise(x, eps, i).double(), z, **FLOAT32)
 
 
-def test_diffusers_exp_table():
-    config = {"num_train_timesteps": T, "beta_schedule": "exp"}
-    peers = diffusers.HeunDiscreteScheduler(**config).betas
-    found = ours(diffusers.HeunDiscreteScheduler(**config)).schedule.table
-    alpha_bar = torch.sigmoid(found)
+@pytest.mark.parametrize("steps", [20, T])
+@pytest.mark.parametrize("name", ["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace", "exp"])
+def test_diffusers_tables(name, steps):
+    """Every β, the capped last ones included. Only Heun knows `exp` and only the others `laplace` and `sigmoid`."""
+    scheduler = getattr(diffusers, "HeunDiscreteScheduler" if name == "exp" else "DDPMScheduler")
+    config = {"num_train_timesteps": steps, "beta_schedule": name}
+    alpha_bar = torch.sigmoid(ours(scheduler(**config)).schedule.table)
     betas = 1 - alpha_bar / torch.cat([torch.ones(1).double(), alpha_bar[:-1]])
-    torch.testing.assert_close(peers.double(), betas, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(scheduler(**config).betas.double(), betas, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("clip", [False, True])

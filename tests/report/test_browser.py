@@ -3,36 +3,20 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 
 import pytest
 
 from nelbo.report import write
+from tests import browser as chrome
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-extensions",
-    "--disable-dev-shm-usage",
-    "--hide-scrollbars",
-    "--enable-logging=stderr",
-]
+FLAGS = ["--headless", *chrome.FLAGS, "--hide-scrollbars", "--enable-logging=stderr"]
 
-pytestmark = pytest.mark.skipif(
-    BROWSER is None, reason="NOT CHECKED: no chromium found, so the report was not opened in a browser"
-)
+pytestmark = chrome.needed("the report")
 
 
 def browse(tmp_path, target, *flags):
-    command = [BROWSER, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", *flags, target.as_uri()]
+    command = [chrome.BROWSER, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", *flags, target.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout, re.findall(r".*CONSOLE.*", done.stderr)

@@ -175,3 +175,14 @@ def test_other_ranks_are_silent(monkeypatch, capsys):
 
     assert execute(["evaluate", "plug:make", "--data", "x.npy", "--tolerance", "-1"]) == 2
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.slow
+def test_a_comparison_is_shared(here):
+    """`compare` of two models on two processes: the numbers of one process, and both computed."""
+    arguments = ("plug:make", "plug:other", "--data", "many.npy", "--tolerance", "0.02")
+    one, _ = done(here, *arguments, command="compare")
+    two, _ = done(here, *arguments, command="compare", launcher=TWO)
+    for key in ("difference", "nfe_total", "examples"):
+        assert two[key] == pytest.approx(one[key], rel=1e-5, abs=1e-7)
+    assert all((here / f"pid-{rank}").exists() for rank in (0, 1))

@@ -19,13 +19,13 @@ from torch import Tensor
 
 from nelbo._version import __version__
 from nelbo.bound import designs, pilot
-from nelbo.bound.designs import FALL, Density, Rows, Stage
+from nelbo.bound.designs import Density, Rows
 from nelbo.bound.estimate import TermEstimate
-from nelbo.bound.pilot import Pilot
+from nelbo.bound.per_example import FALL, LARGEST, PerExample
 from nelbo.bound.prepare import NelboWarning, overlap, prepare
 from nelbo.bound.problem import Problem
 from nelbo.bound.result import StandardError, without_nan
-from nelbo.bound.stages import merge_rows
+from nelbo.bound.workers import Workers
 from nelbo.errors import UsageError
 from nelbo.maths.units import bits_per_dim, nats
 from nelbo.model.diffusion import DiffusionModel
@@ -116,6 +116,7 @@ def compare(
     device: str | torch.device | None = None,
     precision: str = "float32",
     progress: Callable[[int, int], None] | None = None,
+    workers: Workers | None = None,
 ) -> Comparison:
     """The difference of the bounds of `data` under two models, A − B, to a paired standard error of `tolerance`.
 
@@ -141,6 +142,7 @@ def compare(
             batch_size=batch_size,
             device=device,
             precision=precision,
+            workers=workers,
         )
         problems.append(problem)
         notes += overlap(model, scored)
@@ -196,34 +198,34 @@ def _differences(problems: list[Problem], target: float, max_nfe: int | None) ->
         densities = [Density.of(densities[0].p + densities[1].p)] * 2
     if not densities:
         densities = [Density(torch.zeros(0).double(), torch.zeros(1).double())] * 2
-    stages: list[list[Stage]] = [[], []]
-    strata, offset = 2, 0
+    both = [PerExample(*parts) for parts in zip(problems, pilots, densities, strict=True)]
+    for drawn in both:
+        for rows in torch.arange(drawn.problem.examples).split(LARGEST):
+            drawn.new(len(rows))
+    strata, drew = 2, False
     for _ in range(STAGES):
-        cost = sum(p.examples * 2 * (strata * bool(len(p.cells)) + p.decoder_cost) for p in problems)
-        if stages[0] and max_nfe is not None and sum(p.nfe for p in problems) + cost > max_nfe:
-            return _rows(stages), False, common
-        for problem, found, density, drawn in zip(problems, pilots, densities, stages, strict=True):
-            drawn.append(_draw(problem, found, density, strata, offset))
-        offset += 2 * strata
-        rows = _rows(stages)
+        pairs = max(1, strata // 2)
+        cost = sum(drawn.cost(drawn.problem.examples, strata, pairs) for drawn in both)
+        if drew and max_nfe is not None and sum(p.nfe for p in problems) + cost > max_nfe:
+            return _rows(both), False, common
+        for drawn in both:
+            for block in drawn.blocks:
+                drawn.draw(block, strata, pairs)
+                if drawn.problem.stopped:
+                    raise KeyboardInterrupt
+        drew = True
+        rows = _rows(both)
         variance = float(_paired(*rows).mean()) / problems[0].examples
         if variance <= target**2:
             return rows, True, common
-        had = sum(s.weight for s in stages[0]) ** (1 / FALL)
+        had = both[0].blocks[0].weight ** (1 / FALL)
         strata = min(256, max(1, math.ceil(had * (variance / target**2 - 1) ** (1 / FALL))))
-    return _rows(stages), False, common
+    return _rows(both), False, common
 
 
-def _draw(problem: Problem, found: Pilot, density: Density, strata: int, offset: int) -> Stage:
-    stage = designs.per_example(problem, found, density, strata, max(1, strata // 2), offset)
-    if problem.stopped:
-        raise KeyboardInterrupt
-    return stage
-
-
-def _rows(stages: list[list[Stage]]) -> list[Rows]:
-    merged = [merge_rows(drawn) for drawn in stages]
-    return [m for m in merged if m is not None]
+def _rows(both: list[PerExample]) -> list[Rows]:
+    found = [drawn.said().examples for drawn in both]
+    return [rows for rows in found if rows is not None]
 
 
 def _paired(a: Rows, b: Rows) -> Tensor:

@@ -56,10 +56,10 @@ def of_draws(groups: list[Tensor], shares: list[float]) -> tuple[float, float]:
     return value, variance * widening(min(n, 2 * n / max(kurtosis - 1, 1e-9)))
 
 
-def of_squares(c: Tensor, freedom: int = 1) -> float:
+def of_squares(c: Tensor, freedom: int | Tensor = 1) -> float:
     """The widened sum of independent squares c (h,) of `freedom` degrees each; 1: squared differences of pairs."""
-    variance, fourth = float(c.sum()), float(c.square().sum())
-    return variance * widening((freedom + 2) * variance**2 / fourth if fourth > 0 else math.inf)
+    variance, fourth = float(c.sum()), float((c.square() / (freedom + 2)).sum())
+    return variance * widening(variance**2 / fourth if fourth > 0 else math.inf)
 
 
 def widening(freedom: float) -> float:

@@ -1,80 +1,153 @@
 """The pooled design: every draw of another random example. Cheapest for a coarse answer about many examples.
 
 The examples are split into folds (`refit.py`), and each fold is estimated by itself: its strata of cells, its own draws
-of examples, its own corrected fit. The folds' means are averaged by their numbers of examples.
+of examples, its own corrected fit. The folds' means are averaged by their numbers of examples. Draws may be added; the
+fits are then corrected again by all of them, and what was drawn together is averaged by numbers of draws.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from nelbo.bound import errorbar, refit
-from nelbo.bound.designs import BINS, Density, Stage, bins_of, residual_of
-from nelbo.bound.pilot import Fit, Pilot
+from nelbo.bound.designs import BINS, Density, Said, bins_of, residual_of
+from nelbo.bound.fit import Fit
+from nelbo.bound.pilot import Pilot
 from nelbo.bound.problem import Problem
 from nelbo.bound.refit import Draws
 from nelbo.maths import random
 
 _KEYS = 8
 """Level keys of random numbers that a fold has to itself."""
+MIN_DRAWS = 384
+"""Draws of the first stage, or pairs of a per-example one: fewer would not tell their own variance."""
+CREDIT = 0.5
+"""Share of the variance between examples that the design is credited for drawing examples without replacement: it is
+known roughly, and an error bar should rather be a little long."""
 
 
-def pooled(
-    problem: Problem,
-    pilot: Pilot,
-    density: Density,
-    strata: int,
-    reconstructions: int,
-    offset: int,
-    past: Sequence[Stage] = (),
-) -> Stage:
-    """2·`strata` diffusion draws and `reconstructions` first-level draws, each of another random example.
+@dataclass(frozen=True, eq=False)
+class _Stage:
+    """Draws of both terms that were made together, and the strata of every fold."""
 
-    offset: number of the first draw, so that stages never share noise. past: earlier stages of the same estimate,
-    whose draws help to correct the fit.
-    """
-    N, M = problem.examples, len(problem.cells)
-    folds = Folds(problem.seed, refit.split(problem.seed, N, pilot.features), pilot.chance)
+    reconstruction: Draws
+    diffusion: Draws
+    strata: list[int]
 
-    drawn = [s.draws[0] for s in past if s.draws]
-    first = _draw_reconstruction(problem, pilot, folds, reconstructions, offset, drawn)
-    drawn.append(first)
-    fits = refit.crossfit(pilot.reconstruction, torch.zeros(1).double(), pilot.features, folds.fold, drawn)
-    left = _residuals(fits, pilot.features, folds.fold, first)
-    groups = [r[torch.isfinite(r)] for r in (left[folds.fold[first.who] == k] for k in range(len(folds)))]
-    value, r_variance = errorbar.of_draws(groups, folds.shares)
-    r_value = value + folds.fitted(fits, pilot.features)
 
-    planned = _even(strata if M else 0, len(folds))
-    counts = [0] * len(folds) if problem.stopped else planned
-    drawn = [s.draws[1] for s in past if s.draws]
-    second = _draw_diffusion(problem, pilot, folds, density, counts, offset, drawn)
-    drawn.append(second)
-    along = (density.cumulative[1:] + density.cumulative[:-1]) / 2
-    d_fits = refit.crossfit(pilot.diffusion, along, pilot.features, folds.fold, drawn)
-    left = _residuals(d_fits, pilot.features, folds.fold, second)
-    groups, bins = [], torch.zeros(BINS, 3, dtype=torch.float64)
-    for k, share in enumerate(folds.shares):
-        rows = folds.fold[second.who] == k
-        pairs = left[rows].reshape(-1, 2)
-        done = torch.isfinite(pairs).all(1)
-        groups.append(pairs[done])
-        cells, features = second.cells[rows].reshape(-1, 2)[done].reshape(-1), pilot.features[folds.members[k]]
-        bins += bins_of(problem, cells, pairs[done].reshape(-1), d_fits[k], features.mean(0), share)
-    value, variance = errorbar.of_pairs(groups, planned, folds.shares)
-    between = [pilot.between_by(r, d, credited=True) for r, d in zip(fits, d_fits, strict=True)]
-    return Stage(
-        diffusion=(folds.fitted(d_fits, pilot.features) + value, variance),
-        reconstruction=(r_value, r_variance),
-        bins=bins,
-        examples=None,
-        weight=float(2 * sum(len(g) for g in groups) + int(torch.isfinite(first.columns).all(1).sum())),
-        draws=(first, second),
-        between=sum(share * b for share, b in zip(folds.shares, between, strict=True)),
-    )
+class Pooled:
+    """The draws of one estimate so far."""
+
+    def __init__(self, problem: Problem, pilot: Pilot, density: Density):
+        self.problem, self.pilot, self.density = problem, pilot, density
+        self.folds = Folds(
+            problem.seed, refit.split(problem.seed, problem.examples, pilot.features.number), pilot.chance
+        )
+        self.stages: list[_Stage] = []
+        self._fits: tuple[list[Fit], list[Fit]] = ([], [])
+        self.offset = 0
+
+    name = "pooled"
+    complete = True
+
+    def cost(self, strata: int, reconstructions: int) -> int:
+        """Evaluations of `draw`."""
+        return 2 * strata * bool(len(self.problem.cells)) + reconstructions * self.problem.decoder_cost
+
+    @staticmethod
+    def least(problem: Problem) -> int:
+        """Evaluations of the smallest estimate."""
+        return MIN_DRAWS // 4 * (2 * bool(len(problem.cells)) + problem.decoder_cost)
+
+    def draw(self, strata: int, reconstructions: int) -> None:
+        """2·`strata` diffusion draws and `reconstructions` first-level draws, each of another random example."""
+        offset, self.offset = self.offset, self.offset + 2 * max(strata, reconstructions)
+        first = _draw_reconstruction(
+            self.problem, self.pilot, self.folds, reconstructions, offset, [s.reconstruction for s in self.stages]
+        )
+        planned = _even(strata if len(self.problem.cells) else 0, len(self.folds))
+        counts = [0] * len(planned) if self.problem.stopped else planned
+        second = _draw_diffusion(
+            self.problem, self.pilot, self.folds, self.density, counts, offset, [s.diffusion for s in self.stages]
+        )
+        self.stages.append(_Stage(first, second, planned))
+
+    def said(self) -> Said:
+        """What all draws say. An interrupted stage that tells too little is left out, where others are there."""
+        self._fits, found = self._said(self.stages)
+        if not math.isfinite(found.variance) and len(self.stages) > 1:
+            self._fits, found = self._said(self.stages[:-1])
+        return found
+
+    def _said(self, stages: list[_Stage]) -> tuple[tuple[list[Fit], list[Fit]], Said]:
+        """The fits of the reconstruction and of the diffusion term, one a fold, and what the draws say by them."""
+        pilot, density, folds = self.pilot, self.density, self.folds
+        first = [s.reconstruction for s in stages]
+        fits = refit.crossfit(pilot.reconstruction, torch.zeros(1).double(), pilot.features, folds.fold, first)
+        groups: list[list[Tensor]] = [[] for _ in folds.shares]
+        for draws in first:
+            left = _residuals(fits, pilot, folds.fold, draws)
+            for k, group in enumerate(groups):
+                group.append(left[(folds.fold[draws.who] == k) & torch.isfinite(left)])
+        value, r_variance = errorbar.of_draws([torch.cat(group) for group in groups], folds.shares)
+        r_value = value + folds.fitted(fits, pilot)
+
+        second = [s.diffusion for s in stages]
+        along = (density.cumulative[1:] + density.cumulative[:-1]) / 2
+        d_fits = refit.crossfit(pilot.diffusion, along, pilot.features, folds.fold, second)
+        pairs, planned, shares, drawn = [], [], [], 0
+        bins = torch.zeros(BINS, 3, dtype=torch.float64)
+        lefts = [_residuals(d_fits, pilot, folds.fold, draws) for draws in second]
+        for k, share in enumerate(folds.shares):
+            found, cells = [], []
+            for stage, left in zip(stages, lefts, strict=True):
+                rows = folds.fold[stage.diffusion.who] == k
+                both = left[rows].reshape(-1, 2)
+                done = torch.isfinite(both).all(1)
+                found.append(both[done])
+                cells.append(stage.diffusion.cells[rows].reshape(-1, 2)[done].reshape(-1))
+            n = max(1, sum(len(f) for f in found))
+            for f, stage in zip(found, stages, strict=True):
+                if stage.strata[k]:
+                    pairs.append(f)
+                    planned.append(stage.strata[k])
+                    shares.append(share * len(f) / n)
+            drawn += 2 * n
+            mean = folds.mean(pilot, k)
+            bins += bins_of(self.problem, torch.cat(cells), torch.cat(found).reshape(-1), d_fits[k], mean, share)
+        value, variance = errorbar.of_pairs(pairs, planned, shares)
+        between = [pilot.between_by(r, d, credited=True) for r, d in zip(fits, d_fits, strict=True)]
+        credit = sum(share * b for share, b in zip(folds.shares, between, strict=True))
+        if len(self.problem.cells) and math.isfinite(variance):
+            N = self.problem.examples
+            variance = max(variance - CREDIT * credit * min(1 / N, 1 / max(1, drawn)), 0.4 * variance)
+        return (fits, d_fits), Said(
+            diffusion=(folds.fitted(d_fits, pilot) + value, variance),
+            reconstruction=(r_value, r_variance),
+            bins=bins,
+            examples=None,
+        )
+
+    def between(self, prior: Tensor) -> list[float]:
+        """Variances between examples of the diffusion term, of the reconstruction, and of the whole with the prior
+        (N,), nats²: of what the fits, corrected by all draws, foretell, and of what they leave of the pilot's."""
+        pilot, folds = self.pilot, self.folds
+        reconstruction, diffusion = self._fits
+        zero, found = torch.zeros_like(prior), []
+        for terms, told in (([diffusion], zero), ([reconstruction], zero), ([reconstruction, diffusion], prior)):
+            told, left = told.clone(), 0.0
+            for k, rows in enumerate(folds.members):
+                for fits in terms:
+                    told[rows] += fits[k].mean.sum() + pilot.features.times(fits[k].total_weights, rows)
+                left += folds.shares[k] * pilot.between_by(
+                    reconstruction[k] if reconstruction in terms else None, diffusion[k] if diffusion in terms else None
+                )
+            found.append(float(told.var()) + left if len(told) > 1 else math.nan)
+        return found
 
 
 class Folds:
@@ -85,6 +158,7 @@ class Folds:
         self.members = [(fold == k).nonzero()[:, 0] for k in range(int(fold.max()) + 1)]
         self.shares = [len(rows) / len(fold) for rows in self.members]
         self.chance = [chance[rows] / chance[rows].sum() for rows in self.members]
+        self._means: list[Tensor] = []
 
     def __len__(self) -> int:
         return len(self.members)
@@ -105,13 +179,17 @@ class Folds:
             number.append(offset + torch.arange(n))
         return torch.cat(who)[order], torch.cat(number)[order], torch.cat(weight)[order]
 
-    def fitted(self, fits: list[Fit], features: Tensor) -> float:
+    def fitted(self, fits: list[Fit], pilot: Pilot) -> float:
         """The folds' fits, each averaged over the examples of its fold."""
-        totals = [
-            fit.mean.sum() + (features[rows] @ fit.total_weights).mean()
-            for fit, rows in zip(fits, self.members, strict=True)
-        ]
+        totals = [fit.mean.sum() + self.mean(pilot, k) @ fit.total_weights for k, fit in enumerate(fits)]
         return sum(share * float(total) for share, total in zip(self.shares, totals, strict=True))
+
+    def mean(self, pilot: Pilot, k: int) -> Tensor:
+        """Mean features (q,) of the examples of fold k."""
+        if not self._means:
+            ones = [torch.stack([pilot.features[part].sum(0) for part in rows.split(4096)]) for rows in self.members]
+            self._means = [total.sum(0) / len(rows) for total, rows in zip(ones, self.members, strict=True)]
+        return self._means[k]
 
 
 def anyone(seed: int, chance: Tensor, level: int, draws: Tensor) -> Tensor:
@@ -160,12 +238,12 @@ def _draw_diffusion(
     return Draws(who, cells, columns, weight / density.p[cells])
 
 
-def _residuals(fits: list[Fit], features: Tensor, fold: Tensor, draws: Draws) -> Tensor:
+def _residuals(fits: list[Fit], pilot: Pilot, fold: Tensor, draws: Draws) -> Tensor:
     """(y − fit − a·n)/(p N q) of every draw by the fit of its example's fold, (n,)."""
     left = torch.empty(len(draws.who), dtype=torch.float64)
     for k, fit in enumerate(fits):
         rows = fold[draws.who] == k
-        left[rows] = residual_of(fit, features, draws.who[rows], draws.cells[rows], draws.columns[rows])
+        left[rows] = residual_of(fit, pilot.features, draws.who[rows], draws.cells[rows], draws.columns[rows])
     return left * draws.weight
 
 

@@ -59,6 +59,7 @@ def prepare(
         workers=workers or Alone(),
         resumable=resumable,
         dtype=torch.float64 if precision == "float64" else torch.float32,
+        mapped=examples.mapped,
         release=examples.release,
     )
     return problem, dataclasses.replace(examples, data=checked)

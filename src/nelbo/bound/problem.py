@@ -46,6 +46,8 @@ class Problem:
     resumable: bool = False
     dtype: torch.dtype = torch.float32
     """What the surrogate's columns are computed in: float64 where all else is, so that batches change nothing."""
+    mapped: bool = False
+    """Whether the data lie in a mapped file, of which as little as possible is to be in memory at once."""
     release: Callable[[], None] = lambda: None
     """Gives back the memory of examples that were read from a mapped file."""
     store: Store | None = None
@@ -87,7 +89,7 @@ class Problem:
     def _rows(self, rows: Tensor) -> Tensor:
         """The examples `rows` (n,) as the data hold them, on the device; a few at a time."""
         parts = []
-        for some in rows.split(_AT_ONCE):
+        for some in rows.split(_AT_ONCE if self.mapped else max(1, len(rows))):
             parts.append(self.data[some])
             self.release()
         return (torch.cat(parts) if len(parts) > 1 else parts[0]).to(self.device)

@@ -1,56 +1,98 @@
-"""Stages of one estimate put together: their averages, their rows of examples, their stretches of the chain."""
+"""Stages: draws one portion after the other, until the one who looks at the error bar in between is content.
+
+Pooled stages end at preset multiples of the plan: stopping at the first lucky look would favour samples whose skewed
+tail has not shown yet, and the fewer the looks before enough is known, the less. Blocks of examples are planned by what
+the blocks before have shown; each has its fixed share of the estimate, so that nothing is favoured.
+"""
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+import math
+from collections.abc import Callable, Iterator
+from itertools import cycle, islice, pairwise
 
-from nelbo.bound import designs
-from nelbo.bound.designs import BINS, Rows, Stage
-from nelbo.bound.estimate import Stratum
-from nelbo.bound.problem import Problem
+from nelbo.bound import plan
+from nelbo.bound.per_example import FALL, LARGEST, Block, PerExample
+from nelbo.bound.plan import Plan
+from nelbo.bound.pooled import MIN_DRAWS, Pooled
 
-
-def merge_rows(stages: list[Stage]) -> Rows | None:
-    """The rows of several per-example stages as one, with the stages' weights; None where a stage has none."""
-    whole = sum(s.weight for s in stages)
-    parts = [(s.weight / whole, s.examples) for s in stages if s.examples is not None]
-    if len(parts) < len(stages):
-        return None
-    return Rows(
-        diffusion=sum((w * r.diffusion for w, r in parts), torch.zeros(1, dtype=torch.float64)),
-        reconstruction=sum((w * r.reconstruction for w, r in parts), torch.zeros(1, dtype=torch.float64)),
-        diffusion_errors=torch.cat([w * r.diffusion_errors for w, r in parts], 1),
-        reconstruction_errors=torch.cat([w * r.reconstruction_errors for w, r in parts], 1),
-    )
+LOOKS = tuple(0.5 * 1.07**i for i in range(64))
+"""Multiples of the plan, to 35, at which a pooled error bar is looked at."""
+LEAST = 32
+"""Pairs, and first-level draws, of the smallest pooled stage but the first."""
+AGAIN = 40
+"""Most blocks of examples that are drawn again where their variance was more than what was planned for."""
 
 
-def averaged(stages: list[Stage]) -> Stage:
-    """The stages averaged with weights in proportion to their sizes."""
-    whole = sum(s.weight for s in stages)
-    share = [s.weight / whole for s in stages]
+def of_pooled(drawn: Pooled, wanted: Plan, left: Callable[[], float]) -> Iterator[int]:
+    """Draw the stages that end at the looks, as far as the evaluations that are `left` go. Before each, yields those
+    that it will take."""
+    had = [0, 0]
+    for look in LOOKS:
+        least = LEAST if had[0] else MIN_DRAWS // 4
+        size = [math.ceil(n * look) - h for n, h in zip((wanted.strata, wanted.reconstructions), had, strict=True)]
+        if had[0] and max(size) < least:
+            continue
+        size = [max(least, n) for n in size]
+        last = drawn.cost(*size) > left()
+        while drawn.cost(*size) > left():
+            size = [math.floor(0.9 * n) for n in size]
+            if min(size) < 2 * len(drawn.folds):
+                return
+        yield drawn.cost(*size)
+        drawn.draw(*size)
+        if last:
+            return
+        had = [h + n for h, n in zip(had, size, strict=True)]
 
-    def mean(name: str) -> tuple[float, float]:
-        parts = [getattr(s, name) for s in stages]
-        return (
-            sum(w * p[0] for w, p in zip(share, parts, strict=True)),
-            sum(w**2 * p[1] for w, p in zip(share, parts, strict=True)),
-        )
 
-    weight = torch.tensor(share, dtype=torch.float64)[:, None]
-    bins = torch.stack([s.bins for s in stages])
-    columns = [(weight * bins[..., 0]).sum(0), (weight.square() * bins[..., 1]).sum(0), bins[..., 2].sum(0)]
-    return Stage(mean("diffusion"), mean("reconstruction"), torch.stack(columns, 1), None, whole)
+def of_blocks(
+    drawn: PerExample, wanted: Plan, target: float, left: Callable[[], float], strata: int | None = None
+) -> Iterator[int]:
+    """Draw block after block of examples, then such blocks again as were too rough. Before each, yields what it takes
+    and the examples that are left need at least. With `strata` every example has as many, and that is all."""
+    N = drawn.problem.examples
+    k, m = plan.first(wanted, N) if strata is None else (float(strata), float(round(wanted.reconstructions)))
+    remaining = N
+    for examples in [N] if strata is not None else plan.parts(N, k):
+        if remaining < N:
+            k, m = plan.block(drawn, target, remaining)
+        k, m = plan.within(drawn, k, m, left() / remaining)
+        yield math.ceil(drawn.cost(remaining, k, m))
+        for rows, whole, pairs in _whole(examples, k, m):
+            drawn.draw(drawn.new(rows), whole, pairs)
+            if drawn.problem.stopped:
+                return
+        remaining -= examples
+    if strata is not None:
+        return
+    yield 0
+    for block in islice(cycle(reversed(drawn.blocks)), AGAIN):
+        again = _again(drawn, block, target)
+        cost = round(drawn.cost(len(block.rows), *again))
+        if cost > left():
+            return
+        yield cost
+        drawn.draw(block, *again)
 
 
-def stretches(problem: Problem, bins: Tensor) -> tuple[Stratum, ...]:
-    """The stretches of the chain that have cells, with their ends."""
-    edge = designs.bin_of_cells(problem)
-    found = []
-    for b in range(BINS):
-        cells = (edge == b).nonzero()[:, 0]
-        if len(cells):
-            ends = [problem.place(float(u) / len(problem.cells)) for u in (cells[0], cells[-1] + 1)]
-            value, variance, count = bins[b].tolist()
-            found.append(Stratum(ends[1][0], ends[0][0], ends[1][1], ends[0][1], value, variance, int(count)))
-    return tuple(found)
+def _whole(examples: int, k: float, m: float) -> Iterator[tuple[int, int, int]]:
+    """`examples` in groups with whole numbers of strata and pairs, which are k and m on average or a little less."""
+    low = math.floor(k), math.floor(m)
+    ends = [math.floor((n - whole) * examples + 1e-9) for n, whole in zip((k, m), low, strict=True)]
+    edges = sorted({0, *ends, examples, *range(0, examples, LARGEST)})
+    for a, b in pairwise(edges):
+        yield b - a, low[0] + (b <= ends[0]), low[1] + (b <= ends[1])
+
+
+def _again(drawn: PerExample, block: Block, target: float) -> tuple[int, int]:
+    """Strata and pairs of first-level draws that bring the whole to `target` nats, as far as one block can: more of the
+    term that has more of its variance."""
+    N2 = drawn.problem.examples**2
+    errors, r_errors = (float(e[block.rows].square().sum()) / N2 for e in (drawn.errors, drawn.r_errors))
+    excess = 1.2 * (drawn.said().variance - target**2)
+    part = min(0.6, max(0.05, excess / max(errors, r_errors, 1e-300)))
+    more = part / (1 - part)
+    if r_errors > errors and drawn.problem.decoder_cost:
+        return 0, math.ceil(block.draws * more / 2)
+    return math.ceil((block.weight * more) ** (1 / FALL)), 0

@@ -37,13 +37,16 @@ def compare(
 
     Both are evaluated at the same noise, which cancels in the difference; negative means that MODEL_A is better.
     """
-    with session(as_json) as output:
+    from nelbo import runtime
+
+    with session(as_json, silent=not runtime.leads()) as output:
         wanted: dict[str, Any] = {"tolerance": options.check_tolerance(tolerance), "max_nfe": max_nfe}
         wanted = {name: value for name, value in wanted.items() if value is not None}
-        device = options.check_device(device)
+        device = runtime.device(options.check_device(device))
+        workers = runtime.workers()
         from nelbo import api
 
-        with shown("comparing") as progress:
+        with shown("comparing", silent=output.silent) as progress:
             comparison = api.compare(
                 model_a,
                 model_b,
@@ -54,8 +57,10 @@ def compare(
                 device=device,
                 progress=progress,
                 condition=condition,
+                workers=workers,
                 overrides=options.overrides(variance, decoder, bins, range, clip),
                 **wanted,
             )
         output.document(comparison.to_dict())
         output.text(str(comparison))
+        runtime.finish()

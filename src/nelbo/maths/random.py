@@ -1,7 +1,6 @@
 r"""Keyed random numbers: every noise value is a pure function of what it is for, not of when it was drawn.
 
-The generator is Philox4x32-10 (Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011), a
-bijection of 128-bit counters under a 64-bit key. Here
+The generator is Philox4x32-10 (`philox.py`), a bijection of 128-bit counters under a 64-bit key. Here
 
     counter = (block, example, level, draw)      32 bits each
     key     = mix(seed, stream)                  64 bits
@@ -16,23 +15,14 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from nelbo.errors import ShapeError, UsageError
+from nelbo.maths import philox
 
-MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
-"""Philox4x32 multipliers (Salmon et al. 2011; also [rand.eng.philox] of the C++26 standard)."""
-WEYL = (0x9E3779B9, 0xBB67AE85)
-"""Increments of the key per round: golden ratio and sqrt(3) - 1, times 2^32 (ibid.)."""
-ROUNDS = 10
-
-_MASK = 0xFFFFFFFF
-_WORD = 1 << 32
 # Blocks worked on at once: on a CPU the seven buffers of a chunk stay near the core (per thread, 2 MiB; torch splits
 # no operation on fewer elements over threads), a GPU wants few and large kernels. The values do not depend on it.
 _CHUNK_CPU = 1 << 15
@@ -80,97 +70,7 @@ def stream_key(seed: int, stream: Stream) -> tuple[int, int]:
         choices = ", ".join(f"Stream.{s.name}" for s in Stream)
         raise UsageError(f"unknown stream {stream!r}", f"choose one of: {choices}") from None
     key = _mix64((_mix64(seed.__index__()) + int(stream)) % 2**64)
-    return key & _MASK, key >> 32
-
-
-class _Integers(NamedTuple):
-    """The four operations of a round, on int64 buffers with `out=`."""
-
-    mul: Callable[..., Any]
-    shift: Callable[..., Any]
-    xor: Callable[..., Any]
-    land: Callable[..., Any]
-
-
-_TORCH = _Integers(torch.mul, torch.bitwise_right_shift, torch.bitwise_xor, torch.bitwise_and)
-_NUMPY = _Integers(np.multiply, np.right_shift, np.bitwise_xor, np.bitwise_and)
-"""On one thread of a CPU numpy's loops take two thirds of the time of torch's; the integers are the same."""
-
-
-def _next(k0, k1):
-    return (k0 + WEYL[0]) & _MASK, (k1 + WEYL[1]) & _MASK
-
-
-def _rounds(c0, c1, c2, c3, t, k0, k1, rounds: int, do: _Integers = _TORCH) -> tuple[Any, ...]:
-    """`rounds` rounds of Philox4x32, overwriting the five buffers; one round is
-
-        (c0, c1, c2, c3) <- (hi(M1 c2) ^ c1 ^ k0,  lo(M1 c2),  hi(M0 c0) ^ c3 ^ k1,  lo(M0 c0)).
-
-    int64 products wrap modulo 2^64 and keep all bits; the arithmetic shift leaves rubbish above bit 31, and so do
-    the unmasked low words, which is masked away only where the next product needs it.
-    """
-    for _ in range(rounds):
-        for c, low, m, k in ((c2, c1, MULTIPLIERS[1], k0), (c0, c3, MULTIPLIERS[0], k1)):
-            do.shift(do.mul(c, m, out=c), 32, out=t)
-            do.land(do.xor(do.xor(low, k, out=low), t, out=low), _MASK, out=low)
-        c0, c1, c2, c3 = c1, c2, c3, c0
-        k0, k1 = _next(k0, k1)
-    return c0, do.land(c1, _MASK, out=c1), c2, do.land(c3, _MASK, out=c3)
-
-
-def _begin(counter, buffers, k0: int, k1: int, do: _Integers) -> None:
-    """The first two rounds of a table of counters, into four buffers (rows, columns): `_rounds` goes on from there.
-
-    The block differs between columns and the other words between rows, which leaves one product and five passes over
-    the whole table of the four products and twenty.
-    """
-    (block, example, level, draw), (c0, c1, c2, c3) = counter, buffers
-    p0, p1 = block * MULTIPLIERS[0], level * MULTIPLIERS[1]
-    p2 = ((p1 >> 32) ^ example ^ k0) & _MASK
-    do.xor((p0 >> 32) & _MASK, draw ^ k1, out=c1)
-    k0, k1 = _next(k0, k1)
-    p2 = p2 * MULTIPLIERS[0]
-    do.shift(do.mul(c1, MULTIPLIERS[1], out=c1), 32, out=c0)
-    do.land(do.xor(c0, p1 ^ k0, out=c0), _MASK, out=c0)
-    do.xor(p0 & _MASK, ((p2 >> 32) ^ k1) & _MASK, out=c2)
-    c3[...] = p2
-
-
-def philox4x32(counter: Tensor | Sequence[Tensor], key: Sequence[int | Tensor], *, rounds: int = ROUNDS) -> Tensor:
-    """Philox4x32-R, the bijection (Salmon et al. 2011; R = 10 is the standard generator).
-
-    counter: int64 (..., 4), or four tensors or ints that broadcast, words in [0, 2^32), least significant first.
-    key: two such words, ints or tensors that broadcast with the words.
-    Returns int64 (..., 4), words in [0, 2^32). Words outside that range raise UsageError.
-    """
-    words = counter.unbind(-1) if isinstance(counter, Tensor) else list(counter)
-    if len(words) != 4 or len(key) != 2:
-        raise ShapeError(
-            f"Philox4x32 got {len(words)} counter words and {len(key)} key words", "give 4 counter and 2 key words"
-        )
-    words = [_word(w, "counter") for w in words]
-    k0, k1 = (_word(k, "key") for k in key)
-    words = [w.clone() for w in torch.broadcast_tensors(*words, k0, k1)[:4]]
-    out = _rounds(*words, torch.empty_like(words[0]), k0, k1, rounds)
-    return torch.stack(out, dim=-1)
-
-
-def _word(value: int | Tensor, name: str, device: torch.device | str | None = None) -> Tensor:
-    """`value` as an int64 tensor of 32-bit words on `device`, or UsageError."""
-    if isinstance(value, Tensor):
-        if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
-            raise UsageError(f"{name} has dtype {value.dtype}", f"give {name} as int64")
-        word = value.to(device=device, dtype=torch.int64)
-    elif isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise UsageError(f"{name} {value!r} is not an integer", f"give {name} as an int or an int64 tensor")
-    else:
-        if not 0 <= value.__index__() < _WORD:
-            raise UsageError(f"{name} {value} is not in [0, 2^32)", "indices are 32-bit words; start them at 0")
-        return torch.tensor(value.__index__(), dtype=torch.int64, device=device)
-    if word.numel() and bool(((word < 0) | (word >= _WORD)).any()):
-        low, high = word.min().item(), word.max().item()
-        raise UsageError(f"{name} spans {low}..{high}, not within [0, 2^32)", "indices are 32-bit words; start at 0")
-    return word
+    return key & philox.MASK, key >> 32
 
 
 def _indices(example, level, draw, device) -> list[Tensor]:
@@ -178,7 +78,7 @@ def _indices(example, level, draw, device) -> list[Tensor]:
     given = (example, level, draw)
     if device is None:
         device = next((v.device for v in given if isinstance(v, Tensor)), None)
-    words = [_word(v, n, device) for v, n in zip(given, ("example", "level", "draw"), strict=True)]
+    words = [philox.word(v, n, device) for v, n in zip(given, ("example", "level", "draw"), strict=True)]
     shapes = [tuple(w.shape) for w in words]
     sizes = {s[0] for s in shapes if len(s) == 1} - {1}
     if any(len(s) > 1 for s in shapes) or len(sizes) > 1:
@@ -191,17 +91,17 @@ def _indices(example, level, draw, device) -> list[Tensor]:
 
 def _chunks(seed: int, stream: Stream, indices: list[Tensor], blocks: int):
     """Yield (rows, columns, words, t) over the B x blocks table of counters; words and t are flat reused buffers."""
-    if blocks > _WORD:
+    if blocks > philox.WORD:
         raise UsageError(f"an example of {blocks} blocks of 128 bits", "split it over several draws")
     k0, k1 = stream_key(seed, stream)
-    later = _next(*_next(k0, k1))
+    later = philox.next_key(*philox.next_key(k0, k1))
     device = indices[0].device
     block = torch.arange(blocks, dtype=torch.int64, device=device)
     example, level, draw = (w[:, None] for w in torch.broadcast_tensors(*indices))
 
     batch, threads = example.shape[0], torch.get_num_threads() if device.type == "cpu" else 0
     chunk = _CHUNK_CPU * threads if threads else _CHUNK_GPU
-    do = _NUMPY if threads == 1 else _TORCH
+    do = philox.NUMPY if threads == 1 else philox.TORCH
     width = max(1, min(blocks, chunk))
     height = max(1, min(batch, chunk // width))
     memory = torch.empty(5, height * width, dtype=torch.int64, device=device)
@@ -213,12 +113,14 @@ def _chunks(seed: int, stream: Stream, indices: list[Tensor], blocks: int):
             counter = [block[columns], example[rows], level[rows], draw[rows]]
             table = [c.view(shape) for c in flat[:4]]
             words = list(flat)
-            if do is _NUMPY:
+            if do is philox.NUMPY:
                 counter, table = [c.numpy() for c in counter], [c.numpy() for c in table]
                 words = [c.numpy() for c in words]
-            _begin(counter, table, k0, k1, do)
+            philox.begin(counter, table, k0, k1, do)
             c0, c1, c2, c3, t = words
-            _rounds(c0, c1, c2, c3, t, *later, ROUNDS - 2, do)  # as many as leave every word in its buffer
+            philox.apply_rounds(
+                c0, c1, c2, c3, t, *later, philox.ROUNDS - 2, do
+            )  # as many as leave every word in its buffer
             yield rows, columns, flat[:4], flat[4]
 
 
@@ -313,7 +215,7 @@ def permutation(
     Each position gets a 64-bit integer; a tie (probability below n^2 / 2^65) leaves the order of positions. Uniform
     over all permutations up to that. UsageError where n is negative or at least 2^32.
     """
-    size = int(_word(n, "n"))
+    size = int(philox.word(n, "n"))
     indices = _indices(0, level, draw, device)
     blocks = -(-size // 2)
     keys = torch.empty(1, blocks, 2, dtype=torch.int64, device=indices[0].device)

@@ -41,6 +41,11 @@ class Examples:
     def __len__(self) -> int:
         return len(self.data)
 
+    @property
+    def mapped(self) -> bool:
+        """Whether the data are read from a file on demand."""
+        return self.release is not _nothing
+
     def first(self, n: int | None) -> Examples:
         """The first n examples (all where n is None)."""
         if n is None or n >= len(self):

@@ -2,32 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 
 from nelbo.equations import catalogue
-
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-extensions",
-    "--disable-dev-shm-usage",
-]
-playwright = pytest.importorskip(
-    "playwright.sync_api", reason="NOT CHECKED: playwright is not installed, so the site was not opened in a browser"
-)
-
-pytestmark = pytest.mark.skipif(
-    BROWSER is None, reason="NOT CHECKED: no chromium found, so the site was not opened in a browser"
-)
+from tests import browser as chrome
 
 SAMPLE = (
     "index.html",
@@ -44,10 +24,8 @@ SAMPLE = (
 
 @pytest.fixture(scope="module")
 def browser():
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=BROWSER, args=FLAGS)
-        yield chromium
-        chromium.close()
+    with chrome.chromium("the site") as browser:
+        yield browser
 
 
 @pytest.fixture

@@ -1,0 +1,169 @@
+"""A fit of one term: its mean at every cell, how features of the example move it, what the zero-mean columns foretell.
+
+With y the term, m its mean at a node, F_i features of example i, and n the surrogate's two zero-mean columns, all in
+nats, the fit at each node is
+
+    y = m + |m| F_i·W + a·n + residual,
+
+ridge regression whose strength is chosen by leave-one-out. Between nodes, y divided by the cell's scale, W, a and the
+residual's relative standard deviation are interpolated in λ.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nelbo.bound.problem import Problem
+
+_RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 1e6)
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """Cells (M,) of the diffusion term, or the one cell of the reconstruction: mean m in nats and its size |m|,
+    regression W (M, q), coefficients a (M, 2) of the zero-mean columns, and standard deviations (M,) relative to |m|:
+    `raw` of y about m, `residual` after the fit, `noise` that part of it which is not the example's."""
+
+    mean: Tensor
+    size: Tensor
+    weights: Tensor
+    controls: Tensor
+    raw: Tensor
+    residual: Tensor
+    noise: Tensor
+
+    @property
+    def total_weights(self) -> Tensor:
+        """|m|·W summed over cells, (q,): the fit's total for an example is Σ m + F_i·(this)."""
+        return self.size @ self.weights
+
+    def predict(self, cells: Tensor, features: Tensor) -> Tensor:
+        """m + |m| F·W for draws in `cells` (n,) with features (n, q), nats."""
+        return self.mean[cells] + self.size[cells] * (features * self.weights[cells]).sum(1)
+
+    def control(self, cells: Tensor, columns: Tensor) -> Tensor:
+        """a·n for draws in `cells` with zero-mean columns (n, 2), nats."""
+        return (self.controls[cells] * columns).sum(1)
+
+
+def at_nodes(columns: np.ndarray, scale: np.ndarray, F: np.ndarray, pooled: int) -> dict[str, np.ndarray]:
+    """The fit at every node from columns (P, K, 3); `pooled` neighbours on each side share the controls' fit."""
+    P, K, _ = columns.shape
+    q = F.shape[1]
+    y = columns[..., 0] / np.where(scale > 0, scale, 1)
+    mean = y.mean(0)
+    size = np.abs(mean)  # where all was exactly zero, no more than a trace of the largest
+    size = np.maximum(size, 1e-9 * size.max(initial=0.0)) if size.max(initial=0.0) > 0 else np.ones_like(size)
+    r = y / size - mean / size
+    n = columns[..., 1:] / (scale * size)[None, :, None] if K else columns[..., 1:]
+    centre = F.mean(0)
+    F = F - centre
+    weights, fitted, left = np.zeros((K, q)), np.zeros((P, K)), np.zeros((P, K))
+    if q and P > 4:
+        G = F.T @ F
+        best = np.inf
+        for ridge in _RIDGES:
+            inverse = np.linalg.inv(G + ridge * P * np.eye(q))
+            W = inverse @ F.T @ r
+            leverage = np.einsum("ij,jk,ik->i", F, inverse, F) + 1 / P
+            error = (r - F @ W) / (1 - np.clip(leverage, 0, 0.5))[:, None]
+            score = float((error**2).mean(0).sum())
+            if score < best:
+                best, weights, fitted, left = score, W.T, F @ W, error
+    else:
+        left = r * P / max(1, P - 1)
+    controls = np.zeros((K, 2))
+    residual = r - fitted
+    if np.any(n):
+        for k in range(K):
+            near = slice(max(0, k - pooled), k + pooled + 1)
+            A, b = n[:, near].reshape(-1, 2), residual[:, near].reshape(-1)
+            gram = A.T @ A
+            controls[k] = np.linalg.solve(gram + 1e-3 * np.trace(gram) * np.eye(2) + 1e-300 * np.eye(2), A.T @ b)
+        left = left - (n * controls).sum(-1) * P / max(1, P - 2)
+    variance = (left**2).mean(0)
+    return {
+        "mean": mean - size * (weights @ centre),
+        "centre": centre,
+        "weights": weights,
+        "controls": controls,
+        "raw": (r**2).mean(0) * P / max(1, P - 1),
+        "residual": variance,
+        "noise": noise_of(left),
+        "left": residual - (n * controls).sum(-1),
+        "size": size,
+    }
+
+
+def noise_of(left: np.ndarray) -> np.ndarray:
+    """That part (K,) of the mean square of `left` (P, K) that is not the example's."""
+    variance = (left**2).mean(0)
+    noise = variance.copy()
+    if len(noise) > 2:
+        # an example's own deviation is smooth along the chain; noise is what a line through neighbours misses
+        bend = left[:, 1:-1] - (left[:, :-2] + left[:, 2:]) / 2
+        noise[1:-1] = (bend**2).mean(0) / 1.5
+        noise[[0, -1]] = noise[[1, -2]]
+    return np.clip(noise, 0.05 * variance, variance)
+
+
+def noise_of_two(node: dict[str, np.ndarray], columns: np.ndarray) -> None:
+    """Replace the noise of a one-node fit by half the mean squared difference of two draws, columns (2, P, 3)."""
+    y = (columns[..., 0] - columns[..., 1:] @ node["controls"][0]) / node["size"][0]
+    node["noise"] = np.array([((y[0] - y[1]) ** 2).mean() / 2])
+
+
+def as_fit(node: dict[str, np.ndarray]) -> Fit:
+    """One cell a node. The controls multiply columns in nats and were fitted relative to m, which cancels."""
+    keys = ("mean", "size", "weights", "controls", "raw", "residual", "noise")
+    t = {k: torch.from_numpy(np.asarray(v, dtype=np.float64)) for k, v in node.items() if k in keys}
+    spreads = (t[name].sqrt() for name in ("raw", "residual", "noise"))
+    return Fit(t["mean"], t["size"], t["weights"], t["controls"], *spreads)
+
+
+def _smooth(v: np.ndarray) -> np.ndarray:
+    """Mean of a node and its neighbours: a variance from a few dozen examples wants pooling."""
+    if len(v) < 3:
+        return v
+    padded = np.pad(v, 1, mode="edge")
+    return (padded[:-2] + padded[1:-1] + padded[2:]) / 3
+
+
+def spread_over_cells(node: dict[str, np.ndarray], nodes: Tensor, problem: Problem) -> Fit:
+    """The fit at the nodes interpolated to every cell, linearly in λ (the mean's logarithm per unit of scale)."""
+    logsnr = problem.cells.logsnr.numpy()
+    at = -logsnr[nodes.numpy()]
+
+    def along(values: np.ndarray) -> np.ndarray:
+        values = np.asarray(values, dtype=np.float64)
+        flat = values.reshape(len(at), -1)
+        out = np.stack([np.interp(-logsnr, at, column) for column in flat.T], 1) if flat.shape[1] else flat[:0]
+        return out.reshape(len(logsnr), *values.shape[1:])
+
+    size = np.exp(along(np.log(np.maximum(node["size"], 1e-12 * max(1e-300, float(node["size"].max()))))))
+    size = size * problem.cells.scale.numpy()
+    weights = along(node["weights"])
+    values = {
+        "mean": size * (1 - weights @ node["centre"]),
+        "size": size,
+        "weights": weights,
+        "controls": along(node["controls"]),
+    }
+    bare = size / problem.cells.scale.numpy()
+    for name in ("raw", "residual", "noise"):
+        spread = _guarded(node["size"] * np.sqrt(_smooth(node[name])))
+        floor = 1e-12 * max(1e-300, float(spread.max()))
+        between = np.maximum(along(spread), np.exp(along(np.log(np.maximum(spread, floor)))))
+        values[name] = (between / bare) ** 2
+    return as_fit(values)
+
+
+def _guarded(spread: np.ndarray) -> np.ndarray:
+    """A standard deviation at every node, at least a tenth of its neighbours': errors that are rare there, and frequent
+    one node on, are easily missed by a few dozen draws. For the same reason it is interpolated linearly at least."""
+    padded = np.pad(spread, 1, mode="edge")
+    return np.maximum(spread, 0.1 * np.maximum(padded[:-2], padded[2:]))

@@ -1,0 +1,114 @@
+"""The per-example design by itself: numbers of strata, groups of examples, draws that are added, where it lands."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+import nelbo
+from nelbo.bound import designs, pilot, plan, stages
+from nelbo.bound.adaptive import Adaptive
+from nelbo.bound.evaluate import evaluate
+from nelbo.bound.per_example import PerExample
+from nelbo.bound.prepare import prepare
+from nelbo.model.denoiser import Denoiser
+from nelbo.process.prediction import Prediction
+
+D, N = 12, 120
+DATA = nelbo.exact.GaussianData(torch.zeros(D), torch.diag(torch.logspace(0, -2, D, dtype=torch.float64)))
+X = DATA.sample(N)
+
+
+class Shrunk(Denoiser):
+    def __init__(self):
+        super().__init__()
+        self.exact = DATA.denoiser()
+
+    def forward(self, z, t, condition=None):
+        return Prediction(0.92 * self.exact(z, t).x0)
+
+
+def model():
+    whole = DATA.model(nelbo.schedules.linear(200, 5e-4, 0.1), nelbo.grids.full(), exact_ends=False)
+    return nelbo.DiffusionModel(**{**vars(whole), "denoiser": Shrunk()})
+
+
+def drawn() -> PerExample:
+    problem, _ = prepare(model(), nelbo.Examples(X), seed=4)
+    found = pilot.run(problem, 24, regression=False, controls=False)
+    return PerExample(problem, found, designs.neyman(found.diffusion, found.diffusion.residual))
+
+
+@pytest.mark.parametrize("share", [1.0, 0.8, 0.5, 0.3, 0.111, 0.01])
+def test_a_number_of_strata_is_found_by_the_variance_it_leaves(share):
+    """`strata` inverts `mixed`, whose values lie on the chords of n^(−fall) between whole numbers."""
+    for fall in (1.0, 1.4):
+        assert plan.mixed(plan.strata(share, fall), fall) == pytest.approx(share)
+    assert plan.mixed(2.5, 1.0) == pytest.approx((1 / 2 + 1 / 3) / 2)
+
+
+@pytest.mark.parametrize(("examples", "k", "m"), [(100, 2.25, 1.0), (7, 1.5, 1.9), (9000, 3.0, 1.25), (1, 1.99, 1.0)])
+def test_groups_have_whole_numbers_that_are_right_on_average(examples, k, m):
+    groups = list(stages._whole(examples, k, m))
+    assert sum(n for n, _, _ in groups) == examples
+    assert max(n for n, _, _ in groups) <= 8192
+    for place, wanted in ((1, k), (2, m)):
+        total = sum(group[0] * group[place] for group in groups)
+        assert wanted * examples - 1 < total <= wanted * examples + 1e-6  # never more than was paid for
+        assert {group[place] for group in groups} <= {math.floor(wanted), math.floor(wanted) + 1}
+
+
+@pytest.mark.parametrize("examples", [9, 30, 120, 1000, 60000])
+def test_parts_are_all_examples(examples):
+    for strata in (1, 3, 13):
+        parts = plan.parts(examples, strata)
+        assert sum(parts) == examples and min(parts) > 0
+
+
+def check_drawn_again() -> None:
+    """−log N(x; z/α, σ²/α²) is ½‖ε‖² and a constant: variance D/2 a draw. Six draws, then six more of the same
+    examples: D/2/12, from errors with 10 degrees of freedom, which is what the squared errors add up to."""
+    some = drawn()
+    block = some.new(N)
+    some.draw(block, strata=1, reconstructions=3)
+    before = some.said()
+    some.draw(block, strata=2, reconstructions=3)
+    rows = some.said().examples
+    assert rows is not None
+    variance = float(rows.reconstruction_errors.square().sum(1).mean())
+    assert abs(variance / (D / 2 / 12) - 1) < 4 * math.sqrt(2 / (N * 10))
+    assert rows.reconstruction_errors.shape == (N, 12) and rows.diffusion_errors.shape == (N, 3)
+    spread = float(rows.reconstruction.var())  # the same for every example but for the draws
+    assert abs(spread / (D / 2 / 12) - 1) < 4 * math.sqrt(2 / N)
+    after = some.said()
+    assert after.diffusion[1] < before.diffusion[1]
+    assert float(after.bins[:, 0].sum()) == pytest.approx(after.diffusion[0], rel=1e-6)
+    assert int(after.bins[:, 2].sum()) == N * 6
+
+
+def test_draws_of_the_same_examples_are_averaged():
+    check_drawn_again()
+
+
+@pytest.mark.filterwarnings("ignore:the network is worse than none")
+def test_it_lands_near_its_tolerance():
+    """Whole strata for all examples would overshoot by up to a third; blocks end within a tenth."""
+    for seed in range(3):
+        bound = evaluate(model(), X, estimator=Adaptive(0.03, design="per_example"), seed=seed)
+        assert 0.85 * 0.03 < bound.standard_error.estimator <= 0.03
+        assert len({level.evaluations for level in bound.levels}) > 1
+
+
+def test_an_interrupt_between_blocks_speaks_for_all():
+    """Two fifths of the examples done: the value is that of all within its error bar, and the bar is longer."""
+    some = drawn()
+    some.draw(some.new(48), strata=4, reconstructions=2)
+    part = some.said()
+    assert part.examples is None and not some.complete
+    some.draw(some.new(72), strata=4, reconstructions=2)
+    whole = some.said()
+    assert some.complete and whole.examples is not None
+    assert math.isfinite(part.variance) and part.variance > whole.variance
+    assert abs(part.value - whole.value) < 4 * math.sqrt(part.variance)

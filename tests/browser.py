@@ -1,0 +1,45 @@
+"""Where Chromium is, and how it is started so that it asks for nothing by itself, for the tests that open pages."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-extensions",
+    "--disable-dev-shm-usage",
+)
+
+
+def needed(what: str) -> pytest.MarkDecorator:
+    """The mark of tests that open `what`: without a browser they are skipped, and the reason says what was missed."""
+    return pytest.mark.skipif(
+        BROWSER is None, reason=f"NOT CHECKED: no chromium found, so {what} was not opened in a browser"
+    )
+
+
+@contextmanager
+def chromium(what: str) -> Iterator[Any]:
+    """A running browser driven by playwright; skips, naming `what` was not opened, where either is missing."""
+    missed = f"so {what} was not opened in a browser"
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason=f"NOT CHECKED: playwright is not installed, {missed}"
+    )
+    if BROWSER is None:
+        pytest.skip(f"NOT CHECKED: no chromium found, {missed}")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=BROWSER, args=list(FLAGS))
+        yield browser
+        browser.close()
