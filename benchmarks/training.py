@@ -1,8 +1,8 @@
 """Training at equal time: nelbo's default against the recipes that people run, all scored by one engine.
 
-    python benchmarks/training.py --minutes 10 --seeds 0 1     # every arm, learning rate and seed not yet done
+    python benchmarks/training.py --minutes 10 --seeds 0 1     # every arm, rate and seed not done yet
     python benchmarks/training.py --quick                      # does it run: seconds an arm
-    python benchmarks/training.py --ablate --minutes 5         # nelbo's default with one ingredient changed
+    python benchmarks/training.py --ablate --minutes 5         # the default with one ingredient changed
     python benchmarks/training.py --table                      # what the finished runs say
 
 Data: Fashion-MNIST, 28 × 28, 256 levels. One run is one JSON under --out, written when it is done; what is there is not
@@ -10,15 +10,15 @@ run again, so that a session may be cut off anywhere. Arms (about as many parame
 
     nelbo       what `nelbo train` does with such images by itself
     diffusers   examples/unconditional_image_generation of diffusers, restated: UNet2DModel, ε, L_simple, linear
-                T = 1000, AdamW (0.95, 0.999), weight decay 1e-6, 500 steps of warm-up, cosine decay, EMA up to 0.9999
-                by a power law
+                T = 1000, AdamW (0.95, 0.999), weight decay 1e-6, 500 steps of warm-up, cosine decay, EMA up to
+                0.9999 by a power law
     lucidrains  denoising_diffusion_pytorch: its Unet and GaussianDiffusion (v, sigmoid table, T = 1000), Adam
                 (0.9, 0.99), EMA 0.995 every 10 steps
     hybrid      improved-diffusion restated in nelbo's loop: cosine T = 4000, L_simple + 0.001 L_vlb, learned range
 
-Two numbers a run, never mixed: (a) `as_scored`, the bound as its users would score it, at the best of the variances
-β, β̃, one fitted a step (and the network's own), with x̂ clipped and not; (b) `best`, the same checkpoint with the
-decoder N(z; αx, σ²) × training histogram, the first level where that is best, and the fitted variance.
+Two numbers a run, never mixed: (a) `as_scored`, the bound as the recipe's users would score it, at the best of the
+variances β, β̃, one fitted a step (and the network's own), with x̂ clipped and not; (b) `best`, the same checkpoint with
+the decoder N(z; αx, σ²) × training histogram, the first level where that is best, and the fitted variance.
 """
 
 from __future__ import annotations
@@ -138,6 +138,8 @@ def by_diffusers(examples: Examples, seconds: float, rate: float, seed: int, fol
     from diffusers import UNet2DModel
     from diffusers.training_utils import EMAModel
 
+    from nelbo.nets.diffusers import DiffusersNet
+
     torch.manual_seed(seed)
     net = UNet2DModel(
         sample_size=28, in_channels=1, out_channels=1, layers_per_block=1, block_out_channels=(40, 80),
@@ -165,7 +167,7 @@ def by_diffusers(examples: Examples, seconds: float, rate: float, seed: int, fol
         ema.step(net.parameters())
         step += 1
     ema.copy_to(net.parameters())
-    return _wrapped(net.eval(), lambda z, t: net(z, t, return_dict=False)[0], table, "eps", step)
+    return _wrapped(DiffusersNet(net, "unet2d").eval(), table, "eps", step)
 
 
 def by_lucidrains(examples: Examples, seconds: float, rate: float, seed: int, folder: Path) -> DiffusionModel:
@@ -194,11 +196,11 @@ def by_lucidrains(examples: Examples, seconds: float, rate: float, seed: int, fo
                 average[k].lerp_(v, 1 - 0.995) if v.is_floating_point() and step > 100 else average[k].copy_(v)
     net.load_state_dict(average)
     table = schedules.from_alphas_cumprod(diffusion.alphas_cumprod.double())
-    return _wrapped(net.eval(), net, table, "v", step)
+    return _wrapped(net.eval(), table, "v", step)
 
 
-def _wrapped(net: nn.Module, fn: Callable[..., Tensor], table, predicts: str, steps: int) -> DiffusionModel:
-    model = nelbo.from_callable(fn, schedule=table, domain=DOMAIN, predicts=predicts, time="index")
+def _wrapped(net: nn.Module, table, predicts: str, steps: int) -> DiffusionModel:
+    model = nelbo.from_callable(net, schedule=table, domain=DOMAIN, predicts=predicts, time="index")
     return dataclasses.replace(
         model, provenance={"steps": steps, "parameters": sum(p.numel() for p in net.parameters())}
     )
@@ -211,7 +213,7 @@ ARMS = {"nelbo": by_nelbo({}), "diffusers": by_diffusers, "lucidrains": by_lucid
 
 
 def fitted(model: DiffusionModel, fit: Tensor, points: int = 24) -> tuple[VarianceTable, float]:
-    """The variance of every step that is best for `fit`, one number a step; of a Gaussian decoder at the first level.
+    """The variance of every step that is best for `fit`, a number a step, and of a Gaussian decoder at the first level.
 
     v_i = β̃_i + k_i² E(x − x̂)² with k_i the weight of x in the posterior mean (Bao et al. 2022, eq. 13), E measured at
     `points` levels and joined up in log-log between them; all from training images.

@@ -18,9 +18,11 @@ from nelbo.process import grid as grids
 from nelbo.process import schedule as schedules
 from nelbo.training.batches import Places
 from nelbo.training.criterion import Criterion
+from nelbo.training.loop import train
 from nelbo.training.objective import Bound, Hybrid, Objective, Simple
 from nelbo.training.times import Sampling, Times
 from nelbo.training.weighting import EDMMonotone, Flat, MinSNR, Sigmoid
+from tests.training.cases import codes, small
 
 C = np.array([0.5, 0.9])
 DATA = GaussianData([0.0, 0.0], np.diag(C).tolist())
@@ -117,3 +119,14 @@ def test_hybrid_wants_a_chain_and_a_variance(law):
     model = DATA.model(schedule, grid, exact_ends=False)
     with pytest.raises(UsageError, match="hybrid"):
         Criterion(Hybrid(), Times())(model, DATA.sample(4), 0, 0)
+
+
+def test_a_run_with_importance_sampling_resumes_to_the_bit(tmp_path):
+    """The density that was learned is in the checkpoint: cut off after 8 of 12 steps, the same weights come out."""
+    settings = small(objective={"name": "bound", "t": "importance"})
+    whole = train(codes(), tmp_path, settings)
+    (tmp_path / "model.json").unlink()
+    (tmp_path / "checkpoints" / "step-00000012.pt").unlink()
+    assert train(codes(), tmp_path, settings, resume=True).fingerprint() == whole.fingerprint()
+    plain = train(codes(), tmp_path / "plain", small())
+    assert plain.fingerprint() != whole.fingerprint()
