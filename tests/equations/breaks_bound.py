@@ -19,6 +19,7 @@ STEP_KL = "nelbo.model.reverse:Reverse.kl"
 PRIOR = "nelbo.model.prior:GaussianPrior.kl"
 DIFFUSION = "nelbo.bound.terms:diffusion"
 RECONSTRUCTION = "nelbo.bound.terms:reconstruction"
+DIFFUSION_AT, RECONSTRUCTION_AT = f"{DIFFUSION}_at", f"{RECONSTRUCTION}_at"
 DECODER = "nelbo.model.decoder:ContinuousGaussian"
 EXHAUSTIVE = "nelbo.bound.estimators:Exhaustive"
 
@@ -56,8 +57,8 @@ BREAKS = [
     ("c without its sign in the exponent", RATIO, "t.logsnr - s.logsnr", "0.9 * t.logsnr - s.logsnr",
      "vlb-substitute-kernels"),
     ("the step's mean with the levels swapped", STEP, "z_t, s, t), self", "z_t, t, s), self", "vlb-pull-prior"),
-    ("the first step's decoder at the noisy state", RECONSTRUCTION,
-     "model.predict(z, first, condition)", "model.predict(x, first, condition)", "vlb-sum-form"),
+    ("the first step's network sees twice the state", RECONSTRUCTION_AT,
+     "model.predict(z, first, condition)", "model.predict(2 * z, first, condition)", "vlb-sum-form"),
     # ------------------------------------------------------------ D: the objective and the VAE
     ("the entropy without its 1", "nelbo.maths.gaussian:entropy", "(1.0 + ", "(", "joint-kl-chain-rule"),
     ("a KL of vectors with its log-determinant turned", VECTORS, "+ log_ratio", "- log_ratio", "joint-kl-chain-rule"),
@@ -80,18 +81,19 @@ BREAKS = [
     ("the step's variance is a level's", "nelbo.model.reverse:Beta.of_step", "forward.transition(s, t).variance",
      "t.sigma.square()", "chain-conditional-to-joint"),
     ("α_t for α_s before x in the posterior", POSTERIOR, "s.alpha * c", "t.alpha * c", "chain-joint-refactor"),
-    ("noise that keeps all of the image", NOISED, "column(t.alpha, x) * x", "x", "chain-joint-to-conditional-x0"),
+    ("noise that keeps all of the image", NOISED, "column(t.alpha, x), x", "torch.ones_like(x), x",
+     "chain-joint-to-conditional-x0"),
     ("the posterior's variance is β", POSTERIOR, "s.sigma.square() * c", "t.sigma.square() * c", "chain-cancel-qx0"),
     ("the posterior's z coefficient with σ for σ²", POSTERIOR, "2 * (s.log_sigma", "1 * (s.log_sigma",
      "chain-log-expand"),
     ("the posterior's mean with x and z swapped", MEAN, "* z_t + column(q.x_coefficient, x) * x",
      "* x + column(q.x_coefficient, x) * z_t", "chain-absorb-first"),
-    ("noise that keeps α² of the image", NOISED, "column(t.alpha, x) * x", "column(t.alpha.square(), x) * x",
+    ("noise that keeps α² of the image", NOISED, "column(t.alpha, x), x", "column(t.alpha.square(), x), x",
      "chain-telescope"),
     ("a density at twice the distance", DENSITY, "(x - mean) ** 2", "(2 * x - 2 * mean) ** 2", "chain-merge-prior"),
     ("the KL divides by the variance of q", DIFFERENCE, "difference**2 / variance_p)", "difference**2 / variance_q)",
      "chain-to-kl"),
-    ("noise that grows the image", NOISED, "column(t.alpha, x) * x", "x / column(t.alpha, x)", "telescoping-product"),
+    ("noise that grows the image", NOISED, "column(t.alpha, x), x", "1 / column(t.alpha, x), x", "telescoping-product"),
     # ------------------------------------------------------------ E: the terms
     ("the KL loses its ½", DIFFERENCE, "return 0.5 * (scale", "return (scale", "vlb-three-terms"),
     ("a term is left out of the sum", "nelbo.bound.estimate:Estimate.of", "nats = prior + diffusion[0]",
@@ -102,7 +104,7 @@ BREAKS = [
     ("the prior forgets its mean", PRIOR, "alpha * x - self.mean", "alpha * x", "loss-term-prior"),
     ("the KL of a step from the coefficient of z", STEP_KL, "column(q.x_coefficient, x) *",
      "column(q.z_coefficient, x) *", "loss-term-denoise"),
-    ("the network is asked at the level before", DIFFUSION, "model.predict(z, t, condition)",
+    ("the network is asked at the level before", DIFFUSION_AT, "model.predict(z, t, condition)",
      "model.predict(z, s, condition)", "loss-term-denoise"),
     ("the decoder's sign", f"{DECODER}.nll", "return -gaussian", "return gaussian", "loss-term-recon"),
     ("the KL of a step with the noise of another", DIFFUSION, "forward.noised(x, eps, t)", "forward.noised(x, eps, s)",
@@ -115,7 +117,7 @@ BREAKS = [
     ("the KL's scale term left out", DIFFERENCE, "0.5 * (scale + ", "0.5 * (", "rao-blackwell-total"),
     ("the prior term at twice the distance", PRIOR, "alpha * x - self.mean", "2 * alpha * x - self.mean",
      "rao-blackwell-independent-draws"),
-    ("the error of a step halved", STEP_KL, "(x - prediction.x0)", "0.5 * (x - prediction.x0)",
+    ("the error of a step halved", STEP_KL, "* self.variance.coordinates(", "* 0.5 * self.variance.coordinates(",
      "rao-blackwell-random-t"),
     ("the step's mean at the level itself", STEP, "z_t, s, t), self", "z_t, t, t), self", "rao-blackwell-gradient"),
     # ------------------------------------------------------------ E: the point mass
