@@ -16,6 +16,7 @@ OPTIONS = {
     "--json --device --precision --estimator --state --variance --decoder --bins --range --clip --condition "
     "--ode --ode-steps --ode-solver --ode-tolerance --probes --exact-trace --dequantisation --draws --importance",
     "compare": "--data --tolerance --json --variance --decoder --bins --range --clip --condition",
+    "tighten": "--data --steps --out --json",
     "sample": "-n --sampler --steps --grid --seed --out --variance --decoder --bins --range --clip --condition "
     "--guidance --null-condition",
     "report": "--out",

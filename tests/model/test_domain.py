@@ -69,7 +69,7 @@ BAD = [
         r"NaN or infinity, first in example 1",
     ),
     (lambda: REAL.checked(torch.tensor([[0, 0, math.inf]])), DomainError, r"first in example 0"),
-    (lambda: REAL.values(torch.tensor([1])), UsageError, r"codes were asked of a domain of real numbers"),
+    (lambda: REAL.codes(torch.tensor([1.0])), UsageError, r"codes were asked of a domain of real numbers"),
     (lambda: DataDomain(()), UsageError, r"shape \(\)\nhint: give whole numbers"),
     (lambda: DataDomain((3, 0)), UsageError, r"shape \(3, 0\)"),
     (lambda: DataDomain((3,), 1), UsageError, r"domain of 1 bins"),

@@ -188,7 +188,7 @@ def test_a_tightened_plugin_is_kept_by_its_name(codes, tmp_path, monkeypatch):
     again = nelbo.load("kept")
     assert again.fingerprint() == tight.fingerprint() and again.steps == 4
     assert certificates.read(tmp_path / "kept" / "certificate.json")["model"]["after"] == tight.fingerprint()
-    assert (tmp_path / "kept" / "model.safetensors").stat().st_size < 100_000
+    assert (tmp_path / "kept" / "model.safetensors").stat().st_size < 150_000  # the fit alone
     import tight_plugin
 
     tight_plugin.SHIFT = 1.0

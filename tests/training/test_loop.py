@@ -163,7 +163,7 @@ def test_simple_objective(tmp_path):
     settings = small(objective="simple", net={"head": "plain", "predicts": "eps"}, steps=60)
     train(codes(200), tmp_path, settings)
     log = log_of(tmp_path)
-    assert set(log[0]) == {"step", "steps", "loss", "simple", "lr", "seconds"}
+    assert set(log[0]) == {"step", "steps", "loss", "lr", "seconds"}
     assert log[0]["loss"] == pytest.approx(1.0, abs=0.4) and log[-1]["loss"] < 0.8 * log[0]["loss"]
     with pytest.raises(UsageError, match="own decoder"):
         train(codes(), tmp_path / "other", small(objective="simple"))

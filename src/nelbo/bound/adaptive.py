@@ -83,7 +83,7 @@ class Adaptive(Estimator):
                 problem.planned = problem.nfe + cost
                 count += 1
             else:
-                found = self._looked(drawn, found, prior)
+                found = self._looked(drawn, found, prior) if count else None
         except KeyboardInterrupt:  # between two batches that it was waiting for
             problem.stopped = True
         if found is None and problem.stopped:

@@ -116,7 +116,7 @@ def _coefficients(x: Tensor, surrogate: GaussianSurrogate) -> Tensor:
     if _image(x):
         # the mean of each channel alone: a flat stretch of one example is to stay flat
         level = surrogate.mean.reshape(1, -1, *x.shape[-2:]).mean((2, 3), keepdim=True)
-        return haar(x.reshape(len(x), -1, *x.shape[-2:]) - level)
+        return haar(x.reshape(len(x), x.shape[1:-2].numel(), *x.shape[-2:]) - level)
     return centred.flatten(1) @ surrogate.basis.to(x.dtype)
 
 

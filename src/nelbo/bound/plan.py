@@ -5,15 +5,19 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from nelbo.bound.per_example import FALL, PerExample
+from nelbo.bound.per_example import FALL, Block, PerExample
 from nelbo.bound.pilot import Pilot
 from nelbo.bound.pooled import CREDIT, MIN_DRAWS
 from nelbo.bound.problem import Problem
 
 FIRST_STRATA = 2
-"""Most strata of the first block of examples: a small pilot overrates what they leave."""
+"""Most strata of the first block of examples, or a quarter of the plan: a small pilot overrates what they leave."""
 AIM = 0.95
 """Share of the tolerance's variance that blocks of examples are planned for: the last one's is not known before."""
+LEAST_SHARE = 0.7
+"""Least variance of an example that is left, of what an equal share would leave it."""
+MOST = 256
+"""Most strata and pairs of first-level draws that are planned for an example."""
 _SHARES = (0.15, 0.45, 0.75, 0.92, 1.0)
 """Of the examples, the parts after which the per-example design looks at its variance and plans the next block."""
 
@@ -60,7 +64,7 @@ def per_example(problem: Problem, pilot: Pilot, target: float, strata: int | Non
         # draws of the two terms in proportion to their standard deviations
         m = max(1.0, k * math.sqrt(noise_r / max(noise + image / 2, 1e-300) / cost_r))
         variance = (noise / k + image / 2 / k**1.7 + noise_r / m) / 2
-        if strata or variance <= target**2 * N or k >= 256:
+        if strata or variance <= target**2 * N or k >= MOST:
             break
         k *= 1.05
     return Plan("per_example", k, m, N * 2 * (k * bool(len(problem.cells)) + m * problem.decoder_cost))
@@ -76,7 +80,7 @@ def parts(N: int, strata: float) -> list[int]:
 
 def first(wanted: Plan, N: int) -> tuple[float, float]:
     """Strata and pairs of first-level draws of the first block."""
-    k = max(MIN_DRAWS / N, min(round(wanted.strata), FIRST_STRATA), 1.0)
+    k = max(MIN_DRAWS / N, min(round(wanted.strata), max(FIRST_STRATA, wanted.strata / 4)), 1.0)
     return k, float(max(1, round(wanted.reconstructions * k / wanted.strata)))
 
 
@@ -91,31 +95,56 @@ def within(drawn: PerExample, k: float, m: float, most: float) -> tuple[float, f
 def block(drawn: PerExample, target: float, examples: int) -> tuple[float, float]:
     """Strata and pairs of first-level draws of the examples that are left, from the variances of those that are done.
 
-    An example's variance falls as A k^(−FALL) with its strata k and as B/m with its first-level draws: of all (k, m)
-    that bring the whole to `target` nats, the cheapest.
+    The whole is to come to `target` nats; but those that are left are not made much finer than an equal share asks,
+    since what the blocks before lack is cheaper mended there (`again`).
     """
     N = drawn.problem.examples
     own, A, B, wide = drawn.scatter()
-    left = (AIM * target**2 / wide * N**2 - own) / examples
-    # where the blocks before took more than their share, no more than four times their strata for those that are left
-    least = (A + B) / (4 * max(b.weight for b in drawn.blocks))
-    left = max(left, least)
-    best = (1.0, 1.0)
-    cheapest = math.inf
-    choices = [1.0] if not drawn.problem.decoder_cost or not B else [1 + i / 8 for i in range(32)]
-    choices += [2.0**i for i in range(2, 9)]
-    for m in choices:
-        rest = left - B * mixed(m, 1.0)
+    goal = AIM * target**2 / wide * N**2
+    return _cheapest(drawn, A, B, max((goal - own) / examples, LEAST_SHARE * goal / N))
+
+
+def again(drawn: PerExample, target: float) -> tuple[Block, int, int]:
+    """The block to be drawn again, strata and pairs of first-level draws: the one that has least of what it lacks.
+
+    All examples are alike before they are drawn, so equal strata are the cheapest; and a block is not chosen by the
+    variance that it showed, which would favour samples whose skewed tail has not shown yet.
+    """
+    N = drawn.problem.examples
+    own, A, B, wide = drawn.scatter()
+    goal = AIM * target**2 / wide * N**2
+    k, m = _cheapest(drawn, A, B, goal / N)
+    late = list(reversed(drawn.blocks))
+    rough, few = min(late, key=lambda b: b.weight), min(late, key=lambda b: b.draws)
+    if B and drawn.problem.decoder_cost and m / (few.draws / 2) > (k / rough.weight ** (1 / FALL) if A else 0):
+        had, share = few.draws / 2, len(few.rows) * B / (few.draws / 2)
+        return few, 0, max(1, math.ceil(min(m - had, had * _more((own - goal) / share))))
+    share = len(rough.rows) * A / rough.weight if A else math.inf
+    more = min(k**FALL - rough.weight, rough.weight * _more((own - goal) / share))
+    return rough, max(1, math.ceil(max(0.0, more) ** (1 / FALL))), 0
+
+
+def _more(part: float) -> float:
+    """The weight, of what there is, that takes `part` of a variance away; at most all but a thousandth of it."""
+    part = min(max(part, 0.0), 0.999)
+    return part / (1 - part)
+
+
+def _cheapest(drawn: PerExample, A: float, B: float, variance: float) -> tuple[float, float]:
+    """Of all strata k and pairs m of first-level draws that leave an example `variance` nats², the cheapest.
+
+    An example's variance falls as A k^(−FALL) with its strata and as B/m with its first-level draws.
+    """
+    best, cheapest = (float(MOST), float(MOST)), math.inf
+    cells, decoder = bool(len(drawn.problem.cells)), max(drawn.problem.decoder_cost, 0.05)
+    for m in [1 + i / 8 for i in range(32)] + [2.0**i for i in range(3, 9)] if B else [1.0]:
+        rest = variance - B * mixed(m, 1.0)
         if rest <= 0:
             continue
         k = strata(min(1.0, rest / A), FALL) if A else 1.0
-        cost = drawn.cost(1, k, m) + 1e-6 * (k + m)
-        if cost < cheapest:
+        if (cost := k * cells + m * decoder) < cheapest:
             cheapest, best = cost, (k, m)
-    k, m = best
-    if cheapest == math.inf:
-        k, m = 4.0 * max(b.strata for b in drawn.blocks), 4.0 * max(b.draws for b in drawn.blocks) / 2
-    return k, m
+    return best
 
 
 def mixed(n: float, fall: float) -> float:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from itertools import cycle, islice, pairwise
+from itertools import pairwise
 
 from nelbo.bound import plan
-from nelbo.bound.per_example import FALL, LARGEST, Block, PerExample
+from nelbo.bound.per_example import LARGEST, PerExample
 from nelbo.bound.plan import Plan
 from nelbo.bound.pooled import MIN_DRAWS, Pooled
 
@@ -21,7 +21,7 @@ LOOKS = tuple(0.5 * 1.07**i for i in range(64))
 LEAST = 32
 """Pairs, and first-level draws, of the smallest pooled stage but the first."""
 AGAIN = 40
-"""Most blocks of examples that are drawn again where their variance was more than what was planned for."""
+"""Most times that a block of examples is drawn again because the variance is more than what was planned for."""
 
 
 def of_pooled(drawn: Pooled, wanted: Plan, left: Callable[[], float]) -> Iterator[int]:
@@ -67,13 +67,13 @@ def of_blocks(
     if strata is not None:
         return
     yield 0
-    for block in islice(cycle(reversed(drawn.blocks)), AGAIN):
-        again = _again(drawn, block, target)
-        cost = round(drawn.cost(len(block.rows), *again))
+    for _ in range(AGAIN):
+        block, *more = plan.again(drawn, target)
+        cost = round(drawn.cost(len(block.rows), *more))
         if cost > left():
             return
         yield cost
-        drawn.draw(block, *again)
+        drawn.draw(block, *more)
 
 
 def _whole(examples: int, k: float, m: float) -> Iterator[tuple[int, int, int]]:
@@ -83,16 +83,3 @@ def _whole(examples: int, k: float, m: float) -> Iterator[tuple[int, int, int]]:
     edges = sorted({0, *ends, examples, *range(0, examples, LARGEST)})
     for a, b in pairwise(edges):
         yield b - a, low[0] + (b <= ends[0]), low[1] + (b <= ends[1])
-
-
-def _again(drawn: PerExample, block: Block, target: float) -> tuple[int, int]:
-    """Strata and pairs of first-level draws that bring the whole to `target` nats, as far as one block can: more of the
-    term that has more of its variance."""
-    N2 = drawn.problem.examples**2
-    errors, r_errors = (float(e[block.rows].square().sum()) / N2 for e in (drawn.errors, drawn.r_errors))
-    excess = 1.2 * (drawn.said().variance - target**2)
-    part = min(0.6, max(0.05, excess / max(errors, r_errors, 1e-300)))
-    more = part / (1 - part)
-    if r_errors > errors and drawn.problem.decoder_cost:
-        return 0, math.ceil(block.draws * more / 2)
-    return math.ceil((block.weight * more) ** (1 / FALL)), 0

@@ -145,8 +145,8 @@ def earlier(square: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class ContextGaussian(Decoder, kind="context_gaussian"):
-    """The decoder of this file. mean (C, ·): w_c; scale (C, ENERGIES): a_c, s in units of x; cuts (b − 1,): rising
-    log s between the classes; mixture (b, 1 + len(KAPPA)): log π, h first; log_histogram (K,): log h."""
+    """The decoder of this file. mean_weights (C, ·): w_c; scale (C, ENERGIES): a_c, s in units of x; cuts (b − 1,):
+    rising log s between the classes; mixture (b, 1 + len(KAPPA)): log π, h first; log_histogram (K,): log h."""
 
     mean_weights: Tensor
     scale: Tensor
@@ -171,8 +171,8 @@ class ContextGaussian(Decoder, kind="context_gaussian"):
                 "a context decoder whose mean reads a code that is not said yet",
                 "the weights of a channel's own and later residuals at the pixel itself are 0",
             )
-        object.__setattr__(self, "mixture", self.mixture.double().log_softmax(-1))
-        object.__setattr__(self, "log_histogram", self.log_histogram.double().log_softmax(-1))
+        object.__setattr__(self, "mixture", _normalised(self.mixture))
+        object.__setattr__(self, "log_histogram", _normalised(self.log_histogram))
 
     def check(self, domain: DataDomain) -> None:
         super().check(domain)
@@ -265,6 +265,13 @@ class ContextGaussian(Decoder, kind="context_gaussian"):
 
     def mean(self, z: Tensor, t: Levels, prediction: Prediction | None, domain: DataDomain) -> Tensor:
         return _given(prediction).x0
+
+
+def _normalised(log_p: Tensor) -> Tensor:
+    """log p with Σ p = 1 over the last axis; what sums to one already stays, to the bit."""
+    log_p = log_p.double()
+    total = log_p.logsumexp(-1, keepdim=True)
+    return log_p if bool((total.abs() < 1e-12).all()) else log_p - total
 
 
 def _quantum(domain: DataDomain) -> float:
