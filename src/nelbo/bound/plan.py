@@ -101,7 +101,9 @@ def block(drawn: PerExample, target: float, examples: int) -> tuple[float, float
     N = drawn.problem.examples
     own, A, B, wide = drawn.scatter()
     goal = AIM * target**2 / wide * N**2
-    return _cheapest(drawn, A, B, max((goal - own) / examples, LEAST_SHARE * goal / N))
+    k, m = _cheapest(drawn, A, B, max((goal - own) / examples, LEAST_SHARE * goal / N))
+    # of few examples each counts: none is to have its error from a pair or two
+    return max(k, MIN_DRAWS / N), m
 
 
 def again(drawn: PerExample, target: float) -> tuple[Block, int, int]:
