@@ -10,8 +10,8 @@ from nelbo.bound.pilot import Pilot
 from nelbo.bound.pooled import CREDIT, MIN_DRAWS
 from nelbo.bound.problem import Problem
 
-FIRST_STRATA = 2
-"""Most strata of the first block of examples, or a quarter of the plan: a small pilot overrates what they leave."""
+LEAST_STRATA = 2
+"""Fewest strata of an example: one pair over the whole chain has a rough error and hardly tells it."""
 AIM = 0.95
 """Share of the tolerance's variance that blocks of examples are planned for: the last one's is not known before."""
 LEAST_SHARE = 0.7
@@ -59,7 +59,7 @@ def per_example(problem: Problem, pilot: Pilot, target: float, strata: int | Non
     image = max(0.0, float((d.size * d.residual).sum()) ** 2 - noise)
     noise_r = float(r.size[0] * r.noise[0]) ** 2
     cost_r = max(problem.decoder_cost, 0.05)
-    k = float(strata or max(1.0, MIN_DRAWS / N))
+    k = float(strata or max(LEAST_STRATA, MIN_DRAWS / N))
     while True:
         # draws of the two terms in proportion to their standard deviations
         m = max(1.0, k * math.sqrt(noise_r / max(noise + image / 2, 1e-300) / cost_r))
@@ -79,8 +79,9 @@ def parts(N: int, strata: float) -> list[int]:
 
 
 def first(wanted: Plan, N: int) -> tuple[float, float]:
-    """Strata and pairs of first-level draws of the first block."""
-    k = max(MIN_DRAWS / N, min(round(wanted.strata), max(FIRST_STRATA, wanted.strata / 4)), 1.0)
+    """Strata and pairs of first-level draws of the first block: at most a quarter of the plan, since a small pilot
+    overrates what they leave."""
+    k = max(MIN_DRAWS / N, min(round(wanted.strata), max(LEAST_STRATA, wanted.strata / 4)), LEAST_STRATA)
     return k, float(max(1, round(wanted.reconstructions * k / wanted.strata)))
 
 
@@ -103,7 +104,7 @@ def block(drawn: PerExample, target: float, examples: int) -> tuple[float, float
     goal = AIM * target**2 / wide * N**2
     k, m = _cheapest(drawn, A, B, max((goal - own) / examples, LEAST_SHARE * goal / N))
     # of few examples each counts: none is to have its error from a pair or two
-    return max(k, MIN_DRAWS / N), m
+    return max(k, LEAST_STRATA, MIN_DRAWS / N), m
 
 
 def again(drawn: PerExample, target: float) -> tuple[Block, int, int]:
@@ -123,7 +124,7 @@ def again(drawn: PerExample, target: float) -> tuple[Block, int, int]:
         return few, 0, max(1, math.ceil(min(m - had, had * _more((own - goal) / share))))
     share = len(rough.rows) * A / rough.weight if A else math.inf
     more = min(k**FALL - rough.weight, rough.weight * _more((own - goal) / share))
-    return rough, max(1, math.ceil(max(0.0, more) ** (1 / FALL))), 0
+    return rough, max(LEAST_STRATA, math.ceil(max(0.0, more) ** (1 / FALL))), 0
 
 
 def _more(part: float) -> float:
