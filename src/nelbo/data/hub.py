@@ -77,7 +77,7 @@ def _load(name: str, split: str) -> Any:
             f"the data 'hf:{name}' need the library datasets, which is not installed", "pip install 'nelbo[data]'"
         ) from None
     try:
-        found = datasets.load_dataset(name)
+        found: Any = datasets.load_dataset(name)
     except Exception as error:  # whatever the hub, the network or the cache raise
         reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
         raise DataError(
