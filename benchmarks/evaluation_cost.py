@@ -136,7 +136,7 @@ def measure(case: Case, estimator: Estimator, reps: int) -> tuple[float, float, 
     )
 
 
-def report(case: Case, reps: int, subset: int, every: int, scale: int) -> None:
+def report(case: Case, reps: int, subset: int, every: int, scale: int, ours: bool) -> None:
     """The table of one model."""
     N = len(case.images)
     loop = full_loop(case, subset, every)
@@ -145,7 +145,7 @@ def report(case: Case, reps: int, subset: int, every: int, scale: int) -> None:
     print(f"Full loop: {loop.nfe} evaluations an image, {own}.\n")
     print("| estimator | NFE/image in the run | SE predicted | SD observed | NFE/image for 0.01 | saving |", end="")
     print(" NFE/image at the loop's SE | saving |\n|-|-|-|-|-|-|-|-|")
-    for name, estimator in protocols(loop, scale):
+    for name, estimator in protocols(loop, scale)[-2 if ours else 0 :]:
         nfe, se, sd, pilot, picked = measure(case, estimator, reps)
         cells = []
         for target in (0.01, loop.error):
@@ -206,6 +206,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small models and few repetitions, to see that it runs")
     parser.add_argument("--reps", type=int, default=10)
+    parser.add_argument("--ours", action="store_true", help="without the protocols of others")
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--only", nargs="*", default=["cifar16", "foreign16", "fashion", "digits"])
     parser.add_argument("--runs", type=Path, default=Path("runs"))
@@ -218,7 +219,8 @@ def main() -> None:
         options.reps, options.images, options.subset, options.runs = 3, min(options.images, 100), 8, Path("runs/quick")
     print(f"nelbo {nelbo.__version__}, torch {torch.__version__}, one thread, {options.reps} repetitions")
     for case in cases(options.only, options.runs, options.images, options.quick):
-        report(case, options.reps, options.subset, options.every, 1 if options.quick else options.scale)
+        scale = 1 if options.quick else options.scale
+        report(case, options.reps, options.subset, options.every, scale, options.ours)
 
 
 if __name__ == "__main__":
