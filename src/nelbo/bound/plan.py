@@ -14,7 +14,7 @@ LEAST_STRATA = 2
 """Fewest strata of an example: one pair over the whole chain has a rough error and hardly tells it."""
 AIM = 0.95
 """Share of the tolerance's variance that blocks of examples are planned for: the last one's is not known before."""
-LEAST_SHARE = 0.7
+LEAST_SHARE = 0.85
 """Least variance of an example that is left, of what an equal share would leave it."""
 MOST = 256
 """Most strata and pairs of first-level draws that are planned for an example."""
@@ -93,18 +93,19 @@ def within(drawn: PerExample, k: float, m: float, most: float) -> tuple[float, f
     return 1 + max(0.0, part) * (k - 1), 1 + max(0.0, part) * (m - 1)
 
 
-def block(drawn: PerExample, target: float, examples: int) -> tuple[float, float]:
+def block(drawn: PerExample, target: float, examples: int, wanted: Plan) -> tuple[float, float]:
     """Strata and pairs of first-level draws of the examples that are left, from the variances of those that are done.
 
     The whole is to come to `target` nats; but those that are left are not made much finer than an equal share asks,
-    since what the blocks before lack is cheaper mended there (`again`).
+    since what the blocks before lack is cheaper mended there (`again`); nor finer than the pilot wanted, whatever one
+    wild pair in the first block says.
     """
     N = drawn.problem.examples
     own, A, B, wide = drawn.scatter()
     goal = AIM * target**2 / wide * N**2
     k, m = _cheapest(drawn, A, B, max((goal - own) / examples, LEAST_SHARE * goal / N))
     # of few examples each counts: none is to have its error from a pair or two
-    return max(k, LEAST_STRATA, MIN_DRAWS / N), m
+    return max(min(k, wanted.strata), LEAST_STRATA, MIN_DRAWS / N), min(m, max(1.0, 2 * wanted.reconstructions))
 
 
 def again(drawn: PerExample, target: float) -> tuple[Block, int, int]:

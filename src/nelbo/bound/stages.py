@@ -56,7 +56,7 @@ def of_blocks(
     remaining = N
     for examples in [N] if strata is not None else plan.parts(N, k):
         if remaining < N:
-            k, m = plan.block(drawn, target, remaining)
+            k, m = plan.block(drawn, target, remaining, wanted)
         k, m = plan.within(drawn, k, m, left() / remaining)
         yield math.ceil(drawn.cost(remaining, k, m))
         for rows, whole, pairs in _whole(examples, k, m):
