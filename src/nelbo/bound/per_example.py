@@ -26,7 +26,7 @@ FALL = 1.4
 """The variance of an example falls about as its strata to the power −FALL; draws of a block are weighted by that."""
 LARGEST = 8192
 """Most examples of a block: what is planned at once must not grow with the data."""
-_REFIT = 400
+_REFIT = 2000
 """Fewest draws, of a block and of those before it, that correct a fit."""
 
 
