@@ -38,7 +38,7 @@ def test_images() -> np.ndarray:
     return X_test.astype(np.int64)
 
 
-test_images.__test__ = False  # type: ignore[attr-defined]
+test_images.__test__ = False
 
 
 class Network:

@@ -47,7 +47,7 @@ def test_round_trip(tmp_path, name):
     assert back.fingerprint() == model.fingerprint()
     assert back.describe() == model.describe() and back.provenance == model.provenance
     assert (back.trained_on is None) == (model.trained_on is None)
-    assert model.trained_on is None or torch.equal(back.trained_on, model.trained_on)  # type: ignore[arg-type]
+    assert model.trained_on is None or torch.equal(back.trained_on, model.trained_on)
     assert torch.equal(nats(back), nats(model))
     assert sorted(p.name for p in (tmp_path / "new" / "model").iterdir()) == ["model.json", "model.safetensors"]
     folder.save(back, tmp_path / "again")

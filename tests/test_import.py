@@ -74,7 +74,7 @@ def test_type_checkers_see_the_same_names():
     for node in block.body:
         assert isinstance(node, ast.ImportFrom)
         for alias in node.names:
-            target = getattr(importlib.import_module(node.module), alias.name, None)  # type: ignore[arg-type]
+            target = getattr(importlib.import_module(node.module), alias.name, None)
             seen[alias.asname or alias.name] = target or importlib.import_module(f"{node.module}.{alias.name}")
     assert seen == {name: getattr(nelbo, name) for name in nelbo._NAMES}
 
@@ -120,11 +120,7 @@ def test_every_public_name_has_a_docstring():
     assert bare == []
 
 
-EXAMPLES = [
-    name
-    for name in MODULES
-    if ">>> " in Path(importlib.util.find_spec(name).origin).read_text()  # type: ignore[union-attr,arg-type]
-]
+EXAMPLES = [name for name in MODULES if ">>> " in Path(importlib.util.find_spec(name).origin).read_text()]
 
 
 def test_there_are_examples():

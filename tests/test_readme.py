@@ -66,7 +66,7 @@ def test_the_other_snippets_run(k, capsys, tmp_path, monkeypatch):
 
 def test_commands_exist():
     """Every `nelbo COMMAND --option` of README and CHANGELOG."""
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    commands = typer.main.get_command(app).commands
     named = re.findall(r"(?:^|`)nelbo ([a-z]+)([^`\n]*)", README + (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert len(named) >= 8
     for name, rest in named:

@@ -165,7 +165,7 @@ def test_the_same_function_said_in_three_ways():
             precision="float64",
             per_example=True,
         )
-        nats[predicts] = bound.per_example.nats  # type: ignore[union-attr]
+        nats[predicts] = bound.per_example.nats
     torch.testing.assert_close(nats["x0"], nats["eps"], rtol=1e-9, atol=0)
     torch.testing.assert_close(nats["v"], nats["eps"], rtol=1e-9, atol=0)
 
@@ -199,7 +199,7 @@ def test_what_the_network_is_told():
         for time in told
     ]
     for other in bounds[1:]:
-        assert torch.equal(other.per_example.nats, bounds[0].per_example.nats)  # type: ignore[union-attr]
+        assert torch.equal(other.per_example.nats, bounds[0].per_example.nats)
     index, unit, lam = (torch.cat(v) for v in told.values())
     assert index.dtype == torch.int64 and index.shape == unit.shape == lam.shape
     assert set(index.tolist()) == set(range(T))
@@ -226,7 +226,7 @@ def test_what_is_chosen_and_recorded():
     prior = GaussianPrior(0.0, 2.0)
     assert model_of(prior=prior, variance=Beta(), decoder=DiscretizedGaussian(0.1)).prior is prior
     real = nelbo.DataDomain((D,))
-    assert model_of(domain=real, variance="beta").decoder.variance == pytest.approx(BETAS[0], rel=1e-10)  # type: ignore
+    assert model_of(domain=real, variance="beta").decoder.variance == pytest.approx(BETAS[0], rel=1e-10)
 
 
 def test_a_condition_reaches_the_network():
@@ -241,7 +241,7 @@ def test_a_condition_reaches_the_network():
     for value in (0.0, 0.5):
         alone = evaluate(model_of(fn=lambda z, t, v=value: eps_network(z, t) + v), torch.from_numpy(CODES), **common)
         rows = shift == value
-        torch.testing.assert_close(both.per_example.nats[rows], alone.per_example.nats[rows])  # type: ignore
+        torch.testing.assert_close(both.per_example.nats[rows], alone.per_example.nats[rows])
 
 
 @pytest.mark.parametrize(

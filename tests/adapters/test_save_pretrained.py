@@ -89,7 +89,7 @@ def test_card(trained, saved):
 
     _, model, bound = trained
     card = ModelCard.load(saved / "README.md")
-    (result,) = card.data.eval_results  # type: ignore[union-attr]
+    (result,) = card.data.eval_results
     assert result.metric_value == pytest.approx(bound.bits_per_dim, abs=1e-6)
     assert result.metric_args["standard_error_estimator"] == pytest.approx(bound.standard_error.estimator, abs=1e-6)
     assert card.data.library_name == "diffusers" and card.data.license == "apache-2.0"

@@ -160,7 +160,7 @@ def test_progress_reaches_what_was_planned():
 
 def test_the_network_keeps_its_mode():
     model = network_model(denoiser=NetworkDenoiser(torch.nn.Dropout(0.5), "eps", "logsnr"))
-    model.denoiser.net.forward = lambda z, t: torch.nn.functional.dropout(z, 0.5, model.denoiser.net.training)  # type: ignore
+    model.denoiser.net.forward = lambda z, t: torch.nn.functional.dropout(z, 0.5, model.denoiser.net.training)
     model.denoiser.train()
     runs = [evaluate(model, CODES, precision="float64").bits_per_dim for _ in range(2)]
     assert runs[0] == runs[1], "dropout was on during the evaluation"
@@ -189,7 +189,7 @@ def test_a_network_that_breaks_is_named(value, estimator):
 def test_an_example_of_probability_zero_is_no_number():
     model = categorical_model(bins=4)
     with torch.no_grad():
-        model.denoiser.net.second.fill_(math.inf)  # type: ignore[union-attr]
+        model.denoiser.net.second.fill_(math.inf)
     with pytest.raises(NumericalError, match="the reconstruction term of example 0"):
         evaluate(model, CODES[:3] % 4)
 

@@ -163,16 +163,16 @@ def test_nothing_chosen_is_the_model_itself():
 
 def test_a_decoder_follows_only_where_it_followed():
     usual, own = made(), made(decoder=DiscretizedGaussian(0.5))
-    assert Overrides(variance="beta").apply(usual).decoder.variance == pytest.approx(1e-3)  # type: ignore[attr-defined]
-    assert Overrides(variance="beta").apply(own).decoder.variance == 0.5  # type: ignore[attr-defined]
+    assert Overrides(variance="beta").apply(usual).decoder.variance == pytest.approx(1e-3)
+    assert Overrides(variance="beta").apply(own).decoder.variance == 0.5
     named = Overrides(variance="beta", decoder="discretized_gaussian").apply(own)
-    assert named.decoder.variance == pytest.approx(1e-3)  # type: ignore[attr-defined]
+    assert named.decoder.variance == pytest.approx(1e-3)
     late = Overrides(variance="beta").apply(made(first_level=3))
-    assert late.decoder.variance == pytest.approx(float(TABLE.at_index(3).sigma ** 2))  # type: ignore[attr-defined]
+    assert late.decoder.variance == pytest.approx(float(TABLE.at_index(3).sigma ** 2))
     real = library.from_callable(lambda z, t: z, schedule=TABLE, domain=library.DataDomain((3,)))
     assert isinstance(real.decoder, ContinuousGaussian)
     pixels = Overrides(bins=8, range=(0, 1), decoder="discretized_gaussian", clip=True).apply(real)
-    assert pixels.domain.bins == 8 and pixels.reverse.clip.high == 1.0  # type: ignore[union-attr]
+    assert pixels.domain.bins == 8 and pixels.reverse.clip.high == 1.0
     assert Overrides(clip=False).apply(pixels).reverse.clip is None
 
 
@@ -182,7 +182,7 @@ def test_a_decoder_follows_only_where_it_followed():
         (Overrides(variance="betas"), UnknownNameError, "beta, beta_tilde"),
         (Overrides(variance=LearnedRange()), UsageError, "twice the channels"),
         (Overrides(decoder="continuous_gaussian"), UsageError, "gives a density"),
-        (Overrides(clip=(1.0,)), UsageError, "a pair"),  # type: ignore[arg-type]
+        (Overrides(clip=(1.0,)), UsageError, "a pair"),
         (Overrides(range=(1.0, 0.0)), NelboError, "from 1.0 to 0.0"),
         (Overrides(bins=1), UsageError, "1 bins"),
     ],

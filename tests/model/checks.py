@@ -29,7 +29,7 @@ def check_pmf_sums(name: str, bins: int) -> None:
     for width in (0.02, 0.3, 1.0, 10.0, 50.0 * bins):
         decoder, domain, z, t, prediction = mass_decoder_at(name, bins, width)
         for k in range(len(z)):  # one example at a time: 65,536 bins
-            one = Prediction(prediction.x0[k : k + 1], prediction.log_probs[k : k + 1], mixture=mixture_at(1))  # type: ignore[index]
+            one = Prediction(prediction.x0[k : k + 1], prediction.log_probs[k : k + 1], mixture=mixture_at(1))
             log_pmf = decoder.log_pmf(z[k : k + 1], t[k : k + 1], one, domain)
             assert log_pmf.shape == (1, 1, bins) and log_pmf.dtype == torch.float64
             close(log_pmf.exp().sum(-1), np.ones((1, 1)), 0, 1e-12)
@@ -114,7 +114,7 @@ def check_categorical_head() -> None:
     joint = np.exp(logits) * stats.norm.pdf(z.numpy()[..., None], float(t.alpha[0]) * lattice, float(t.sigma[0]))
     p = joint / joint.sum(-1, keepdims=True)
     said = head(z, t)
-    close(said.log_probs, np.log(p), 1e-11, 1e-12)  # type: ignore[arg-type]
+    close(said.log_probs, np.log(p), 1e-11, 1e-12)
     close(said.x0, (p * lattice).sum(-1), 1e-12, 1e-13)
 
 
@@ -220,7 +220,7 @@ def mixture_density(data, points: np.ndarray) -> np.ndarray:
     return sum(
         w * stats.multivariate_normal(m, c).pdf(points)
         for w, m, c in zip(data.weights.numpy(), data.means.numpy(), data.covariances.numpy(), strict=True)
-    )  # type: ignore[return-value]
+    )
 
 
 def check_mixture_denoiser() -> None:
@@ -250,7 +250,7 @@ def check_codes_denoiser() -> None:
         joint = p * stats.norm.pdf(z[..., None], float(t.alpha[0]) * lattice, float(t.sigma[0]))
         posterior = joint / joint.sum(-1, keepdims=True)
         said = CODES_1.denoiser()(torch.from_numpy(z), t)
-        close(said.log_probs, np.log(posterior), 1e-10, 1e-11)  # type: ignore[arg-type]
+        close(said.log_probs, np.log(posterior), 1e-10, 1e-11)
         close(said.x0, (posterior * lattice).sum(-1), 1e-11, 1e-13)
 
 

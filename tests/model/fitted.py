@@ -98,7 +98,7 @@ def check_draws() -> None:
     for policy in FITTED.values():
         _, prediction = situation()
         for i in range(4):
-            one = Prediction(prediction.x0[i : i + 1], z=prediction.z[i : i + 1])  # type: ignore[index]
+            one = Prediction(prediction.x0[i : i + 1], z=prediction.z[i : i + 1])
             s, t = ABOVE[i : i + 1], DEEP[i : i + 1]
             z = one.z
             assert z is not None

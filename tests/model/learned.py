@@ -77,6 +77,6 @@ def check_split() -> None:
         both = torch.randn(5, 2 * shape[0], *shape[1:], dtype=torch.float64)
         denoiser = NetworkDenoiser(lambda z, t, both=both: both, "x0", "logsnr", learned_variance=True)
         said = denoiser(torch.zeros(5, *shape, dtype=torch.float64), level(1.0, 5))
-        assert torch.equal(said.x0, both[:, : shape[0]]) and torch.equal(said.variance, both[:, shape[0] :])  # type: ignore
+        assert torch.equal(said.x0, both[:, : shape[0]]) and torch.equal(said.variance, both[:, shape[0] :])
         clipped = Reverse(LearnedRange(), Clip(-0.1, 0.1)).clipped(said)
-        assert float(clipped.x0.abs().max()) <= 0.1 and torch.equal(clipped.variance, both[:, shape[0] :])  # type: ignore
+        assert float(clipped.x0.abs().max()) <= 0.1 and torch.equal(clipped.variance, both[:, shape[0] :])

@@ -73,9 +73,9 @@ def test_draws_follow_the_masses(name):
     decoder, domain, z, t, prediction = mass_decoder_at(name, 17, 2.0)
     n = 20_000
     many, alone = mixture_at(n), mixture_at(1)
-    one = Prediction(prediction.x0[2:3].expand(n, 1), prediction.log_probs[2:3].expand(n, 1, -1), mixture=many)  # type: ignore[index]
+    one = Prediction(prediction.x0[2:3].expand(n, 1), prediction.log_probs[2:3].expand(n, 1, -1), mixture=many)
     z, t = z[2:3].expand(n, 1), t[:1].expand(n)
-    same = Prediction(one.x0[:1], one.log_probs[:1], mixture=alone)  # type: ignore[index]
+    same = Prediction(one.x0[:1], one.log_probs[:1], mixture=alone)
     p = decoder.log_pmf(z[:1], t[:1], same, domain).exp()[0, 0].numpy()
     even = (torch.arange(n, dtype=torch.float64)[:, None] + 0.5) / n
     counts = np.bincount(decoder.draw(even, z, t, one, domain).flatten().numpy(), minlength=17)
@@ -113,9 +113,9 @@ def test_histogram_prior():
     domain = DataDomain((2,), 3)
     codes = torch.tensor([[0, 0], [0, 2], [1, 2]])
     whole = Categorical.from_histogram(codes, domain)
-    checks.close(whole.log_prior.exp(), np.array([3.5, 1.5, 2.5]) / 7.5)  # type: ignore[union-attr]
+    checks.close(whole.log_prior.exp(), np.array([3.5, 1.5, 2.5]) / 7.5)
     each = Categorical.from_histogram(codes, domain, per_pixel=True, pseudo_count=1.0)
-    checks.close(each.log_prior.exp(), np.array([[3, 2, 1], [2, 1, 3]]) / 6)  # type: ignore[union-attr]
+    checks.close(each.log_prior.exp(), np.array([[3, 2, 1], [2, 1, 3]]) / 6)
     each.check(domain)
     small = Categorical.from_histogram(codes.to(torch.uint8), domain)
     checks.close(small.log_prior, whole.log_prior, 0)

@@ -84,7 +84,7 @@ def test_precision_is_the_networks_alone():
     """In bf16 the network rounds; the lattice and the Gaussian factor of the categorical head do not."""
     model = categorical_model(bins=256)
     with torch.no_grad():
-        model.denoiser.net.second.zero_()  # type: ignore[union-attr]
+        model.denoiser.net.second.zero_()
     z, t = model.domain.values(torch.tensor([[3, 100, 255]])) * level(12.0).alpha, level(12.0)
     for dtype in (torch.float32, torch.bfloat16):
         said = model.in_precision(dtype).predict(z, t)

@@ -35,7 +35,7 @@ def test_what_is_accepted():
     assert DataDomain((2, 2), 17).checked(torch.zeros(3, 1, 2, 2, dtype=torch.long)).shape == (3, 2, 2)
     assert REAL.checked(torch.ones(2, 3, dtype=torch.float32)).dtype == torch.float32  # no copy of the whole
     assert REAL.checked(torch.ones(2, 3, dtype=torch.int32)).dtype == torch.float64
-    assert REAL.checked(np.ones((2, 3))).dtype == torch.float64  # type: ignore[arg-type]
+    assert REAL.checked(np.ones((2, 3))).dtype == torch.float64
     assert DataDomain((1,)).checked(torch.ones(5)).shape == (5, 1)
     assert REAL.dimensions == 3 and CODES.dimensions == 4 and CODES.discrete and not REAL.discrete
 
@@ -73,7 +73,7 @@ BAD = [
     (lambda: DataDomain(()), UsageError, r"shape \(\)\nhint: give whole numbers"),
     (lambda: DataDomain((3, 0)), UsageError, r"shape \(3, 0\)"),
     (lambda: DataDomain((3,), 1), UsageError, r"domain of 1 bins"),
-    (lambda: DataDomain((3,), 2.5), UsageError, r"domain of 2\.5 bins"),  # type: ignore[arg-type]
+    (lambda: DataDomain((3,), 2.5), UsageError, r"domain of 2\.5 bins"),
     (lambda: DataDomain((3,), 4, 1.0, 1.0), UsageError, r"from 1\.0 to 1\.0\nhint: give finite ends"),
     (lambda: DataDomain((3,), 4, -math.inf, 1.0), UsageError, r"from -inf"),
 ]

@@ -93,7 +93,7 @@ BAD = [
     (lambda: Cosine(turned(3)).check((1, 8, 8)), ShapeError, r"3×3 matrix in images of shape \(1, 8, 8\)"),
     (lambda: Reflections(torch.zeros(3, 1)), UsageError, r"by a vector that is 0"),
     (lambda: Reflections(torch.ones(3, 1)).check((4,)), ShapeError, r"in 3 dimensions"),
-    (lambda: Hybrid(BetaTilde(), FITTED["local"], 0.0), UsageError, r"not fitted"),  # type: ignore[arg-type]
+    (lambda: Hybrid(BetaTilde(), FITTED["local"], 0.0), UsageError, r"not fitted"),
     (lambda: FITTED["in dct"].check_shape((2, 6, 8)), ShapeError, r"a level for examples of shape \(2, 6, 8\)"),
     (lambda: dataclasses.replace(FITTED["local"], scales=torch.ones(3, 2)), ShapeError, r"scales of shape \(2,\)"),
     (lambda: FITTED["hybrid"].check_shape((12,)), NelboError, r"needs images"),

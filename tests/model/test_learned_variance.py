@@ -72,7 +72,7 @@ def learning(policy, **changes):
 BAD = [
     (lambda: parse_variance("table"), UsageError, r"without the numbers\nhint: .*variance=\[v_1"),
     (lambda: parse_variance("learned"), UnknownNameError, r"learned_log, learned_range, table"),
-    (lambda: parse_variance(object()), UsageError, r"a variance of type object"),  # type: ignore[arg-type]
+    (lambda: parse_variance(object()), UsageError, r"a variance of type object"),
     (lambda: parse_variance([0.1, 0.0]), UsageError, r"from 0\.0 to 0\.1\nhint: give T finite numbers > 0"),
     (lambda: parse_variance([]), UsageError, r"a table of variances of shape \(0,\)"),
     (lambda: RangeSpread(0.0, 1.0), UsageError, r"between 0\.0 and 1\.0"),

@@ -22,7 +22,7 @@ def test_round_trip(name):
     part = PARTS[name]
     config = json.loads(json.dumps(part.to_config(), allow_nan=False))
     family = next(c for c in type(part).__mro__ if c.__dict__.get("family") or Part in c.__bases__)
-    again = family.from_config(config, part.to_tensors())  # type: ignore[attr-defined]
+    again = family.from_config(config, part.to_tensors())
     assert type(again) is type(part)
     assert again.to_config() == part.to_config()
     before, after = part.to_tensors(), again.to_tensors()
@@ -80,4 +80,4 @@ def test_a_foreign_description_is_refused(make, error, match):
 
 def test_parts_are_frozen():
     with pytest.raises(AttributeError):
-        DiscretizedGaussian(0.1).variance = 0.2  # type: ignore[misc]
+        DiscretizedGaussian(0.1).variance = 0.2

@@ -154,7 +154,7 @@ def test_recipe():
     settings = {"width": 16, "rank": 2}
     net = build("mlp", settings, shape=(4,), codes=3, **ENDS)
     assert net.recipe == {"name": "mlp", "settings": settings, **ENDS}
-    same = build(**{k: v for k, v in net.recipe.items()}, shape=(4,), codes=3)  # type: ignore[arg-type]
+    same = build(**{k: v for k, v in net.recipe.items()}, shape=(4,), codes=3)
     assert {k: v.shape for k, v in same.state_dict().items()} == {k: v.shape for k, v in net.state_dict().items()}
 
 

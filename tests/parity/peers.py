@@ -46,7 +46,7 @@ class _Finder:
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         if name.split(".")[0] not in self.names:
             return None
-        return importlib.util.spec_from_loader(name, self)  # type: ignore[arg-type]
+        return importlib.util.spec_from_loader(name, self)
 
     def create_module(self, spec: Any) -> types.ModuleType:
         return _Empty(spec.name)
@@ -59,11 +59,11 @@ class _Finder:
 def _without(names: tuple[str, ...]) -> Iterator[None]:
     missing = tuple(n for n in names if importlib.util.find_spec(n) is None)
     finder = _Finder(missing)
-    sys.meta_path.append(finder)  # type: ignore[arg-type]
+    sys.meta_path.append(finder)
     try:
         yield
     finally:
-        sys.meta_path.remove(finder)  # type: ignore[arg-type]
+        sys.meta_path.remove(finder)
         for name in [n for n in sys.modules if n.split(".")[0] in missing]:
             del sys.modules[name]
 

@@ -82,7 +82,7 @@ def test_diffusers_step(prediction, variance, clip):
         z = 0.7 * z + 0.7 * out
         noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(i))
         s, t = (model.schedule.at_index(torch.full((4,), k)) for k in (i - 1, i))
-        x0 = x0_from(model.denoiser.output, out.double(), z.double(), t)  # type: ignore[arg-type]
+        x0 = x0_from(model.denoiser.output, out.double(), z.double(), t)
         mean, v = model.reverse.step(z.double(), model.reverse.clipped(Prediction(x0)), s, t)
         drawn = scheduler.step(out, i, z, generator=torch.Generator().manual_seed(i)).prev_sample
         scale = 1 + float(x0.abs().max())  # ε amplified by 1/α at the noisy end
@@ -200,14 +200,14 @@ def test_diffusers_flow(shift):
     """scale_noise is the marginal; the scheduler's levels lie on our law, and its network is told the same time."""
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(T, shift=shift)
     found = chain("FlowMatchEulerDiscreteScheduler", dict(scheduler.config))
-    assert found.schedule.t_min == pytest.approx(float(scheduler.sigmas[-1]), rel=1e-6)  # type: ignore[attr-defined]
+    assert found.schedule.t_min == pytest.approx(float(scheduler.sigmas[-1]), rel=1e-6)
     i = torch.tensor([1, 100, 500, 998])
     tau = scheduler.sigmas[i].double()
     t = found.schedule.at(found.schedule.time_of(2 * torch.log((1 - tau) / tau)))
     x, eps = batch(4)
     peers = scheduler.scale_noise(x, scheduler.timesteps[i], eps)
     torch.testing.assert_close(peers.double(), forward.noised(x.double(), eps.double(), t), **FLOAT32)
-    told = found.adaptation.time_scale * t.time  # type: ignore[operator]
+    told = found.adaptation.time_scale * t.time
     torch.testing.assert_close(told, scheduler.timesteps[i].double(), rtol=1e-5, atol=1e-3)
 
 

@@ -280,4 +280,4 @@ def check_steps() -> None:
 def some_ends(schedule: Schedule) -> tuple[float, float]:
     """λ of the first and last level of a schedule, without its own methods."""
     table = getattr(schedule, "table", None)
-    return (schedule.logsnr_max, schedule.logsnr_min) if table is None else (float(table[0]), float(table[-1]))  # type: ignore[attr-defined]
+    return (schedule.logsnr_max, schedule.logsnr_min) if table is None else (float(table[0]), float(table[-1]))

@@ -42,12 +42,12 @@ def test_times_and_even_on_a_law():
     checks.close(grid.even(4).levels(LAW, False).t, [0, 0.25, 0.5, 0.75, 1])
     checks.close(grid.even(4).levels(LAW, True).t, [0, 1 / 3, 2 / 3, 1])
     checks.close(grid.even(1).levels(LAW, True).t, [1.0])
-    assert grid.even(1).levels(TABLE, True).index.tolist() == [99]  # type: ignore[union-attr]
+    assert grid.even(1).levels(TABLE, True).index.tolist() == [99]
     checks.close(grid.even(1).levels(LAW, False).t, [0, 1])
 
 
 def test_times_on_a_table_are_its_own():
-    assert grid.times([0.01, 0.5, 1.0]).levels(TABLE, False).index.tolist() == [0, 49, 99]  # type: ignore[union-attr]
+    assert grid.times([0.01, 0.5, 1.0]).levels(TABLE, False).index.tolist() == [0, 49, 99]
 
 
 EDM = schedules.edm()
@@ -119,7 +119,7 @@ def test_steps_count_network_evaluations():
 
 def test_the_full_table_is_its_own_even_grid():
     """DDPM: L = T levels and the decoder calls the network, so K = T steps are the whole table."""
-    assert grid.even(100).levels(TABLE, True).index.tolist() == list(range(100))  # type: ignore[union-attr]
+    assert grid.even(100).levels(TABLE, True).index.tolist() == list(range(100))
 
 
 def test_continuous_keeps_its_ends():
@@ -133,7 +133,7 @@ def test_continuous_keeps_its_ends():
 BAD = [
     (lambda: grid.even(0), r"a grid of 0 steps.*\nhint: steps is a whole number ≥ 1"),
     (lambda: grid.even(True), r"a grid of True steps"),
-    (lambda: grid.even(2.0), r"a grid of 2\.0 steps"),  # type: ignore[arg-type]
+    (lambda: grid.even(2.0), r"a grid of 2\.0 steps"),
     (lambda: grid.even(100).levels(TABLE, False), r"100 steps need 101 levels, .* has 100.*\nhint: ask for at most 99"),
     (lambda: grid.even(101).levels(TABLE, True), r"at most 100 steps"),
     (lambda: grid.even(60, first=50).levels(TABLE, False), r"has 50 from index 50 on"),

@@ -97,7 +97,7 @@ def law_indexing(schedule: Schedule) -> None:
     single = levels.to(dtype=torch.float32)
     assert single.alpha.dtype == torch.float32
     if levels.index is not None and single.index is not None:
-        T = len(schedule.table)  # type: ignore[attr-defined]
+        T = len(schedule.table)
         expected = levels.t * T - 1 if isinstance(schedule, Table) else levels.t * (T - 1)
         checks.close(levels.index, expected, 0, 1e-9)
         assert single.index.is_floating_point() == levels.index.is_floating_point()
@@ -186,7 +186,7 @@ BAD = [
     (lambda: schedules.from_alphas_cumprod([]), DomainError, r"run from \[\] to \[\]"),
     (lambda: schedules.linear(0), UsageError, r"a table of T = 0 levels.*\nhint: T is a whole number ≥ 1"),
     (lambda: schedules.linear(True), UsageError, r"T = True"),
-    (lambda: schedules.cosine(2.5), UsageError, r"T = 2\.5"),  # type: ignore[arg-type]
+    (lambda: schedules.cosine(2.5), UsageError, r"T = 2\.5"),
     (lambda: Table(torch.zeros(2, 2, dtype=torch.float64)), UsageError, r"shape \(2, 2\).*float64"),
     (lambda: Table(torch.tensor([1.0, 0.0])), UsageError, r"dtype torch\.float32\nhint: give a float64"),
     (

@@ -50,13 +50,13 @@ def run(out: Path, resume: bool = False, stop_at: int | None = None) -> None:
         if record["step"] == stop_at:
             os.kill(os.getpid(), 15)  # of rank 0 alone: the others hear of it from there
 
-    Feed._read = spy  # type: ignore[method-assign]
+    Feed._read = spy
     try:
         nelbo.train(
             data(), out, {**SETTINGS, "bins": 5}, resume=resume, progress=progress, workers=workers
         ).fingerprint()
     finally:
-        Feed._read = read  # type: ignore[method-assign]
+        Feed._read = read
     out.with_suffix(f".rows-{workers.rank}.json").write_text(json.dumps(seen))
 
 

@@ -44,7 +44,7 @@ def drawn(data: GaussianData | MixtureData, sampler: Sampler, steps: int, path: 
     else:
         start = GaussianData(last.alpha * data.mean, data.prior(last).covariance).sample(n, seed=5)
     model = data.model(schedule, grids.even(8), exact_ends=False)
-    return sample(model, n, sampler=sampler, steps=steps, start=start, trajectory=True).z[-1]  # type: ignore[union-attr]
+    return sample(model, n, sampler=sampler, steps=steps, start=start, trajectory=True).z[-1]
 
 
 def exact_moments(path: str) -> tuple[np.ndarray, np.ndarray]:

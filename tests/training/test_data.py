@@ -50,7 +50,7 @@ def test_a_folder_on_disk_is_as_one_in_memory(pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(folders, "STREAMED", 0)
     lazy = read(str(pictures))
     assert isinstance(lazy.data, LazyRows) and isinstance(whole.data, torch.Tensor)
-    assert lazy.fingerprint == whole.fingerprint and torch.equal(lazy.labels, whole.labels)  # type: ignore[arg-type]
+    assert lazy.fingerprint == whole.fingerprint and torch.equal(lazy.labels, whole.labels)
     assert lazy.data.shape == whole.data.shape and torch.equal(lazy.data[torch.tensor([7, 2])], whole.data[[7, 2]])
     most, decode = [], lazy.data.decode
     monkeypatch.setattr(lazy.data, "decode", lambda rows: most.append(len(rows)) or decode(rows))

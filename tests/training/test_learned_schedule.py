@@ -154,7 +154,7 @@ def test_a_run_learns_and_saves_its_schedule(tmp_path):
     model = train(examples, tmp_path / "a", settings)
     loaded = folder.load(tmp_path / "a")
     assert isinstance(loaded.schedule, schedules.Learned)
-    assert torch.equal(loaded.schedule.knots, model.schedule.knots)  # type: ignore[attr-defined]
+    assert torch.equal(loaded.schedule.knots, model.schedule.knots)
     straight = torch.linspace(5.0, -6.0, 5, dtype=torch.float64)
     moved = (loaded.schedule.knots - straight).abs()
     assert float(moved[1:-1].max()) > 0.01 and float(moved[[0, -1]].min()) > 1e-4

@@ -157,7 +157,7 @@ def test_gradient(head):
         return bound_loss(model, examples.data, 0, 0, 0.5).total
 
     loss().backward()
-    gradients = [p.grad.clone() for p in net.parameters()]  # type: ignore[union-attr]
+    gradients = [p.grad.clone() for p in net.parameters()]
     assert all(bool(g.abs().max() > 0) for g in gradients), "a parameter gets no gradient"
     norm = math.sqrt(sum(float(g.square().sum()) for g in gradients))
     h = 1e-2 / norm

@@ -219,7 +219,7 @@ def test_interrupted_between_a_step_and_its_bound(tmp_path):
 
     with pytest.raises(Interrupted, match="after step 4"):
         train(codes(), tmp_path / "run", settings, progress=stop)
-    assert checkpoint.newest(tmp_path / "run" / "checkpoints")[0]["validation"]["at"] == 0  # type: ignore[index]
+    assert checkpoint.newest(tmp_path / "run" / "checkpoints")[0]["validation"]["at"] == 0
     assert train(codes(), tmp_path / "run", settings, resume=True).fingerprint() == whole.fingerprint()
     lines = [[(r["step"], r.get("bound")) for r in log_of(tmp_path / name)] for name in ("whole", "run")]
     assert lines[0] == lines[1]

@@ -131,7 +131,7 @@ def test_strided_steps_take_the_previous_level_from_the_grid():
     ends = ends + terms.reconstruction(model, x, x, noise(), levels[:1].expand(64))
     totals = {"wrong": ends, "ours": ends}
     for j in range(1, len(levels)):
-        index, eps = int(levels.index[j]), noise()  # type: ignore[index]
+        index, eps = int(levels.index[j]), noise()
         t = levels[j : j + 1].expand(64)
         for which, s in (("wrong", full[index - 1 : index]), ("ours", levels[j - 1 : j])):
             totals[which] = totals[which] + terms.diffusion(model, x, eps, s.expand(64), t)

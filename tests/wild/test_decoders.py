@@ -90,7 +90,7 @@ def test_L0_variance_clamped_1e_20():
     wrong = [-math.log(max(stats.norm.cdf(a) - stats.norm.cdf(b), 1e-12)) for a, b in ((4e7, -4e7), (9e7, 1e7))]
     assert wrong == pytest.approx([0.0, 27.63], abs=0.01)
     model = nelbo.from_callable(lambda z, t: z, schedule=TABLE, domain=nelbo.DataDomain((1,), 256))
-    variance = model.decoder.variance  # type: ignore[attr-defined]
+    variance = model.decoder.variance
     assert variance == pytest.approx(BETAS[1] * (1 - BAR[0]) / (1 - BAR[1]), rel=1e-9)  # 5.4e-5
     ours = bits(128, middle + 2 / 255, math.sqrt(variance)) * math.log(2)
     assert 0.5 < ours < 2.0  # one code off: neither free nor 27.6 nats
@@ -113,7 +113,7 @@ def test_t1_variance_of_the_coarse_chain():
     levels = coarse.levels()
     bar = levels.alpha.square().numpy()
     wrong = (1 - bar[1] / bar[0]) * (1 - bar[0]) / (1 - bar[1])
-    right = model.decoder.variance  # type: ignore[attr-defined]
+    right = model.decoder.variance
     assert wrong == pytest.approx(9.9e-5, rel=0.02) and right == pytest.approx(5.4e-5, rel=0.02)
     x = -1 + 2 * 128 / 255
     costs = {v: bits(128, x, math.sqrt(v)) for v in (wrong, right)}
