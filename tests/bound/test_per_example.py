@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -13,6 +14,7 @@ from nelbo.bound.adaptive import Adaptive
 from nelbo.bound.evaluate import evaluate
 from nelbo.bound.per_example import PerExample
 from nelbo.bound.prepare import prepare
+from nelbo.model.decoder import Categorical
 from nelbo.model.denoiser import Denoiser
 from nelbo.process.prediction import Prediction
 
@@ -112,3 +114,31 @@ def test_an_interrupt_between_blocks_speaks_for_all():
     assert some.complete and whole.examples is not None
     assert math.isfinite(part.variance) and part.variance > whole.variance
     assert abs(part.value - whole.value) < 4 * math.sqrt(part.variance)
+
+
+def test_a_free_decoder_is_drawn_again_until_the_tolerance_is_reached():
+    """Where the reconstruction asks no network and has most of the error, its draws are the ones to be added."""
+    data = nelbo.exact.CategoricalData(torch.tensor([[0.4, 0.3, 0.2, 0.1]] * 6))
+    model = data.model(nelbo.schedules.logsnr_linear(0.5, -8.0), nelbo.grids.even(8))
+    model = dataclasses.replace(model, decoder=Categorical())
+    found = evaluate(model, data.sample(40), estimator=Adaptive(0.01, design="per_example"))
+    assert found.standard_error.estimator <= 0.01, found
+    assert found.nfe_total < 1200  # the network is asked no more than it was for a rough answer: 958 times
+
+
+def test_plans_of_blocks_keep_their_bounds(monkeypatch):
+    """No more strata than the pilot wanted, however wild the first block was, and never a pair or two an example."""
+    one, wanted = drawn(), plan.Plan("per_example", 8.0, 1.0, 0.0)
+    for A, strata in ((1e12, wanted.strata), (1e-12, max(plan.LEAST_STRATA, plan.MIN_DRAWS / N))):
+        monkeypatch.setattr(one, "scatter", lambda A=A: (0.0, A, 0.0, 1.0))
+        assert plan.block(one, 1.0, 60, wanted)[0] == strata
+
+
+def test_a_block_is_drawn_again_for_its_strata_not_for_what_it_showed():
+    one = drawn()
+    fine, rough = one.new(60), one.new(60)
+    one.draw(fine, 4, 32)
+    one.draw(rough, 3, 32)
+    one.errors[fine.rows] *= 3
+    block, strata, _ = plan.again(one, 0.7 * math.sqrt(one.said().variance))
+    assert block is rough and strata >= plan.LEAST_STRATA

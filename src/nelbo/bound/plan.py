@@ -120,7 +120,7 @@ def again(drawn: PerExample, target: float) -> tuple[Block, int, int]:
     k, m = _cheapest(drawn, A, B, goal / N)
     late = list(reversed(drawn.blocks))
     rough, few = min(late, key=lambda b: b.weight), min(late, key=lambda b: b.draws)
-    if B and drawn.problem.decoder_cost and m / (few.draws / 2) > (k / rough.weight ** (1 / FALL) if A else 0):
+    if B and m / (few.draws / 2) > (k / rough.weight ** (1 / FALL) if A else 0):
         had, share = few.draws / 2, len(few.rows) * B / (few.draws / 2)
         return few, 0, max(1, math.ceil(min(m - had, had * _more((own - goal) / share))))
     share = len(rough.rows) * A / rough.weight if A else math.inf
