@@ -119,6 +119,8 @@ def test_histogram_prior():
     each.check(domain)
     small = Categorical.from_histogram(codes.to(torch.uint8), domain)
     checks.close(small.log_prior, whole.log_prior, 0)
+    many = codes.repeat(1000, 1)  # more than are counted at once
+    checks.close(Categorical.from_histogram(many, domain, pseudo_count=500.0).log_prior, whole.log_prior)
     z = torch.randn(5, 2, dtype=torch.float64)
     joint = np.array([[3, 2, 1], [2, 1, 3]]) * stats.norm.pdf(
         z.numpy()[..., None], float(level(1.0).alpha) * np.array([-1, 0, 1]), float(level(1.0).sigma)

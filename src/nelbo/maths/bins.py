@@ -159,6 +159,16 @@ def code_values(codes: Tensor, bins: int, low: float, high: float, dtype: torch.
 
 
 @equation("decoder-bin-edges")
+def counts(codes: Tensor, bins: int) -> Tensor:
+    """How often each code is found at every place of `codes` (N, *shape), which are in 0..bins−1: (*shape, bins)."""
+    shape = codes.shape[1:]
+    places = bins * torch.arange(shape.numel(), device=codes.device)
+    total = torch.zeros(shape.numel() * bins, dtype=torch.float64, device=codes.device)
+    for part in codes.flatten(1).split(1024):  # a training set may be 60,000 images: eight bytes a pixel, of some
+        total += torch.bincount((part.long() + places).flatten(), minlength=len(total))
+    return total.reshape(*shape, bins)
+
+
 def bin_edges(
     bins: int,
     low: float,

@@ -151,8 +151,8 @@ class Categorical(MassDecoder, kind="categorical"):
     @classmethod
     def from_histogram(cls, codes: Tensor, domain: DataDomain, per_pixel: bool = False, pseudo_count: float = 0.5):
         """The decoder whose prior over codes is the histogram of training codes (N, *shape), smoothed by a count."""
-        one_hot = torch.nn.functional.one_hot(domain.checked(codes).long(), domain._bins()).to(torch.float64)
-        counts = one_hot.sum(0) if per_pixel else one_hot.flatten(0, -2).sum(0)
+        counts = bins.counts(domain.checked(codes), domain._bins())
+        counts = counts if per_pixel else counts.flatten(0, -2).sum(0)
         counts = counts + pseudo_count
         return cls((counts / counts.sum(-1, keepdim=True)).log())
 

@@ -17,6 +17,7 @@ import enum
 import torch
 from torch import Tensor
 
+from nelbo.maths import bins
 from nelbo.model.decoder import Categorical, ContinuousGaussian, Decoder, DiscretizedGaussian
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.domain import DataDomain
@@ -112,6 +113,6 @@ def _of_pixels(codes: Tensor, domain: DataDomain) -> Tensor:
     pixel."""
     everywhere = Categorical.from_histogram(codes, domain).log_prior
     assert everywhere is not None
-    counts = torch.nn.functional.one_hot(codes.long(), domain._bins()).sum(0).double()
+    counts = bins.counts(codes, domain._bins())
     extra = len(codes) ** 0.5
     return ((counts + extra * everywhere.exp()) / (len(codes) + extra)).log()
