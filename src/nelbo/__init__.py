@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nelbo._version import __version__
 
 if TYPE_CHECKING:
-    from nelbo import equations, testing
+    from nelbo import codec, equations, testing
     from nelbo.adapters.callable import from_callable
     from nelbo.adapters.diffusers import from_diffusers
     from nelbo.adapters.options import Overrides
@@ -36,6 +36,7 @@ _NAMES = {
     "NelboError": "nelbo.errors:NelboError",
     "OdeLikelihood": "nelbo.bound.ode_result:OdeLikelihood",
     "Overrides": "nelbo.adapters.options:Overrides",
+    "codec": "nelbo.codec",
     "compare": "nelbo.api:compare",
     "decoders": "nelbo.model.decoder",
     "equations": "nelbo.equations",
@@ -64,6 +65,7 @@ __all__ = [
     "OdeLikelihood",
     "Overrides",
     "__version__",
+    "codec",
     "compare",
     "decoders",
     "equations",

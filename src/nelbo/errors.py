@@ -45,6 +45,17 @@ class ModelFolderError(NelboError):
     """A model folder with a missing, truncated, altered or foreign file."""
 
 
+class ArchiveError(NelboError):
+    """A compressed file that is damaged, foreign, or decodes to something else.
+
+    `lost`: the images that could not be recovered, as (first, past the last); `recovered`: where the others are, None
+    where there are none.
+    """
+
+    lost: tuple[tuple[int, int], ...] = ()
+    recovered: object = None
+
+
 class NumericalError(NelboError):
     """A network or formula that produced NaN or infinity."""
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
 def write_atomic(path: str | Path, content: bytes | str) -> Path:
@@ -27,12 +30,30 @@ def write_atomic(path: str | Path, content: bytes | str) -> Path:
     return path
 
 
-def _replace(path: Path, data: bytes) -> None:
+@contextmanager
+def writing(path: str | Path) -> Iterator[BinaryIO]:
+    """A file to write and read back, which becomes `path` when the block ends well, and vanishes when it does not.
+
+    Missing parent folders are made; a link stays a link. Errors: OSError naming the path, with the old file as it was.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _writing(path.resolve()) as file:
+            yield file
+    except OSError as error:
+        if error.filename is not None and Path(os.fsdecode(error.filename)).parent != path.resolve().parent:
+            raise  # of another file, read meanwhile
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[BinaryIO]:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".nelbo-", suffix=".tmp")
     temporary = Path(name)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
+        with os.fdopen(handle, "w+b") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())
@@ -40,6 +61,11 @@ def _replace(path: Path, data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _replace(path: Path, data: bytes) -> None:
+    with _writing(path) as file:
+        file.write(data)
 
 
 def _umask() -> int:

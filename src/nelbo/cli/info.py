@@ -1,8 +1,10 @@
-"""`nelbo info`: what is installed and what the machine has; or what a model is made of and where it comes from."""
+"""`nelbo info`: what is installed and what the machine has; or what a model is made of and where it comes from, or what
+a compressed file says of itself."""
 
 from __future__ import annotations
 
 import platform
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,24 +21,34 @@ if TYPE_CHECKING:
 def info(
     model: Annotated[
         str | None,
-        typer.Argument(metavar="[MODEL]", help="A model folder or package.module:function.", show_default=False),
+        typer.Argument(metavar="[MODEL | FILE.nelbo]", help="A model, or a compressed file.", show_default=False),
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Say what is installed here, or what MODEL is made of.
+    """Say what is installed here, what MODEL is made of, or what FILE.nelbo holds.
 
     Of a model: its parts, steps, parameters, floating-point operations an evaluation of one example, fingerprint, and
-    where it comes from.
+    where it comes from. Of a compressed file: its header, whose model wrote it, and which images damage has cost.
     """
     with session(as_json) as output:
         if model is None:
             document = machine()
+        elif is_file(model):
+            from nelbo import codec
+
+            document = {"schema": "nelbo.info/1", "path": model, "archive": codec.inspect(model)}
         else:
             from nelbo import api
 
             document = {"schema": "nelbo.info/1", "path": model, **describe(api.load(model))}
         output.document(document)
         output.text("\n".join(lines(document)))
+
+
+def is_file(name: str) -> bool:
+    """Whether this is a compressed file, or is meant to be one."""
+    path = Path(name)
+    return path.is_file() and (path.suffix == ".nelbo" or path.open("rb").read(4) == b"NELB")
 
 
 def machine() -> Json:
@@ -81,7 +93,9 @@ def lines(document: Json) -> list[str]:
     for name, value in document.items():
         if name == "schema":
             continue
-        if name == "provenance" and isinstance(value, dict):
+        if name == "archive" and isinstance(value, dict):
+            shown += lines(value)
+        elif name == "provenance" and isinstance(value, dict):
             shown += [f"  {inner:<13} {_text(entry)}" for inner, entry in value.items()]
             shown.insert(len(shown) - len(value), "provenance" + ("" if value else "      none"))
         else:

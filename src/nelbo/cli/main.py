@@ -12,7 +12,7 @@ import typer
 
 from nelbo import runtime
 from nelbo._version import __version__
-from nelbo.cli import compare, demo, equations, evaluate, failures, info, report, sample, tighten, train
+from nelbo.cli import compare, compress, demo, equations, evaluate, failures, info, report, sample, tighten, train
 
 app = typer.Typer(
     name="nelbo",
@@ -50,6 +50,8 @@ COMMANDS = (
     compare.compare,
     tighten.tighten,
     sample.sample,
+    compress.compress,
+    compress.decompress,
     report.report,
     info.info,
 )

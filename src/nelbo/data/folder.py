@@ -44,6 +44,11 @@ def read_folder(folder: Path, limit: int | None = None) -> Examples:
     return Examples(arrays.tensor(np.stack([codes for codes, _ in read]), name), name, told, picture.bins(first[1]))
 
 
+def names(folder: Path, limit: int | None = None) -> list[str]:
+    """The names of the pictures that `read_folder` reads, relative to the folder, in its order. Errors: DataError."""
+    return [p.relative_to(folder).as_posix() for p in _pictures(folder)[:limit]]
+
+
 def _lazy(image, paths: list[Path], first: np.ndarray, mode: str) -> LazyRows:
     """The pictures behind a function that reads some; each is compared with the first one as it is read."""
 

@@ -16,6 +16,7 @@ in whole, so that their neighbours on all sides count. One network evaluation, a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -225,12 +226,26 @@ class ContextGaussian(Decoder, kind="context_gaussian"):
         return torch.bucketize(log_s.contiguous(), self.cuts.to(log_s))
 
     def draw(self, u: Tensor, z: Tensor, t: Levels, prediction: Prediction | None, domain: DataDomain) -> Tensor:
+        C, H, W = planes(domain.shape)
+        values = iter(u.reshape(len(u), C, H, W).permute(2, 3, 1, 0).reshape(H * W * C, len(u)))
+        return self.say(z, t, prediction, domain, lambda m, log_s: self._drawn(next(values), m, log_s, domain))
+
+    def say(
+        self,
+        z: Tensor,
+        t: Levels,
+        prediction: Prediction | None,
+        domain: DataDomain,
+        code: Callable[[Tensor, Tensor], Tensor],
+    ) -> Tensor:
+        """Codes (B, *shape) said one after the other by `code`, which is told m and log s (B,) of each; row after row,
+        of each pixel channel after channel."""
         x0 = _given(prediction).x0
         context = Context.of(x0, z, t, domain)
         B, C, H, W = context.x0.shape
         said = torch.zeros_like(context.x0, dtype=torch.int64)
         r, d = (F.pad(torch.zeros_like(context.x0), (RADIUS,) * 4) for _ in range(2))
-        w, a, v = self.mean_weights.to(x0), self.scale.to(x0), u.reshape(B, C, H, W)
+        w, a = self.mean_weights.to(x0), self.scale.to(x0)
         down = torch.tensor([y for y, _ in CAUSAL]) + RADIUS
         right = torch.tensor([x for _, x in CAUSAL]) + RADIUS
         for y in range(H):
@@ -245,7 +260,7 @@ class ContextGaussian(Decoder, kind="context_gaussian"):
                     near, wide = squares[:, c, NEAR].mean(-1), squares.mean((1, 2))
                     design = energies(near, wide, same, context.of_scale[:, c, y, x], _quantum(domain))
                     m, log_s = context.x0[:, c, y, x] + shift, _bounded(0.5 * design @ a[c], domain)
-                    said[:, c, y, x] = self._drawn(v[:, c, y, x], m, log_s, domain)
+                    said[:, c, y, x] = code(m, log_s)
                     r[:, c, *here] = domain.values(said[:, c, y, x]).to(r) - context.x0[:, c, y, x]
                     d[:, c, *here] = r[:, c, *here] - shift
         return said.reshape(z.shape)

@@ -1,0 +1,119 @@
+"""`Chain`: a model as the coder sees it: lattices for z_1 … z_L, and the means and widths of every Gaussian on them.
+
+z_j lives on a lattice of width δ_j in the basis of the step that predicts it, z_L in the basis of the elements; q is
+isotropic and may be turned freely. With z = δ k, mean and width of a Gaussian N(μ, s²) of z_j are
+
+    m = 2⁷ μ/δ_j,     w = 256 log₂(s/δ_j)
+
+both rounded under guard. δ_j = s_q/WIDTH, s_q the deviation of q(z_j | z_{j−1}), is r · min(s_q, √β̃) to a 256th of an
+octave; the whole number behind WIDTH is in the file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nelbo.codec.normal import FRACTION, HIGH, LOW, OCTAVE
+from nelbo.errors import UsageError
+from nelbo.model.diffusion import DiffusionModel
+from nelbo.model.prior import GaussianPrior
+from nelbo.process import forward
+from nelbo.process.levels import Levels
+from nelbo.process.prediction import Prediction
+from nelbo.typing import Condition
+
+MEAN_BITS = 7
+"""Bits of a rounded mean behind the point; less than the coder's, so that fewer means fall into the guard band."""
+
+
+class Chain:
+    """The lattices of a model whose grid is finite; `widths`: those of an archive, or None to choose them by r."""
+
+    def __init__(self, model: DiffusionModel, r: float, widths: Sequence[int] | None = None):
+        self.model, self.levels, self.shape = model, model.levels(), model.domain.shape
+        self.L = len(self.levels)
+        assert isinstance(model.prior, GaussianPrior)
+        self.prior = model.prior
+        q_std = self._std_of_q()
+        if widths is None:
+            p_std = [self._posterior(j)[2] for j in range(2, self.L + 1)] + [math.sqrt(self.prior.variance)]
+            widths = [
+                min(max(round(OCTAVE * math.log2(max(1.0, q / p) / r)), LOW), HIGH)
+                for q, p in zip(q_std, p_std, strict=True)
+            ]
+        self.widths = [int(w) for w in widths]
+        if len(self.widths) != self.L or not all(LOW <= w <= HIGH for w in self.widths):
+            raise UsageError("the lattices of the file are not those of this model", "give the model that wrote it")
+        self.delta = [s * 2.0 ** (-w / OCTAVE) for s, w in zip(q_std, self.widths, strict=True)]
+
+    def level(self, j: int, batch: int = 1) -> Levels:
+        """Level z_j, j = 1 … L, for every example of a batch."""
+        return self.levels[slice(j - 1, j)].expand(batch)
+
+    def values(self, k: np.ndarray, j: int) -> Tensor:
+        """z_j (B, *shape) of lattice points k."""
+        z = torch.from_numpy(k.astype(np.float64) * self.delta[j - 1]).reshape(-1, *self.shape)
+        return z if j == self.L else self.model.reverse.variance.values(z, self.level(j + 1, len(z)))
+
+    def coordinates(self, values: Tensor, j: int) -> np.ndarray:
+        """Values (B, *shape) of level j in the basis of its lattice, in units of it, as m of the rounding."""
+        if j < self.L:
+            values = self.model.reverse.variance.coordinates(values, self.level(j + 1, len(values)))
+        return values.numpy() * (2**MEAN_BITS / self.delta[j - 1])
+
+    def forward_mean(self, j: int, x: Tensor | None, k: np.ndarray | None) -> np.ndarray:
+        """m of q(z_1 | x) for values x, or of q(z_j | z_{j−1}) for lattice points k of z_{j−1}; (B, *shape)."""
+        if j == 1:
+            assert x is not None
+            return self.coordinates(float(self.levels.alpha[0]) * x, 1)
+        assert k is not None
+        return self.coordinates(self._ratio(j) * self.values(k, j - 1), j)
+
+    def forward_width(self, j: int, shape: tuple[int, ...]) -> np.ndarray:
+        """Numbers of the widths of q(z_j | ·), all one."""
+        return np.full(shape, self.widths[j - 1] - LOW, np.int64)
+
+    def prior_mean_and_width(self) -> tuple[np.ndarray, np.ndarray]:
+        """m and w of p(z_L), each (1,)."""
+        delta = self.delta[-1]
+        mean = self.prior.mean / delta * 2**MEAN_BITS
+        return np.array([mean]), np.array([OCTAVE * math.log2(math.sqrt(self.prior.variance) / delta)])
+
+    def predict(self, z: Tensor, j: int, condition: Condition | None) -> Prediction:
+        """The model's prediction at z_j."""
+        return self.model.predict(z, self.level(j, len(z)), condition)
+
+    def reverse(self, z: Tensor, j: int, prediction: Prediction) -> tuple[np.ndarray, np.ndarray]:
+        """m (B, *shape) and w, of as many numbers as the policy has, of p_θ(z_{j−1} | z_j)."""
+        s, t = self.level(j - 1, len(z)), self.level(j, len(z))
+        mean, variance = self.model.reverse.step(z, prediction, s, t)
+        width = (0.5 * variance.double().log2() - math.log2(self.delta[j - 2])) * OCTAVE
+        return self.coordinates(mean, j - 1), width.numpy()
+
+    def _ratio(self, j: int) -> float:
+        """α_{j|j−1}."""
+        return float((self.levels.log_alpha[j - 1] - self.levels.log_alpha[j - 2]).exp())
+
+    def _posterior(self, j: int) -> tuple[float, float, float]:
+        """Coefficients of q(z_{j−1} | z_j, x), and its standard deviation √β̃."""
+        q = forward.posterior(self.level(j - 1), self.level(j))
+        return float(q.z_coefficient), float(q.x_coefficient), math.sqrt(float(q.variance))
+
+    def _std_of_q(self) -> list[float]:
+        steps = [forward.transition(self.level(j - 1), self.level(j)).variance for j in range(2, self.L + 1)]
+        return [float(self.levels.sigma[0]), *(math.sqrt(float(v)) for v in steps)]
+
+
+def width_number(w: np.ndarray) -> np.ndarray:
+    """w before rounding, kept within the widths there are."""
+    return np.clip(w, LOW, HIGH)
+
+
+def as_mean(m: np.ndarray) -> np.ndarray:
+    """A rounded mean in the coder's bits behind the point."""
+    return m << (FRACTION - MEAN_BITS)

@@ -1,0 +1,127 @@
+"""Where images come from: their codes, the form they had, and what belongs to them beside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nelbo.codec.fields import Reader, Writer
+from nelbo.codec.stack import Damaged
+from nelbo.data import arrays, folder, idx, readers
+from nelbo.errors import DataError, UsageError
+from nelbo.model.domain import DataDomain
+from nelbo.model.examples import Examples
+from nelbo.typing import Condition
+
+_LONGEST_NAME = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """Images to compress. data: codes (N, *shape) of the model's domain; shape, dtype, form, key: as they were given;
+    names: of the files of a folder; condition: rows of the network's keywords."""
+
+    data: Tensor
+    shape: tuple[int, ...]
+    dtype: str
+    form: str
+    key: str = ""
+    names: tuple[str, ...] = ()
+    condition: Condition | None = None
+
+    def codes(self, first: int, last: int) -> Tensor:
+        """Some images as int64 (n, *shape of the domain)."""
+        return self.data[first:last].to(torch.int64)
+
+    def extra(self, first: int, last: int) -> bytes:
+        """Names and conditions of some images, for their chunk."""
+        if not self.names and self.condition is None:
+            return b""
+        out = Writer().packed("\n".join(self.names[first:last]).encode())
+        for name in sorted(self.condition or {}):
+            assert self.condition is not None
+            out.packed(self.condition[name][first:last].numpy().astype("<i4").tobytes())
+        return bytes(out.data)
+
+
+def parse_extra(extra: bytes, n: int, conditions: tuple[str, ...]) -> tuple[list[str], Condition | None]:
+    """Names and conditions of n images. Errors: `Damaged`."""
+    if not extra:
+        if conditions:
+            raise Damaged("images without their conditions")
+        return [], None
+    reader = Reader(extra)
+    try:
+        text = reader.packed(_LONGEST_NAME * n).decode()
+    except UnicodeDecodeError:
+        raise Damaged("names that are none") from None
+    names = text.split("\n") if text else []
+    if names and len(names) != n:
+        raise Damaged(f"{len(names)} names for {n} images")
+    condition = {}
+    for name in conditions:
+        rows = np.frombuffer(reader.packed(4 * n), "<i4")
+        if len(rows) != n:
+            raise Damaged("conditions of another number of images")
+        condition[name] = torch.from_numpy(rows.astype(np.int64))
+    return names, condition or None
+
+
+def source(images: Any, domain: DataDomain, limit: int | None, condition: Condition | str | None) -> Source:
+    """Whatever `compress` is handed. Errors: DataError, DomainError, ShapeError, UsageError."""
+    examples = images if isinstance(images, Examples) else readers.resolve(images, limit=limit)
+    examples = examples.first(limit)
+    data = domain.checked(examples.data, examples.name, examples.release)
+    form, key, names = "array", "", ()
+    if isinstance(images, (str, Path)):
+        form, key = form_of(str(images))
+    if form == "folder":
+        names = tuple(folder.names(Path(str(images)).expanduser(), limit))
+        if any("\n" in name or len(name.encode()) > _LONGEST_NAME for name in names):
+            raise DataError("the folder has names of files with line breaks, or too long", "rename these files")
+    return Source(
+        data, tuple(examples.data.shape[1:]), str(examples.data.dtype).removeprefix("torch."), form, key, names,
+        rows_of(condition, examples),
+    )  # fmt: skip
+
+
+def form_of(spec: str) -> tuple[str, str]:
+    """The form of a DATA string, and the key of the array in an npz file."""
+    file, _, key = spec.partition("#")
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        return "folder", ""
+    if Path(file).suffix.lower() == ".npz":
+        if not key:
+            found = arrays.load(Path(file).expanduser())
+            names = list(found) if isinstance(found, dict) else []
+            key = names[0] if len(names) == 1 else ""
+        return "npz", key
+    if path.suffix.lower() == ".npy":
+        return "npy", ""
+    return ("idx", "") if idx.is_idx(path) else ("array", "")
+
+
+def rows_of(condition: Condition | str | None, examples: Examples) -> Condition | None:
+    """A condition as whole numbers, one an image. Errors: UsageError."""
+    if condition is None:
+        return None
+    if isinstance(condition, str):
+        if examples.labels is None:
+            raise UsageError(
+                f"condition={condition!r}, but {examples.name} has no labels", "give data with labels, or no condition"
+            )
+        condition = {condition: examples.labels}
+    rows = {name: torch.as_tensor(value) for name, value in condition.items()}
+    for name, value in rows.items():
+        if value.shape != (len(examples),) or value.is_floating_point() or int(value.abs().max()) >= 2**31:
+            raise UsageError(
+                f"the condition {name!r} has the shape {tuple(value.shape)} and the type {value.dtype}",
+                "only conditions of one whole number an image can be kept in the file",
+            )
+    return {name: value.to(torch.int64) for name, value in rows.items()}
