@@ -46,7 +46,7 @@ def frame(header: Header, index: int, chunk: Chunk, codes: int) -> bytes:
 
 def start(header: Header) -> int:
     """What the checksums of a header's frames begin from."""
-    return zlib.crc32(header.to_bytes())
+    return zlib.crc32(header.to_bytes()[:-4])  # behind its own checksum every CRC is the same
 
 
 def read_header(file: BinaryIO, path: str) -> Header:

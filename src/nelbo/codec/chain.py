@@ -39,7 +39,7 @@ class Chain:
         self.L = len(self.levels)
         assert isinstance(model.prior, GaussianPrior)
         self.prior = model.prior
-        q_std = self._std_of_q()
+        self.std = q_std = self._std_of_q()
         if widths is None:
             p_std = [self._posterior(j)[2] for j in range(2, self.L + 1)] + [math.sqrt(self.prior.variance)]
             widths = [

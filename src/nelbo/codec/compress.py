@@ -28,7 +28,7 @@ TOO_MUCH = 0.10
 @dataclass(frozen=True)
 class Compressed:
     """What a compression gave. net_bits: what the images added to their stacks, the bound in expectation; borrowed:
-    bytes that bits-back took on loan and that the file carries; exceptions: rounded numbers written down; seconds: by
+    bytes that bits-back took on loan and that the file carries; beside: bytes of names and conditions; exceptions: rounded numbers written down; seconds: by
     kind of work."""
 
     path: str
@@ -37,6 +37,7 @@ class Compressed:
     dimensions: int
     net_bits: float
     borrowed: int
+    beside: int
     exceptions: int
     verified: bool
     seconds: dict[str, float]
@@ -54,8 +55,8 @@ class Compressed:
 
     @property
     def overhead(self) -> float:
-        """What the file has beyond its net bits, as a share of these."""
-        return 8 * self.bytes / max(self.net_bits, 1.0) - 1
+        """What the file has beyond its net bits and what belongs to the images beside, as a share of the net bits."""
+        return 8 * (self.bytes - self.beside) / max(self.net_bits, 1.0) - 1
 
     def to_dict(self) -> Json:
         """As JSON, schema nelbo.compressed/1."""
@@ -69,6 +70,7 @@ class Compressed:
             "net_bits_per_dim": self.net_bits_per_dim,
             "overhead": self.overhead,
             "borrowed_bytes": self.borrowed,
+            "names_and_conditions_bytes": self.beside,
             "exceptions": self.exceptions,
             "verified": self.verified,
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
@@ -165,7 +167,7 @@ def compress(
 
 
 def _written(coder: Coder, checker, header: Header, what: Source, file, path: str, progress) -> Compressed:
-    net, borrowed, exceptions = 0.0, 0, 0
+    net, borrowed, exceptions, beside = 0.0, 0, 0, 0
     file.write(header.to_bytes())
     for index in range(header.chunks):
         first, last = header.rows(index)
@@ -177,6 +179,7 @@ def _written(coder: Coder, checker, header: Header, what: Source, file, path: st
         if checker is not None:
             _verify(checker, header, index, made, codes, path)
         file.write(frame)
+        beside += len(made.extra)
         net, borrowed, exceptions = net + made.net_bits, borrowed + made.borrowed, exceptions + len(made.exceptions)
         if progress is not None:
             if hasattr(progress, "note"):
@@ -191,7 +194,7 @@ def _written(coder: Coder, checker, header: Header, what: Source, file, path: st
         if not archive.intact(file):
             raise ArchiveError(f"{path} does not read back as it was written", "check the disk, and run it again")
     return Compressed(
-        path, length + 4, header.images, coder.model.domain.dimensions, net, 4 * borrowed, exceptions,
+        path, length + 4, header.images, coder.model.domain.dimensions, net, 4 * borrowed, beside, exceptions,
         checker is not None, seconds, header,
     )  # fmt: skip
 
@@ -221,7 +224,7 @@ def decoded(coder: Coder, header: Header, index: int, body: bytes):
 
 def _too_few(result: Compressed) -> UsageError:
     worth = max(1, math.ceil(result.net_bits / 8))
-    fixed = result.bytes - worth
+    fixed = result.bytes - result.beside - worth
     enough = math.ceil(fixed * result.images / worth / TOO_MUCH)
     return UsageError(
         f"{result.images} image{'s' if result.images > 1 else ''} would take {result.bytes} bytes, of which "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from nelbo.model.examples import Examples
 from nelbo.typing import Condition
 
 _LONGEST_NAME = 4096
+_NUMBERED = re.compile(r"(.*?)([0-9]{1,18})([^0-9]*)")
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +45,7 @@ class Source:
         """Names and conditions of some images, for their chunk."""
         if not self.names and self.condition is None:
             return b""
-        out = Writer().packed("\n".join(self.names[first:last]).encode())
+        out = Writer().packed(packed_names(self.names[first:last]).encode())
         for name in sorted(self.condition or {}):
             assert self.condition is not None
             out.packed(self.condition[name][first:last].numpy().astype("<i4").tobytes())
@@ -57,10 +60,9 @@ def parse_extra(extra: bytes, n: int, conditions: tuple[str, ...]) -> tuple[list
         return [], None
     reader = Reader(extra)
     try:
-        text = reader.packed(_LONGEST_NAME * n).decode()
-    except UnicodeDecodeError:
+        names = unpacked_names(reader.packed(_LONGEST_NAME * n).decode(), n)
+    except (UnicodeDecodeError, ValueError):
         raise Damaged("names that are none") from None
-    names = text.split("\n") if text else []
     if names and len(names) != n:
         raise Damaged(f"{len(names)} names for {n} images")
     condition = {}
@@ -70,6 +72,27 @@ def parse_extra(extra: bytes, n: int, conditions: tuple[str, ...]) -> tuple[list
             raise Damaged("conditions of another number of images")
         condition[name] = torch.from_numpy(rows.astype(np.int64))
     return names, condition or None
+
+
+def packed_names(names: Sequence[str]) -> str:
+    """Names as one text: a line each, or, where they count up, what is around the number and where it begins."""
+    found = _NUMBERED.fullmatch(names[0]) if names else None
+    if found is not None:
+        before, number, behind = found.groups()
+        text = f"\n{before}\n{len(number)}\n{int(number)}\n{behind}"
+        if unpacked_names(text, len(names)) == list(names):
+            return text
+    return "\n".join(names)
+
+
+def unpacked_names(text: str, n: int) -> list[str]:
+    """The inverse of `packed_names`. Errors: ValueError."""
+    if not text.startswith("\n"):
+        return text.split("\n") if text else []
+    _, before, width, start, behind = text.split("\n")
+    if not 0 <= int(width) <= 255:
+        raise ValueError(width)
+    return [f"{before}{int(start) + i:0{int(width)}d}{behind}" for i in range(n)]
 
 
 def source(images: Any, domain: DataDomain, limit: int | None, condition: Condition | str | None) -> Source:

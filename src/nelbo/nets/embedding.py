@@ -20,6 +20,8 @@ class LogSNREmbedding(nn.Module):
         self.layers = nn.Sequential(nn.Linear(2 * frequencies, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
 
     def forward(self, logsnr: Tensor) -> Tensor:
+        if not logsnr.is_floating_point():  # a table position
+            logsnr = logsnr.to(self.frequency.dtype)
         u = (logsnr - self.logsnr_min) / (self.logsnr_max - self.logsnr_min)
         angle = u[:, None] * self.frequency.to(u.dtype)
         return self.layers(torch.cat([angle.sin(), angle.cos()], -1))

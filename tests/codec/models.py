@@ -1,0 +1,62 @@
+"""Models small enough that coding them costs milliseconds, one for every kind of part that can be coded."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import cast
+
+import torch
+from torch import Tensor
+
+import nelbo
+from nelbo.model.diffusion import DiffusionModel
+from nelbo.model.exact import CategoricalData
+from nelbo.model.prior import GaussianPrior
+from nelbo.process import grids
+from tests.folder_cases import CASES, make
+
+DATA = CategoricalData(torch.tensor([[0.5, 0.3, 0.15, 0.05], [0.1, 0.2, 0.3, 0.4], [0.7, 0.1, 0.1, 0.1]]).repeat(4, 1))
+
+
+def exact(steps: int = 10) -> DiffusionModel:
+    """The model of `DATA` with its exact denoiser: 12 pixels of 4 codes."""
+    model = DATA.model(nelbo.schedules.logsnr_linear(5.0, -6.0), grids.even(steps))
+    return dataclasses.replace(model, prior=GaussianPrior())
+
+
+def codes(n: int, seed: int = 0) -> Tensor:
+    """n images of `DATA`, uint8."""
+    return DATA.sample(n, seed).to(torch.uint8)
+
+
+CODED = [name for name in CASES if name not in
+         ("continuous", "density", "density, network", "exact ends", "mixture ends", "code mixture")]  # fmt: skip
+
+
+def case(name: str) -> DiffusionModel:
+    """A model of `folder_cases`, and of its own kind a network that says eps or x0."""
+    return make(name)
+
+
+def images(model: DiffusionModel, n: int, seed: int = 0) -> Tensor:
+    """n images of random codes for a model."""
+    bins = cast(int, model.domain.bins)
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(bins, (n, *model.domain.shape), generator=generator)
+
+
+@dataclasses.dataclass(eq=False)
+class Noisy:
+    """A denoiser's `forward` with errors of a given size on x̂, fresh at every call."""
+
+    inner: object
+    size: float
+    calls: int = 0
+
+    def __call__(self, z, t, condition=None):
+        said = self.inner(z, t, condition)  # type: ignore[operator]
+        self.calls += 1
+        generator = torch.Generator().manual_seed(self.calls)
+        noise = self.size * torch.randn(said.x0.shape, generator=generator, dtype=said.x0.dtype)
+        log_probs = None if said.log_probs is None else said.log_probs + noise[..., None]
+        return dataclasses.replace(said, x0=said.x0 + noise, log_probs=log_probs)

@@ -1,0 +1,275 @@
+"""The container: every byte counts, damage costs its chunk alone, and what the file says is checked before use."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import zlib
+
+import numpy as np
+import pytest
+import torch
+
+from nelbo import codec
+from nelbo.codec import archive
+from nelbo.codec.compress import compress
+from nelbo.codec.decompress import decompress
+from nelbo.codec.fields import Reader, Writer
+from nelbo.codec.header import Header
+from nelbo.codec.stack import Damaged
+from nelbo.errors import ArchiveError, NelboError, UsageError
+from nelbo.process import grids
+from tests.codec import models
+
+
+@pytest.fixture(scope="module")
+def model():
+    return models.exact(3)
+
+
+@pytest.fixture(scope="module")
+def file(model, tmp_path_factory) -> bytes:
+    """180 images in chunks of 60."""
+    path = tmp_path_factory.mktemp("codec") / "x.nelbo"
+    compress(model, models.codes(180), path, chunk_size=60, few=True)
+    return path.read_bytes()
+
+
+def read(model, data: bytes, path):
+    path.write_bytes(data)
+    return decompress(model, path)
+
+
+def places(file: bytes) -> list[int]:
+    """Where the frames begin."""
+    found, at = [], file.find(archive.MARK)
+    while at >= 0:
+        found.append(at)
+        at = file.find(archive.MARK, at + 1)
+    return found
+
+
+def test_whole_numbers_and_blocks_come_back():
+    numbers = [0, 1, 127, 128, 300, 2**40, 2**63 - 1]
+    out = Writer()
+    for n in numbers:
+        out.varint(n)
+    for n in (-(2**40), -1, 0, 5):
+        out.signed(n)
+    out.packed(b"a" * 1000).packed(b"xyz").block(b"end")
+    reader = Reader(bytes(out.data))
+    assert [reader.varint() for _ in numbers] == numbers
+    assert [reader.signed() for _ in range(4)] == [-(2**40), -1, 0, 5]
+    assert reader.packed(1000) == b"a" * 1000 and reader.packed(3) == b"xyz" and reader.block() == b"end"
+    assert reader.left == 0
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\x80", b"\xff" * 12, b"\x05abc", Writer().varint(2**62).raw(b"x").data], ids=range(5)
+)
+def test_lengths_are_checked_before_they_are_believed(data):
+    with pytest.raises(Damaged):
+        Reader(bytes(data)).block()
+
+
+def test_a_block_that_inflates_beyond_its_length_is_stopped():
+    bomb = zlib.compress(bytes(10**7), 9)
+    reader = Reader(bytes(Writer().varint(2 * 100 + 1).block(bomb).data))
+    with pytest.raises(Damaged, match="another length"):
+        reader.packed(1000)
+
+
+def test_headers_come_back_and_small():
+    header = Header("00112233aabbccdd", 1797, (8, 8), (400, *[256] * 19), chunk=500, settings={"steps": 20})
+    assert Header.of(header.to_bytes(), "x") == (header, len(header.to_bytes()))
+    plain = dataclasses.replace(header, settings={})
+    assert len(plain.to_bytes()) < 64
+    many = dataclasses.replace(plain, widths=(400, *[256] * 999), conditions=("y",), key="x_train", form="npz")
+    assert Header.of(many.to_bytes(), "x")[0] == many and len(many.to_bytes()) < 160
+
+
+def test_round_trip_and_inspection(model, file, tmp_path):
+    assert torch.equal(read(model, file, tmp_path / "x.nelbo"), models.codes(180))
+    said = codec.inspect(tmp_path / "x.nelbo")
+    assert said["intact"] and said["images"] == 180 and said["chunks_intact"] == 3 and said["bytes"] == len(file)
+
+
+def test_damage_costs_its_chunk_alone_and_is_named(model, file, tmp_path):
+    images, begin = models.codes(180), places(file)
+    assert len(begin) == 3
+    for which in range(3):
+        broken = bytearray(file)
+        broken[begin[which] + 40] ^= 4
+        with pytest.raises(ArchiveError, match=f"images {60 * which}–{60 * which + 59} ") as caught:
+            read(model, bytes(broken), tmp_path / "x.nelbo")
+        assert caught.value.lost == ((60 * which, 60 * which + 60),)
+        left = [i for i in range(180) if i // 60 != which]
+        assert torch.equal(caught.value.recovered, images[left])
+    without = file[: begin[1]] + file[begin[2] :]
+    with pytest.raises(ArchiveError) as caught:
+        read(model, without, tmp_path / "x.nelbo")
+    assert caught.value.lost == ((60, 120),)
+
+
+def test_inserted_bytes_and_moved_chunks_are_passed_over(model, file, tmp_path):
+    a, b, c = places(file)
+    for data in (
+        file[:b] + b"junk" + file[b:],
+        file[:b] + archive.MARK + file[b:],
+        file[:a] + file[c:-4] + file[b:c] + file[a:b] + file[a:b] + file[-4:],
+    ):
+        assert sorted(map(tuple, read(model, data, tmp_path / "x.nelbo").tolist())) == sorted(
+            map(tuple, models.codes(180).tolist())
+        )
+        assert not codec.inspect(tmp_path / "x.nelbo")["intact"]
+
+
+def test_a_chunk_of_another_archive_does_not_fit(model, file, tmp_path):
+    compress(model, models.codes(180, seed=9), tmp_path / "y.nelbo", chunk_size=60, few=True)
+    other = (tmp_path / "y.nelbo").read_bytes()
+    spliced = file[: places(file)[1]] + other[places(other)[1] :]
+    with pytest.raises(ArchiveError) as caught:
+        read(model, spliced, tmp_path / "x.nelbo")
+    assert caught.value.lost == ((60, 180),)
+
+
+@pytest.mark.parametrize("other", ["weights", "grid", "precision"])
+def test_another_model_is_refused(model, file, tmp_path, other):
+    data = models.CategoricalData(models.DATA.probabilities.flip(1))
+    given = {
+        "weights": dataclasses.replace(data.model(model.schedule, model.grid), prior=model.prior),
+        "grid": model.with_grid(grids.even(4)),
+        "precision": model.in_precision(torch.float32),
+    }[other]
+    if given.fingerprint() == model.fingerprint():
+        pytest.skip("a model without weights has no precision")
+    with pytest.raises(UsageError, match="was written by the model"):
+        read(given, file, tmp_path / "x.nelbo")
+
+
+def test_foreign_files_and_versions_are_refused(model, file, tmp_path):
+    for data, words in ((b"", "no archive"), (b"PK\x03\x04", "no archive"), (file[:4] + b"\x02" + file[5:], "version 2")):
+        with pytest.raises(ArchiveError, match=words):
+            read(model, data, tmp_path / "x.nelbo")
+    for cut in range(5, places(file)[0]):
+        with pytest.raises(ArchiveError, match="damaged header"):
+            read(model, file[:cut], tmp_path / "x.nelbo")
+
+
+def corrupted(file: bytes, rng: np.random.Generator) -> bytes:
+    """Flips, cuts, splices, repeats and zeros at random places."""
+    data = bytearray(file)
+    kind = rng.integers(6)
+    a, b = sorted(rng.integers(0, len(data), 2))
+    if kind == 0:
+        for at in rng.integers(0, len(data), rng.integers(1, 8)):
+            data[at] ^= 1 << rng.integers(8)
+    elif kind == 1:
+        del data[a:]
+    elif kind == 2:
+        del data[a:b]
+    elif kind == 3:
+        data[a:a] = rng.bytes(int(rng.integers(1, 50)))
+    elif kind == 4:
+        data[a : a + 16] = bytes(len(data[a : a + 16]))
+    else:
+        data[b:b] = data[a : a + 60]
+    return bytes(data)
+
+
+def survive(model, file: bytes, times: int, path, seed: int) -> None:
+    """Every corruption ends in the images, in some of them and an error that says which, or in an error."""
+    rng, images = np.random.default_rng(seed), models.codes(180)
+    outcomes = set()
+    for _ in range(times):
+        data = corrupted(file, rng)
+        try:
+            found, lost = read(model, data, path), ()
+        except ArchiveError as error:
+            found, lost = error.recovered, error.lost
+        outcomes.add((found is None, bool(lost)))
+        if found is not None:
+            left = [i for i in range(180) if not any(a <= i < b for a, b in lost)]
+            assert torch.equal(found.sort(0).values, images[left].sort(0).values)
+    assert {(False, True), (True, False)} <= outcomes
+
+
+def test_random_corruption(model, file, tmp_path):
+    survive(model, file, 25, tmp_path / "x.nelbo", 0)
+
+
+@pytest.mark.slow
+def test_ten_thousand_corruptions(file, tmp_path, monkeypatch):
+    """Chunks that pass their checksums are decoded once each and looked up afterwards: they are the same bytes."""
+    from nelbo.codec import decompress as module
+
+    model, known, plain = models.exact(3), {}, module.decoded
+
+    def decoded(coder, header, index, body):
+        key = (header, index, body)
+        if key not in known:
+            known[key] = plain(coder, header, index, body)
+        return known[key]
+
+    monkeypatch.setattr(module, "decoded", decoded)
+    survive(model, file, 10_000, tmp_path / "x.nelbo", 1)
+
+
+def forged(file: bytes, rng: np.random.Generator) -> bytes:
+    """A body with random changes behind checksums that are right: what only the decoder can notice."""
+    header, length = Header.of(file, "x")
+    frames = list(archive.frames(_at(file, length), header))
+    out = bytearray(file[:length])
+    for frame in frames:
+        body = bytearray(frame.body)
+        for at in rng.integers(0, len(body) if rng.random() < 0.5 else 24, rng.integers(1, 4)):
+            body[at] = rng.integers(256)
+        if rng.random() < 0.3:
+            del body[rng.integers(len(body)) :]
+        head = Writer().varint(frame.index).varint(len(body)).raw(frame.codes.to_bytes(4, "little")).data
+        start = archive.start(header)
+        head += (zlib.crc32(head, start) & 0xFFFF).to_bytes(2, "little")
+        whole = zlib.crc32(body, zlib.crc32(head, start))
+        out += archive.MARK + head + body + whole.to_bytes(4, "little")
+    return bytes(out + zlib.crc32(out).to_bytes(4, "little"))
+
+
+def _at(file: bytes, place: int) -> io.BytesIO:
+    stream = io.BytesIO(file)
+    stream.seek(place)
+    return stream
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_forged_bodies_are_refused(model, file, tmp_path, seed):
+    with pytest.raises(NelboError) as caught:
+        read(model, forged(file, np.random.default_rng(seed)), tmp_path / "x.nelbo")
+    assert isinstance(caught.value, ArchiveError) and caught.value.lost
+
+
+def test_few_images_are_refused_with_their_cost_or_written_on_request(model, tmp_path):
+    codes = models.codes(2)
+    with pytest.raises(UsageError, match="2 images would take") as caught:
+        compress(model, codes, tmp_path / "x.nelbo")
+    assert "few=True" in caught.value.hint and not list(tmp_path.iterdir())
+    for n in (1, 2, 3):
+        written = compress(model, codes[:1].repeat(n, 1), tmp_path / "x.nelbo", few=True)
+        assert written.overhead > 0.1 and written.bytes == (tmp_path / "x.nelbo").stat().st_size
+        assert torch.equal(decompress(model, tmp_path / "x.nelbo"), codes[:1].repeat(n, 1))
+
+
+def test_type_shape_and_conditions_come_back(tmp_path):
+    """Integers of every type, images without their channel's axis, and a condition of one class an image."""
+    model = models.case("fitted, hybrid")
+    codes = models.images(model, 30)
+    assert model.domain.shape[0] != 1
+    for dtype in (torch.int16, torch.int64):
+        compress(model, codes.to(dtype), tmp_path / "x.nelbo", few=True)
+        back = decompress(model, tmp_path / "x.nelbo", batch_size=3)
+        assert back.dtype == dtype and torch.equal(back, codes.to(dtype))
+
+
+def test_bad_options_are_refused(model, tmp_path):
+    for options in ({"chunk_size": 0}, {"bin_width": 5.0}, {"batch_size": 0}, {"seed": -1}, {"condition": "y"}):
+        with pytest.raises(UsageError):
+            compress(model, models.codes(100), tmp_path / "x.nelbo", **options)

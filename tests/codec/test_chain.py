@@ -1,0 +1,243 @@
+"""The chain of a model on a stack: exact for every kind of part, as short as the bound, whatever the batch size."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import nelbo
+from nelbo.codec import chunk
+from nelbo.codec.compress import compress
+from nelbo.codec.decompress import decompress
+from nelbo.codec.groups import Coder, sizes
+from nelbo.codec.guard import Guard
+from nelbo.codec.header import Header
+from nelbo.codec.normal import WIDTH
+from nelbo.codec.stack import Damaged, Stack
+from nelbo.errors import ArchiveError, NumericalError, UsageError
+from nelbo.model.decoder import Categorical, ContinuousGaussian
+from nelbo.model.domain import DataDomain
+from nelbo.model.reverse import BetaTilde
+from tests.codec import models
+from tests.folder_cases import CASES, make
+
+
+class Narrow(BetaTilde, kind="narrow"):
+    """A reverse variance that is 30 % too small."""
+
+    def of_step(self, s, t, prediction):
+        return 0.7 * super().of_step(s, t, prediction)
+
+
+def header(coder: Coder, n: int, **changes) -> Header:
+    model = coder.model
+    made = Header(model.fingerprint()[:16], n, model.domain.shape, tuple(coder.chain.widths), most=coder.batch)
+    return dataclasses.replace(made, **changes)
+
+
+def encoded(model, codes, batch=8, **changes):
+    coder = Coder(model.in_precision(torch.float64), 0.5, batch)
+    head = header(coder, len(codes), **changes)
+    coder.seed = head.seed
+    with torch.inference_mode(), model.denoiser.inference():
+        return head, chunk.encode(coder, head, codes.long(), None)
+
+
+def decoded(model, head, made, n, batch):
+    coder = Coder(model.in_precision(torch.float64), 0.5, batch, head.widths)
+    with torch.inference_mode(), model.denoiser.inference():
+        return chunk.decode(coder, head, chunk.Chunk.of(made.to_bytes()), n, None)
+
+
+@pytest.mark.parametrize("name", models.CODED)
+def test_every_kind_of_part_is_coded_exactly(name):
+    """Encoded in groups of up to 8, decoded with 1 and with 5 images a call."""
+    model = models.case(name)
+    codes = models.images(model, 12)
+    head, made = encoded(model, codes)
+    for batch in (1, 5):
+        assert torch.equal(decoded(model, head, made, 12, batch), codes), name
+
+
+@pytest.mark.parametrize("name", sorted(set(CASES) - set(models.CODED)))
+def test_what_cannot_be_coded_is_refused_with_a_remedy(name, tmp_path):
+    model = make(name)
+    data = models.images(model, 12) if model.domain.discrete else torch.zeros(20, *model.domain.shape)
+    with pytest.raises(UsageError) as caught:
+        compress(model, data, tmp_path / "x.nelbo")
+    assert caught.value.hint and not list(tmp_path.iterdir())
+
+
+def test_a_decoder_without_masses_is_refused(tmp_path):
+    class Odd(Categorical):
+        pass
+
+    from nelbo.codec.symbols import symbols_of
+
+    with pytest.raises(UsageError, match="no table of masses"):
+        symbols_of(ContinuousGaussian(), DataDomain((2,), 4))
+    with pytest.raises(UsageError, match="at most 4096"):
+        symbols_of(Categorical(), DataDomain((2,), 5000))
+    assert symbols_of(Odd(), DataDomain((2,), 4)).K == 4
+
+
+def test_net_bits_are_the_log_ratio_of_the_path(monkeypatch):
+    """What a chunk adds to its stack is −log₂ p(x, z) + log₂ q(z | x) of the latents it drew, to 0.05 %.
+
+    Densities of the lattice points by the Gaussian formula, masses by the decoder, both in float64.
+    """
+    model, codes = models.exact(30), models.codes(150)
+    ideal = []
+
+    def watched(name, sign):
+        inner = getattr(Stack, name)
+
+        def do(self, *given):
+            popped = inner(self, *given)
+            k, mean, width = (popped, *given[:2]) if name == "pop_normal" else given[:3]
+            s = WIDTH[width]
+            u = (k - mean / 1024) / s
+            ideal.append(sign * float((0.5 * u**2 + np.log(s * math.sqrt(2 * math.pi))).sum()))
+            return popped
+
+        monkeypatch.setattr(Stack, name, do)
+
+    watched("push_normal", 1)
+    watched("pop_normal", -1)
+    masses = Stack.push_masses
+
+    def push_masses(self, given, cost):
+        masses(self, given, cost)
+        ideal.append(float(np.take_along_axis(cost / 64, given.reshape(-1, 1), 1).sum()))
+
+    monkeypatch.setattr(Stack, "push_masses", push_masses)
+    made = encoded(model, codes)[1]
+    assert abs(made.net_bits * math.log(2) / sum(ideal) - 1) < 5e-4
+
+
+@pytest.mark.slow
+def test_the_rate_is_the_bound():
+    """Net bits of 600 images against the bound of the same images over eight seeds: z < 4, with an error below 0.4 %."""
+    model, codes = models.exact(30), models.codes(600)
+    bound = nelbo.evaluate(model, codes, tolerance=0.006, seed=0)
+    nets = np.array([encoded(model, codes, 256, seed=s)[1].net_bits / (600 * 12) for s in range(8)])
+    error = math.hypot(nets.std(ddof=1) / math.sqrt(8), bound.standard_error.estimator)
+    assert abs(nets.mean() - bound.bits_per_dim) < 4 * error
+    assert error < 0.004 * bound.bits_per_dim
+
+
+def test_draws_stay_draws_under_a_model_that_is_wrong():
+    """A reverse variance 30 % too small makes bits that are not uniform; latents made of them follow q all the same.
+
+    Without the turning of the popped bits the mean square of the latents' noise exceeds 1 by several standard errors.
+    """
+    exact = models.exact(30)
+    tight = dataclasses.replace(exact.reverse, variance=Narrow())
+    model = dataclasses.replace(exact, reverse=tight)
+    coder = Coder(model.in_precision(torch.float64), 0.25, 600)
+    squares = []
+    drawn = coder._pop_forward
+
+    def watched(stack, guard, j, base, x, k):
+        found = drawn(stack, guard, j, base, x, k)
+        if j > 1:
+            u = coder.chain.forward_mean(j, x, k) / 2**7
+            squares.append((((found - u) * coder.chain.delta[j - 1]) ** 2).mean() / coder.chain.std[j - 1] ** 2)
+        return found
+
+    coder._pop_forward = watched  # type: ignore[method-assign]
+    with torch.inference_mode(), model.denoiser.inference():
+        chunk.encode(coder, header(coder, 1200, r=16), models.codes(1200).long(), None)
+    groups = [size for size in sizes(1200, 255, 600)]
+    assert len(groups) > 5
+    weight = np.array(squares)
+    assert abs(weight[-29:].mean() - 1) < 4 * math.sqrt(2 / (29 * 12 * 300))
+
+
+@pytest.mark.parametrize("size", [1e-13, 1e-11])
+def test_noise_within_the_guard_band_is_harmless(size):
+    """Fresh errors on every x̂ and every log mass, in the encoder and in the decoder, of one coarse-guarded chunk."""
+    model, codes = models.exact(4), models.codes(40)
+    noisy = dataclasses.replace(model)
+    object.__setattr__(noisy, "denoiser", _noisy(model, size))
+    head, made = encoded(noisy, codes, tau=20)
+    for batch in (1, 7):
+        assert torch.equal(decoded(noisy, head, made, 40, batch), codes)
+    assert torch.equal(decoded(model, head, made, 40, 5), codes)
+
+
+def test_exceptions_are_what_saves_numbers_near_a_boundary():
+    """With a band of 2^-8 exceptions are many; decoding under errors of 2^-10 needs every one of them."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(0, 100, 20_000)
+    encoder = Guard(2.0**-8)
+    whole = encoder(values, 3)
+    error = rng.uniform(-1, 1, values.shape) * 2.0**-10
+    assert np.array_equal(Guard(2.0**-8, encoder.found)(values + error, 3), whole)
+    assert not np.array_equal(Guard(2.0**-8, [])(values + error, 3), whole)
+    assert abs(len(encoder.found) / len(values) - 2.0**-7) < 4 * math.sqrt(2.0**-7 / len(values))
+    parts = [Guard(2.0**-8, encoder.found)(values[i : i + 99] + error[i : i + 99], 3, i) for i in range(0, 20_000, 99)]
+    assert np.array_equal(np.concatenate(parts), whole)
+
+
+def test_noise_beyond_the_guard_band_is_refused(tmp_path):
+    """An archive of the clean network, read by one that errs by 1e-3: an error that says so, and no images."""
+    model, codes = models.exact(6), models.codes(200)
+    compress(model, codes, tmp_path / "x.nelbo")
+    noisy = dataclasses.replace(model)
+    object.__setattr__(noisy, "denoiser", _noisy(model, 1e-3))
+    with pytest.raises(ArchiveError, match="decode to something else") as caught:
+        decompress(noisy, tmp_path / "x.nelbo")
+    assert "guard band" in caught.value.hint and caught.value.lost == ((0, 200),)
+
+
+def test_a_network_that_depends_on_the_batch_is_refused(tmp_path):
+    """Errors of 1e-6 between calls are beyond every guard band: said before anything is coded."""
+    model = models.exact(6)
+    object.__setattr__(model, "denoiser", _noisy(model, 1e-6))
+    with pytest.raises(NumericalError, match="depend on the batch size"):
+        compress(model, models.codes(50), tmp_path / "x.nelbo")
+    assert not list(tmp_path.iterdir())
+
+
+def test_verification_catches_a_network_that_is_random(tmp_path, monkeypatch):
+    model = models.exact(6)
+    object.__setattr__(model, "denoiser", _noisy(model, 1e-5))
+    monkeypatch.setattr("nelbo.codec.support.guard_band", lambda *_: 26)
+    with pytest.raises(ArchiveError, match="nothing was written"):
+        compress(model, models.codes(50), tmp_path / "x.nelbo", few=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_nan_is_refused(tmp_path):
+    model = models.exact(6)
+    object.__setattr__(model, "denoiser", _noisy(model, math.nan))
+    with pytest.raises(NumericalError, match="NaN"):
+        compress(model, models.codes(50), tmp_path / "x.nelbo")
+
+
+def test_guard_refuses_what_is_no_number():
+    with pytest.raises(NumericalError):
+        Guard(1e-8)(np.array([math.inf]), 0)
+    with pytest.raises(Damaged):
+        Guard(1e-8, [])(np.array([1e30]), 0)
+
+
+def test_sizes_begin_with_one_and_reach_the_most():
+    assert list(sizes(40, 100, 8)) == [1, 1, 1, 1, 1, 1, 2, 3, 4, 5, 7, 8, 5]
+    assert sum(sizes(1000, 255, 64)) == 1000 and max(sizes(1000, 255, 64)) == 64
+
+
+def _noisy(model, size: float):
+    """The model's denoiser with errors on what it says."""
+    denoiser = model.in_precision(torch.float64).denoiser
+    import copy
+
+    other = copy.deepcopy(denoiser)
+    other.forward = models.Noisy(denoiser.forward, size)  # type: ignore[method-assign]
+    other.in_precision = lambda *_: other  # type: ignore[method-assign]
+    return other
