@@ -1,4 +1,4 @@
-"""`nelbo compress`, `nelbo decompress`, `nelbo info FILE.nelbo`: every form of images back, and nothing half written."""
+"""`nelbo compress`, `nelbo decompress`, `nelbo info FILE.nelbo`: every form of images back, nothing half written."""
 
 from __future__ import annotations
 
@@ -91,7 +91,10 @@ def test_refusals_are_two_lines(nelbo, trained, tmp_path):
     few = nelbo("compress", trained, "digits:test", "--limit", "1", "--out", tmp_path / "x.nelbo")
     assert "1 image would take" in few.refused() and "--few" in few.err
     (tmp_path / "y.nelbo").write_bytes(b"NELB\x01")
-    for command in (("decompress", trained, tmp_path / "y.nelbo", "--out", tmp_path / "z"), ("info", tmp_path / "y.nelbo")):
+    for command in (
+        ("decompress", trained, tmp_path / "y.nelbo", "--out", tmp_path / "z"),
+        ("info", tmp_path / "y.nelbo"),
+    ):
         assert "damaged header" in nelbo(*command).refused()
     assert "there is no file" in nelbo("decompress", trained, tmp_path / "n.nelbo", "--out", tmp_path / "z").refused()
     assert {p.name for p in tmp_path.iterdir()} == {"y.nelbo"}
@@ -114,11 +117,14 @@ def test_killed_in_the_middle_leaves_no_file_and_a_fresh_process_decodes(trained
     code = (
         "import os, signal, sys, nelbo\n"
         "def stop(done, planned): os.kill(os.getpid(), signal.SIGKILL)\n"
-        "nelbo.codec.compress(sys.argv[1], 'digits:test', sys.argv[2], limit=30, chunk_size=10, few=True, progress=stop)"
+        "model, out = sys.argv[1:]\n"
+        "nelbo.codec.compress(model, 'digits:test', out, limit=30, chunk_size=10, few=True, progress=stop)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(trained), str(tmp_path / "x.nelbo")], check=False)
     assert done.returncode == -9 and not (tmp_path / "x.nelbo").exists()
-    assert nelbo("compress", trained, "digits:test", "--limit", "90", "--few", "--out", tmp_path / "y.nelbo").status == 0
+    assert (
+        nelbo("compress", trained, "digits:test", "--limit", "90", "--few", "--out", tmp_path / "y.nelbo").status == 0
+    )
     code = (
         f"import sys, numpy, torch, nelbo\ntorch.set_num_threads({threads})\n"
         "for n in (1, 5, 64):\n"

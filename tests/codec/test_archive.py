@@ -148,7 +148,11 @@ def test_another_model_is_refused(model, file, tmp_path, other):
 
 
 def test_foreign_files_and_versions_are_refused(model, file, tmp_path):
-    for data, words in ((b"", "no archive"), (b"PK\x03\x04", "no archive"), (file[:4] + b"\x02" + file[5:], "version 2")):
+    for data, words in (
+        (b"", "no archive"),
+        (b"PK\x03\x04", "no archive"),
+        (file[:4] + b"\x02" + file[5:], "version 2"),
+    ):
         with pytest.raises(ArchiveError, match=words):
             read(model, data, tmp_path / "x.nelbo")
     for cut in range(5, places(file)[0]):

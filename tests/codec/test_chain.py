@@ -121,7 +121,7 @@ def test_net_bits_are_the_log_ratio_of_the_path(monkeypatch):
 
 @pytest.mark.slow
 def test_the_rate_is_the_bound():
-    """Net bits of 600 images against the bound of the same images over eight seeds: z < 4, with an error below 0.4 %."""
+    """Net bits of 600 images against the bound of the same images over eight seeds: z < 4, error below 0.4 %."""
     model, codes = models.exact(30), models.codes(600)
     bound = nelbo.evaluate(model, codes, tolerance=0.006, seed=0)
     nets = np.array([encoded(model, codes, 256, seed=s)[1].net_bits / (600 * 12) for s in range(8)])

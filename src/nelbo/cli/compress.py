@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -115,7 +115,8 @@ def loaded(model: str, settings: dict):
     said = dict(settings)
     steps = said.pop("steps", None)
     try:
-        chosen = Overrides(**{k: tuple(v) if isinstance(v, list) else v for k, v in said.items()})
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in said.items()}
+        chosen = Overrides(**values)
         given = api.load(model, overrides=chosen)
         return given if steps is None else given.with_grid(even(steps))
     except TypeError:

@@ -27,9 +27,12 @@ TOO_MUCH = 0.10
 
 @dataclass(frozen=True)
 class Compressed:
-    """What a compression gave. net_bits: what the images added to their stacks, the bound in expectation; borrowed:
-    bytes that bits-back took on loan and that the file carries; beside: bytes of names and conditions; exceptions: rounded numbers written down; seconds: by
-    kind of work."""
+    """What a compression gave.
+
+    net_bits: what the images added to their stacks, the bound in expectation; borrowed: bytes that bits-back took on
+    loan and that the file carries; beside: bytes of names and conditions; exceptions: rounded numbers written down;
+    seconds: by kind of work.
+    """
 
     path: str
     bytes: int
@@ -103,8 +106,8 @@ def compress(
 ) -> Compressed:
     """Write `images` to `path` without loss, in about as many bits as the bound of `model` says.
 
-    The model's chain is coded by bits-back with an entropy coder: the file holds the bound's nats over ln 2, a header of
-    some tens of bytes, and what one image borrows to begin with, which is why few images are refused.
+    The model's chain is coded by bits-back with an entropy coder: the file holds the bound's nats over ln 2, a header
+    of some tens of bytes, and what one image borrows to begin with, which is why few images are refused.
 
     images: whatever `nelbo.evaluate` takes. verify: decode every chunk before the file gets its name. few: write few
     images whatever the overhead. condition: as of `evaluate`, kept in the file. batch_size: images in a group, and for
@@ -242,4 +245,3 @@ def loaded(model: DiffusionModel | str | Path) -> DiffusionModel:
     import nelbo  # the public face, which loads the floors above this one when they are asked for
 
     return nelbo.load(model)
-

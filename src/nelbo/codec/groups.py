@@ -8,8 +8,8 @@
             push z_{j−1} under p_θ(z_{j−1} | z_j)
         push z_L under p(z_L)
 
-What is pushed less what is popped is −log p(x, z) + log q(z | x), whose mean over z is the bound: no bit is spent on the
-choice of z, since decoding gives it back.
+What is pushed less what is popped is −log p(x, z) + log q(z | x), whose mean over z is the bound: no bit is spent on
+the choice of z, since decoding gives it back.
 """
 
 from __future__ import annotations
@@ -71,16 +71,16 @@ class Coder:
         """How many numbers of roundings a group of at most `most` images has."""
         return 4 * self.chain.L + 4 + most
 
-    def push(self, stack: Stack, guard: Guard, codes: Tensor, condition: Condition | None, group: int, most: int) -> None:
+    def push(
+        self, stack: Stack, guard: Guard, codes: Tensor, condition: Condition | None, group: int, most: int
+    ) -> None:
         """Put a group of codes (B, *shape) int64 on the stack."""
         chain, base = self.chain, _FREE + group * self.roundings(most)
         x = self.model.domain.values(codes)
         k = self._pop_forward(stack, guard, 1, base, x, None)
         z, said = self._first(k, condition)
         at = base + 4 * chain.L + 4
-        self.clock.time(
-            "coder", lambda: self.symbols.push(stack, codes, z, chain.level(1, len(z)), said, guard, at)
-        )
+        self.clock.time("coder", lambda: self.symbols.push(stack, codes, z, chain.level(1, len(z)), said, guard, at))
         for j in range(2, chain.L + 1):
             following = self._pop_forward(stack, guard, j, base, None, k)
             mean, width = self._reverse(guard, j, base, following, condition)
@@ -101,9 +101,7 @@ class Coder:
             k = before
         z, said = self._first(k, condition)
         at = base + 4 * chain.L + 4
-        codes = self.clock.time(
-            "coder", lambda: self.symbols.pop(stack, z, chain.level(1, n), said, guard, at)
-        )
+        codes = self.clock.time("coder", lambda: self.symbols.pop(stack, z, chain.level(1, n), said, guard, at))
         self._push_forward(stack, guard, 1, base, self.model.domain.values(codes), None, k)
         return codes
 
@@ -140,9 +138,7 @@ class Coder:
         z = self.chain.values(k, 1)
         if not self.model.decoder.calls_network:
             return z, None
-        said = self.clock.time(
-            "network", lambda: [self._predict(z, 1, condition, rows) for rows in self._rows(len(z))]
-        )
+        said = self.clock.time("network", lambda: [self._predict(z, 1, condition, rows) for rows in self._rows(len(z))])
         return z, joined(said)
 
     def _predict(self, z: Tensor, j: int, condition: Condition | None, rows: slice) -> Prediction:
@@ -165,7 +161,9 @@ def joined(parts: list[Prediction]) -> Prediction:
     }
     mixture = None
     if first.mixture is not None:
-        mixture = type(first.mixture)(*(torch.cat(list(field)) for field in zip(*(p.mixture for p in parts if p.mixture), strict=True)))
+        mixture = type(first.mixture)(
+            *(torch.cat(list(field)) for field in zip(*(p.mixture for p in parts if p.mixture), strict=True))
+        )
     return Prediction(**tensors, mixture=mixture)
 
 

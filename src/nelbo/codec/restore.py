@@ -35,6 +35,7 @@ class Sink(ABC):
     def publish(self, partly: bool) -> object:
         """Make them appear under their name, or beside it where some are missing; where they are."""
 
+    @abstractmethod
     def drop(self) -> None:
         """Forget everything."""
 
@@ -52,6 +53,9 @@ class Memory(Sink):
     def publish(self, partly):
         return torch.cat(self.parts) if self.parts else None
 
+    def drop(self):
+        self.parts = []
+
 
 class Array(Sink):
     """An npy, npz or IDX file, its rows collected in a temporary file beside."""
@@ -60,7 +64,7 @@ class Array(Sink):
         self.header, self.out = header, out
         self.rows = 0
         out.parent.mkdir(parents=True, exist_ok=True)
-        self.spool = cast(BinaryIO, tempfile.TemporaryFile(dir=out.parent))
+        self.spool = cast(BinaryIO, tempfile.TemporaryFile(dir=out.parent))  # noqa: SIM115  closed when done
         self.places: list[np.ndarray] = []
 
     def add(self, images, names, first):
@@ -167,7 +171,9 @@ class Folder(Sink):
 
 def safe(name: str) -> PurePosixPath:
     """A name from a file as a path that stays below its folder, with an ending that keeps pixels."""
-    parts = [part for part in PurePosixPath(name.replace("\\", "/").replace("\0", "_")).parts if part not in ("/", "..", ".")]
+    parts = [
+        part for part in PurePosixPath(name.replace("\\", "/").replace("\0", "_")).parts if part not in ("/", "..", ".")
+    ]
     path = PurePosixPath(*parts) if parts else PurePosixPath("image.png")
     return path if path.suffix.lower() in LOSSLESS else path.with_name(path.name + ".png")
 

@@ -1,8 +1,8 @@
 """The first term of the bound as symbols: codes pushed and popped under a decoder p(x | z_1).
 
-    Masses    a table of log masses a pixel, rounded to 1/64 nat (network_categorical, network_mixture, categorical)
-    Normals   a Gaussian in units of codes, the end codes open (discretized_gaussian)
-    Causal    a mixture of Gaussians whose mean and width follow from the codes before, pixel after pixel (context)
+Masses    a table of log masses a pixel, rounded to 1/64 nat (network_categorical, network_mixture, categorical)
+Normals   a Gaussian in units of codes, the end codes open (discretized_gaussian)
+Causal    a mixture of Gaussians whose mean and width follow from the codes before, pixel after pixel (context)
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from nelbo.codec import normal
 from nelbo.codec.guard import Guard
 from nelbo.codec.normal import FRACTION, LOG_FLOOR, LOG_GRID, LOW, OCTAVE
-from nelbo.codec.stack import GAUSSIAN, Stack
+from nelbo.codec.stack import Stack
 from nelbo.errors import UsageError
 from nelbo.model.context import ContextGaussian
 from nelbo.model.decoder import DiscretizedGaussian, MassDecoder

@@ -242,7 +242,7 @@ class ContextGaussian(Decoder, kind="context_gaussian"):
         of each pixel channel after channel."""
         x0 = _given(prediction).x0
         context = Context.of(x0, z, t, domain)
-        B, C, H, W = context.x0.shape
+        _, C, H, W = context.x0.shape
         said = torch.zeros_like(context.x0, dtype=torch.int64)
         r, d = (F.pad(torch.zeros_like(context.x0), (RADIUS,) * 4) for _ in range(2))
         w, a = self.mean_weights.to(x0), self.scale.to(x0)
