@@ -40,11 +40,11 @@ def test_others_get_the_defaults(examples):
 def test_settings_stand_above_it():
     chosen = with_recipe({"lr": 0.1, "net": {"components": 2}, "schedule": {"logsnr_max": 8.0}}, IMAGE)
     settings = check_config(chosen)
-    assert settings.lr == 0.1 and settings.net.components == 2 and settings.net.head == "mixture"
+    assert settings.lr == 0.1 and settings.net.components == 2 and settings.decoder == "mixture"
     assert settings.schedule.logsnr_max == 8.0 and settings.schedule.logsnr_min == -7.0
     assert IMAGES["net"]["components"] == 4, "the recipe itself was changed"
     sized = check_config(with_recipe({"net": {"size": "tiny"}}, IMAGE))
-    assert sized.net.settings == {"size": "tiny", "patch": 2} and sized.net.head == "mixture"
+    assert sized.net.settings == {"size": "tiny", "patch": 1} and sized.net.predicts == "eps"
     assert check_config(with_recipe({"schedule": "cosine"}, IMAGE)).schedule.T == 1000
 
 
@@ -56,8 +56,8 @@ def test_a_network_of_its_own_gets_nothing(net):
 
 
 def test_a_run(tmp_path):
-    """A few steps on bytes: a model folder with the mixture head, whose bound can be evaluated, and better than 8 bits
-    after some."""
+    """A few steps on bytes: a model folder with the mixture decoder, whose bound can be evaluated and is, after some,
+    better than 8 bits."""
     flat = Examples((BYTES // 64 + 100).repeat(4, 1, 1), "low contrast", bins=256)
     settings = {"steps": 25, "batch_size": 8, "warmup": 2, "levels": 16, "net": {"width": 8, "multipliers": [1]}}
     nelbo.train(flat, tmp_path, settings)
