@@ -19,6 +19,9 @@ OPTIONS = {
     "tighten": "--data --steps --out --json",
     "sample": "-n --sampler --steps --grid --seed --out --variance --decoder --bins --range --clip --condition "
     "--guidance --null-condition",
+    "compress": "--out --verify --few --steps --chunk --limit --seed --batch-size --variance --decoder --bins --range "
+    "--clip --condition --device --json",
+    "decompress": "--out --batch-size --device --json",
     "report": "--out",
     "info": "--json",
     "equations": "",

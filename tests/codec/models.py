@@ -9,9 +9,12 @@ import torch
 from torch import Tensor
 
 import nelbo
+from nelbo.model.basis import Reflections
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.exact import CategoricalData
+from nelbo.model.fitted import FittedVariance
 from nelbo.model.prior import GaussianPrior
+from nelbo.model.reverse import Reverse
 from nelbo.process import grids
 from tests.folder_cases import CASES, make
 
@@ -22,6 +25,17 @@ def exact(steps: int = 10) -> DiffusionModel:
     """The model of `DATA` with its exact denoiser: 12 pixels of 4 codes."""
     model = DATA.model(nelbo.schedules.logsnr_linear(5.0, -6.0), grids.even(steps))
     return dataclasses.replace(model, prior=GaussianPrior())
+
+
+class Reflected:
+    """The same data with a fitted variance in a basis of reflections."""
+
+    @staticmethod
+    def model(steps: int) -> DiffusionModel:
+        nodes = torch.tensor([4.0, 0.0, -5.0]).double()
+        axes = Reflections(torch.linspace(-1, 1, 24).double().reshape(12, 2))
+        table = torch.linspace(-4, -1, 36).double().reshape(3, 12)
+        return dataclasses.replace(exact(steps), reverse=Reverse(FittedVariance(axes, nodes, table)))
 
 
 def codes(n: int, seed: int = 0) -> Tensor:

@@ -16,13 +16,12 @@ from nelbo.codec.decompress import decompress
 from nelbo.codec.groups import Coder, sizes
 from nelbo.codec.guard import Guard
 from nelbo.codec.header import Header
-from nelbo.codec.normal import WIDTH
-from nelbo.codec.stack import Damaged, Stack
+from nelbo.codec.stack import Damaged
 from nelbo.errors import ArchiveError, NumericalError, UsageError
 from nelbo.model.decoder import Categorical, ContinuousGaussian
 from nelbo.model.domain import DataDomain
 from nelbo.model.reverse import BetaTilde
-from tests.codec import models
+from tests.codec import checks, models
 from tests.folder_cases import CASES, make
 
 
@@ -85,38 +84,9 @@ def test_a_decoder_without_masses_is_refused(tmp_path):
     assert symbols_of(Odd(), DataDomain((2,), 4)).K == 4
 
 
-def test_net_bits_are_the_log_ratio_of_the_path(monkeypatch):
-    """What a chunk adds to its stack is −log₂ p(x, z) + log₂ q(z | x) of the latents it drew, to 0.05 %.
-
-    Densities of the lattice points by the Gaussian formula, masses by the decoder, both in float64.
-    """
-    model, codes = models.exact(30), models.codes(150)
-    ideal = []
-
-    def watched(name, sign):
-        inner = getattr(Stack, name)
-
-        def do(self, *given):
-            popped = inner(self, *given)
-            k, mean, width = (popped, *given[:2]) if name == "pop_normal" else given[:3]
-            s = WIDTH[width]
-            u = (k - mean / 1024) / s
-            ideal.append(sign * float((0.5 * u**2 + np.log(s * math.sqrt(2 * math.pi))).sum()))
-            return popped
-
-        monkeypatch.setattr(Stack, name, do)
-
-    watched("push_normal", 1)
-    watched("pop_normal", -1)
-    masses = Stack.push_masses
-
-    def push_masses(self, given, cost):
-        masses(self, given, cost)
-        ideal.append(float(np.take_along_axis(cost / 64, given.reshape(-1, 1), 1).sum()))
-
-    monkeypatch.setattr(Stack, "push_masses", push_masses)
-    made = encoded(model, codes)[1]
-    assert abs(made.net_bits * math.log(2) / sum(ideal) - 1) < 5e-4
+@pytest.mark.parametrize("check", [checks.check_path, checks.check_path_in_a_basis, checks.check_draws])
+def test_bits_and_draws_are_those_of_the_model(check):
+    check()
 
 
 @pytest.mark.slow
@@ -171,17 +141,7 @@ def test_noise_within_the_guard_band_is_harmless(size):
 
 
 def test_exceptions_are_what_saves_numbers_near_a_boundary():
-    """With a band of 2^-8 exceptions are many; decoding under errors of 2^-10 needs every one of them."""
-    rng = np.random.default_rng(0)
-    values = rng.normal(0, 100, 20_000)
-    encoder = Guard(2.0**-8)
-    whole = encoder(values, 3)
-    error = rng.uniform(-1, 1, values.shape) * 2.0**-10
-    assert np.array_equal(Guard(2.0**-8, encoder.found)(values + error, 3), whole)
-    assert not np.array_equal(Guard(2.0**-8, [])(values + error, 3), whole)
-    assert abs(len(encoder.found) / len(values) - 2.0**-7) < 4 * math.sqrt(2.0**-7 / len(values))
-    parts = [Guard(2.0**-8, encoder.found)(values[i : i + 99] + error[i : i + 99], 3, i) for i in range(0, 20_000, 99)]
-    assert np.array_equal(np.concatenate(parts), whole)
+    checks.check_guard()
 
 
 def test_noise_beyond_the_guard_band_is_refused(tmp_path):
