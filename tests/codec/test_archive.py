@@ -73,7 +73,7 @@ def test_lengths_are_checked_before_they_are_believed(data):
 
 
 def test_a_block_that_inflates_beyond_its_length_is_stopped():
-    bomb = zlib.compress(bytes(10**7), 9)
+    bomb = zlib.compress(bytes(10**7), 9)[2:-4]
     reader = Reader(bytes(Writer().varint(2 * 100 + 1).block(bomb).data))
     with pytest.raises(Damaged, match="another length"):
         reader.packed(1000)

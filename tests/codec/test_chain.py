@@ -34,7 +34,7 @@ class Narrow(BetaTilde, kind="narrow"):
 
 def header(coder: Coder, n: int, **changes) -> Header:
     model = coder.model
-    made = Header(model.fingerprint()[:16], n, model.domain.shape, tuple(coder.chain.widths), most=coder.batch)
+    made = Header(model.fingerprint()[:16], n, model.domain.shape, tuple(coder.fine.widths), most=coder.batch)
     return dataclasses.replace(made, **changes)
 
 

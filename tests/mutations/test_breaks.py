@@ -17,6 +17,7 @@ from tests.bound import ddpm
 from tests.bound import ode_checks as ode
 from tests.bound.test_per_example import check_drawn_again
 from tests.bound.test_sanity import check_without_network
+from tests.codec import checks as codec
 from tests.maths import test_spline as spline
 from tests.model import checks as model
 from tests.model import fitted, learned
@@ -295,6 +296,21 @@ BREAKS = [
           "0.5 * (u + 1)", "0.5 * (u + 2)", covariance.check_learned),
     Break(4, "the slope of what a network says keeps the scale of the fit", "nelbo.tightening.families:Learned.found",
           'tables["w"][:, 0, 1] / tables["scale"][:, 0, 0]', 'tables["w"][:, 0, 1]', covariance.check_learned),
+    # ------------------------------------------------------------ floor 4: the codec
+    Break(4, "latents drawn without the signal's decay", "nelbo.codec.chain:Chain.forward_mean",
+          "self._ratio(j) * ", "", codec.check_draws),
+    Break(4, "lattice points of twice their width", "nelbo.codec.chain:Chain.coordinates",
+          "2**MEAN_BITS", "2 * 2**MEAN_BITS", codec.check_draws),
+    Break(4, "a width of the wrong level", "nelbo.codec.chain:Chain.reverse",
+          "self.delta[j - 2]", "self.delta[j - 1]", codec.check_path),
+    Break(4, "a variance for a standard deviation", "nelbo.codec.chain:Chain.reverse",
+          "0.5 * variance", "variance", codec.check_path),
+    Break(4, "latents that are not turned back", "nelbo.codec.chain:Chain.values",
+          "self.model.reverse.variance.values(z, self.level(j + 1, len(z)))", "z", codec.check_path_in_a_basis),
+    Break(4, "exceptions rounded the other way", "nelbo.codec.guard:Guard.__call__",
+          "+ bit", "+ 1 - bit", codec.check_guard),
+    Break(4, "a guard band of half its width", "nelbo.codec.guard:Guard.__call__",
+          "< self.tau", "< 0.5 * self.tau", codec.check_guard),
 ]  # fmt: skip
 
 

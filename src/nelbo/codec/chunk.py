@@ -13,7 +13,7 @@ from nelbo.codec.fields import Reader, Writer
 from nelbo.codec.groups import Coder, size_after, sizes
 from nelbo.codec.guard import Guard
 from nelbo.codec.header import Header
-from nelbo.codec.stack import START, Damaged, Stack
+from nelbo.codec.stack import LEAST, START, Damaged, Stack
 from nelbo.errors import NumericalError
 from nelbo.typing import Condition
 
@@ -60,7 +60,7 @@ class Chunk:
             exceptions.append((which, position // 2, position % 2))
         borrowed, extra = body.varint(len(data)), body.block()
         state = int.from_bytes(body.raw(8), "little")
-        if body.left % 4 or borrowed > body.left // 4 or state < START:
+        if body.left % 4 or borrowed > body.left // 4 or state < LEAST:
             raise Damaged("a stack that is none")
         words = np.frombuffer(body.raw(body.left), "<u4")
         return cls(growth, tuple(exceptions), borrowed, state, words, extra)

@@ -151,7 +151,7 @@ def compress(
             fingerprint=given.fingerprint()[:16],
             images=len(what.data),
             shape=what.shape,
-            widths=tuple(coder.chain.widths),
+            widths=tuple(coder.fine.widths),
             dtype=what.dtype,
             r=round(bin_width * 64),
             tau=support.guard_band(coder, first, chunk.rows_of(what.condition, 0, len(first))),

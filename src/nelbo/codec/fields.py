@@ -36,7 +36,8 @@ class Writer:
 
     def packed(self, data: bytes) -> Writer:
         """A block that is deflated where that is shorter, behind the length it has when it is not."""
-        small = zlib.compress(data, 9)
+        deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
+        small = deflate.compress(data) + deflate.flush()
         deflated = len(small) < len(data)
         return self.varint(2 * len(data) + deflated).block(small if deflated else data)
 
@@ -89,7 +90,7 @@ class Reader:
         data = self.block()
         if length % 2:
             try:
-                data = zlib.decompressobj().decompress(data, length // 2 + 1)
+                data = zlib.decompressobj(-15).decompress(data, length // 2 + 1)
             except zlib.error:
                 raise Damaged("a block that does not inflate") from None
         if len(data) != length // 2:

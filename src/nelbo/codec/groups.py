@@ -25,13 +25,15 @@ from torch import Tensor
 
 from nelbo.codec.chain import Chain, as_mean, width_number
 from nelbo.codec.guard import Guard
-from nelbo.codec.normal import LOW
+from nelbo.codec.normal import LOW, OCTAVE
 from nelbo.codec.stack import Stack, key_of
 from nelbo.codec.symbols import symbols_of
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.process.prediction import Prediction
 from nelbo.typing import Condition
 
+ALONE = 4
+"""Groups at the beginning of a chunk, of one image or few, that are coded on lattices of twice the width."""
 _PRIOR_MEAN, _PRIOR_WIDTH, _FREE = 0, 1, 8
 """Numbers of roundings: two constants, one of `symbols`, and from 8 on those of the groups."""
 
@@ -64,7 +66,10 @@ class Coder:
     clock: Clock = field(default_factory=Clock)
 
     def __post_init__(self):
-        self.chain = Chain(self.model, self.r, self.widths)
+        self.fine = Chain(self.model, self.r, self.widths)
+        # what has little to borrow from borrows less on lattices of twice the width; for the rate they are too coarse
+        self.coarse = Chain(self.model, self.r, [max(w - OCTAVE, LOW) for w in self.fine.widths])
+        self.chain = self.fine
         self.symbols = symbols_of(self.model.decoder, self.model.domain)
 
     def roundings(self, most: int) -> int:
@@ -75,6 +80,7 @@ class Coder:
         self, stack: Stack, guard: Guard, codes: Tensor, condition: Condition | None, group: int, most: int
     ) -> None:
         """Put a group of codes (B, *shape) int64 on the stack."""
+        self.chain = self.coarse if group < ALONE else self.fine
         chain, base = self.chain, _FREE + group * self.roundings(most)
         x = self.model.domain.values(codes)
         k = self._pop_forward(stack, guard, 1, base, x, None)
@@ -91,6 +97,7 @@ class Coder:
 
     def pop(self, stack: Stack, guard: Guard, n: int, condition: Condition | None, group: int, most: int) -> Tensor:
         """Take a group of n images off the stack: the inverse of `push`."""
+        self.chain = self.coarse if group < ALONE else self.fine
         chain, base = self.chain, _FREE + group * self.roundings(most)
         mean, width = self._prior(guard, np.empty((n, *chain.shape)))
         k = self.clock.time("coder", lambda: stack.pop_normal(mean, width))

@@ -10,8 +10,10 @@ import numpy as np
 from nelbo.codec.normal import CORRECTED, INVERSE, SPAN
 from nelbo.errors import UsageError
 
-START = 1 << 32
-"""The state of an empty coder, and again when everything was popped."""
+LEAST = 1 << 32
+"""The least state there is."""
+START = 1 << 63
+"""The state of an empty coder, and again when everything was popped; what it holds need not be borrowed."""
 SHIFTS = np.array([-512, -256, 0, 256, 512], np.int64)
 """Widths of a mixture's Gaussians, in 256ths of an octave from its own."""
 GAUSSIAN = np.array([[0, 0, 0, 1 << 20, 0, 0]], np.int64)
