@@ -20,8 +20,8 @@ OPTIONS = {
     "sample": "-n --sampler --steps --grid --seed --out --variance --decoder --bins --range --clip --condition "
     "--guidance --null-condition",
     "compress": "--out --verify --few --steps --chunk --limit --seed --batch-size --variance --decoder --bins --range "
-    "--clip --condition --device --json",
-    "decompress": "--out --batch-size --device --json",
+    "--clip --condition --json",
+    "decompress": "--out --batch-size --json",
     "report": "--out",
     "info": "--json",
     "equations": "",

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import nelbo
 from nelbo import codec
 from nelbo.codec import archive
 from nelbo.codec.compress import compress
@@ -271,6 +272,28 @@ def test_type_shape_and_conditions_come_back(tmp_path):
         compress(model, codes.to(dtype), tmp_path / "x.nelbo", few=True)
         back = decompress(model, tmp_path / "x.nelbo", batch_size=3)
         assert back.dtype == dtype and torch.equal(back, codes.to(dtype))
+
+
+def test_conditions_are_kept_and_images_without_channels_come_back_so(tmp_path):
+    """A network that needs a class an image: the classes are in the file, and one changed chunk names its own."""
+    model = nelbo.from_callable(
+        lambda z, t, y: torch.zeros_like(z) + 0.3 * (y[:, None, None, None] - 1),
+        schedule=nelbo.schedules.logsnr_linear(5.0, -6.0),
+        predicts="x0",
+        domain=nelbo.DataDomain((1, 4, 4), 4),
+        time="logsnr",
+        decoder="categorical",
+        grid=grids.even(3),
+    )
+    codes = models.images(model, 50)[:, 0].to(torch.uint8)
+    y = torch.arange(50) % 3
+    made = compress(model, codes, tmp_path / "x.nelbo", condition={"y": y}, chunk_size=20, few=True)
+    assert made.header.conditions == ("y",) and made.beside > 0
+    back = decompress(model, tmp_path / "x.nelbo")
+    assert back.shape == (50, 4, 4) and torch.equal(back, codes)
+    for wrong in ({"y": y[:9]}, {"y": y / 2}, "y"):
+        with pytest.raises(UsageError, match="condition"):
+            compress(model, codes, tmp_path / "y.nelbo", condition=wrong, few=True)
 
 
 def test_bad_options_are_refused(model, tmp_path):

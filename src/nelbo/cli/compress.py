@@ -43,7 +43,6 @@ def compress(
     range: options.Range = None,
     clip: options.Clip = None,
     condition: options.Condition = None,
-    device: options.Device = None,
     as_json: options.Json = False,
 ) -> None:
     """Compress images without loss, into about as many bits as the model's bound says.
@@ -55,7 +54,6 @@ def compress(
         chosen = options.overrides(variance, decoder, bins, range, clip)
         settings = {name: value for name, value in vars(chosen).items() if value is not None}
         settings |= {} if steps is None else {"steps": steps}
-        device = options.check_device(device)
         from nelbo import codec
 
         with shown("compressing") as progress:
@@ -70,7 +68,6 @@ def compress(
                 seed=seed,
                 batch_size=batch_size,
                 chunk_size=chunk_size,
-                device=device,
                 settings=settings,
                 progress=progress,
             )
@@ -85,7 +82,6 @@ def decompress(
         Path, typer.Option("--out", metavar="PATH", help="FILE.npz, FILE.npy, an IDX name, or a new folder.")
     ],
     batch_size: options.BatchSize = None,
-    device: options.Device = None,
     as_json: options.Json = False,
 ) -> None:
     """Give back the images of a compressed file, exactly as they were.
@@ -94,14 +90,13 @@ def decompress(
     status is 2.
     """
     with session(as_json) as output:
-        device = options.check_device(device)
         from nelbo.codec import inspection
         from nelbo.codec.decompress import restore
 
         header = inspection.header_of(file)
         given = loaded(model, header.settings)
         with shown("decompressing") as progress:
-            read = restore(given, file, out, batch_size=batch_size, device=device, progress=progress)
+            read = restore(given, file, out, batch_size=batch_size, progress=progress)
         output.document(read.to_dict())
         output.text(str(read.where))
 

@@ -48,7 +48,10 @@ def info(
 def is_file(name: str) -> bool:
     """Whether this is a compressed file, or is meant to be one."""
     path = Path(name)
-    return path.is_file() and (path.suffix == ".nelbo" or path.open("rb").read(4) == b"NELB")
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return path.suffix == ".nelbo" or file.read(4) == b"NELB"
 
 
 def machine() -> Json:

@@ -100,7 +100,6 @@ def compress(
     batch_size: int | None = None,
     chunk_size: int = 1000,
     bin_width: float = 0.5,
-    device: str | torch.device | None = None,
     settings: Json | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Compressed:
@@ -142,7 +141,7 @@ def compress(
     support.check(given)
     what = source(images, given.domain, limit, condition)
     path = Path(path)
-    exact = given.in_precision(torch.float64, device or "cpu")
+    exact = given.in_precision(torch.float64, "cpu")
     clocks = Clock(), Clock()
     with torch.inference_mode(), exact.denoiser.inference():
         coder = Coder(exact, round(bin_width * 64) / 64, batch_size or 64, seed=seed, clock=clocks[0])

@@ -48,7 +48,6 @@ def decompress(
     out: str | Path | None = None,
     *,
     batch_size: int | None = None,
-    device: str | torch.device | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor | Decompressed:
     """The images of an archive, exactly as they were compressed: a tensor of their own shape and type, or where `out`
@@ -58,7 +57,7 @@ def decompress(
     Errors: UsageError where `model` is not the one that wrote the file; ArchiveError where the file is damaged: its
     `lost` names the images that are lost, and `recovered` is, or is where, all others are.
     """
-    result = restore(model, path, out, batch_size=batch_size, device=device, progress=progress)
+    result = restore(model, path, out, batch_size=batch_size, progress=progress)
     return result.where if out is None else result
 
 
@@ -68,7 +67,6 @@ def restore(
     out: str | Path | None,
     *,
     batch_size: int | None = None,
-    device: str | torch.device | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Decompressed:
     """As `decompress`, with what is known of the work."""
@@ -81,7 +79,7 @@ def restore(
         target = sink(header, None if out is None else Path(out), given.domain.bins or 0)
         clock = Clock()
         try:
-            exact = given.in_precision(torch.float64, device or "cpu")
+            exact = given.in_precision(torch.float64, "cpu")
             with torch.inference_mode(), exact.denoiser.inference():
                 coder = Coder(exact, header.bin_width, batch_size or header.most, header.widths, clock=clock)
                 found, strange = _read(file, header, coder, target, progress)

@@ -19,7 +19,7 @@ VERSION = 1
 FORMS = ("array", "npy", "npz", "idx", "folder")
 DTYPES = ("uint8", "int8", "int16", "int32", "int64")
 MOST_GROUP = 4096
-MOST_CHUNK = 1 << 24
+MOST_CHUNK = 1 << 20
 _LONGEST = 1 << 20
 """Bytes of the longest header that is read."""
 

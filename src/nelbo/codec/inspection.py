@@ -6,17 +6,8 @@ from pathlib import Path
 
 from nelbo.codec import archive
 from nelbo.codec.decompress import opened
-from nelbo.codec.header import MAGIC, Header
+from nelbo.codec.header import Header
 from nelbo.typing import Json
-
-
-def is_archive(path: str | Path) -> bool:
-    """Whether a file begins as an archive does."""
-    try:
-        with Path(path).open("rb") as file:
-            return file.read(len(MAGIC)) == MAGIC
-    except OSError:
-        return False
 
 
 def header_of(path: str | Path) -> Header:
