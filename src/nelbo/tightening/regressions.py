@@ -47,6 +47,7 @@ class Regression(Fitter):
         self.base, self.seed = base, seed
         self.rows: list[tuple[Tensor, Tensor, Tensor]] = []
         self.full: list[dict[str, Tensor]] = []
+        self.last: Tensor | None = None
         self.gains = torch.zeros(len(self.logsnr), len(LOG_W), dtype=torch.float64)
         self.trust: list[float] = []
 
@@ -60,26 +61,29 @@ class Regression(Fitter):
         F, y = F.transpose(0, 1), y.mT
         snr = float(t.logsnr.exp())
         rho = snr * torch.tensor(WIDTHS, dtype=torch.float64)
-        whole = self._fit(F, y, rho, self.full[-1]["w"] if self.full else None)
+        whole, X = self._fit(F, y, rho, self.last)
+        self.last = whole["w"]
         first = fold < FOLDS // 2
         scores = torch.zeros(len(TRUST), dtype=torch.float64)
         told, plain = torch.zeros(len(TRUST), *y.shape, dtype=torch.float64), torch.zeros_like(y)
         for left in (first, ~first):
-            half = self._fit(F[:, ~left], y[:, ~left], rho, whole["w"])
+            half, X_half = self._fit(F[:, ~left], y[:, ~left], rho, whole["w"])
+            X_left = self._design(F[:, left], half["centre"], half["scale"])
             plain[:, left] = y[:, ~left].mean(1, keepdim=True).clamp_min(1e-300)
             for i, trust in enumerate(TRUST):
-                V = self._log_V(F[:, left], half, trust).exp()
+                w = self._kept(X_half, y[:, ~left], rho, half["w"], trust)
+                V = (X_left @ w[..., None].float())[..., 0].double().exp()
                 told[i][:, left] = V
                 scores[i] += float(regress.cost(y[:, left], V, rho) @ self.coordinates) * float(left.double().mean())
         best = int(scores.argmin())
         self.gains[node] = self._cost(y, told[best], snr) - self._cost(y, plain, snr)
         self.trust.append(TRUST[best])
-        self.full.append(whole)
+        self.full.append({**whole, "w": self._kept(X, y, rho, whole["w"], TRUST[best])})
 
-    def _fit(self, F: Tensor, y: Tensor, rho: Tensor, start: Tensor | None = None) -> dict[str, Tensor]:
-        """Weights, and w_0 for every share of them, of features centred and scaled; from the weights of a fit like it
-        that is done, but for the mean."""
-        centre, scale = F.mean(1, keepdim=True), F.std(1, keepdim=True)
+    def _fit(self, F: Tensor, y: Tensor, rho: Tensor, start: Tensor | None = None) -> tuple[dict[str, Tensor], Tensor]:
+        """Centres and scales of features and the weights of these centred and scaled, (G, ·), and the rows of all; from
+        the weights of a fit like it that is done, but for the mean."""
+        centre, scale = F.mean(1), F.std(1)
         scale = torch.where(scale > 1e-6 * (1 + centre.abs()), scale, torch.ones_like(scale))
         X = self._design(F, centre, scale)
         if start is not None:
@@ -87,20 +91,18 @@ class Regression(Fitter):
             level = (y * (-eta).double().exp()).mean(1).clamp_min(1e-300).log()
             start = torch.cat([level[:, None], start[:, 1:]], 1)
         w = regress.fit(X, y, rho, max(RIDGE, SHRINKAGE / max(1, self.count)), start)
-        found = {"centre": centre[:, 0], "scale": scale[:, 0], "w": w}
-        for trust in TRUST[1:]:
-            eta = trust * (X[..., 1:] @ w[:, 1:, None].float())[..., 0].double()
-            found[f"w0 {trust}"] = regress.fit(X[..., :1], y, rho, 0.0, None, eta)[:, 0]
-        found[f"w0 {TRUST[0]}"] = w[:, 0]
-        return {k: v.double() for k, v in found.items()}
+        return {"centre": centre, "scale": scale, "w": w}, X
+
+    def _kept(self, X: Tensor, y: Tensor, rho: Tensor, w: Tensor, trust: float) -> Tensor:
+        """A share of the weights, with the constant that suits it."""
+        if trust == 1:
+            return w
+        eta = trust * (X[..., 1:] @ w[:, 1:, None].float())[..., 0].double()
+        return torch.cat([regress.fit(X[..., :1], y, rho, 0.0, None, eta), trust * w[:, 1:]], 1)
 
     def _design(self, F: Tensor, centre: Tensor, scale: Tensor) -> Tensor:
-        X = ((F - centre) / scale).clamp(-CLIP, CLIP)
+        X = ((F - centre[:, None]) / scale[:, None]).clamp(-CLIP, CLIP)
         return torch.cat([torch.ones_like(X[..., :1]), X, *([X.clamp_min(0)] if self.bent else [])], -1)
-
-    def _log_V(self, F: Tensor, fitted: dict[str, Tensor], trust: float) -> Tensor:
-        X = self._design(F, fitted["centre"][:, None].float(), fitted["scale"][:, None].float())
-        return fitted[f"w0 {trust}"][:, None] + trust * (X[..., 1:] @ fitted["w"][:, 1:, None].float())[..., 0]
 
     def _cost(self, square: Tensor, V: Tensor, snr: float) -> Tensor:
         """Nats an example for every w, (len(LOG_W),): the mean over rows, times the coordinates they stand for."""
@@ -110,12 +112,10 @@ class Regression(Fitter):
     def chosen(self) -> tuple[str, StepCost, dict[str, Tensor]]:
         """What of the weights is kept, in words, the cost, and the tables (N, G, …) of all levels."""
         nats = (self.base.banded().nats + self.gains).clamp_min(1e-12)
-        tables = {k: torch.stack([f[k] for f in self.full]) for k in ("centre", "scale")}
-        kept = zip(self.full, self.trust, strict=True)
-        w = torch.stack([torch.cat([f[f"w0 {trust}"][:, None], trust * f["w"][:, 1:]], 1) for f, trust in kept])
+        tables = {k: torch.stack([f[k] for f in self.full]).double() for k in ("centre", "scale", "w")}
         least = min(self.trust)
         note = f"{least:.0%} of its dependence on the input kept at some levels" if least < 1 else ""
-        return note, StepCost(self.logsnr, nats), {**tables, "w": w}
+        return note, StepCost(self.logsnr, nats), tables
 
     def drawn(self, seen: Seen, places: Tensor, rows: int) -> Tensor:
         """Of the `places` of every example about as many as make `rows` in all, (b, m); keyed by the example."""
