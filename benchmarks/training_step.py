@@ -1,13 +1,13 @@
 """What a training step costs beside its network: nelbo's loop against bare forward + backward + optimiser, in one run.
 
-    .venv/bin/python benchmarks/training_step.py [--quick] [--steps 60] [--only digits unet16 unet28 unet32]
+    .venv/bin/python benchmarks/training_step.py [--quick] [--steps 60] [--only digits recipe28 unet16 unet28 unet32]
 
 The loop's own step (`nelbo.training.run.Run.advance`: rows of the data, keyed noise and times, the loss, clipping, the
 average of the weights, the log's record) and a bare step take turns, step by step. The bare step is what nobody can do
-without: the same network on as many inputs, in calls of the same sizes (the batch, and the share of it that scores the
-first level), a squared error (with a categorical head: the cross-entropy), backward, fused AdamW, and nothing else;
-its inputs are made once. Medians over steps of wall time, and their ratio. Some of what is nelbo's own is then timed
-by itself: keyed noise, clipping, average. Weights are random: what a step costs does not depend on them. One thread.
+without: the same network on as many inputs (the batch, and the share of it that scores the first level), a squared
+error (with a categorical head: the cross-entropy), backward, fused AdamW, and nothing else; its inputs are made once.
+Medians over steps of wall time, and their ratio. Some of what is nelbo's own is then timed by itself: keyed noise,
+clipping, average. Weights are random: what a step costs does not depend on them. One thread.
 """
 
 from __future__ import annotations
@@ -21,17 +21,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nelbo.maths import random
 from nelbo.model.examples import Examples
 from nelbo.training.build import build_model
 from nelbo.training.config import check_config
+from nelbo.training.recipe import with_recipe
 from nelbo.training.run import Run
 
 UNET = {"head": "plain", "predicts": "eps", "name": "unet"}
 CASES: dict[str, tuple[tuple[int, ...], int, dict[str, Any]]] = {
     "digits": ((8, 8), 17, {}),
+    "recipe28": ((1, 28, 28), 256, {}),
     "unet16": ((3, 16, 16), 256, {"net": UNET, "batch_size": 64}),
     "unet28": ((1, 28, 28), 256, {"net": UNET, "batch_size": 64}),
     "unet32": ((3, 32, 32), 256, {"net": UNET, "batch_size": 32}),
@@ -46,24 +48,21 @@ class Bare:
         self.net: nn.Module = run.net.net  # type: ignore[assignment]
         B, shape = settings.batch_size, run.model.domain.shape
         generator = torch.Generator().manual_seed(0)
-        self.calls: list[tuple[Tensor, Tensor]] = []
-        for rows in (B, max(1, math.ceil(settings.reconstruction_share * B))):
-            x = torch.randn(rows, *shape, generator=generator)
-            self.calls.append((x, torch.rand(rows, generator=generator)))
-        self.codes = [torch.randint(0, run.model.domain.bins or 2, x.shape, generator=generator) for x, _ in self.calls]
-        if not run.model.decoder.calls_network:
-            del self.calls[1:]
+        first = math.ceil(settings.reconstruction_share * B) if run.model.decoder.calls_network else 0
+        self.x = torch.randn(B + first, *shape, generator=generator)
+        self.t = torch.rand(B + first, generator=generator)
+        self.codes = torch.randint(0, run.model.domain.bins or 2, self.x.shape, generator=generator)
+        if settings.channels_last:
+            self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = torch.optim.AdamW(self.net.parameters(), 1e-6, fused=True)
 
     def step(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
-        loss: Any = 0.0
-        for (x, t), codes in zip(self.calls, self.codes, strict=False):
-            out = self.net(x, t)
-            if out.shape == x.shape:
-                loss = loss + (out - x).square().mean()
-            else:
-                loss = loss + nn.functional.cross_entropy(out.flatten(0, -2), codes.flatten())
+        out = self.net(self.x, self.t)
+        if out.ndim > self.x.ndim:
+            loss = nn.functional.cross_entropy(out.flatten(0, -2), self.codes.flatten())
+        else:
+            loss = out.square().mean()
         loss.backward()
         self.optimizer.step()
 
@@ -78,7 +77,7 @@ def measure(name: str, steps: int) -> dict[str, Any]:
     shape, bins, wanted = CASES[name]
     data = torch.randint(0, bins, (2000, *shape), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
     examples = Examples(data, name, bins=bins)
-    settings = check_config({"steps": 10**6, "log_every": 50, **wanted})
+    settings = check_config(with_recipe({"steps": 10**6, "log_every": 50, **wanted}, examples))
     model = build_model(examples, settings)
     run = Run.of(model, examples, settings)
     bare = Bare(run)

@@ -43,6 +43,7 @@ CASES: dict[str, dict] = {
     "edm": {"schedule": schedule.edm(0.02, 20.0), "output": "edm_F", "time": "c_noise", "sigma_data": 0.6},
     "learned": {"schedule": schedule.learned(5.0, -6.0, shape=[1.0, 3.0, 0.5])},
     "mixture head": {"head": "mixture", "decoder": NetworkMixture()},
+    "mixture beside eps": {"head": "mixture", "output": "eps", "decoder": NetworkMixture()},
     "interpolated": {"schedule": TABLE.interpolated(), "grid": grid.times([0.0, 0.3, 1.0])},
     "continuous": {"grid": grid.continuous(0.1, 0.9)},
     "even on a table": {"schedule": TABLE, "grid": grid.even(4, first=2)},
@@ -95,12 +96,13 @@ def make(name: str, seed: int = 0, **settings) -> DiffusionModel:
     changes = dict(CASES[name])
     domain = changes.pop("domain", DISCRETE)
     head = changes.pop("head", None)
-    own = {"outputs": 8} if head == "mixture" else {}
+    said = {"output": changes.pop("output", "v")} if head is None or "output" in changes else {}
+    own = {"outputs": 8 + len(said)} if head == "mixture" else {}
     recipe = {"name": "mlp", "settings": {"width": 8, "embedding": 4, "blocks": 1, **own, **settings}}
     config = {
         "kind": head or "network",
         **({"components": 2} if head == "mixture" else {}),
-        "output": changes.pop("output", "v"),
+        **said,
         "time": changes.pop("time", "logsnr"),
         **({"sigma_data": changes.pop("sigma_data")} if "sigma_data" in changes else {}),
         "net": {**recipe, "logsnr_max": 5.0, "logsnr_min": -6.0},

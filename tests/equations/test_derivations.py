@@ -38,7 +38,7 @@ BREAKS = [
      "noise-loss"),
     ("VDM's decoder without α", "nelbo.model.decoder:Categorical.log_pmf", "alpha * lattice", "lattice",
      "variational-diffusion"),
-    ("the continuous term without its ½", "nelbo.bound.terms:diffusion_rate_at", "-0.5 * dlogsnr_dt", "-dlogsnr_dt",
+    ("the continuous term without its ½", "nelbo.bound.terms:diffusion_rate_of", "-0.5 * dlogsnr_dt", "-dlogsnr_dt",
      "snr-and-limit"),
     ("responsibilities ignore the noise", "nelbo.model.exact.mixture:ExactMixtureDenoiser.forward",
      "component_log_prob(z, alpha, sigma)", "component_log_prob(z, alpha)", "probability-flow"),

@@ -11,6 +11,7 @@ from scipy import stats
 
 from nelbo.errors import ShapeError, UsageError
 from nelbo.model.decoder import Categorical
+from nelbo.model.denoiser import NetworkDenoiser
 from nelbo.model.domain import DataDomain
 from nelbo.model.mixture import MixtureDenoiser, NetworkMixture, outputs, start_weights
 from nelbo.nets import build
@@ -95,10 +96,29 @@ def test_start():
     assert bool((said.mean[:, M] == -1).all() and (said.mean[:, M + 1] == 1).all())
 
 
+def test_beside_an_output():
+    """x̂ is that of a network which says the first map alone; the decoder is that of the mixture's maps alone."""
+    maps = torch.randn(2, 1 + outputs(M), 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    z, t = torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(2, 2, 3), level(2.0, 2)
+    both = MixtureDenoiser(lambda z, t: maps.flatten(1, 2), DOMAIN, M, output="eps")(z, t)
+    plain = NetworkDenoiser(lambda z, t: maps[:, 0], "eps", "logsnr")(z, t)
+    alone = MixtureDenoiser(lambda z, t: maps[:, 1:].flatten(1, 2), DOMAIN, M)(z, t)
+    close(both.x0, plain.x0, 0)
+    assert float((both.x0 - alone.x0).abs().max()) > 0.1
+    decoder = NetworkMixture()
+    close(decoder.log_pmf(z, t, both, DOMAIN), decoder.log_pmf(z, t, alone, DOMAIN), 0)
+    start = start_weights(torch.zeros(1, 2, 3), DOMAIN, M, beside=True)
+    assert len(start) == 1 + outputs(M) and start[0] == 0
+
+
 def test_refusals():
+    with pytest.raises(UsageError, match="beside the output 'velocity'"):
+        MixtureDenoiser(lambda z, t: z, DOMAIN, M, output="velocity")
+    with pytest.raises(ShapeError, match="beside its eps takes 12 numbers"):
+        MixtureDenoiser(lambda z, t: z, DOMAIN, M, output="eps")(torch.zeros(1, 2, 3), level(0.0))
     with pytest.raises(UsageError, match="real-valued"):
         MixtureDenoiser(lambda z, t: z, DataDomain((2,)), M)
-    with pytest.raises(ShapeError, match="3 components says 11 numbers"):
+    with pytest.raises(ShapeError, match="3 components takes 11 numbers"):
         MixtureDenoiser(lambda z, t: z, DOMAIN, M)(torch.zeros(1, 2, 3), level(0.0))
     with pytest.raises(UsageError, match="mixture head"):
         NetworkMixture().log_pmf(torch.zeros(1, 2, 3), level(0.0), None, DOMAIN)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 import nelbo
+from nelbo.bound import terms
 from nelbo.bound.prepare import NelboWarning
+from nelbo.errors import UsageError
+from nelbo.maths import random
 from nelbo.model.decoder import NetworkCategorical
 from nelbo.model.examples import Examples
 from nelbo.model.mixture import NetworkMixture
 from nelbo.training.build import build_model
 from nelbo.training.config import check_config
+from nelbo.training.objective import Batch, Bound
 from nelbo.training.recipe import IMAGES, with_recipe
 
 BYTES = torch.randint(0, 256, (6, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
@@ -40,11 +46,11 @@ def test_others_get_the_defaults(examples):
 def test_settings_stand_above_it():
     chosen = with_recipe({"lr": 0.1, "net": {"components": 2}, "schedule": {"logsnr_max": 8.0}}, IMAGE)
     settings = check_config(chosen)
-    assert settings.lr == 0.1 and settings.net.components == 2 and settings.net.head == "mixture"
+    assert settings.lr == 0.1 and settings.net.components == 2 and settings.decoder == "mixture"
     assert settings.schedule.logsnr_max == 8.0 and settings.schedule.logsnr_min == -7.0
     assert IMAGES["net"]["components"] == 4, "the recipe itself was changed"
     sized = check_config(with_recipe({"net": {"size": "tiny"}}, IMAGE))
-    assert sized.net.settings == {"size": "tiny", "patch": 2} and sized.net.head == "mixture"
+    assert sized.net.settings == {"size": "tiny", "patch": 1} and sized.net.predicts == "eps"
     assert check_config(with_recipe({"schedule": "cosine"}, IMAGE)).schedule.T == 1000
 
 
@@ -56,8 +62,8 @@ def test_a_network_of_its_own_gets_nothing(net):
 
 
 def test_a_run(tmp_path):
-    """A few steps on bytes: a model folder with the mixture head, whose bound can be evaluated, and better than 8 bits
-    after some."""
+    """A few steps on bytes: a model folder with the mixture decoder, whose bound can be evaluated and is, after some,
+    better than 8 bits."""
     flat = Examples((BYTES // 64 + 100).repeat(4, 1, 1), "low contrast", bins=256)
     settings = {"steps": 25, "batch_size": 8, "warmup": 2, "levels": 16, "net": {"width": 8, "multipliers": [1]}}
     nelbo.train(flat, tmp_path, settings)
@@ -66,3 +72,38 @@ def test_a_run(tmp_path):
     with pytest.warns(NelboWarning, match="trained on"):
         bound = nelbo.evaluate(model, flat, tolerance=0.1)
     assert 0 < bound.terms.reconstruction.bits_per_dim < 8
+
+
+@pytest.mark.parametrize(
+    ("changes", "message", "remedy"),
+    [
+        ({"objective": "simple"}, "a decoder of mixtures is the network's own", "decoder=histogram"),
+        ({"schedule": "linear", "variance": "learned_range"}, "and the decoder 'mixture'", "not decoder=mixture"),
+    ],
+)
+def test_a_mixture_beside_eps_is_refused_where_it_learns_nothing(changes, message, remedy):
+    with pytest.raises(UsageError, match=message) as refused:
+        build_model(IMAGE, check_config(with_recipe(changes, IMAGE)))
+    assert remedy in refused.value.hint
+
+
+def test_a_mixture_of_real_numbers_is_refused():
+    with pytest.raises(UsageError, match="real-valued"):
+        build_model(Examples(BYTES.float(), "real"), check_config({"net": {"head": "plain"}, "decoder": "mixture"}))
+
+
+def test_one_call_a_step(monkeypatch):
+    """A decoder that is the network's own costs a step no call of its own, and its examples are those of the batch."""
+    model = build_model(IMAGE, check_config(with_recipe({"net": {"size": "tiny"}}, IMAGE)))
+    rows = []
+    whole = type(model.denoiser).forward
+    monkeypatch.setattr(type(model.denoiser), "forward", lambda *given: rows.append(len(given[1])) or whole(*given))
+    batch = Batch.of(model, BYTES, seed=0, step=0)
+    with torch.no_grad():
+        losses = Bound(reconstruction_share=0.3).losses(model, batch)
+    assert rows == [6 + 2]
+    first = model.levels()[:1]
+    eps = random.normal(0, torch.arange(2), 0, 2, model.domain.shape, stream=random.Stream.BATCH)
+    with torch.no_grad():
+        alone = terms.reconstruction(model, batch.x[:2].double(), batch.target[:2], eps, first.expand(2)).mean()
+    assert float(losses.others["reconstruction"]) == pytest.approx(float(alone) / (64 * math.log(2)), rel=1e-5)

@@ -17,6 +17,7 @@ from nelbo.maths import tiles
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.process import forward
 from nelbo.process.levels import Levels
+from nelbo.process.prediction import Prediction
 from nelbo.typing import Condition
 
 
@@ -38,7 +39,12 @@ def diffusion_at(
     model: DiffusionModel, x: Tensor, z: Tensor, s: Levels, t: Levels, condition: Condition | None = None
 ) -> Tensor:
     """`diffusion` at a z_t that is there already."""
-    return model.reverse.kl_sum(x, model.predict(z, t, condition), s, t)
+    return diffusion_of(model, x, model.predict(z, t, condition), s, t)
+
+
+def diffusion_of(model: DiffusionModel, x: Tensor, prediction: Prediction, s: Levels, t: Levels) -> Tensor:
+    """`diffusion` of a prediction that is there already."""
+    return model.reverse.kl_sum(x, prediction, s, t)
 
 
 @equation("snr-continuous-limit", "time-derivative-kl")
@@ -56,7 +62,12 @@ def diffusion_rate_at(
     model: DiffusionModel, x: Tensor, z: Tensor, t: Levels, dlogsnr_dt: Tensor, condition: Condition | None = None
 ) -> Tensor:
     """`diffusion_rate` at a z_t that is there already."""
-    distance = tiles.squared_norm(x, model.predict(z, t, condition).x0)
+    return diffusion_rate_of(x, model.predict(z, t, condition), t, dlogsnr_dt)
+
+
+def diffusion_rate_of(x: Tensor, prediction: Prediction, t: Levels, dlogsnr_dt: Tensor) -> Tensor:
+    """`diffusion_rate` of a prediction that is there already."""
+    distance = tiles.squared_norm(x, prediction.x0)
     return -0.5 * dlogsnr_dt * (t.alpha / t.sigma).square() * distance
 
 
@@ -73,6 +84,13 @@ def reconstruction_at(
 ) -> Tensor:
     """`reconstruction` at a z_1 that is there already."""
     prediction = model.predict(z, first, condition) if model.decoder.calls_network else None
+    return reconstruction_of(model, target, z, prediction, first)
+
+
+def reconstruction_of(
+    model: DiffusionModel, target: Tensor, z: Tensor, prediction: Prediction | None, first: Levels
+) -> Tensor:
+    """`reconstruction` of a prediction that is there already (None where the decoder asks for none)."""
     nats = model.decoder.nll(target, z, first, prediction, model.domain)
     # the decoder's density is that of standardised data
     return nats if model.domain.scale is None else nats + model.domain.log_volume

@@ -150,7 +150,7 @@ def _denoiser_config(denoiser: Denoiser, recipe: Json) -> Json:
     if isinstance(denoiser, CategoricalDenoiser):
         return {"kind": "categorical", "time": denoiser.time.value, "net": recipe}
     if isinstance(denoiser, MixtureDenoiser):
-        return {"kind": "mixture", "time": denoiser.time.value, "components": denoiser.components, "net": recipe}
+        return {"kind": "mixture", "time": denoiser.time.value, "net": recipe, **denoiser.settings()}
     if isinstance(denoiser, NetworkDenoiser):
         said = {"kind": "network", "output": denoiser.output.value, "time": denoiser.time.value, "net": recipe}
         return {**said, **denoiser.settings()}
@@ -172,7 +172,7 @@ def make_denoiser(config: Json, domain: DataDomain) -> Denoiser:
     if categorical:
         return CategoricalDenoiser(net, domain, config["time"])
     if config["kind"] == "mixture":
-        return MixtureDenoiser(net, domain, config["components"], config["time"])
+        return MixtureDenoiser(net, domain, config["components"], config["time"], config.get("output"))
     settings = {k: config[k] for k in ("sigma_data", "learned_variance") if k in config}
     return NetworkDenoiser(net, config["output"], config["time"], **settings)
 

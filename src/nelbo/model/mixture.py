@@ -6,7 +6,8 @@ of the pixel itself comes in exactly, as N(z; α x, σ²):
     π_θ(x) = Σ_m w_m N(x; μ_m, s_m²) + w_low δ(x − low) + w_high δ(x − high),        p̂(x | z) ∝ π_θ(x) N(z; α x, σ²)
 
 x̂ is the mean of p̂ over real x, in closed form, a few operations a pixel; the decoder at the first level is p̂ over the
-codes, which is looked at only near z/α. For 256 codes this costs a fiftieth of a table of 256 logits a pixel.
+codes, which is looked at only near z/α. For 256 codes this costs a fiftieth of a table of 256 logits a pixel. A network
+may also say x̂ by itself, as ε̂, x̂ or v̂ on one map more, and keep the mixture for the decoder.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from nelbo.model.denoiser import Denoiser, TimeInput, network_name
 from nelbo.model.domain import DataDomain
 from nelbo.process.levels import Levels, column
 from nelbo.process.mixture import Mixture
-from nelbo.process.prediction import Prediction
+from nelbo.process.prediction import Output, Prediction, x0_from
 from nelbo.typing import Condition, Json
 
 
@@ -39,6 +40,9 @@ class MixtureDenoiser(Denoiser):
 
     In units of half the codes' range, Gaussian m starts at a mean evenly spaced within and a deviation of 0.3; a
     deviation cannot fall below a quarter of the step between codes.
+
+    output: what one map more, the first, says ("eps", "x0", "v"). x̂ follows from it, and the mixture is the decoder's
+    alone; None: x̂ is the mixture's.
     """
 
     def __init__(
@@ -47,26 +51,39 @@ class MixtureDenoiser(Denoiser):
         domain: DataDomain,
         components: int,
         time: TimeInput | str = TimeInput.LOGSNR,
+        output: Output | str | None = None,
     ):
         super().__init__()
+        self.output = None if output is None else Output.parse(output)
+        if self.output not in (None, Output.EPS, Output.X0, Output.V):
+            raise UsageError(f"a mixture beside the output {self.output.value!r}", "give 'eps', 'x0' or 'v'")
         self.net, self.domain, self.components, self.time = net, domain, components, TimeInput.parse(time)
         if not domain.discrete:
             raise UsageError("a mixture head on real-valued data", "use --set net.head=plain")
 
     def describe(self) -> Json:
         said = {**super().describe(), "net": network_name(self.net), "time": self.time.value}
-        return {**said, "components": self.components}
+        return {**said, **self.settings()}
+
+    def settings(self) -> Json:
+        """What the net and its time do not say."""
+        settings: Json = {"components": self.components}
+        return settings if self.output is None else {**settings, "output": self.output.value}
 
     def forward(self, z: Tensor, t: Levels, condition: Condition | None = None) -> Prediction:
         raw = self._call(self.net, z, t, self.time, condition).to(z.dtype)
-        maps = outputs(self.components)
+        maps = outputs(self.components) + (self.output is not None)
         if raw.shape != (len(z), maps * z.shape[1], *z.shape[2:]):
+            beside = "" if self.output is None else f" beside its {self.output.value}"
             raise ShapeError(
                 f"the network returned shape {tuple(raw.shape)} for an input of shape {tuple(z.shape)}",
-                f"a mixture head of {self.components} components says {maps} numbers an element, on axis 1",
+                f"a mixture of {self.components} components{beside} takes {maps} numbers an element, on axis 1",
             )
-        mixture = self._mixture(raw.unflatten(1, (maps, z.shape[1])))
-        return Prediction(mixture.posterior_mean(z, t), mixture=mixture)
+        raw = raw.unflatten(1, (maps, z.shape[1]))
+        if self.output is None:
+            mixture = self._mixture(raw)
+            return Prediction(mixture.posterior_mean(z, t), mixture=mixture)
+        return Prediction(x0_from(self.output, raw[:, 0], z, t), mixture=self._mixture(raw[:, 1:]))
 
     def _mixture(self, raw: Tensor) -> Mixture:
         M, low, high = self.components, self.domain.low, self.domain.high
@@ -82,15 +99,18 @@ class MixtureDenoiser(Denoiser):
         )
 
 
-def start_weights(codes: Tensor, domain: DataDomain, components: int) -> Tensor:
-    """What the 3 M + 2 outputs should start as, so that the end codes have the weights that they have in `codes`."""
+def start_weights(codes: Tensor, domain: DataDomain, components: int, beside: bool = False) -> Tensor:
+    """What the 3 M + 2 outputs should start as, so that the end codes have the weights that they have in `codes`.
+
+    beside: whether another map stands before them, which starts at 0.
+    """
     K = domain.lattice().numel()
     share = [max(float((codes == k).double().mean()), 1e-6) for k in (0, K - 1)]
     rest = max(1 - sum(share), 1e-6) / components
     start = torch.zeros(outputs(components))
     start[:components] = math.log(rest)
     start[components], start[components + 1] = math.log(share[0]), math.log(share[1])
-    return start
+    return torch.cat([torch.zeros(int(beside)), start])
 
 
 @dataclass(frozen=True, eq=False)

@@ -103,6 +103,15 @@ class Levels:
         """One level, shape () or (1,), repeated for every example of a batch."""
         return self._each(lambda values: values.reshape(-1).expand(batch))
 
+    def joined(self, other: Levels) -> Levels:
+        """These levels and then the others, of the same schedule, in the dtype of these."""
+
+        def both(mine: Tensor | None, theirs: Tensor | None) -> Tensor | None:
+            return None if mine is None or theirs is None else torch.cat([mine, theirs.to(mine)])
+
+        pairs = {k: both(getattr(self, k), getattr(other, k)) for k in ("t", "logsnr", "index", "time", "slope")}
+        return replace(self, **pairs)
+
     def on(self, path: Path) -> Levels:
         """The levels of the same log-SNR on another path."""
         return replace(self, path=path)

@@ -19,6 +19,7 @@ eq. 20; Karras et al. 2022, eq. 7 and table 1.
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -75,8 +76,15 @@ class Prediction:
 
     def rows(self, some: Tensor | slice) -> Prediction:
         """The same for the examples `some`."""
-        tensors = {k: v[some] for k, v in vars(self).items() if isinstance(v, Tensor)}
-        mixture = self.mixture and Mixture(*(v[some] for v in self.mixture))
+        return self._each(lambda values: values[some])
+
+    def to(self, dtype: torch.dtype) -> Prediction:
+        """The same in another floating dtype."""
+        return self._each(lambda values: values.to(dtype))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Prediction:
+        tensors = {k: change(v) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        mixture = self.mixture and Mixture(*(change(v) for v in self.mixture))
         return replace(self, **tensors, mixture=mixture)
 
 

@@ -42,18 +42,25 @@ def build_model(examples: Examples, settings: TrainConfig, rows: Tensor | None =
     examples = _looked_at(examples, domain, rows)
     schedule = _schedule(settings)
     head = settings.net.head
+    beside = head == "plain" and settings.decoder == "mixture"
     if head != "plain" and not domain.discrete:
         raise UsageError(f"a {head} head was asked for on real-valued data", "use --set net.head=plain")
-    if head != "plain" and not settings.objective.objective(1.0).trains_decoder:
+    if beside and not domain.discrete:
+        raise UsageError("a mixture over codes was asked for on real-valued data", "use --set decoder=plain")
+    if (head != "plain" or beside) and not settings.objective.objective(1.0).trains_decoder:
+        own = "a decoder of mixtures is the network's own" if beside else f"a {head} head is its own decoder"
+        other = "decoder=histogram" if beside else "net.head=plain"
         raise UsageError(
-            f"the objective {settings.objective.name!r} does not train a decoder, and a {head} head is its own decoder",
-            "use --set net.head=plain, or objective=bound",
+            f"the objective {settings.objective.name!r} does not train a decoder, and {own}",
+            f"use --set {other}, or objective=bound",
         )
     learned = settings.variance in ("learned_range", "learned_log")
-    if learned and (head != "plain" or not isinstance(schedule, Table)):
+    if learned and (head != "plain" or beside or not isinstance(schedule, Table)):
         raise UsageError(
-            f"variance = {settings.variance!r} with a {head} head on the schedule {settings.schedule.name!r}",
-            "a network says the variance of DDPM's steps: use --set net.head=plain --set schedule=linear (or cosine)",
+            f"variance = {settings.variance!r} with a {head} head on the schedule {settings.schedule.name!r} and the "
+            f"decoder {settings.decoder!r}",
+            "a network says the variance of DDPM's steps: use --set net.head=plain --set schedule=linear (or cosine), "
+            "and not decoder=mixture",
         )
     levels = schedule.table if isinstance(schedule, Table) else None
     time = time_input(settings.net.name)
@@ -69,19 +76,19 @@ def build_model(examples: Examples, settings: TrainConfig, rows: Tensor | None =
         "logsnr_max": float(levels[0]) if levels is not None else settings.schedule.logsnr_max,
         "logsnr_min": float(levels[-1]) if levels is not None else settings.schedule.logsnr_min,
     }
-    config: Json = {"kind": _KINDS[head], "time": time, "net": recipe}
+    config: Json = {"kind": "mixture" if beside else _KINDS[head], "time": time, "net": recipe}
     if head == "plain":
         config |= {"output": settings.net.predicts, **({"learned_variance": True} if learned else {})}
-    if head == "mixture":
+    if head == "mixture" or beside:
         config["components"] = settings.net.components
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         denoiser = make_denoiser(config, domain)
-    if head != "plain":
+    if head != "plain" or beside:
         codes = examples.data.long()
         start = log_frequencies(codes, domain) if head == "categorical" else None
         if start is None:
-            start = start_weights(codes, domain, settings.net.components)
+            start = start_weights(codes, domain, settings.net.components, beside)
         denoiser.net.head.start_at(start)  # type: ignore[operator]
     grid: grids.Grid
     if isinstance(schedule, Table):
@@ -174,8 +181,9 @@ def _net_settings(examples: Examples, settings: TrainConfig, domain: DataDomain,
     chosen = dict(settings.net.settings)
     if settings.condition is not None and examples.labels is not None:
         chosen |= {"classes": int(examples.labels.max()) + 1, "keyword": settings.condition}
-    if settings.net.head == "mixture":
-        chosen["outputs"] = outputs(settings.net.components)
+    beside = settings.net.head == "plain" and settings.decoder == "mixture"
+    if settings.net.head == "mixture" or beside:
+        chosen["outputs"] = outputs(settings.net.components) + beside
     if learned and settings.net.name == "unet2d":
         chosen |= {"out_channels": 2 * (1 if len(domain.shape) == 2 else domain.shape[0])}
     elif learned:
@@ -190,7 +198,7 @@ def _decoder(
 ) -> Decoder:
     if settings.net.head == "categorical":
         return NetworkCategorical()
-    if settings.net.head == "mixture":
+    if settings.net.head == "mixture" or settings.decoder == "mixture":
         return NetworkMixture()
     if domain.discrete and settings.decoder == "histogram":
         return Categorical.from_histogram(domain.checked(examples.data), domain)

@@ -101,8 +101,10 @@ class TrainConfig(_Strict):
     objective: Annotated[ObjectiveConfig, BeforeValidator(_named)] = ObjectiveConfig()
     schedule: Annotated[ScheduleConfig, BeforeValidator(_named)] = ScheduleConfig()
     variance: Literal["beta_tilde", "beta", "learned_range", "learned_log"] = "beta_tilde"
-    decoder: Literal["plain", "histogram"] = Field(
-        default="plain", description="of a plain head on codes: histogram weighs z's codes by the training counts"
+    decoder: Literal["plain", "histogram", "mixture"] = Field(
+        default="plain",
+        description="of a plain head on codes: histogram weighs z's codes by the training counts, mixture by what the "
+        "network says of every pixel (net.components)",
     )
     clip: bool = Field(default=False, description="clip x̂ to the codes' range; never while training")
     bins: int | None = Field(default=None, ge=2, description="codes a pixel; null: what the data say")

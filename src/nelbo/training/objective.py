@@ -27,7 +27,7 @@ from nelbo.maths.units import bits_per_dim
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.process import forward
 from nelbo.process.levels import Levels
-from nelbo.process.prediction import Output, from_x0
+from nelbo.process.prediction import Output, Prediction, from_x0
 from nelbo.process.schedule import Table
 from nelbo.training.batches import Places
 from nelbo.training.times import Times
@@ -119,8 +119,9 @@ class Bound(Objective):
 
     @equation("vdm-elbo", "sum-objective", "weighted-loss")
     def losses(self, model: DiffusionModel, batch: Batch, law: Law | None = None) -> Losses:
-        domain, schedule, device = model.domain, model.schedule, batch.x.device
+        schedule, device = model.schedule, batch.x.device
         x, eps, unit = batch.x, batch.eps, batch.unit
+        s = slope = None
         if law is not None:
             t, slope, ends = law.at(unit).to(dtype=torch.float32), law.dlogsnr_dt(unit).float(), law.ends()
             first, last = ends[:1], ends[1:]
@@ -131,18 +132,24 @@ class Bound(Objective):
             count = len(levels) - 1
             j = (unit * count).floor().long().clamp(max=count - 1) + 1
             s, t = (levels[k].to(dtype=torch.float32) for k in (j - 1, j))
-            diffusion = count * terms.diffusion(model, x, eps, s, t, batch.condition)
-        else:
-            if law is None:
-                t, slope = schedule.at(unit).to(dtype=torch.float32), schedule.dlogsnr_dt(unit).float()
-            diffusion = terms.diffusion_rate(model, x, eps, t, slope, batch.condition)
+        elif law is None:
+            t, slope = schedule.at(unit).to(dtype=torch.float32), schedule.dlogsnr_dt(unit).float()
         wanted = max(1, math.ceil(self.reconstruction_share * batch.places.whole))
         some = batch.places.below(wanted)
         # a term that nothing trained changes costs a table of all codes: it is computed where somebody will look
-        scored = some and (batch.report or law is not None or model.decoder.calls_network)
-        reconstruction = self._reconstruction(model, batch, first, some) if scored else x.new_zeros(())
+        scored = some if batch.report or law is not None or model.decoder.calls_network else 0
+        z_1 = self._first(model, batch, first, scored)
+        prediction, of_first = _predicted(model, batch, forward.noised(x, eps, t), t, z_1, first)
+        if s is not None:
+            diffusion = count * terms.diffusion_of(model, x, prediction, s, t)
+        else:
+            diffusion = terms.diffusion_rate_of(x, prediction, t, slope)
+        reconstruction = x.new_zeros(())
+        if scored:
+            of = first.expand(scored)
+            reconstruction = terms.reconstruction_of(model, batch.target[:scored], z_1, of_first, of).mean()
         prior = terms.prior(model, x.double(), last)
-        D = domain.dimensions
+        D = model.domain.dimensions
         return Losses(
             "diffusion",
             self.weighting(t.logsnr) * bits_per_dim(diffusion, D),
@@ -152,13 +159,23 @@ class Bound(Objective):
             },
         )
 
-    def _reconstruction(self, model: DiffusionModel, batch: Batch, first: Levels, some: int) -> Tensor:
-        """Mean over the first `some` examples of −log p(x | z_1), nats, with noise of its own."""
+    def _first(self, model: DiffusionModel, batch: Batch, first: Levels, some: int) -> Tensor:
+        """z_1 of the first `some` examples, (some, …) in float64, with noise of its own."""
         slots, stream = batch.places.slots[:some], random.Stream.BATCH
         eps = random.normal(batch.seed, slots, batch.step, 2, model.domain.shape, stream=stream, device=batch.x.device)
-        rows = None if batch.condition is None else {k: v[:some] for k, v in batch.condition.items()}
-        x, target = batch.x[:some].double(), batch.target[:some]
-        return terms.reconstruction(model, x, target, eps, first.expand(some), rows).mean()
+        return forward.noised(batch.x[:some].double(), eps, first.expand(some))
+
+
+def _predicted(
+    model: DiffusionModel, batch: Batch, z: Tensor, t: Levels, z_1: Tensor, first: Levels
+) -> tuple[Prediction, Prediction | None]:
+    """The predictions at z and at z_1, of one call of the network: two would cost a third more than their rows."""
+    if not len(z_1) or not model.decoder.calls_network:
+        return model.predict(z, t, batch.condition), None
+    b, some = len(z), len(z_1)
+    rows = batch.condition and {k: torch.cat([v, v[:some]]) for k, v in batch.condition.items()}
+    both = model.predict(torch.cat([z, z_1.to(z)]), t.joined(first.expand(some)), rows)
+    return both.rows(slice(b)), both.rows(slice(b, None)).to(torch.float64)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """The recipe for images of many levels: what `nelbo train` does with them unless it is told otherwise.
 
 Digits of 17 levels are well served by the defaults of `TrainConfig`: a residual MLP with a table of logits. Images of
-64 levels and more get a U-Net behind a 2 × 2 space-to-depth stem, a mixture head (which is its own decoder), log-SNR
-from 9 to −7 and times drawn by importance (what each is worth: benchmarks/training.py).
+64 levels and more get a U-Net at full resolution that says ε̂ and, for the decoder alone, a mixture a pixel, log-SNR
+from 9 to −7, times drawn by importance, and x̂ clipped to the codes' range (what each is worth: benchmarks/training.py).
 """
 
 from __future__ import annotations
@@ -22,10 +22,16 @@ IMAGES: Json = {
     "warmup": 100,
     "ema": 0.998,
     "levels": 1000,
-    "net": {"name": "unet", "head": "mixture", "components": 4, "width": 48, "multipliers": [1, 2], "patch": 2},
+    "net": {
+        "name": "unet", "head": "plain", "predicts": "eps", "components": 4,
+        "width": 16, "multipliers": [1, 3, 6], "patch": 1,
+    },
+    "decoder": "mixture",
+    "clip": True,
+    "channels_last": True,
     "objective": {"name": "bound", "t": "importance"},
     "schedule": {"name": "logsnr_linear", "logsnr_max": 9.0, "logsnr_min": -7.0},
-}
+}  # fmt: skip
 
 
 def with_recipe(config: Json | TrainConfig | None, examples: Examples) -> Json | TrainConfig:
