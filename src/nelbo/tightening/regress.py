@@ -20,7 +20,7 @@ _LIMIT = 60.0
 _FAR = 2.0
 """The most that a weight moves in one step."""
 _NEAR = 1e-5
-"""Change of f, in units of the information of a row, at which no more is to be gained."""
+"""What is left to be gained of f, in units of the information of a row, at which a fit is done."""
 
 
 def fit(
@@ -47,18 +47,20 @@ def fit(
         gradient = (X.mT @ slope.float()[..., None])[..., 0].double() / R + penalty * w
         curvature = ((X * information.float()[..., None]).mT @ X).double() / R + penalty.diag_embed() + least
         step = torch.linalg.solve(curvature, gradient)
+        falls = (gradient * step).sum(1) > _NEAR * known  # what is left to be gained, twice
+        if not bool(falls.any()):
+            break
         size = _FAR / step.abs().amax(1, keepdim=True).clamp_min(_FAR)
-        before = value
         for _ in range(_HALVINGS):
             tried, tried_V = _value(X, y, rho, penalty, w - size * step, offset)
-            worse = ~(tried <= value + 1e-12)
+            worse = falls & ~(tried <= value)
             if not bool(worse.any()):
                 break
             size = torch.where(worse[:, None], size / 2, size)
         better = (tried <= value)[:, None]
         w, value = torch.where(better, w - size * step, w), torch.where(better[:, 0], tried, value)
         V = torch.where(better, tried_V, V)
-        if bool((before - value <= _NEAR * known).all()):
+        if not bool((better[:, 0] & falls).any()):
             break
     return w
 
