@@ -14,12 +14,15 @@ import torch
 
 from nelbo.errors import UsageError
 from nelbo.model.exact import GaussianData
+from nelbo.model.examples import Examples
 from nelbo.process import grid as grids
 from nelbo.process import schedule as schedules
 from nelbo.training.batches import Places
+from nelbo.training.build import build_model
+from nelbo.training.config import check_config
 from nelbo.training.criterion import Criterion
 from nelbo.training.loop import train
-from nelbo.training.objective import Bound, Hybrid, Objective, Simple
+from nelbo.training.objective import Batch, Bound, Hybrid, Objective, Simple
 from nelbo.training.times import Sampling, Times
 from nelbo.training.weighting import EDMMonotone, Flat, MinSNR, Sigmoid
 from tests.training.cases import codes, small
@@ -119,6 +122,23 @@ def test_hybrid_wants_a_chain_and_a_variance(law):
     model = DATA.model(schedule, grid, exact_ends=False)
     with pytest.raises(UsageError, match="hybrid"):
         Criterion(Hybrid(), Times())(model, DATA.sample(4), 0, 0)
+
+
+def test_hybrid_at_both_ends_of_a_long_chain():
+    """The first level beside the last in one batch: x̂ is 10⁴ there, and the decoder, of which only the first level is
+    told, would have no finite gradient."""
+    settings = check_config({
+        "net": {"name": "mlp", "head": "plain", "predicts": "eps", "width": 8}, "objective": "hybrid", "bins": 256,
+        "schedule": {"name": "cosine", "T": 4000}, "variance": "learned_range", "levels": None,
+    })  # fmt: skip
+    data = torch.randint(0, 256, (3, 4), generator=torch.Generator().manual_seed(0))
+    model = build_model(Examples(data, "bytes", bins=256), settings)
+    batch = Batch.of(model, data, 0, 0)._replace(unit=torch.tensor([0.0, 0.5, 0.9999], dtype=torch.float64))
+    each = Hybrid().losses(model, batch).each
+    each.sum().backward()
+    assert bool(each.isfinite().all()) and all(bool(p.grad.isfinite().all()) for p in model.denoiser.parameters())
+    alone = Hybrid().losses(model, Batch.of(model, data[:1], 0, 0)._replace(unit=batch.unit[:1])).each
+    assert float(alone[0]) == pytest.approx(float(each[0]), rel=1e-5)
 
 
 def test_a_run_with_importance_sampling_resumes_to_the_bit(tmp_path):

@@ -158,7 +158,6 @@ def code_values(codes: Tensor, bins: int, low: float, high: float, dtype: torch.
     return (low * (bins - 1 - k) + high * k) / (bins - 1)
 
 
-@equation("decoder-bin-edges")
 def counts(codes: Tensor, bins: int) -> Tensor:
     """How often each code is found at every place of `codes` (N, *shape), which are in 0..bins−1: (*shape, bins)."""
     shape = codes.shape[1:]
@@ -169,6 +168,7 @@ def counts(codes: Tensor, bins: int) -> Tensor:
     return total.reshape(*shape, bins)
 
 
+@equation("decoder-bin-edges")
 def bin_edges(
     bins: int,
     low: float,
