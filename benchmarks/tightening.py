@@ -123,6 +123,10 @@ def report(name: str, options: argparse.Namespace) -> None:
         table.row("as it was, β", chains.on(model.grid, Beta()))
         table.row("as it was, scalar", chains.on(model.grid, priced[Family.SCALAR].found.policy))
         table.row(f"as it was, {rich.value}", chains.on(model.grid, priced[rich].found.policy))
+        for family, kind in ((Family.SCALAR, DecoderKind.GAUSSIAN), (rich, DecoderKind.CONTEXT)):
+            if kind in sources.nats and model.grid.to_config().get("first", 0) == 0:
+                name = f"as it was, {family.value}, {kind.value} decoder"
+                table.row(name, chains.on(model.grid, priced[family].found.policy, fitting.decoder(kind, 0)))
     curve = linear(levels, _at(levels, seen.logsnr), (seen.error.mean(1) / D).log()[:, None]).exp()[:, 0]
     own = sources.fixed(DecoderKind.OWN)
     scalar = priced[Family.SCALAR]
@@ -167,6 +171,7 @@ def report(name: str, options: argparse.Namespace) -> None:
         ("50 even, scalar", "10 tight, gaussian"),
         *((f"{K} best, scalar", f"{K} tight, own decoder") for K in options.steps),
         ("as it was, scalar", f"as it was, {rich.value}"),
+        ("as it was, scalar, gaussian decoder", f"as it was, {rich.value}, context decoder"),
         *((f"{K} tight, scalar, gaussian", f"{K} tight, gaussian") for K in options.steps),
         *((f"{K} tight, scalar, gaussian", f"{K} tight, context") for K in options.steps),
     ):
