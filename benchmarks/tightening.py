@@ -118,11 +118,15 @@ def report(name: str, options: argparse.Namespace) -> None:
     print(f"Fit: {fitting.nfe / len(fit_examples):.0f} evaluations an image, {seconds:.0f} s of processor time.\n")
     print("| chain | held-out bits/dim | by the fit | |\n|-|-|-|-|")
     table.row("as it was", model)
+    rich = min((f for f in priced), key=lambda f: np.diagonal(priced[f].edges, 1).sum())
     if model.steps is not None and model.steps <= len(levels):
         table.row("as it was, β", chains.on(model.grid, Beta()))
         table.row("as it was, scalar", chains.on(model.grid, priced[Family.SCALAR].found.policy))
-        rich = min((f for f in priced), key=lambda f: np.diagonal(priced[f].edges, 1).sum())
         table.row(f"as it was, {rich.value}", chains.on(model.grid, priced[rich].found.policy))
+        for family, kind in ((Family.SCALAR, DecoderKind.GAUSSIAN), (rich, DecoderKind.CONTEXT)):
+            if kind in sources.nats and model.grid.to_config().get("first", 0) == 0:
+                name = f"as it was, {family.value}, {kind.value} decoder"
+                table.row(name, chains.on(model.grid, priced[family].found.policy, fitting.decoder(kind, 0)))
     curve = linear(levels, _at(levels, seen.logsnr), (seen.error.mean(1) / D).log()[:, None]).exp()[:, 0]
     own = sources.fixed(DecoderKind.OWN)
     scalar = priced[Family.SCALAR]
@@ -131,19 +135,23 @@ def report(name: str, options: argparse.Namespace) -> None:
             "β̃": (BetaTilde(), fixed_edges(levels, curve, D, 0.0)),
             "β": (Beta(), fixed_edges(levels, curve, D, 1.0)),
         }
-        for said, (policy, edges) in {**fixed, "scalar": (scalar.found.policy, scalar.edges)}.items():
-            table.row(f"{K} even, {said}", chains.on(chains.even(K), policy))
+        ways = {**({} if options.brief else fixed), "scalar": (scalar.found.policy, scalar.edges)}
+        for said, (policy, edges) in ways.items():
+            if not options.brief:
+                table.row(f"{K} even, {said}", chains.on(chains.even(K), policy))
             paths = choose.paths(edges, own, last, K)
             table.row(
                 f"{K} best, {said}", chains.on(chains.grid(paths.chain(K)[0]), policy), bits(model, paths.cost[K])
             )
-        for said, among in (
-            ("own decoder", own),
-            ("gaussian", only_kinds(sources, [DecoderKind.GAUSSIAN])),
-            ("histograms", only_kinds(sources, [DecoderKind.HISTOGRAM, DecoderKind.PIXEL])),
-            ("all decoders", sources),
+        for said, among, families in (
+            ("own decoder", own, priced),
+            ("scalar, gaussian", only_kinds(sources, [DecoderKind.GAUSSIAN]), {Family.SCALAR: scalar}),
+            ("gaussian", only_kinds(sources, [DecoderKind.GAUSSIAN]), priced),
+            ("context", only_kinds(sources, [DecoderKind.CONTEXT]), priced),
+            ("histograms", only_kinds(sources, [DecoderKind.HISTOGRAM, DecoderKind.PIXEL]), priced),
+            ("all decoders", sources, priced),
         ):
-            found = plans(seen, priced, among, prior, levels, fitting, K, lambda paths, K=K: _has(paths, K))
+            found = plans(seen, families, among, prior, levels, fitting, K, lambda paths, K=K: _has(paths, K))
             if not found:
                 continue
             plan = min(found.values(), key=lambda p: p.nats)
@@ -153,7 +161,7 @@ def report(name: str, options: argparse.Namespace) -> None:
             fitted = table.bound(tight, fit_examples.first(100)).bits_per_dim if said == "all decoders" else math.nan
             what += "" if math.isnan(fitted) else f"; on fit images {fitted:.3f}"
             table.row(f"{K} tight, {said}", tight, bits(model, plan.nats), what)
-    if chains.most >= 50 and "50 even, scalar" not in table.bounds:
+    if chains.most >= 50 and "50 even, scalar" not in table.bounds and not options.brief:
         table.row("50 even, scalar", chains.on(chains.even(50), scalar.found.policy))
     print()
     for a, b in (
@@ -161,8 +169,11 @@ def report(name: str, options: argparse.Namespace) -> None:
         ("as it was", "25 tight, gaussian"),
         ("50 even, scalar", "10 tight, all decoders"),
         ("50 even, scalar", "10 tight, gaussian"),
-        ("10 best, scalar", "10 tight, own decoder"),
-        ("25 best, scalar", "25 tight, own decoder"),
+        *((f"{K} best, scalar", f"{K} tight, own decoder") for K in options.steps),
+        ("as it was, scalar", f"as it was, {rich.value}"),
+        ("as it was, scalar, gaussian decoder", f"as it was, {rich.value}, context decoder"),
+        *((f"{K} tight, scalar, gaussian", f"{K} tight, gaussian") for K in options.steps),
+        *((f"{K} tight, scalar, gaussian", f"{K} tight, context") for K in options.steps),
     ):
         if a in table.bounds and b in table.bounds:
             print(f"- {table.difference(a, b)}", flush=True)
@@ -189,6 +200,7 @@ def main() -> None:
     parser.add_argument("--steps", nargs="*", type=int, default=[10, 25, 50])
     parser.add_argument("--images", type=int, default=300, help="to fit to, and as many held out")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--brief", action="store_true", help="without even steps, and without steps under β and β̃")
     parser.add_argument("--quick", action="store_true", help="small models and few images, to see that it runs")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -62,6 +62,7 @@ CASES: dict[str, dict] = {
     "fitted, one number a level": {"reverse": Reverse(FittedVariance(Pixel(), NODES, NODES[:, None] - 3))},
     "fitted, directions": {"reverse": Reverse(FittedVariance(AXES, NODES, NODES[:, None].expand(3, 2) - 3))},
     "fitted, local, clipped": {"domain": PICTURE, "reverse": Reverse(FITTED["local"], Clip(-2.0, 5.0))},
+    "fitted, map": {"domain": PICTURE, "reverse": Reverse(FITTED["map"])},
     "fitted, hybrid": {"domain": PICTURE, "reverse": Reverse(FITTED["hybrid"])},
     "fitted, hybrid, coarse first": {
         "domain": PICTURE,

@@ -21,6 +21,7 @@ from nelbo.model.domain import DataDomain
 from nelbo.model.exact import CategoricalData, GaussianData, MixtureData
 from nelbo.model.fitted import Fitted, FittedRange, FittedVariance, Hybrid
 from nelbo.model.local import FEATURES, LocalVariance
+from nelbo.model.mapped import SURROUNDINGS, MapVariance
 from nelbo.model.mixture import NetworkMixture
 from nelbo.model.prior import GaussianPrior, Prior
 from nelbo.model.reverse import (
@@ -113,11 +114,22 @@ _LOCAL = LocalVariance(
     torch.tensor([0.05, 0.1, 0.4], dtype=torch.float64),
     1e-4,
 )
+_MAP = MapVariance(
+    NODES,
+    0.2 * _random(3, 2, 1 + 2 * SURROUNDINGS, seed=3),
+    _random(3, 2, SURROUNDINGS, seed=4),
+    1 + _random(3, 2, SURROUNDINGS, seed=5).square(),
+    torch.tensor([0.05, 0.1, 0.4], dtype=torch.float64),
+    1e-4,
+    -1.0,
+    2.0,
+)
 FITTED: dict[str, Fitted] = {
     "one a level": FittedVariance(Pixel(), NODES, _TABLE[:, :1, :1, :1]),
     "one a channel": FittedVariance(Pixel(), NODES, _TABLE[:, :, :1, :1]),
     **{f"in {name}": FittedVariance(basis, NODES, _TABLE) for name, basis in BASES.items()},
     "local": _LOCAL,
+    "map": _MAP,
     "hybrid": Hybrid(_LOCAL, FittedVariance(BASES["dct"], NODES, _TABLE), 0.25),
 }
 VARIANCES |= FITTED

@@ -97,6 +97,10 @@ BAD = [
     (lambda: FITTED["in dct"].check_shape((2, 6, 8)), ShapeError, r"a level for examples of shape \(2, 6, 8\)"),
     (lambda: dataclasses.replace(FITTED["local"], scales=torch.ones(3, 2)), ShapeError, r"scales of shape \(2,\)"),
     (lambda: FITTED["hybrid"].check_shape((12,)), NelboError, r"needs images"),
+    (lambda: FITTED["map"].check_shape((12,)), UsageError, r"variance of pixels .*\nhint: it needs images"),
+    (lambda: FITTED["map"].check_shape((3, 6, 7)), ShapeError, r"in 2 channels for examples of shape \(3, 6, 7\)"),
+    (lambda: dataclasses.replace(FITTED["map"], centres=torch.ones(3, 2)), ShapeError, r"centres of shape \(2,\)"),
+    (lambda: dataclasses.replace(FITTED["map"], high=-1.0), UsageError, r"range \[-1.0, -1.0\]"),
 ]
 
 

@@ -62,9 +62,9 @@ BREAKS = [
     ("EDM's start is not the sampler's", SCHEDULERS + "_edm", "high**2 + 1", "high", check_edm),
     ("sigma_data of the continuous Euler", SCHEDULERS + "_continuous", '"sigma_data": 1.0', '"sigma_data": 0.5',
      check_euler),
-    ("thresholding without its division", "nelbo.model.reverse:Threshold.clipped", "-s) / s)", "-s))",
+    ("thresholding without its division", "nelbo.model.clip:Threshold.clipped", "-s) / s)", "-s))",
      parity.test_diffusers_thresholding),
-    ("thresholding at the mean's quantile", "nelbo.model.reverse:Threshold.clipped", "x.abs().flatten()", "x.flatten()",
+    ("thresholding at the mean's quantile", "nelbo.model.clip:Threshold.clipped", "x.abs().flatten()", "x.flatten()",
      parity.test_diffusers_thresholding),
 ]  # fmt: skip
 

@@ -23,6 +23,7 @@ from nelbo.files import write_atomic
 from nelbo.model import context as _context  # noqa: F401
 from nelbo.model import fitted as _fitted  # noqa: F401  the kinds that a folder may name
 from nelbo.model import local as _local  # noqa: F401
+from nelbo.model import mapped as _mapped  # noqa: F401
 from nelbo.model import plugin
 from nelbo.model.decoder import Decoder
 from nelbo.model.denoiser import CategoricalDenoiser, Denoiser, NetworkDenoiser

@@ -1,12 +1,8 @@
 """A fitted variance that depends on the input: where an image is busy, a denoiser errs more.
 
-In a basis of cosines over small blocks, per colour and frequency,
-
-    log V = w_0 + Σ_k w_k g_k + h_k max(g_k, 0),     g_k = clip((f_k − m_k)/s_k, ±4),
-
-with f_k logarithms of local energies of x̂ and of ε̂ = (z − α x̂)/σ, both functions of z_t: V is known before z_s is
-drawn, so that p_θ(z_s | z_t) stays a Gaussian with an exact KL. w, h, m, s are tables over levels. Where ε̂ is large,
-denoising was hard; where x̂ is flat, it was easy.
+In a basis of cosines over small blocks log V is linear, per colour and frequency, in logarithms of local energies of x̂
+and of ε̂ = (z − α x̂)/σ (`log_linear`). Both are functions of z_t: V is known before z_s is drawn, so that
+p_θ(z_s | z_t) stays a Gaussian with an exact KL. Where ε̂ is large, denoising was hard; where x̂ is flat, it was easy.
 """
 
 from __future__ import annotations
@@ -18,17 +14,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from nelbo.errors import ShapeError
 from nelbo.model.basis import Cosine
-from nelbo.model.fitted import Fitted, between, check_table, log_error_at
+from nelbo.model.fitted import Fitted, check_table, log_error_at
+from nelbo.model.log_linear import NOISE_FLOOR, check_weights, log_linear
 from nelbo.process.levels import Levels, column
 from nelbo.process.prediction import Prediction
 from nelbo.typing import Shape
 
 FEATURES = 9
-CLIP = 4.0
-"""Standard deviations to which a feature counts: beyond them nothing was seen when the weights were fitted."""
-_NOISE_FLOOR = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,14 +44,8 @@ class LocalVariance(Fitted, kind="fitted_local"):
     def __post_init__(self):
         check_table(self.logsnr, self.weights, self.centres, self.scales, self.mean)
         C, n = len(self.basis.colours), self.basis.block
-        wanted = {"weights": 1 + 2 * FEATURES, "centres": FEATURES, "scales": FEATURES}
-        for name, columns in wanted.items():
-            shape = tuple(getattr(self, name).shape[1:])
-            if n == 0 or shape != (C, n, n, columns):
-                raise ShapeError(
-                    f"{name} of shape {shape} a level for blocks of {n} in {C} colours",
-                    f"give {(C, n, n, columns)} a level; fit the policy again",
-                )
+        tables = {"weights": self.weights, "centres": self.centres, "scales": self.scales}
+        check_weights(f"blocks of {n} in {C} colours", (C, n, n), FEATURES, **tables)
 
     def coordinates(self, values: Tensor, t: Levels) -> Tensor:
         return self.basis.coordinates(values)
@@ -69,15 +56,8 @@ class LocalVariance(Fitted, kind="fitted_local"):
     def error(self, t: Levels, prediction: Prediction) -> Tensor:
         t = t.expand(len(prediction.x0))
         shape = prediction.x0.shape
-        # w_0 is a log V and goes on like one beyond the nodes; all else is linear between them
-        w0 = log_error_at(self.logsnr, self.weights[..., 0], t)
-        w, m, s = (between(self.logsnr, v, t) for v in (self.weights[..., 1:], self.centres, self.scales))
-        eta = column(w0, w0[..., None, None])
-        w, h = w.split(FEATURES, -1)
-        for k, f in enumerate(energies(self.basis, t, prediction, self.floor)):
-            g = f.sub(m[..., k, None, None]).div_(s[..., k, None, None]).clamp_(-CLIP, CLIP)
-            eta = torch.addcmul(eta, g, w[..., k, None, None])
-            eta = eta.addcmul_(g.clamp_min_(0), h[..., k, None, None])
+        features = energies(self.basis, t, prediction, self.floor)
+        eta = log_linear(t, self.logsnr, self.weights, self.centres, self.scales, features)
         return unfolded(self.basis, eta, shape).to(prediction.x0.dtype).exp()
 
     def mean_error(self, t: Levels) -> Tensor:
@@ -110,9 +90,9 @@ def energies(basis: Cosine, t: Levels, prediction: Prediction, floor: float) -> 
     mean = X[:, :1, :1, :1] / n
     yield mean
     yield mean.square()
-    yield (_near(E, there) + _NOISE_FLOOR).log()
-    yield (E.sum((2, 3)) / there.sum((2, 3)) + _NOISE_FLOOR).log()[:, :, None, None]
-    yield (E.sum((2, 3, 4, 5)) / there.sum((2, 3, 4, 5)) + _NOISE_FLOOR).log()[:, :, None, None, None, None]
+    yield (_near(E, there) + NOISE_FLOOR).log()
+    yield (E.sum((2, 3)) / there.sum((2, 3)) + NOISE_FLOOR).log()[:, :, None, None]
+    yield (E.sum((2, 3, 4, 5)) / there.sum((2, 3, 4, 5)) + NOISE_FLOOR).log()[:, :, None, None, None, None]
 
 
 def folded(basis: Cosine, coordinates: Tensor) -> Tensor:

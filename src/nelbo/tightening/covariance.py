@@ -11,6 +11,7 @@ The examples must not be those that a bound is reported on: what is fitted flatt
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,16 +25,16 @@ from nelbo.bound.problem import Problem
 from nelbo.errors import UsageError
 from nelbo.maths import random
 from nelbo.maths.units import bits_per_dim
-from nelbo.model.basis import MIN_SIDE, Basis, Cosine, Pixel, Reflections
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
 from nelbo.model.fitted import Hybrid
-from nelbo.model.reverse import LearnedLog, LearnedRange, Reverse
+from nelbo.model.reverse import Reverse
 from nelbo.process import forward
 from nelbo.process.grid import Grid
 from nelbo.process.levels import Levels
 from nelbo.process.schedule import Table
-from nelbo.tightening.families import BASIS_FOLDS, FOLDS, Diagonal, Family, Fitter, Found, Learned, Local, Seen, fitter
+from nelbo.tightening import fitters
+from nelbo.tightening.families import FOLDS, Family, Found, Seen
 from nelbo.tightening.steps import StepCost
 
 NODES = 32
@@ -44,11 +45,6 @@ MOST_EXAMPLES = 2000
 LEAST_EXAMPLES = 2 * FOLDS
 DRAW = 1 << 30
 """Draw number of the noise of a fit, which no estimate uses."""
-BLOCK = 4
-RANK = 256
-"""Most principal directions of the family 'pca'."""
-IMAGES = (Family.DCT, Family.BLOCK, Family.LOCAL, Family.HYBRID)
-"""Families whose bases need images."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,17 +75,27 @@ class Measured:
         """Nats an example of all steps of a chain with these levels (L,), by the costs of a family."""
         return float(self[family].cost.of(levels[:-1], levels[1:]).sum())
 
-    def hybrid(self, levels: Levels, fine: str | Family = Family.LOCAL, coarse: str | Family = Family.DCT) -> Found:
-        """`fine` at the levels with less noise and `coarse` above, switched where the steps of a chain cost least."""
-        a, b = self[fine], self[coarse]
+    def hybrid(self, levels: Levels) -> Found:
+        """Of the families that a hybrid may be made of one at the levels with less noise and another above: the two,
+        and where they change, by which the steps of a chain cost least."""
+        among = [family for family in fitters.PARTS if family in self.found]
+        if not among:
+            raise UsageError("a hybrid of families of which none was measured", "measure(families=['hybrid'])")
         s, t = levels[:-1], levels[1:]
-        gain = a.cost.of(s, t) - b.cost.of(s, t)
-        total = torch.cat([torch.zeros(1, dtype=torch.float64), gain.cumsum(0)])
-        keep = int(total.argmin())  # steps that `fine` takes
+        costs = {family: self[family].cost.of(s, t) for family in among}
+        start = torch.zeros(1, dtype=torch.float64)
+        least, fine, coarse, keep = math.inf, among[0], among[0], 0
+        for one, other in itertools.permutations(among, 2):
+            total = torch.cat([start, (costs[one] - costs[other]).cumsum(0)]) + costs[other].sum()
+            if float(total.min()) < least:
+                least, fine, coarse, keep = float(total.min()), one, other, int(total.argmin())
+        if len(among) == 1:
+            return self[fine]
+        a, b = self[fine], self[coarse]
         switch = _between(levels.logsnr, keep)
         rows = (self.logsnr >= switch)[:, None]
         cost = StepCost(self.logsnr, torch.where(rows, a.cost.nats, b.cost.nats))
-        note = f"{Family.parse(fine).value} at log-SNR ≥ {switch:.3g}, {Family.parse(coarse).value} below"
+        note = f"{fine.value} at log-SNR ≥ {switch:.3g}, {coarse.value} below"
         return Found(Hybrid(a.policy, b.policy, switch), cost, "; ".join(n for n in (note, a.note, b.note) if n))
 
 
@@ -135,7 +141,7 @@ def fit(
         raise UsageError(
             "a covariance was to be fitted for a chain of one level, which has no steps", "use a finer grid"
         )
-    wanted = _auto(model) if family == "auto" else [Family.parse(family)]
+    wanted = fitters.suitable(model) if family == "auto" else [Family.parse(family)]
     measured = measure(chain, examples, families=wanted, **settings)
     found = dict(measured.found)
     if Family.HYBRID in wanted:
@@ -176,11 +182,11 @@ def measure(
 
     levels: where to look, in place of at most `nodes` of the grid's own: all of them where they are no more, else its
     first ones and then evenly in log-SNR. limit: most examples looked at, drawn by `seed`. progress: called with
-    evaluations done and planned. The scalar family is always fitted; 'hybrid' stands for 'local' and 'dct'.
+    evaluations done and planned. The scalar family is always fitted; 'hybrid' stands for 'local', 'map' and 'dct'.
     Errors: UsageError (fewer than 10 examples; a basis of images for vectors; 'learned' of a network that says no
     variance), and those of `evaluate` for data.
     """
-    wanted = _expanded([Family.parse(f) for f in families])
+    wanted = fitters.expanded([Family.parse(f) for f in families])
     given = examples if isinstance(examples, Examples) else Examples(torch.as_tensor(examples))
     problem, _ = prepare(
         model, given, condition=condition, seed=seed, batch_size=batch_size, device=device, precision=precision
@@ -196,7 +202,7 @@ def measure(
     fold = random.permutation(seed, count, draw=3) % FOLDS
     at = (_levels(problem, nodes) if levels is None else levels).to(device=problem.device)
     logsnr = at.logsnr.cpu()
-    fitters = _fitters(wanted, problem, chosen, fold, logsnr, seed)
+    every = fitters.fitters(wanted, problem, chosen, fold, logsnr, seed)
     error = torch.empty(len(at), count, dtype=torch.float64)
     planned, done = len(at) * count, 0
     with torch.no_grad(), problem.model.denoiser.inference():
@@ -204,14 +210,14 @@ def measure(
             for rows in torch.arange(count).split(problem.batch_size):
                 seen = _seen(problem, at, node, chosen[rows], fold[rows], seed)
                 error[node, rows] = seen.error.double().flatten(1).square().sum(1).cpu()
-                for one in fitters.values():
+                for one in every.values():
                     one.take(seen)
                 done += len(rows)
                 if progress is not None:
                     progress(done, planned)
-            for one in fitters.values():
+            for one in every.values():
                 one.close(node, at[node : node + 1])
-    found = {f: one.found() for f, one in fitters.items()}
+    found = {f: one.found() for f, one in every.items()}
     notes = ()
     if problem.examples > count:
         notes = (f"the covariance was fitted to {count} of {problem.examples} examples",)
@@ -251,96 +257,6 @@ def _levels(problem: Problem, nodes: int) -> Levels:
     wanted = torch.linspace(float(levels.logsnr[FIRST]), float(levels.logsnr[-1]), nodes - FIRST, dtype=torch.float64)
     nearest = (levels.logsnr[None] - wanted[:, None]).abs().argmin(1)
     return levels[torch.unique(torch.cat([torch.arange(FIRST), nearest]))]
-
-
-def _auto(model: DiffusionModel) -> list[Family]:
-    """The families worth trying."""
-    learned = [Family.LEARNED] if isinstance(model.reverse.variance, (LearnedRange, LearnedLog)) else []
-    if _image(model):
-        return [Family.SCALAR, *learned, Family.DCT, Family.LOCAL, Family.HYBRID]
-    return [Family.SCALAR, *learned, Family.PCA]
-
-
-def _image(model: DiffusionModel) -> bool:
-    shape = model.domain.shape
-    return len(shape) in (2, 3) and min(shape[-2:]) >= MIN_SIDE
-
-
-def _expanded(wanted: list[Family]) -> list[Family]:
-    """The families to be fitted for those that are wanted, each once, the scalar one first."""
-    parts = [Family.SCALAR]
-    for family in wanted:
-        parts += [Family.LOCAL, Family.DCT] if family is Family.HYBRID else [family]
-    return list(dict.fromkeys(parts))
-
-
-def _fitters(
-    wanted: list[Family], problem: Problem, chosen: Tensor, fold: Tensor, logsnr: Tensor, seed: int
-) -> dict[Family, Fitter]:
-    model = problem.model
-    shape, count = model.domain.shape, len(chosen)
-    if not _image(model) and (named := [f.value for f in wanted if f in IMAGES]):
-        raise UsageError(
-            f"the covariance {named[0]!r} of examples of shape {shape}",
-            f"it needs images, (H, W) or (C, H, W) of at least {MIN_SIDE}×{MIN_SIDE}; use 'pca', 'pixel' or 'scalar'",
-        )
-    found: dict[Family, Fitter] = {}
-    colours = _colours(problem, chosen) if any(f in IMAGES for f in wanted) else None
-    for family in wanted:
-        if family in (Family.LOCAL, Family.LEARNED):
-            continue
-        found[family] = fitter(family, _basis(family, problem, chosen, fold, colours), shape, logsnr, count)
-    if Family.LOCAL in wanted:
-        assert colours is not None
-        base = found.get(Family.BLOCK)
-        if base is None:
-            base = found[Family.BLOCK] = fitter(Family.BLOCK, Cosine(colours, BLOCK), shape, logsnr, count)
-        assert isinstance(base, Diagonal)
-        found[Family.LOCAL] = Local(base, _floor(problem, chosen), seed)
-    if Family.LEARNED in wanted:
-        policy = model.reverse.variance
-        if not isinstance(policy, (LearnedRange, LearnedLog)):
-            raise UsageError(
-                f"the covariance 'learned' of a model whose variance is {policy.kind!r}",
-                "it corrects what a network says of its own variance (learned_range, learned_log); use another family",
-            )
-        scalar = found[Family.SCALAR]
-        assert isinstance(scalar, Diagonal)
-        found[Family.LEARNED] = Learned(scalar, isinstance(policy, LearnedLog), seed)
-    return found
-
-
-def _basis(family: Family, problem: Problem, chosen: Tensor, fold: Tensor, colours: Tensor | None) -> Basis:
-    if family is Family.DCT:
-        assert colours is not None
-        return Cosine(colours)
-    if family is Family.BLOCK:
-        assert colours is not None
-        return Cosine(colours, BLOCK)
-    if family is Family.PCA:
-        x = problem.values(chosen[fold < BASIS_FOLDS]).flatten(1).cpu()
-        _, _, V = torch.linalg.svd(x - x.mean(0), full_matrices=False)
-        return Reflections.through(V[: min(RANK, len(x) - 1, x.shape[1])].mT)
-    return Pixel()
-
-
-def _colours(problem: Problem, chosen: Tensor) -> Tensor:
-    """Principal directions of the channels of a pixel, (C, C), the strongest first, each mostly positive."""
-    shape = problem.model.domain.shape
-    x = problem.values(chosen).reshape(len(chosen), -1, *shape[-2:]).transpose(0, 1).flatten(1).cpu()
-    x = x - x.mean(1, keepdim=True)
-    _, V = torch.linalg.eigh(x @ x.mT / x.shape[1])
-    V = V.flip(1).mT
-    return V * torch.where(V.sum(1, keepdim=True) < 0, -1.0, 1.0)
-
-
-def _floor(problem: Problem, chosen: Tensor) -> float:
-    """An energy of x̂ that counts as none: 1/100 of the range an element, or of the spread where there is no range."""
-    domain = problem.model.domain
-    if domain.discrete:
-        return ((domain.high - domain.low) / 200) ** 2
-    x = problem.values(chosen)
-    return 1e-4 * max(float((x - x.mean()).square().mean()), 1e-12)
 
 
 def _between(logsnr: Tensor, keep: int) -> float:

@@ -14,7 +14,7 @@ from nelbo.model.decoder import Decoder
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
 from nelbo.process.levels import Levels
-from nelbo.tightening import choose, covariance, ends
+from nelbo.tightening import choose, covariance, ends, fitters
 from nelbo.tightening.choose import Sources
 from nelbo.tightening.ends import DecoderKind
 from nelbo.tightening.families import Family, Found
@@ -81,7 +81,7 @@ class Fitting:
         seen = covariance.measure(
             self.model,
             self.examples,
-            families=covariance._auto(self.model),
+            families=fitters.suitable(self.model),
             nodes=NODES,
             condition=self.condition,
             seed=self.seed,
@@ -139,7 +139,7 @@ def plans(
 ) -> dict[Family, Plan]:
     """The cheapest chain under every family; those for which `steps_of` finds no length are left out.
 
-    The hybrid switches from local to cosine variances where the chain of the local ones would, and is then priced.
+    The hybrid is the one that suits the cheapest chain of the families that depend on the input, and is then priced.
     """
     found: dict[Family, Plan] = {}
     for family, one in priced.items():
@@ -147,9 +147,10 @@ def plans(
         steps = steps_of(paths)
         if steps is not None:
             found[family] = _plan(family, one, paths, sources, steps)
-    local = found.get(Family.LOCAL)
-    if local is not None and Family.DCT in priced and len(local.chain) > 1:
-        one = fitting.priced(measured.hybrid(levels[torch.tensor(local.chain)]))
+    dependent = [found[family] for family in (Family.LOCAL, Family.MAP) if family in found]
+    cheapest = min(dependent, key=lambda plan: plan.nats, default=None)
+    if cheapest is not None and Family.DCT in priced and len(cheapest.chain) > 1:
+        one = fitting.priced(measured.hybrid(levels[torch.tensor(cheapest.chain)]))
         paths = choose.paths(one.edges, sources, prior, most)
         steps = steps_of(paths)
         if steps is not None:

@@ -121,7 +121,7 @@ class Bound(Objective):
     def losses(self, model: DiffusionModel, batch: Batch, law: Law | None = None) -> Losses:
         schedule, device = model.schedule, batch.x.device
         x, eps, unit = batch.x, batch.eps, batch.unit
-        s = slope = None
+        s, slope = None, unit
         if law is not None:
             t, slope, ends = law.at(unit).to(dtype=torch.float32), law.dlogsnr_dt(unit).float(), law.ends()
             first, last = ends[:1], ends[1:]
