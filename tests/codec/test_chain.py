@@ -91,13 +91,13 @@ def test_bits_and_draws_are_those_of_the_model(check):
 
 @pytest.mark.slow
 def test_the_rate_is_the_bound():
-    """Net bits of 600 images against the bound of the same images over eight seeds: z < 4, error below 0.4 %."""
-    model, codes = models.exact(30), models.codes(600)
-    bound = nelbo.evaluate(model, codes, tolerance=0.006, seed=0)
-    nets = np.array([encoded(model, codes, 256, seed=s)[1].net_bits / (600 * 12) for s in range(8)])
-    error = math.hypot(nets.std(ddof=1) / math.sqrt(8), bound.standard_error.estimator)
+    """Net bits of 400 images against the bound of the same images over five seeds: z < 4, error below 0.6 %."""
+    model, codes = models.exact(30), models.codes(400)
+    bound = nelbo.evaluate(model, codes, tolerance=0.008, seed=0)
+    nets = np.array([encoded(model, codes, 256, seed=s)[1].net_bits / (400 * 12) for s in range(5)])
+    error = math.hypot(nets.std(ddof=1) / math.sqrt(5), bound.standard_error.estimator)
     assert abs(nets.mean() - bound.bits_per_dim) < 4 * error
-    assert error < 0.004 * bound.bits_per_dim
+    assert error < 0.006 * bound.bits_per_dim
 
 
 def test_draws_stay_draws_under_a_model_that_is_wrong():

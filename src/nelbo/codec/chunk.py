@@ -17,7 +17,7 @@ from nelbo.codec.stack import LEAST, START, Damaged, Stack
 from nelbo.errors import NumericalError
 from nelbo.typing import Condition
 
-_SAFETY = 0.9
+_SAFETY = 0.6
 """Share of what an image is expected to leave on the stack that the next group may borrow."""
 _MOST_BORROWED = 512
 """Words a dimension that an image may borrow before it is given up."""
