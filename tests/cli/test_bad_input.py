@@ -241,7 +241,7 @@ def test_unwritable_out(nelbo, trained, tmp_path, monkeypatch, command, place):
         (["report", "nowhere", "--out", "x.html"], "nowhere"),
         (["report", ".", "--out", "x.html"], ""),
         (["info", "MODEL", "MODEL"], ""),
-        (["compress", "MODEL"], "compress"),
+        (["compress", "MODEL"], "INPUT"),
         (["evaluat", "MODEL"], "evaluat"),
         (["--nonsense"], "--nonsense"),
         (["evaluate", "MODEL"], "--data"),

@@ -25,7 +25,7 @@ from tests.codec import checks, models
 from tests.folder_cases import CASES, make
 
 
-class Narrow(BetaTilde, kind="narrow"):
+class Narrow(BetaTilde):
     """A reverse variance that is 30 % too small."""
 
     def of_step(self, s, t, prediction):
