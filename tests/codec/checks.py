@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -18,6 +19,18 @@ from tests.codec import models
 from tests.codec.models import Reflected
 
 
+def watch(coder: Coder, note: Callable[..., object]) -> None:
+    """Call `note(j, x, k, found)` with every draw of z_j that the coder makes, given x or the points k of z_{j−1}."""
+    pop = coder._pop_forward
+
+    def watched(stack, guard, j, base, x, k):
+        found = pop(stack, guard, j, base, x, k)
+        note(j, x, k, found)
+        return found
+
+    coder._pop_forward = watched  # type: ignore[method-assign]  # what is drawn is seen nowhere from outside
+
+
 def check_path(model=None, n: int = 100) -> None:
     """Bits added to a stack are −log₂ p(x, z) + log₂ q(z | x) of the latents drawn, densities by the model itself.
 
@@ -27,13 +40,7 @@ def check_path(model=None, n: int = 100) -> None:
     model = model or dataclasses.replace(models.exact(20), reverse=Reverse(Beta()))
     coder, codes = Coder(model.in_precision(torch.float64), 0.5, n, seed=3), models.codes(n).long()
     drawn: dict[int, np.ndarray] = {}
-    pop = coder._pop_forward
-
-    def watched(stack, guard, j, base, x, k):
-        drawn[j] = pop(stack, guard, j, base, x, k)
-        return drawn[j]
-
-    coder._pop_forward = watched  # type: ignore[method-assign]
+    watch(coder, lambda j, x, k, found: drawn.update({j: found}))
     stack, chain = Stack(np.zeros(10**5, np.uint32), START), coder.chain
     before = stack.bits
     with torch.inference_mode():
@@ -65,13 +72,7 @@ def check_draws() -> None:
     model, n = models.exact(4), 150
     coder, codes = Coder(model.in_precision(torch.float64), 0.5, n, seed=1), models.codes(n).long()
     drawn: dict[int, np.ndarray] = {}
-    pop = coder._pop_forward
-
-    def watched(stack, guard, j, base, x, k):
-        drawn[j] = pop(stack, guard, j, base, x, k)
-        return drawn[j]
-
-    coder._pop_forward = watched  # type: ignore[method-assign]
+    watch(coder, lambda j, x, k, found: drawn.update({j: found}))
     with torch.inference_mode():
         coder.push(Stack(np.zeros(10**5, np.uint32), START), Guard(2.0**-26), codes, None, ALONE, n)
         z, levels = model.domain.values(codes), model.levels()

@@ -107,3 +107,17 @@ def test_one_call_a_step(monkeypatch):
     with torch.no_grad():
         alone = terms.reconstruction(model, batch.x[:2].double(), batch.target[:2], eps, first.expand(2)).mean()
     assert float(losses.others["reconstruction"]) == pytest.approx(float(alone) / (64 * math.log(2)), rel=1e-5)
+
+
+def test_labels_of_the_first_level(monkeypatch):
+    """Examples that score the first level come behind the batch with their own labels, the first of it."""
+    labels = torch.arange(6)
+    examples = Examples(BYTES, "bytes", bins=256, labels=labels)
+    model = build_model(examples, check_config(with_recipe({"net": {"size": "tiny"}, "condition": "y"}, examples)))
+    seen = []
+    whole = type(model.denoiser).forward
+    monkeypatch.setattr(type(model.denoiser), "forward", lambda *given: seen.append(given[3]) or whole(*given))
+    batch = Batch.of(model, BYTES, seed=0, step=0, condition={"y": labels})
+    with torch.no_grad():
+        Bound(reconstruction_share=0.3).losses(model, batch)
+    assert seen[0]["y"].tolist() == [0, 1, 2, 3, 4, 5, 0, 1]

@@ -121,18 +121,16 @@ class Bound(Objective):
     def losses(self, model: DiffusionModel, batch: Batch, law: Law | None = None) -> Losses:
         schedule, device = model.schedule, batch.x.device
         x, eps, unit = batch.x, batch.eps, batch.unit
-        s, slope = None, unit
+        levels = model.levels().to(device=device)
+        first, last, steps = levels[:1], levels[-1:], len(levels) - 1
+        of_table = law is None and isinstance(schedule, Table)
         if law is not None:
             t, slope, ends = law.at(unit).to(dtype=torch.float32), law.dlogsnr_dt(unit).float(), law.ends()
             first, last = ends[:1], ends[1:]
-        else:
-            first, last = (model.levels()[k].to(device=device) for k in (slice(1), slice(-1, None)))
-        if law is None and isinstance(schedule, Table):
-            levels = model.levels().to(device=device)
-            count = len(levels) - 1
-            j = (unit * count).floor().long().clamp(max=count - 1) + 1
+        elif of_table:
+            j = (unit * steps).floor().long().clamp(max=steps - 1) + 1
             s, t = (levels[k].to(dtype=torch.float32) for k in (j - 1, j))
-        elif law is None:
+        else:
             t, slope = schedule.at(unit).to(dtype=torch.float32), schedule.dlogsnr_dt(unit).float()
         wanted = max(1, math.ceil(self.reconstruction_share * batch.places.whole))
         some = batch.places.below(wanted)
@@ -140,8 +138,8 @@ class Bound(Objective):
         scored = some if batch.report or law is not None or model.decoder.calls_network else 0
         z_1 = self._first(model, batch, first, scored)
         prediction, of_first = _predicted(model, batch, forward.noised(x, eps, t), t, z_1, first)
-        if s is not None:
-            diffusion = count * terms.diffusion_of(model, x, prediction, s, t)
+        if of_table:
+            diffusion = steps * terms.diffusion_of(model, x, prediction, s, t)
         else:
             diffusion = terms.diffusion_rate_of(x, prediction, t, slope)
         reconstruction = x.new_zeros(())
