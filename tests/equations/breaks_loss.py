@@ -33,7 +33,7 @@ BREAKS = [
     ("times that crowd towards data", "nelbo.training.times:Times.draw",
      "% 1", "% 1 / 1.05", "implied-weight-cosine"),
     ("the diffusion term weighs one step too many", "nelbo.training.objective:Bound.losses",
-     "diffusion = count *", "diffusion = (count + 1) *", "vdm-elbo"),
+     "diffusion = steps *", "diffusion = (steps + 1) *", "vdm-elbo"),
     ("responsibilities ignore the noise", "nelbo.model.exact.mixture:ExactMixtureDenoiser.forward",
      "component_log_prob(z, alpha, sigma)", "component_log_prob(z, alpha)", "eps-optimal-predictor"),
     ("the mixture's gain has σ for σ²", "nelbo.model.exact.mixture:ExactMixtureDenoiser.forward",
