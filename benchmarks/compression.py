@@ -170,6 +170,7 @@ def main() -> None:
     if given.steps:
         model = model.with_grid(nelbo.grids.even(given.steps))
     codes = readers.read(given.data).data[given.skip : given.skip + given.images]
+    codes = codes.reshape(-1, *model.domain.shape)  # IDX files have no axis of channels
     tag = f"{len(codes)} images, {model.steps} steps"
 
     def measured(name: str, model, images, seeds: int, **options) -> None:
@@ -185,8 +186,7 @@ def main() -> None:
     if "files" in wanted:
         measured("", model, codes, given.seeds)
     if "rivals" in wanted:
-        shape = codes.shape[1:] if codes.ndim == 4 else (1, *codes.shape[1:])
-        rivals(codes.numpy().reshape(-1, *shape), results)
+        rivals(codes.numpy().reshape(-1, *((1, 1, *model.domain.shape)[-3:])), results)
     if "width" in wanted:
         for r in (0.25, 1.0, 1.5):
             measured(f"r = {r}, ", model, codes, given.seeds, bin_width=r)
