@@ -163,7 +163,7 @@ def main() -> None:
     parser.add_argument("--skip", type=int, default=0, help="images of DATA to leave out at its beginning")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=None, help="an even grid in the place of the model's own")
-    parser.add_argument("--tolerance", type=float, default=0.001)
+    parser.add_argument("--tolerance", type=float, default=0.001, help="bits/dim of the bound, for 1,000 images or more")
     given = parser.parse_args()
     results = Results(given.out / "compression.json")
     model = nelbo.load(given.model)
@@ -179,7 +179,8 @@ def main() -> None:
             results.of(f"{key}, {name}seed {s}", lambda s=s: whole_file(model, images, s, **options))
             for s in range(seeds)
         ]
-        bound = results.of(f"{key}, bound", lambda: bound_of(model, images, given.tolerance))
+        tolerance = given.tolerance * math.sqrt(max(1.0, 1000 / len(images)))
+        bound = results.of(f"{key}, bound", lambda: bound_of(model, images, tolerance))
         results.of(f"{key}, {name}overhead of {seeds}", lambda: summary(files, bound))
 
     wanted = given.only.split(",")
@@ -191,12 +192,12 @@ def main() -> None:
         for r in (0.25, 1.0, 1.5):
             measured(f"r = {r}, ", model, codes, given.seeds, bin_width=r)
     if "images" in wanted:
-        for n in (10, 100, 300):
+        for n in (10, 100, 300, 1000):
             if n < len(codes):
                 measured("", model, codes[:n], given.seeds)
     if "steps" in wanted:
         for K in (10, 50, 100):
-            measured("", model.with_grid(nelbo.grids.even(K)), codes, max(2, given.seeds // 2))
+            measured("", model.with_grid(nelbo.grids.even(K)), codes, given.seeds)
     print(f"{tag}: {results.path}")
 
 
