@@ -163,7 +163,9 @@ def main() -> None:
     parser.add_argument("--skip", type=int, default=0, help="images of DATA to leave out at its beginning")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=None, help="an even grid in the place of the model's own")
-    parser.add_argument("--tolerance", type=float, default=0.001, help="bits/dim of the bound, for 1,000 images or more")
+    parser.add_argument(
+        "--tolerance", type=float, default=0.001, help="bits/dim of the bound, for 1,000 images or more"
+    )
     given = parser.parse_args()
     results = Results(given.out / "compression.json")
     model = nelbo.load(given.model)
