@@ -15,12 +15,14 @@ NOISED = "nelbo.process.forward:noised"
 RATIO = "nelbo.process.forward:one_minus_snr_ratio"
 BETAS = "nelbo.process.schedule:from_betas"
 STEP = "nelbo.model.reverse:Reverse.step"
-STEP_KL = "nelbo.model.reverse:Reverse.kl"
+STEP_KL = "nelbo.model.reverse:Reverse.kl_sum"
 PRIOR = "nelbo.model.prior:GaussianPrior.kl"
 DIFFUSION = "nelbo.bound.terms:diffusion"
 RECONSTRUCTION = "nelbo.bound.terms:reconstruction"
 DIFFUSION_AT, RECONSTRUCTION_AT = f"{DIFFUSION}_at", f"{RECONSTRUCTION}_at"
 DECODER = "nelbo.model.decoder:ContinuousGaussian"
+PUSH = "nelbo.codec.groups:Coder.push"
+CHAIN = "nelbo.codec.chain:Chain"
 EXHAUSTIVE = "nelbo.bound.estimators:Exhaustive"
 
 BREAKS = [
@@ -72,6 +74,18 @@ BREAKS = [
      "(variance_p - variance_q) / variance_q", "vae-loss-split"),
     ("the prior term looks at clean data", PRIOR, "(alpha * x - self.mean,", "(x - self.mean,",
      "vae-as-one-step-diffusion"),
+    # ------------------------------------------------------------ D: the code
+    ("a draw of q is taken from the image for the latent before", PUSH, "j, base, None, k)", "j, base, None, 0 * k)",
+     "bits-back-code-length"),
+    ("what the network says is asked of the level before", PUSH, "j, base, following,", "j, base, k,",
+     "bits-back-code-length"),
+    ("lattice widths from the variance for the deviation", f"{CHAIN}.reverse", "0.5 * variance", "variance",
+     "bits-back-code-length"),
+    ("the noise of q by σ² for σ", f"{CHAIN}._std_of_q", "math.sqrt(float(v))", "float(v)", "bits-back-code-length"),
+    ("z_1 scaled by α²", f"{CHAIN}.forward_mean", "float(self.levels.alpha[0])", "float(self.levels.alpha[0]) ** 2",
+     "bits-back-code-length"),
+    ("a lattice point is worth twice its bin", f"{CHAIN}.values", "* self.delta[j - 1])", "* 2 * self.delta[j - 1])",
+     "bits-back-code-length"),
     # ------------------------------------------------------------ E: the thirteen lines
     ("a kernel without its noise ratio", TRANSITION, " * one_minus_snr_ratio(s, t)", "", "chain-factorise"),
     ("the first step predicts at the wrong level", RECONSTRUCTION, "forward.noised(x, eps, first)", "x",
@@ -102,8 +116,8 @@ BREAKS = [
      "vlb-three-terms"),
     ("the prior is scored with σ for σ²", PRIOR, "sigma.square(), variance", "sigma, variance", "loss-term-prior"),
     ("the prior forgets its mean", PRIOR, "alpha * x - self.mean", "alpha * x", "loss-term-prior"),
-    ("the KL of a step from the coefficient of z", STEP_KL, "column(q.x_coefficient, x) *",
-     "column(q.z_coefficient, x) *", "loss-term-denoise"),
+    ("the KL of a step from the coefficient of z", STEP_KL, "q.x_coefficient.square()",
+     "q.z_coefficient.square()", "loss-term-denoise"),
     ("the network is asked at the level before", DIFFUSION_AT, "model.predict(z, t, condition)",
      "model.predict(z, s, condition)", "loss-term-denoise"),
     ("the decoder's sign", f"{DECODER}.nll", "return -gaussian", "return gaussian", "loss-term-recon"),
@@ -112,12 +126,12 @@ BREAKS = [
     ("the diffusion term weighs one step too many", "nelbo.training.objective:Bound.losses", "diffusion = steps *",
      "diffusion = (steps + 1) *", "sum-objective"),
     # ------------------------------------------------------------ E: variances
-    ("the KL of a step with σ for the variance of q", STEP_KL, "column(q.variance, x), self",
-     "column(q.variance.sqrt(), x), self", "rao-blackwell-term"),
+    ("the KL of a step with σ for the variance of q", STEP_KL, "q.variance, v)", "q.variance.sqrt(), v)",
+     "rao-blackwell-term"),
     ("the KL's scale term left out", DIFFERENCE, "0.5 * (scale + ", "0.5 * (", "rao-blackwell-total"),
     ("the prior term at twice the distance", PRIOR, "alpha * x - self.mean", "2 * alpha * x - self.mean",
      "rao-blackwell-independent-draws"),
-    ("the error of a step halved", STEP_KL, "* self.variance.coordinates(", "* 0.5 * self.variance.coordinates(",
+    ("the squared error of a step halved", STEP_KL, "+ 0.5 * q", "+ 0.25 * q",
      "rao-blackwell-random-t"),
     ("the step's mean at the level itself", STEP, "z_t, s, t), self", "z_t, t, t), self", "rao-blackwell-gradient"),
     # ------------------------------------------------------------ E: the point mass

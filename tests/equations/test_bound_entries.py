@@ -7,6 +7,7 @@ import pytest
 from nelbo.equations.registry import catalogue
 from nelbo.equations.verify import run
 from tests.equations.breaks_bound import BREAKS
+from tests.mutations.mutate import apply
 
 IDS = [e.id for e in catalogue().values() if e.letter in "DE"]
 
@@ -34,7 +35,7 @@ WITHOUT_A_WRONG_FORM = {
 
 def test_both_groups_are_complete():
     letters = [e.letter for e in catalogue().values()]
-    assert (letters.count("D"), letters.count("E")) == (24, 27)
+    assert (letters.count("D"), letters.count("E")) == (25, 27)
 
 
 @pytest.mark.parametrize("id", IDS)
@@ -46,8 +47,16 @@ def test_entry_holds(id: str):
     assert bool(kinds & {"must_fail", "z_must_fail"}) == (id not in WITHOUT_A_WRONG_FORM)
 
 
+@pytest.mark.parametrize(("what", "target", "old", "new", "id"), BREAKS, ids=[f"{b[0]} -> {b[-1]}" for b in BREAKS])
+def test_a_broken_formula_fails_its_entry(what, target, old, new, id, monkeypatch: pytest.MonkeyPatch):
+    apply(monkeypatch, target, old, new)
+    failed = [row for row in run(id).checks if not row.ok]
+    assert failed, f"{what}: not noticed by {id}"
+    assert not any("ran to its end" in row.name for row in failed), f"an error was noticed, not a figure: {failed}"
+
+
 def test_every_entry_is_guarded():
-    """By a break that `test_breaks.py` applies."""
+    """By a break that is applied above."""
     assert {b[-1] for b in BREAKS} == set(IDS)
 
 

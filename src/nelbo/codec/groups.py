@@ -28,6 +28,7 @@ from nelbo.codec.guard import Guard
 from nelbo.codec.normal import LOW, OCTAVE
 from nelbo.codec.stack import Stack, key_of
 from nelbo.codec.symbols import symbols_of
+from nelbo.equation import equation
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.process.prediction import Prediction
 from nelbo.typing import Condition
@@ -76,6 +77,7 @@ class Coder:
         """How many numbers of roundings a group of at most `most` images has."""
         return 4 * self.chain.L + 4 + most
 
+    @equation("bits-back-code-length")
     def push(
         self, stack: Stack, guard: Guard, codes: Tensor, condition: Condition | None, group: int, most: int
     ) -> None:
