@@ -96,6 +96,30 @@ def test_round_trip_and_inspection(model, file, tmp_path):
     assert said["intact"] and said["images"] == 180 and said["chunks_intact"] == 3 and said["bytes"] == len(file)
 
 
+class Seen(list):
+    """Calls of a progress, and what stood beside them."""
+
+    note = ""
+
+    def __call__(self, done, planned):
+        self.append((done, planned, self.note))
+
+
+def test_progress_goes_on_within_a_chunk_and_counts_verification_as_half(model, tmp_path):
+    seen, read = Seen(), Seen()
+    written = compress(model, models.codes(180), tmp_path / "x.nelbo", chunk_size=60, few=True, progress=seen)
+    decompress(model, tmp_path / "x.nelbo", progress=read)
+    for calls in (seen, read):
+        done = [c[0] for c in calls]
+        assert done == sorted(done) and done[-1] == 180 and len(set(done)) > 3 * 3
+        assert {c[1] for c in calls} == {180}
+    assert {30, 60, 90, 120, 150} <= {c[0] for c in seen}
+    assert seen[-1][2] == f"{written.net_bits_per_dim:.4f} bits/dim"
+    plain = Seen()
+    compress(model, models.codes(180), tmp_path / "y.nelbo", chunk_size=60, few=True, verify=False, progress=plain)
+    assert [c[0] for c in plain if c[0] % 60 == 0] == [60, 120, 180]
+
+
 def test_damage_costs_its_chunk_alone_and_is_named(model, file, tmp_path):
     images, begin = models.codes(180), places(file)
     assert len(begin) == 3
@@ -210,7 +234,7 @@ def test_ten_thousand_corruptions(file, tmp_path, monkeypatch):
     module = importlib.import_module("nelbo.codec.decompress")  # the package's name for it is the function
     model, known, plain = models.exact(3), {}, module.decoded
 
-    def decoded(coder, header, index, body):
+    def decoded(coder, header, index, body, told):
         key = (header.to_bytes(), index, body)
         if key not in known:
             known[key] = plain(coder, header, index, body)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,12 +67,22 @@ class Chunk:
         return cls(growth, tuple(exceptions), borrowed, state, words, extra)
 
 
-def encode(coder: Coder, header: Header, codes: Tensor, condition: Condition | None, extra: bytes = b"") -> Chunk:
-    """The chunk of codes (n, *shape). Errors: NumericalError where the model says what cannot be coded."""
+def encode(
+    coder: Coder,
+    header: Header,
+    codes: Tensor,
+    condition: Condition | None,
+    extra: bytes = b"",
+    told: Callable[[int, float], None] | None = None,
+) -> Chunk:
+    """The chunk of codes (n, *shape). told: called after every group with the images and the net bits so far.
+
+    Errors: NumericalError where the model says what cannot be coded.
+    """
     below = 1024 + 2 * codes[0].numel()
     while True:
         try:
-            return _encoded(coder, header, codes, condition, extra, below)
+            return _encoded(coder, header, codes, condition, extra, below, told)
         except Damaged:  # the stack ran empty: more has to be borrowed than was thought
             below *= 4
             if below > _MOST_BORROWED * codes[0].numel() + 2**20:
@@ -81,7 +92,7 @@ def encode(coder: Coder, header: Header, codes: Tensor, condition: Condition | N
                 ) from None
 
 
-def _encoded(coder: Coder, header: Header, codes, condition, extra: bytes, below: int) -> Chunk:
+def _encoded(coder: Coder, header: Header, codes, condition, extra: bytes, below: int, told) -> Chunk:
     stack, guard = Stack(np.zeros(below, np.uint32), START), Guard(2.0**-header.tau)
     before, least, debt, growth = stack.bits, below, 1.0, _SLOWEST
     group, n = 0, 0
@@ -95,6 +106,8 @@ def _encoded(coder: Coder, header: Header, codes, condition, extra: bytes, below
         least = min(least, stack.least)
         debt = max(debt, here - 32 * stack.least) if size == 1 else debt
         n, group = n + size, group + 1
+        if told is not None:
+            told(n, stack.bits - before)
     words = stack.buf[least : stack.height].copy()
     exceptions = tuple(sorted(set(guard.found)))
     return Chunk(growth, exceptions, below - least, int(stack.state[0]), words, extra, stack.bits - before)
@@ -105,8 +118,18 @@ def ramp(net: float, debt: float) -> int:
     return int(min(255, max(_SLOWEST, 256 * _SAFETY * net / debt)))
 
 
-def decode(coder: Coder, header: Header, chunk: Chunk, n: int, condition: Condition | None) -> Tensor:
-    """The n images of a chunk, int64 (n, *shape). Errors: `Damaged`."""
+def decode(
+    coder: Coder,
+    header: Header,
+    chunk: Chunk,
+    n: int,
+    condition: Condition | None,
+    told: Callable[[int], None] | None = None,
+) -> Tensor:
+    """The n images of a chunk, int64 (n, *shape). told: called after every group with the images so far.
+
+    Errors: `Damaged`.
+    """
     stack = Stack(chunk.words, chunk.state)
     guard = Guard(2.0**-header.tau, chunk.exceptions)
     groups = list(sizes(n, chunk.growth, header.most))
@@ -116,6 +139,8 @@ def decode(coder: Coder, header: Header, chunk: Chunk, n: int, condition: Condit
         first -= groups[group]
         some = rows_of(condition, first, groups[group])
         found.append(coder.pop(stack, guard, groups[group], some, group, header.most))
+        if told is not None:
+            told(n - first)
     if stack.height != chunk.borrowed or int(stack.state[0]) != START or stack.buf[: chunk.borrowed].any():
         raise Damaged("it does not end where it began")
     return torch.cat(found[::-1])

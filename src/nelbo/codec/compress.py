@@ -112,7 +112,7 @@ def compress(
     images whatever the overhead. condition: as of `evaluate`, kept in the file. batch_size: images in a group, and for
     the network, at most (64). chunk_size: images that are lost together where the file is damaged. bin_width: of the
     latents' lattices, in standard deviations. settings: flags by which `decompress` finds the same model again.
-    progress: called with (images done, all).
+    progress: called with (images done, all); one that awaits its verification counts one half.
 
     Errors: UsageError for what cannot be coded, with the remedy; DataError, DomainError, ShapeError as of `evaluate`;
     ArchiveError where verification failed; OSError. Source: Kingma, Abbeel & Ho 2019.
@@ -173,23 +173,21 @@ def compress(
 
 def _written(coder: Coder, checker, header: Header, what: Source, file, path: str, progress) -> Compressed:
     net, borrowed, exceptions, beside = 0.0, 0, 0, 0
+    told = _Told(progress, header, 1 if checker is None else 2)
     file.write(header.to_bytes())
     for index in range(header.chunks):
         first, last = header.rows(index)
         codes = what.codes(first, last)
         condition = chunk.rows_of(what.condition, first, last - first)
         coder.seed = header.seed + index
-        made = chunk.encode(coder, header, codes, condition, what.extra(first, last))
+        told.first, told.before = first, net
+        made = chunk.encode(coder, header, codes, condition, what.extra(first, last), told.encoded)
         frame = archive.frame(header, index, made, chunk.checksum(codes))
         if checker is not None:
-            _verify(checker, header, index, made, codes, path)
+            _verify(checker, header, index, made, codes, path, told.verified)
         file.write(frame)
         beside += len(made.extra)
         net, borrowed, exceptions = net + made.net_bits, borrowed + made.borrowed, exceptions + len(made.exceptions)
-        if progress is not None:
-            if hasattr(progress, "note"):
-                progress.note = f"{net / (last * codes[0].numel()):.4f} bits/dim"  # type: ignore[attr-defined]
-            progress(last, header.images)
     length = file.tell()
     file.write(archive.checksum_of(file, length).to_bytes(4, "little"))
     seconds = {"network": coder.clock.network, "coder": coder.clock.coder}
@@ -204,9 +202,33 @@ def _written(coder: Coder, checker, header: Header, what: Source, file, path: st
     )  # fmt: skip
 
 
-def _verify(checker: Coder, header: Header, index: int, made: chunk.Chunk, codes: Tensor, path: str) -> None:
+class _Told:
+    """What is told of the work: images done, of which one that awaits its verification is a half, and bits/dim."""
+
+    def __init__(self, progress: Callable[[int, int], None] | None, header: Header, passes: int):
+        self.progress, self.header, self.passes = progress, header, passes
+        self.first, self.before, self.coded = 0, 0.0, 0
+
+    def encoded(self, n: int, bits: float) -> None:
+        """Of the chunk that begins with image `first`, behind `before` bits."""
+        self.coded = n
+        if hasattr(self.progress, "note"):
+            said = (self.before + bits) / ((self.first + n) * self.header.dimensions)
+            self.progress.note = f"{said:.4f} bits/dim"  # type: ignore[union-attr]
+        self._say(n)
+
+    def verified(self, n: int) -> None:
+        """Of the same chunk."""
+        self._say(self.coded + n)
+
+    def _say(self, passed: int) -> None:
+        if self.progress is not None:
+            self.progress(self.first + passed // self.passes, self.header.images)
+
+
+def _verify(checker: Coder, header: Header, index: int, made: chunk.Chunk, codes: Tensor, path: str, told) -> None:
     try:
-        found = decoded(checker, header, index, made.to_bytes())[0]
+        found = decoded(checker, header, index, made.to_bytes(), told)[0]
         well = torch.equal(found, codes)
     except Damaged:
         well = False
@@ -218,13 +240,13 @@ def _verify(checker: Coder, header: Header, index: int, made: chunk.Chunk, codes
         )
 
 
-def decoded(coder: Coder, header: Header, index: int, body: bytes):
-    """Codes and names of the images of a chunk's body. Errors: `Damaged`."""
+def decoded(coder: Coder, header: Header, index: int, body: bytes, told: Callable[[int], None] | None = None):
+    """Codes and names of the images of a chunk's body; `told` as of `chunk.decode`. Errors: `Damaged`."""
     first, last = header.rows(index)
     parsed = chunk.Chunk.of(body)
     names, condition = parse_extra(parsed.extra, last - first, header.conditions)
     coder.seed = header.seed + index
-    return chunk.decode(coder, header, parsed, last - first, condition), names
+    return chunk.decode(coder, header, parsed, last - first, condition, told), names
 
 
 def _too_few(result: Compressed) -> UsageError:

@@ -100,7 +100,8 @@ def _read(file, header: Header, coder: Coder, target: Sink, progress) -> tuple[s
     strange, done = 0, 0
     for frame in archive.frames(file, header):
         try:
-            codes, names = decoded(coder, header, frame.index, frame.body)
+            told = None if progress is None else lambda n, done=done: progress(done + n, header.images)
+            codes, names = decoded(coder, header, frame.index, frame.body, told)
             if chunk.checksum(codes) != frame.codes:
                 raise Damaged("other images")
         except (Damaged, NelboError):
@@ -110,8 +111,6 @@ def _read(file, header: Header, coder: Coder, target: Sink, progress) -> tuple[s
         target.add(as_given(codes, header), names, first)
         found.add(frame.index)
         done += len(codes)
-        if progress is not None:
-            progress(done, header.images)
     return found, strange
 
 
