@@ -99,10 +99,10 @@ def lines(document: Json) -> list[str]:
         if name == "archive" and isinstance(value, dict):
             shown += lines(value)
         elif name == "provenance" and isinstance(value, dict):
-            shown += [f"  {inner:<13} {_text(entry)}" for inner, entry in value.items()]
-            shown.insert(len(shown) - len(value), "provenance" + ("" if value else "      none"))
+            shown += [f"  {inner:<14} {_text(entry)}" for inner, entry in value.items()]
+            shown.insert(len(shown) - len(value), "provenance" + ("" if value else "       none"))
         else:
-            shown.append(f"{name:<15} {_text(value)}")
+            shown.append(f"{name:<16} {_text(value)}")
     return shown
 
 
