@@ -5,7 +5,8 @@
 The loop's own step (`nelbo.training.run.Run.advance`: rows of the data, keyed noise and times, the loss, clipping, the
 average of the weights, the log's record) and a bare step take turns, step by step. The bare step is what nobody can do
 without: the same network on as many inputs (the batch, and the share of it that scores the first level), a squared
-error (with a categorical head: the cross-entropy), backward, fused AdamW, and nothing else; its inputs are made once.
+error (with a categorical head: the cross-entropy), backward, the run's optimiser, and nothing else; its inputs are made
+once.
 Medians over steps of wall time, and their ratio. Some of what is nelbo's own is then timed by itself: keyed noise,
 clipping, average. Weights are random: what a step costs does not depend on them. One thread.
 """
@@ -27,6 +28,7 @@ from nelbo.maths import random
 from nelbo.model.examples import Examples
 from nelbo.training.build import build_model
 from nelbo.training.config import check_config
+from nelbo.training.optimizer import make_optimizer
 from nelbo.training.recipe import with_recipe
 from nelbo.training.run import Run
 
@@ -54,7 +56,7 @@ class Bare:
         self.codes = torch.randint(0, run.model.domain.bins or 2, self.x.shape, generator=generator)
         if settings.channels_last:
             self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = torch.optim.AdamW(self.net.parameters(), 1e-6, fused=True)
+        self.optimizer = make_optimizer(run.net, nn.Module(), settings.model_copy(update={"lr": 1e-6}))
 
     def step(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)

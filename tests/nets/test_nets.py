@@ -26,6 +26,8 @@ CASES = {
     "unet one row": ("unet", (1, 6), {"patch": 1, "blocks": 2}),
     "unet (C, H, W)": ("unet", (3, 8, 12), {"attention": False, "multipliers": [1, 2]}),
     "unet patch 3": ("unet", (2, 9, 6), {"patch": 3, "multipliers": [1]}),
+    "unet in noise units": ("unet", (2, 10, 6), {"patch": 1, "shuffle": True, "noise_units": True}),
+    "unet of other widths": ("unet", (9, 6), {"patch": 3, "width": 16, "multipliers": [1, 1.5, 2]}),
     "unet2d (H, W)": ("unet2d", (8, 8), {}),
     "unet2d (C, H, W)": ("unet2d", (3, 4, 8), {"layers_per_block": 2}),
 }
@@ -198,7 +200,7 @@ def test_outputs_and_features():
     seen = build("unet", {"width": 8, "multipliers": [1], "fourier": [1, 2, 4], "step": step}, shape=(1, 4, 4),
                  codes=None, **ENDS)  # fmt: skip
     code = torch.arange(16.0).reshape(1, 1, 4, 4)
-    feature = seen._features(-1 + step * code)
+    feature = seen._waves(-1 + step * code)
     assert feature.shape == (1, 7, 4, 4)
     for k, period in enumerate((1, 2, 4)):  # the same again after a period of codes, and at half of one turned round
         for row in (feature[0, 1 + k].flatten(), feature[0, 4 + k].flatten()):

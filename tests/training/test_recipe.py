@@ -50,7 +50,10 @@ def test_settings_stand_above_it():
     assert settings.schedule.logsnr_max == 8.0 and settings.schedule.logsnr_min == -7.0
     assert IMAGES["net"]["components"] == 4, "the recipe itself was changed"
     sized = check_config(with_recipe({"net": {"size": "tiny"}}, IMAGE))
-    assert sized.net.settings == {"size": "tiny", "patch": 1} and sized.net.predicts == "eps"
+    others = {"patch": 1, "shuffle": True, "noise_units": True, "end_gate": True}
+    assert sized.net.settings == {"size": "tiny", **others} and sized.net.predicts == "eps"
+    assert check_config(with_recipe({"net": {"predicts": "v"}}, IMAGE)).net.settings["end_gate"] is False
+    assert IMAGES["net"]["end_gate"] is True, "the recipe itself was changed"
     assert check_config(with_recipe({"schedule": "cosine"}, IMAGE)).schedule.T == 1000
 
 

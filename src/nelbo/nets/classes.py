@@ -21,6 +21,11 @@ class ClassConditional(nn.Module):
         self.net, self.classes, self.keyword = net, classes, keyword
 
     @property
+    def hidden(self) -> tuple[str, ...]:
+        """Modules that neither see the data nor say the answer."""
+        return tuple(f"net.{name}" for name in self.net.hidden)  # type: ignore[union-attr]
+
+    @property
     def head(self) -> nn.Module:
         """The head of the network."""
         return self.net.head  # type: ignore[return-value]

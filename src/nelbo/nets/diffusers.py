@@ -56,6 +56,9 @@ class DiffusersNet(nn.Module):
     time_dtype = torch.float32
     """What diffusers' embeddings of time compute in, whatever the precision of the network."""
 
+    hidden = ("inner.down_blocks", "inner.mid_block", "inner.up_blocks")
+    """Modules that neither see the data nor say the answer, of diffusers' U-Nets."""
+
     def __init__(self, inner: nn.Module, name: str, adaptation: Adaptation = Adaptation()):
         super().__init__()
         self.inner = inner

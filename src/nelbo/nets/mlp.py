@@ -18,6 +18,9 @@ class ResidualMLP(nn.Module):
     h ← h + W_2 drop(SiLU(W_1 SiLU(LayerNorm(h)) + W_e e(λ))), `blocks` times, between a linear layer in and a head.
     """
 
+    hidden = ("blocks",)
+    """Modules that neither see the data nor say the answer."""
+
     def __init__(
         self,
         shape: Shape,

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from nelbo.errors import ShapeError
 from nelbo.nets.embedding import LogSNREmbedding
 from nelbo.nets.head import MapsHead, PixelLogitHead
+from nelbo.nets.noise_units import EndGate, NoiseUnits
 from nelbo.typing import Shape
 
 
@@ -20,11 +21,17 @@ class UNet(nn.Module):
 
     The stem folds patch × patch pixels into channels, which on a CPU is worth a factor of three or four in speed; then
     len(multipliers) scales of `blocks` residual blocks each, the next one half as large, and back up with skips.
-    width × multiplier channels must be multiples of 8. outputs: numbers an element, on axis 1 (2: a learned variance
-    behind the value). fourier: the stem also sees sin and cos of 2π z/(P · step) for each period P, counted in steps
-    between codes (Kingma et al. 2021, app. C, have periods of 1, 2 and 4 in their lattice).
-    Errors: ShapeError for shapes that patches do not tile.
+    width × multiplier channels must be multiples of 8 (1.5 × 32 are 48). outputs: numbers an element, on axis 1 (2: a
+    learned variance behind the value). fourier: the stem also sees sin and cos of 2π z/(P · step) for each period P,
+    counted in steps between codes (Kingma et al. 2021, app. C, have periods of 1, 2 and 4 in their lattice). shuffle:
+    back up by a convolution at the coarse scale whose channels become pixels. noise_units: the stem also sees z in
+    units of its noise (`NoiseUnits`). end_gate: the first output is ε̂, behind an `EndGate`. ends: the least and the
+    greatest value of the data, for both.
+    Errors: ShapeError for shapes that patches do not tile; ValueError for a gate before logits.
     """
+
+    hidden = ("down", "middle", "up")
+    """Modules that neither see the data nor say the answer."""
 
     def __init__(
         self,
@@ -33,7 +40,7 @@ class UNet(nn.Module):
         logsnr_max: float,
         logsnr_min: float,
         width: int = 32,
-        multipliers: Sequence[int] = (1, 2, 2),
+        multipliers: Sequence[float] = (1, 2, 2),
         blocks: int = 1,
         patch: int = 2,
         attention: bool = True,
@@ -42,6 +49,10 @@ class UNet(nn.Module):
         outputs: int = 1,
         fourier: Sequence[float] = (),
         step: float = 2 / 255,
+        shuffle: bool = False,
+        noise_units: bool = False,
+        end_gate: bool = False,
+        ends: Sequence[float] = (-1.0, 1.0),
     ):
         super().__init__()
         C, H, W = (1, *shape) if len(shape) == 2 else shape if len(shape) == 3 else (0, 0, 0)
@@ -54,29 +65,38 @@ class UNet(nn.Module):
         self.patch, self.planar = patch, len(shape) == 2
         self.embedding = LogSNREmbedding(e, logsnr_max, logsnr_min)
         self.frequencies = [2 * math.pi / (step * period) for period in fourier]  # no buffer: bf16 would round it
-        self.stem = nn.Conv2d(C * (1 + 2 * len(fourier)) * patch**2, width, 3, padding=1)
+        self.units = NoiseUnits(ends) if noise_units else None
+        features = 1 + 2 * len(fourier) + (self.units.maps if self.units is not None else 0)
+        self.stem = nn.Conv2d(C * features * patch**2, width, 3, padding=1)
         channels, skips = width, [width]
+        widths = [round(width * m) for m in multipliers]
         self.down = nn.ModuleList()
-        for i, m in enumerate(multipliers):
-            last = i == len(multipliers) - 1
+        for i, wide in enumerate(widths):
+            last = i == len(widths) - 1
             for _ in range(blocks):
-                self.down.append(_Block(channels, width * m, e, dropout, attention and last))
-                channels = width * m
+                self.down.append(_Block(channels, wide, e, dropout, attention and last))
+                channels = wide
                 skips.append(channels)
             if not last:
                 self.down.append(_Halve(channels))
                 skips.append(channels)
         self.middle = _Block(channels, channels, e, dropout, False)
         self.up = nn.ModuleList()
-        for i, m in reversed(list(enumerate(multipliers))):
+        for i, wide in reversed(list(enumerate(widths))):
             for _ in range(blocks + 1):
-                last = i == len(multipliers) - 1
-                self.up.append(_Block(channels + skips.pop(), width * m, e, dropout, attention and last))
-                channels = width * m
-            if i:
+                last = i == len(widths) - 1
+                self.up.append(_Block(channels + skips.pop(), wide, e, dropout, attention and last))
+                channels = wide
+            if i and shuffle:
+                self.up.append(_Shuffle(channels, widths[i - 1]))
+                channels = widths[i - 1]
+            elif i:
                 self.up.append(_Double(channels))
         self.norm = nn.GroupNorm(8, channels)
         self.out = nn.Conv2d(channels, C * (outputs if codes is None else rank) * patch**2, 3, padding=1)
+        self.gate = _Gate(channels, C, patch, ends) if end_gate else None
+        if end_gate and codes is not None:
+            raise ValueError("an end gate is for a network that says eps, and not logits")
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
         self.head = PixelLogitHead(shape, codes, rank) if codes is not None else nn.Identity()
@@ -85,27 +105,51 @@ class UNet(nn.Module):
 
     def forward(self, z: Tensor, logsnr: Tensor) -> Tensor:
         e = self.embedding(logsnr)
+        logsnr = logsnr if logsnr.ndim == 1 else logsnr[:, 0]  # a label may stand behind it (ClassConditional)
         image = z[:, None] if self.planar else z
-        h = self.stem(F.pixel_unshuffle(self._features(image), self.patch))
+        h = self.stem(F.pixel_unshuffle(self._features(image, logsnr), self.patch))
         skips = [h]
         for layer in self.down:
             h = layer(h, e)
             skips.append(h)
         h = self.middle(h, e)
         for layer in self.up:
-            if isinstance(layer, _Double):
+            if isinstance(layer, _Double | _Shuffle):
                 h = layer(h, skips[-1].shape[-2:])
             else:
                 h = layer(torch.cat([h, skips.pop()], 1), e)
-        value = F.pixel_shuffle(self.out(F.silu(self.norm(h))), self.patch)
-        return self.head(value.reshape(z.shape) if isinstance(self.head, nn.Identity) else value)
+        h = F.silu(self.norm(h))
+        value = F.pixel_shuffle(self.out(h), self.patch)
+        value = self.head(value.reshape(z.shape) if isinstance(self.head, nn.Identity) else value)
+        if self.gate is None:
+            return value
+        first = self.gate(h, value[:, : z.shape[1]].reshape(image.shape), image, logsnr)
+        return torch.cat([first.reshape(z.shape), value[:, z.shape[1] :]], 1)
 
-    def _features(self, image: Tensor) -> Tensor:
+    def _features(self, image: Tensor, logsnr: Tensor) -> Tensor:
+        units = [] if self.units is None else [self.units(image, logsnr)]
+        return torch.cat([self._waves(image), *units], 1) if units else self._waves(image)
+
+    def _waves(self, image: Tensor) -> Tensor:
         if not self.frequencies:
             return image
         frequency = torch.tensor(self.frequencies, dtype=torch.float64, device=image.device)
         angle = image.double()[:, :, None] * frequency[:, None, None]
         return torch.cat([image, angle.sin().flatten(1, 2).to(image), angle.cos().flatten(1, 2).to(image)], 1)
+
+
+class _Gate(nn.Module):
+    """An `EndGate` told by the network's last features."""
+
+    def __init__(self, channels: int, C: int, patch: int, ends: Sequence[float]):
+        super().__init__()
+        self.patch, self.gate = patch, EndGate(ends)
+        self.conv = nn.Conv2d(channels, len(ends) * C * patch**2, 3, padding=1)
+        nn.init.zeros_(self.conv.weight)
+        nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
+
+    def forward(self, h: Tensor, between: Tensor, z: Tensor, logsnr: Tensor) -> Tensor:
+        return self.gate(between, F.pixel_shuffle(self.conv(h), self.patch), z, logsnr)
 
 
 class _Block(nn.Module):
@@ -160,3 +204,14 @@ class _Double(nn.Module):
 
     def forward(self, h: Tensor, size: tuple[int, int]) -> Tensor:
         return self.conv(F.interpolate(h, size=size, mode="nearest"))
+
+
+class _Shuffle(nn.Module):
+    """To the size of the skip, as `_Double`, with four channels of the coarse scale for the pixels of one."""
+
+    def __init__(self, inner: int, outer: int):
+        super().__init__()
+        self.conv = nn.Conv2d(inner, 4 * outer, 3, padding=1)
+
+    def forward(self, h: Tensor, size: tuple[int, int]) -> Tensor:
+        return F.pixel_shuffle(self.conv(h), 2)[..., : size[0], : size[1]]

@@ -188,6 +188,13 @@ def _net_settings(examples: Examples, settings: TrainConfig, domain: DataDomain,
         chosen |= {"out_channels": 2 * (1 if len(domain.shape) == 2 else domain.shape[0])}
     elif learned:
         chosen["outputs"] = 2
+    if chosen.get("end_gate") and (settings.net.head != "plain" or settings.net.predicts != "eps"):
+        raise UsageError(
+            f"net.end_gate for a {settings.net.head} head that predicts {settings.net.predicts!r}",
+            "the gate makes ε̂: use --set net.predicts=eps, or --set net.end_gate=false",
+        )
+    if (chosen.get("noise_units") or chosen.get("end_gate")) and domain.discrete:
+        chosen.setdefault("ends", [domain.low, domain.high])
     if chosen.get("fourier") and domain.discrete:
         chosen.setdefault("step", (domain.high - domain.low) / (domain.lattice().numel() - 1))
     return chosen

@@ -24,6 +24,13 @@ class Precision(enum.Enum):
     BF16 = "bf16"
 
 
+class Optimizer(enum.Enum):
+    """What makes steps of gradients."""
+
+    ADAMW = "adamw"
+    MUON = "muon"
+
+
 class Augmentation(enum.Enum):
     """Changes to training examples; none is made unasked."""
 
@@ -97,6 +104,9 @@ class TrainConfig(_Strict):
     seed: int = Field(default=0, ge=0, lt=2**63)
     batch_size: int = Field(default=192, ge=1)
     lr: float = Field(default=4e-3, gt=0)
+    optimizer: Optimizer = Field(
+        default=Optimizer.ADAMW, description="muon: for the matrices of inner layers, and AdamW for the rest"
+    )
     net: Annotated[NetConfig, BeforeValidator(_named)] = NetConfig()
     objective: Annotated[ObjectiveConfig, BeforeValidator(_named)] = ObjectiveConfig()
     schedule: Annotated[ScheduleConfig, BeforeValidator(_named)] = ScheduleConfig()

@@ -1,8 +1,9 @@
 """The recipe for images of many levels: what `nelbo train` does with them unless it is told otherwise.
 
 Digits of 17 levels are well served by the defaults of `TrainConfig`: a residual MLP with a table of logits. Images of
-64 levels and more get a U-Net at full resolution that says ε̂ and, for the decoder alone, a mixture a pixel, log-SNR
-from 9 to −7, times drawn by importance, and x̂ clipped to the codes' range (what each is worth: benchmarks/training.py).
+64 levels and more get a U-Net at full resolution that sees z in units of its noise and says ε̂ behind a gate for the end
+codes, and, for the decoder alone, a mixture a pixel; Muon; log-SNR from 9 to −7, times drawn by importance, and x̂
+clipped to the codes' range (what each is worth: benchmarks/training.py).
 """
 
 from __future__ import annotations
@@ -17,14 +18,17 @@ MANY = 64
 IMAGES: Json = {
     "steps": 5000,
     "batch_size": 32,
-    "lr": 2e-3,
+    "lr": 4e-3,
+    "optimizer": "muon",
     "weight_decay": 0.01,
     "warmup": 100,
     "ema": 0.998,
     "levels": 1000,
+    "reconstruction_share": 0.0625,
     "net": {
         "name": "unet", "head": "plain", "predicts": "eps", "components": 4,
-        "width": 16, "multipliers": [1, 3, 6], "patch": 1,
+        "width": 32, "multipliers": [1, 1.5, 2.75], "patch": 1, "attention": False,
+        "shuffle": True, "noise_units": True, "end_gate": True,
     },
     "decoder": "mixture",
     "clip": True,
@@ -49,7 +53,12 @@ def with_recipe(config: Json | TrainConfig | None, examples: Examples) -> Json |
     sides = examples.data.shape[-2:]
     image = examples.data.ndim in (3, 4) and all(n >= 8 and n % 2 == 0 for n in sides)
     many = isinstance(bins, int) and bins >= MANY and not examples.data.is_floating_point()
-    return _over(IMAGES, given) if image and many and not own else given
+    if not image or not many or own:
+        return given
+    joined = _over(IMAGES, given)
+    if joined["net"]["predicts"] != "eps" and "end_gate" not in net:  # the gate makes ε̂
+        joined["net"] = {**joined["net"], "end_gate": False}
+    return joined
 
 
 def _over(base: Json, given: Json) -> Json:
@@ -58,6 +67,6 @@ def _over(base: Json, given: Json) -> Json:
     for key, value in given.items():
         below = base.get(key)
         if key == "net" and isinstance(value, dict) and "size" in value:  # a size brings its own widths
-            below = {k: v for k, v in IMAGES["net"].items() if k not in ("width", "multipliers")}
+            below = {k: v for k, v in IMAGES["net"].items() if k not in ("width", "multipliers", "attention")}
         joined[key] = _over(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
     return joined

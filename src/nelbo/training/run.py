@@ -22,6 +22,7 @@ from nelbo.training.config import Precision, TrainConfig
 from nelbo.training.criterion import Criterion
 from nelbo.training.feed import Feed
 from nelbo.training.objective_config import make_criterion
+from nelbo.training.optimizer import make_optimizer
 from nelbo.typing import Condition, Json
 
 
@@ -45,8 +46,7 @@ class Run:
         self.ema.eval()
         self.parts = dealt(settings.batch_size, workers.rank, workers.size, settings.accumulate)
         self.criterion = make_criterion(settings).to(device)
-        groups = [*_decayed(self.net, settings.weight_decay), *_undecayed(self.criterion)]
-        self.optimizer = torch.optim.AdamW(groups, settings.lr, fused=True)
+        self.optimizer = make_optimizer(self.net, self.criterion, settings)
         self.step = 0
         self.seconds = 0.0
         if settings.compile:
@@ -206,17 +206,3 @@ class _Loss(nn.Module):
 def learning_rate_factor(step: int, steps: int, warmup: int) -> float:
     """Linear warm-up over `warmup` steps times a cosine from 1 to 0.01 over the run."""
     return min(1.0, (step + 1) / max(1, warmup)) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / steps)))
-
-
-def _decayed(net: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups: matrices, which decay, and biases, norms and tables of biases, which do not."""
-    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
-    for name, parameter in net.named_parameters():
-        groups[parameter.ndim > 1 and not name.endswith("bias")].append(parameter)
-    return [{"params": groups[True], "weight_decay": weight_decay}, {"params": groups[False], "weight_decay": 0.0}]
-
-
-def _undecayed(module: nn.Module) -> list[dict[str, Any]]:
-    """One group without decay, or none where nothing in `module` is trained."""
-    trained = [p for p in module.parameters() if p.requires_grad]
-    return [{"params": trained, "weight_decay": 0.0}] if trained else []
