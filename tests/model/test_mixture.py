@@ -88,7 +88,7 @@ def test_start():
         "mlp", {"width": 8, "outputs": outputs(M)}, shape=DOMAIN.shape, codes=None, logsnr_max=6.0, logsnr_min=-6.0
     )
     net.head.start_at(start_weights(codes, DOMAIN, M))
-    said = MixtureDenoiser(net, DOMAIN, M).eval()(torch.randn(2, 2, 3), level(0.0, 2)).mixture
+    said = MixtureDenoiser(net, DOMAIN, M).eval()(torch.randn(2, 2, 3), level(0.0, 2)).mixture.read()
     assert said is not None
     weight = said.log_weight.detach().exp()
     close(weight[:, M:], np.broadcast_to(np.reshape([0.5, 1 / 6], (1, 2, 1, 1)), (2, 2, 2, 3)), 1e-5)

@@ -30,6 +30,7 @@ from nelbo.codec.stack import Stack, key_of
 from nelbo.codec.symbols import symbols_of
 from nelbo.equation import equation
 from nelbo.model.diffusion import DiffusionModel
+from nelbo.process.mixture import Mixture
 from nelbo.process.prediction import Prediction
 from nelbo.typing import Condition
 
@@ -170,8 +171,8 @@ def joined(parts: list[Prediction]) -> Prediction:
     }
     mixture = None
     if first.mixture is not None:
-        mixture = type(first.mixture)(
-            *(torch.cat(list(field)) for field in zip(*(p.mixture for p in parts if p.mixture), strict=True))
+        mixture = Mixture(
+            *(torch.cat(list(field)) for field in zip(*(p.mixture.read() for p in parts if p.mixture), strict=True))
         )
     return Prediction(**tensors, mixture=mixture)
 

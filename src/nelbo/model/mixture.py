@@ -25,7 +25,7 @@ from nelbo.model.decoder import MassDecoder
 from nelbo.model.denoiser import Denoiser, TimeInput, network_name
 from nelbo.model.domain import DataDomain
 from nelbo.process.levels import Levels, column
-from nelbo.process.mixture import Mixture
+from nelbo.process.mixture import Mixture, Unread
 from nelbo.process.prediction import Output, Prediction, x0_from
 from nelbo.typing import Condition, Json
 
@@ -83,7 +83,7 @@ class MixtureDenoiser(Denoiser):
         if self.output is None:
             mixture = self._mixture(raw)
             return Prediction(mixture.posterior_mean(z, t), mixture=mixture)
-        return Prediction(x0_from(self.output, raw[:, 0], z, t), mixture=self._mixture(raw[:, 1:]))
+        return Prediction(x0_from(self.output, raw[:, 0], z, t), mixture=Unread(raw[:, 1:], self._mixture))
 
     def _mixture(self, raw: Tensor) -> Mixture:
         M, low, high = self.components, self.domain.low, self.domain.high
@@ -171,7 +171,7 @@ class NetworkMixture(MassDecoder, kind="network_mixture"):
         outside = (codes < 0) | (codes >= K) | (offset.abs() > width)
         values = domain.values(codes.clamp(0, K - 1)).to(z.dtype)
         of_z = -0.5 * ((z[:, None] - alpha[:, None] * values) / sigma[:, None]).square()
-        logits = prediction.mixture.log_mass(values, step) + of_z
+        logits = prediction.mixture.read().log_mass(values, step) + of_z
         logits = logits.masked_fill(outside, -math.inf)
         return logits.log_softmax(1) + math.log1p(-self.uniform), codes
 

@@ -10,6 +10,8 @@ so that the posterior mean costs a few operations a component, whatever the numb
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -25,6 +27,14 @@ class Mixture(NamedTuple):
     log_weight: Tensor
     mean: Tensor
     variance: Tensor
+
+    def read(self) -> Mixture:
+        """Itself."""
+        return self
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Mixture:
+        """The same with its tensors changed."""
+        return Mixture(*(change(v) for v in self))
 
     @equation("mixture-posterior")
     def posterior_mean(self, z: Tensor, t: Levels) -> Tensor:
@@ -50,3 +60,19 @@ class Mixture(NamedTuple):
             total = one if total is None else torch.logaddexp(total, one)
         assert total is not None
         return total
+
+
+@dataclass(frozen=True, eq=False)
+class Unread:
+    """A mixture that a network's output (B, …) says, worked out by `how` where somebody asks; most are never asked."""
+
+    raw: Tensor
+    how: Callable[[Tensor], Mixture]
+
+    def read(self) -> Mixture:
+        """The mixture."""
+        return self.how(self.raw)
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Unread:
+        """The same with its output changed."""
+        return Unread(change(self.raw), self.how)

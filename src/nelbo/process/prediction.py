@@ -29,7 +29,7 @@ from torch import Tensor
 from nelbo.equation import equation
 from nelbo.errors import UsageError
 from nelbo.process.levels import Levels, Path, column
-from nelbo.process.mixture import Mixture
+from nelbo.process.mixture import Mixture, Unread
 from nelbo.typing import member
 
 
@@ -68,7 +68,7 @@ class Prediction:
     log_probs: Tensor | None = None
     variance: Tensor | None = None
     z: Tensor | None = None
-    mixture: Mixture | None = None
+    mixture: Mixture | Unread | None = None
 
     def clipped(self, low: float, high: float) -> Prediction:
         """x̂ clamped to [low, high]; a categorical posterior is inside already and stays."""
@@ -84,8 +84,7 @@ class Prediction:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Prediction:
         tensors = {k: change(v) for k, v in vars(self).items() if isinstance(v, Tensor)}
-        mixture = self.mixture and Mixture(*(change(v) for v in self.mixture))
-        return replace(self, **tensors, mixture=mixture)
+        return replace(self, **tensors, mixture=None if self.mixture is None else self.mixture.each(change))
 
 
 class Preconditioning(NamedTuple):

@@ -56,9 +56,11 @@ class Run:
             self.objective = workers.replicated(self.objective, device)
 
     @classmethod
-    def of(cls, model: DiffusionModel, examples: Examples, settings: TrainConfig) -> Run:
-        """A run on all of `examples` in this process, on the CPU, which writes nothing down: to time its steps."""
-        place = torch.device("cpu")
+    def of(
+        cls, model: DiffusionModel, examples: Examples, settings: TrainConfig, device: torch.device | str = "cpu"
+    ) -> Run:
+        """A run on all of `examples` in this process, which writes nothing down: to time its steps."""
+        place = torch.device(device)
         return cls(model, Feed(examples, torch.arange(len(examples)), settings, place, None), settings, place, Alone())
 
     def advance(self) -> Json:
