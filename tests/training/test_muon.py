@@ -8,7 +8,7 @@ from torch import nn
 
 from nelbo.errors import Interrupted, UsageError
 from nelbo.model.folder import load
-from nelbo.nets import mlp, unet
+from nelbo.nets import build, mlp, unet
 from nelbo.training import train
 from nelbo.training.config import check_config
 from nelbo.training.muon import Muon, orthogonal
@@ -85,6 +85,18 @@ def test_who_gets_what(net, inner):
     assert decayed and all(n.startswith(ends) for n in decayed)
     assert all(n.endswith("bias") or "norm" in n for n in others)
     assert [g["weight_decay"] for g in optimizer.param_groups] == [0.5, 0.5, 0.0]
+
+
+def test_inner_layers_of_other_networks():
+    """Those of diffusers' U-Net, and of a network that is told labels, are modules that are there."""
+    pytest.importorskip("diffusers")
+    ends = {"codes": None, "logsnr_max": 9.0, "logsnr_min": -7.0}
+    settings = {"unet2d": {"block_out_channels": [8, 16]}, "unet": {"classes": 3, "width": 8, "multipliers": [1]}}
+    for name, own in settings.items():
+        net = build(name, own, shape=(1, 8, 8), **ends)
+        inner = [n for n, p in net.named_parameters() if n.startswith(tuple(f"{h}." for h in net.hidden))]
+        assert all(any(n.startswith(f"{h}.") for n in inner) for h in net.hidden), net.hidden
+        assert not any("conv_in" in n or "conv_out" in n or "stem" in n or "embedding" in n for n in inner)
 
 
 def test_a_network_that_names_no_inner_layers():
