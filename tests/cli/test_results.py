@@ -76,7 +76,7 @@ def test_info(nelbo, trained):
     machine = nelbo("info", "--json").json
     assert machine["version"] == library.__version__
     assert {"torch", "device", "devices", "threads", "python"} <= set(machine)
-    assert f"version         {library.__version__}" in nelbo("info").out
+    assert f"version          {library.__version__}" in nelbo("info").out
     model = library.load(str(trained))
     document = nelbo("info", trained, "--json").json
     assert document["fingerprint"] == model.fingerprint()

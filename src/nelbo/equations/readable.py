@@ -17,7 +17,7 @@ le ≤ leq ≤ ge ≥ geq ≥ ne ≠ neq ≠ in ∈ cdot · times × pm ± to �
 ldots … dots … cdots … mid | vert | langle ⟨ rangle ⟩ lceil ⌈ rceil ⌉ lfloor ⌊ rfloor ⌋ lVert ‖ rVert ‖ Vert ‖ colon :
 """
 _SYMBOLS = {**dict(re.findall(r"(\w+) (\S)", _NAMED)), "quad": "  ", "qquad": "    "}
-_WORDS = {"log", "exp", "max", "min", "arg", "det", "lim", "tan", "cos", "sin", "tr", "inf", "sup"}
+_WORDS = {"log", "ln", "exp", "max", "min", "arg", "det", "lim", "tan", "cos", "sin", "tr", "inf", "sup"}
 _SILENT = {"left", "right", "displaystyle", "textstyle", "limits", "nolimits", "rm", "bf"} | {
     f"{size}{side}" for size in ("big", "Big", "bigg", "Bigg") for side in ("", "l", "r", "m")
 }
