@@ -108,3 +108,16 @@ def test_refusals():
         build("unet", {"end_gate": True}, shape=(8, 8), codes=5, logsnr_max=9, logsnr_min=-7)
     with pytest.raises(UsageError, match="was told a step and not the log-SNR"):
         NoiseUnits((-1.0, 1.0))(noisy(), torch.tensor([3, 2, 1]))
+
+
+def test_labels_do_not_stand_for_levels():
+    """A labelled network begins as the one without labels, whatever the labels: its units are those of λ."""
+    settings = {"width": 8, "multipliers": [1], "patch": 1, "end_gate": True, "noise_units": True}
+    ends = {"shape": (1, 8, 8), "codes": None, "logsnr_max": 9, "logsnr_min": -7}
+    told = build("unet", {**settings, "classes": 3}, **ends).double()
+    plain = build("unet", settings, **ends).double()
+    own = {k.replace("embedding.embedding.", "embedding."): v for k, v in told.net.state_dict().items()}
+    plain.load_state_dict({k: v for k, v in own.items() if k != "embedding.table.weight"})
+    z = torch.randn(3, 1, 8, 8, dtype=torch.float64)
+    labelled = told(z, LOGSNR, y=torch.tensor([2, 0, 1]))
+    torch.testing.assert_close(labelled, plain(z, LOGSNR), rtol=1e-12, atol=1e-12)
