@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from nelbo.bound.workers import Workers
     from nelbo.typing import Json
+    from nelbo.workers import Workers
 
 TIMEOUT = timedelta(minutes=30)
 """How long a process waits for a peer that is alive but says nothing."""
@@ -148,7 +148,7 @@ def workers() -> Workers:
     """
     global _here
     if not launched():
-        from nelbo.bound.workers import Alone
+        from nelbo.workers import Alone
 
         return Alone()
     if _here is None:

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from nelbo import runtime
-from nelbo.bound.workers import Alone
 from nelbo.errors import UsageError
+from nelbo.workers import Alone
 from tests.runtime.cases import TWO, done, start, until, workplace
 
 NINE = ("plug:make", "--data", "nine.npy", "--precision", "float64", "--batch-size", "4", "--tolerance", "0.05")

@@ -25,12 +25,12 @@ from nelbo.bound.per_example import FALL, LARGEST, PerExample
 from nelbo.bound.prepare import NelboWarning, overlap, prepare
 from nelbo.bound.problem import Problem
 from nelbo.bound.result import StandardError, without_nan
-from nelbo.bound.workers import Workers
 from nelbo.errors import UsageError
 from nelbo.maths.units import bits_per_dim, nats
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
 from nelbo.typing import Json
+from nelbo.workers import Workers
 
 SCHEMA = "nelbo.comparison/1"
 STAGES = 12

@@ -21,13 +21,13 @@ from nelbo.bound.prepare import PRECISIONS, NelboWarning, overlap, prepare
 from nelbo.bound.problem import Problem
 from nelbo.bound.result import Bound
 from nelbo.bound.store import Store
-from nelbo.bound.workers import Workers
 from nelbo.equation import equation
 from nelbo.errors import UnknownNameError, UsageError
 from nelbo.maths.units import bits_per_dim
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
 from nelbo.process.grid import Grid
+from nelbo.workers import Workers
 
 
 @equation("vlb-average-data")

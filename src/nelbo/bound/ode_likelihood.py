@@ -27,13 +27,13 @@ from nelbo.bound.ode_start import Dequantisation
 from nelbo.bound.prepare import NelboWarning, overlap, prepare
 from nelbo.bound.result import StandardError, Term
 from nelbo.bound.store import Store
-from nelbo.bound.workers import Workers
 from nelbo.errors import UsageError
 from nelbo.maths.units import bits_per_dim, nats
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
 from nelbo.process.grid import Grid
 from nelbo.process.schedule import Table
+from nelbo.workers import Workers
 
 EXACT_TRACE = 16
 """Dimensions up to which the trace is exact unless the caller says otherwise: as many backward passes an evaluation."""

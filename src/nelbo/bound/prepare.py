@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from nelbo.bound.problem import Problem
-from nelbo.bound.workers import Alone, Workers
 from nelbo.errors import ShapeError, UnknownNameError, UsageError
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
+from nelbo.workers import Alone, Workers
 
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64, "bf16": torch.bfloat16}
 

@@ -18,13 +18,13 @@ from nelbo.bound.batches import Draws, computed
 from nelbo.bound.cells import Cells
 from nelbo.bound.store import Store
 from nelbo.bound.surrogate import GaussianSurrogate
-from nelbo.bound.workers import Alone, Workers
 from nelbo.errors import NumericalError
 from nelbo.maths import random, tiles
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.process import forward
 from nelbo.process.levels import Levels
 from nelbo.typing import Condition
+from nelbo.workers import Alone, Workers
 
 _AT_ONCE = 16
 """Examples read at once: every row of a mapped file may make a megabyte of it resident."""

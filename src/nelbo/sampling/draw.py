@@ -10,7 +10,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nelbo.bound.workers import Workers
 from nelbo.equation import equation
 from nelbo.errors import NumericalError, ShapeError, UsageError
 from nelbo.maths import random
@@ -22,6 +21,7 @@ from nelbo.process.prediction import Prediction
 from nelbo.sampling.guidance import Guidance, checked
 from nelbo.sampling.names import parse
 from nelbo.sampling.sampler import Before, Sampler, Step, at_logsnr
+from nelbo.workers import Workers
 
 CONTINUOUS_STEPS = 250
 """Steps of a model whose grid is continuous, where none are asked for."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import torch
 
-from nelbo.bound.workers import Workers
+from nelbo.workers import Workers
 
 
 @contextmanager

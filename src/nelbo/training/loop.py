@@ -12,7 +12,6 @@ import torch
 
 from nelbo import runtime
 from nelbo._version import __version__
-from nelbo.bound.workers import Alone, Workers
 from nelbo.errors import Interrupted, UsageError
 from nelbo.files import write_atomic
 from nelbo.model import folder as model_folder
@@ -29,6 +28,7 @@ from nelbo.training.run import Run
 from nelbo.training.split import Split, split
 from nelbo.training.validation import Validation
 from nelbo.typing import Json
+from nelbo.workers import Alone, Workers
 
 Progress = Callable[[Json], None]
 

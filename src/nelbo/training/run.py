@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from nelbo import runtime
-from nelbo.bound.workers import Alone, Workers
 from nelbo.errors import NumericalError, WorkerError
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
@@ -24,6 +23,7 @@ from nelbo.training.feed import Feed
 from nelbo.training.objective_config import make_criterion
 from nelbo.training.optimizer import make_optimizer
 from nelbo.typing import Condition, Json
+from nelbo.workers import Alone, Workers
 
 
 class Run:

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from nelbo.bound.evaluate import evaluate
-from nelbo.bound.workers import Workers
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
 from nelbo.training import checkpoint
 from nelbo.training.config import Keep, ValidationConfig
 from nelbo.typing import Condition, Json
+from nelbo.workers import Workers
 
 BEST = "best.pt"
 
