@@ -7,7 +7,7 @@ with p(z_1) of the flow. Each kind says q, and with it what p(x | z_1) is:
     variational        q = N(α_1 x, σ_1²), as in the variational bound; p(x | z_1) is the model's decoder
     uniform            q = uniform on the bin of x, of width α_1 w; p(x | z_1) = 1 in the bin, 0 elsewhere
     truncated_normal   q = N(α_1 x, σ_1²) cut to that bin; p(x | z_1) as for uniform
-    flow               q on that bin is a small flow, fitted to the model (`ode_flow`); p(x | z_1) as for uniform
+    flow               q on that bin is a small flow, fitted to the model (`fitted`); p(x | z_1) as for uniform
     none               z_1 = α_1 x: no bound, the density of data that have the noise of the first level
 
 w = (high − low)/(K − 1) of the data domain. The bins of `uniform`, `truncated_normal` and `flow` are of equal
