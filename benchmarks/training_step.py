@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/training_step.py [--quick] [--steps 60] [--only digits recipe28 unet16 unet28 unet32]
 
-The loop's own step (`nelbo.training.run.Run.advance`: rows of the data, keyed noise and times, the loss, clipping, the
+The loop's own step (`nelbo.training.trainer.Trainer.advance`: rows of the data, keyed noise and times, the loss, clipping, the
 average of the weights, the log's record) and a bare step take turns, step by step. The bare step is what nobody can do
 without: the same network on as many inputs (the batch, and the share of it that scores the first level), a squared
 error (with a categorical head: the cross-entropy), backward, the run's optimiser, and nothing else; its inputs are made
@@ -30,7 +30,7 @@ from nelbo.training.build import build_model
 from nelbo.training.config import check_config
 from nelbo.training.optimizer import make_optimizer
 from nelbo.training.recipe import with_recipe
-from nelbo.training.run import Run
+from nelbo.training.trainer import Trainer
 
 UNET = {"head": "plain", "predicts": "eps", "name": "unet"}
 CASES: dict[str, tuple[tuple[int, ...], int, dict[str, Any]]] = {
@@ -45,7 +45,7 @@ CASES: dict[str, tuple[tuple[int, ...], int, dict[str, Any]]] = {
 class Bare:
     """The same network, inputs of the same number and sizes, and the least that training is."""
 
-    def __init__(self, run: Run):
+    def __init__(self, run: Trainer):
         settings = run.settings
         self.net: nn.Module = run.net.net  # type: ignore[assignment]
         B, shape = settings.batch_size, run.model.domain.shape
@@ -81,7 +81,7 @@ def measure(name: str, steps: int) -> dict[str, Any]:
     examples = Examples(data, name, bins=bins)
     settings = check_config(with_recipe({"steps": 10**6, "log_every": 50, **wanted}, examples))
     model = build_model(examples, settings)
-    run = Run.of(model, examples, settings)
+    run = Trainer.alone(model, examples, settings)
     bare = Bare(run)
     for _ in range(3):
         run.advance(), bare.step()
