@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from nelbo.adapters.diffusers import from_diffusers
     from nelbo.adapters.options import Overrides
     from nelbo.api import compare, evaluate, load, ode_likelihood, sample, save_pretrained, tighten, train
-    from nelbo.bound.ode_result import OdeLikelihood
     from nelbo.bound.result import Bound
     from nelbo.errors import NelboError
+    from nelbo.likelihood.result import OdeLikelihood
     from nelbo.model import decoder as decoders
     from nelbo.model import exact
     from nelbo.model.diffusion import DiffusionModel
@@ -34,7 +34,7 @@ _NAMES = {
     "DiffusionModel": "nelbo.model.diffusion:DiffusionModel",
     "Examples": "nelbo.model.examples:Examples",
     "NelboError": "nelbo.errors:NelboError",
-    "OdeLikelihood": "nelbo.bound.ode_result:OdeLikelihood",
+    "OdeLikelihood": "nelbo.likelihood.result:OdeLikelihood",
     "Overrides": "nelbo.adapters.options:Overrides",
     "codec": "nelbo.codec",
     "compare": "nelbo.api:compare",

@@ -16,12 +16,12 @@ from nelbo.adapters.options import Overrides
 from nelbo.bound.compare import Comparison
 from nelbo.bound.compare import compare as compare_models
 from nelbo.bound.evaluate import evaluate as evaluate_bound
-from nelbo.bound.ode_likelihood import ode_likelihood as evaluate_ode
-from nelbo.bound.ode_result import OdeLikelihood
 from nelbo.bound.result import Bound
 from nelbo.bound.results import compare_results
 from nelbo.errors import UsageError
 from nelbo.files import write_atomic
+from nelbo.likelihood.likelihood import ode_likelihood as evaluate_ode
+from nelbo.likelihood.result import OdeLikelihood
 from nelbo.model import folder, plugin
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
@@ -33,6 +33,7 @@ from nelbo.tightening.tighten import tighten as tighten_model
 from nelbo.training import TrainConfig, check_config
 from nelbo.training import train as train_model
 from nelbo.typing import Condition, Json
+from nelbo.workers import Alone, Run
 
 Model = DiffusionModel | str | Path
 Data = Examples | Tensor | str | Path | Any
@@ -127,7 +128,7 @@ def ode_likelihood(
     """−log p of `data` by the probability-flow ODE of `model`, in the form of a bound; `quantity` is "ode".
 
     model, data, limit, condition, overrides: as of `evaluate`. All other options, the formula and its source are those
-    of `nelbo.bound.ode_likelihood.ode_likelihood`.
+    of `nelbo.likelihood.likelihood.ode_likelihood`.
 
     >>> import nelbo, torch
     >>> data = nelbo.exact.CategoricalData(torch.tensor([[0.7, 0.2, 0.1]] * 4))
@@ -266,9 +267,10 @@ def train(
     validation: data to bound along the way, where the configuration does not name any.
     """
     watched = check_config(config).validation.data if validation is None else validation
+    run = Run(device=options.pop("device", None), workers=options.pop("workers", None) or Alone())
     return train_model(
         readers.resolve(data), out, config,
-        validation=None if watched is None else readers.resolve(watched), **options,
+        validation=None if watched is None else readers.resolve(watched), run=run, **options,
     )  # fmt: skip
 
 

@@ -21,8 +21,8 @@ DIFFUSION = "nelbo.bound.terms:diffusion"
 RECONSTRUCTION = "nelbo.bound.terms:reconstruction"
 DIFFUSION_AT, RECONSTRUCTION_AT = f"{DIFFUSION}_at", f"{RECONSTRUCTION}_at"
 DECODER = "nelbo.model.decoder:ContinuousGaussian"
-PUSH = "nelbo.codec.groups:Coder.push"
-CHAIN = "nelbo.codec.chain:Chain"
+PUSH = "nelbo.codec.bitswap:Coder.push"
+CHAIN = "nelbo.codec.lattice:LatticeChain"
 EXHAUSTIVE = "nelbo.bound.estimators:Exhaustive"
 
 BREAKS = [
@@ -77,7 +77,7 @@ BREAKS = [
     # ------------------------------------------------------------ D: the code
     ("a draw of q is taken from the image for the latent before", PUSH, "j, base, None, k)", "j, base, None, 0 * k)",
      "bits-back-code-length"),
-    ("what the network says is asked of the level before", PUSH, "j, base, following,", "j, base, k,",
+    ("what the network says is asked of the level before", PUSH, "j, base, k_next,", "j, base, k,",
      "bits-back-code-length"),
     ("lattice widths from the variance for the deviation", f"{CHAIN}.reverse", "0.5 * variance", "variance",
      "bits-back-code-length"),
@@ -123,8 +123,8 @@ BREAKS = [
     ("the decoder's sign", f"{DECODER}.nll", "return -gaussian", "return gaussian", "loss-term-recon"),
     ("the KL of a step with the noise of another", DIFFUSION, "forward.noised(x, eps, t)", "forward.noised(x, eps, s)",
      "loss-index-convention"),
-    ("the diffusion term weighs one step too many", "nelbo.training.objective:BoundObjective.losses", "diffusion = steps *",
-     "diffusion = (steps + 1) *", "sum-objective"),
+    ("the diffusion term weighs one step too many", "nelbo.training.objective:BoundObjective.losses",
+     "diffusion = steps *", "diffusion = (steps + 1) *", "sum-objective"),
     # ------------------------------------------------------------ E: variances
     ("the KL of a step with σ for the variance of q", STEP_KL, "q.variance, v)", "q.variance.sqrt(), v)",
      "rao-blackwell-term"),

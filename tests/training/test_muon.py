@@ -11,8 +11,7 @@ from nelbo.model.folder import load
 from nelbo.nets import build, mlp, unet
 from nelbo.training import train
 from nelbo.training.config import check_config
-from nelbo.training.muon import Muon, orthogonal
-from nelbo.training.optimizer import make_optimizer
+from nelbo.training.optimizer import Muon, make_optimizer, orthogonal
 from tests.training.cases import codes, small
 
 UNET = {"name": "unet", "width": 8, "multipliers": [1, 2], "patch": 1}

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from nelbo.errors import UsageError
-from nelbo.maths import random
+from nelbo.maths.keys import Purpose
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
 from nelbo.training.config import Augmentation, TrainConfig
@@ -118,7 +118,7 @@ def held_out_rows(n: int, count: int, seed: int) -> tuple[Tensor, Tensor]:
             f"{count} of {n} examples were to be held out, which leaves none to train on",
             "give --set validation.examples=… a smaller number, or other data by validation.data",
         )
-    shuffled = random.permutation(seed, n, draw=1)
+    shuffled = Purpose.VALIDATION_SPLIT.permutation(seed, n)
     return shuffled[count:].sort().values, shuffled[:count].sort().values
 
 
@@ -201,7 +201,7 @@ class Shuffle:
         while len(pieces) == 0 or first < (step + 1) * self.batch_size:
             epoch, start = divmod(first, n)
             if epoch != self.epoch:
-                self.epoch, self.order = epoch, random.permutation(self.seed, n, level=epoch)
+                self.epoch, self.order = epoch, Purpose.BATCH_ORDER.permutation(self.seed, n, level=epoch)
             end = min(n, start + (step + 1) * self.batch_size - first)
             pieces.append(self.order[start:end])
             first += end - start
@@ -265,6 +265,6 @@ def augmented(target: Tensor, settings: TrainConfig, step: int, part: BatchPart)
     """`target` (b, …, W) with the augmentations of the settings: a horizontal flip of each image with probability ½."""
     if Augmentation.HORIZONTAL_FLIP not in settings.augment:
         return target
-    u = random.uniform(settings.seed, part.positions, step, 0, stream=random.Stream.AUGMENT, device=target.device)
+    u = Purpose.FLIP.uniform(settings.seed, part.positions, step, device=target.device)
     flipped = (u < 0.5).reshape(-1, *[1] * (target.ndim - 1))
     return torch.where(flipped, target.flip(-1), target)

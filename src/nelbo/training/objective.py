@@ -22,7 +22,7 @@ from torch import Tensor
 from nelbo.bound import terms
 from nelbo.equation import equation
 from nelbo.errors import UsageError
-from nelbo.maths import random
+from nelbo.maths.keys import Purpose
 from nelbo.maths.units import bits_per_dim
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.process import forward
@@ -57,9 +57,7 @@ class NoisedBatch(NamedTuple):
         domain, device, seed, step = model.domain, batch.target.device, batch.seed, batch.step
         part = batch.part or BatchPart.whole(len(batch.target))
         x = domain.values(batch.target).float()
-        eps = random.normal(
-            seed, part.positions, step, 0, domain.shape, stream=random.Stream.BATCH, device=device
-        ).float()
+        eps = Purpose.TRAINING_NOISE.normal(seed, part.positions, step, shape=domain.shape, device=device).float()
         unit, weight = (times or TimeSampler()).draw(seed, step, part, device)
         target = batch.target.long() if domain.discrete else domain.values(batch.target)
         return cls(x, eps, target, unit, weight, seed, step, part, batch.condition, batch.report)
@@ -145,15 +143,15 @@ class BoundObjective(Objective):
 
 def _first_latent(model: DiffusionModel, batch: NoisedBatch, first: Levels, count: int) -> Tensor:
     """z_1 of the first `count` examples, (count, …) in float64, with noise of its own."""
-    positions, stream = batch.part.positions[:count], random.Stream.BATCH
-    eps = random.normal(batch.seed, positions, batch.step, 2, model.domain.shape, stream=stream, device=batch.x.device)
+    positions, shape, device = batch.part.positions[:count], model.domain.shape, batch.x.device
+    eps = Purpose.FIRST_LEVEL_NOISE.normal(batch.seed, positions, batch.step, shape=shape, device=device)
     return forward.noised(batch.x[:count].double(), eps, first.expand(count))
 
 
 def _predictions(
     model: DiffusionModel, batch: NoisedBatch, z: Tensor, t: Levels, z_1: Tensor, first: Levels
 ) -> tuple[Prediction, Prediction | None]:
-    """The predictions at z and, where the decoder needs one, at z_1, in one call of the network: two calls take longer."""
+    """The predictions at z and, where the decoder needs one, at z_1, in one call of the network: faster than two."""
     if not len(z_1) or not model.decoder.calls_network:
         return model.predict(z, t, batch.condition), None
     b, count = len(z), len(z_1)
@@ -219,7 +217,7 @@ class HybridObjective(Objective):
         simple = (batch.eps - from_x0(Output.EPS, prediction.x0, z, t)).square().flatten(1).mean(1)
         fixed_mean = replace(prediction, x0=prediction.x0.detach())
         s = levels[(i - 1).clamp(min=0)].to(dtype=torch.float32)
-        below = levels[torch.where(i > 0, i, 1)].to(dtype=torch.float32)  # at the first level any other: its KL is replaced
+        below = levels[torch.where(i > 0, i, 1)].to(dtype=torch.float32)  # at level 1 any other: replaced below
         vlb = model.reverse.kl_sum(batch.x, fixed_mean, s, below)
         first = (i == 0).nonzero()[:, 0]
         if len(first):  # of those alone: near the end of the chain the decoder's mass at x̂ and its gradient overflow

@@ -1,4 +1,4 @@
-"""The optimiser of a run: AdamW, or Muon for the inner layers of a network and AdamW for the rest; its learning rate."""
+"""The optimiser of a run, AdamW or Muon (for the inner layers, with AdamW for the rest), and its learning rate."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from nelbo.equation import equation
-from nelbo.maths import random
+from nelbo.maths.keys import Purpose
 from nelbo.training.data import BatchPart
 
 
@@ -59,9 +59,9 @@ class TimeSampler(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Unit times t (b,) in [0, 1), float64, and 1/p(t), for this part of the batch of this step."""
         if self.sampling is TimeSampling.UNIFORM:
-            unit = random.uniform(seed, part.positions, step, 3, stream=random.Stream.BATCH, device=device)
+            unit = Purpose.INDEPENDENT_TIME.uniform(seed, part.positions, step, device=device)
             return unit, torch.ones_like(unit)
-        u = random.uniform(seed, 0, step, 1, stream=random.Stream.BATCH, device=device)
+        u = Purpose.BATCH_TIME.uniform(seed, 0, step, device=device)
         unit = (u + part.positions.to(u.device) / part.batch_size) % 1
         if self.sampling is TimeSampling.LOW_DISCREPANCY:
             return unit, torch.ones_like(unit)

@@ -26,7 +26,7 @@ from nelbo.workers import Alone, Workers
 
 
 class Trainer:
-    """Network, average, optimiser and step. `advance` takes a step; `state` and `restore` hold all that a step needs."""
+    """Network, average, optimiser and step. `advance` takes a step; `state` holds all that a step needs."""
 
     def __init__(self, model: DiffusionModel, loader: Loader, settings: TrainConfig, workers: Workers):
         self.model, self.loader, self.settings, self.workers = model, loader, settings, workers

@@ -12,10 +12,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from nelbo.bound import ode
 from nelbo.equations.check import Checks, check
 from nelbo.equations.oracles import nodes
 from nelbo.equations.oracles.mixture import Mixture
+from nelbo.likelihood import ode
 from nelbo.model.denoiser import Denoiser
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.exact import GaussianData

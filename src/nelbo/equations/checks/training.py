@@ -85,7 +85,8 @@ def _(c: Checks) -> None:
         "that of the variance is the bound's alone, in proportion, relative", strong[1] / hybrid[1] / 1000 - 1, 1e-4
     )
     c.must_fail("the noise loss teaches the variance nothing", strong[1] - simple[1], 1e-3)
-    values = (HybridObjective(1.0).losses(model, batch).per_example - SimpleObjective().losses(model, batch).per_example).detach()
+    simple, hybrid = (o.losses(model, batch).per_example for o in (SimpleObjective(), HybridObjective(1.0)))
+    values = (hybrid - simple).detach()
     level = model.levels()
     index = (batch.unit * T).long()
     i = int((index > 0).nonzero()[0])

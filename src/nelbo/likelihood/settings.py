@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from nelbo.bound import ode, ode_flow
-from nelbo.bound.ode import Solver
-from nelbo.bound.ode_start import Dequantisation
 from nelbo.errors import UsageError
+from nelbo.likelihood import fitted, ode
+from nelbo.likelihood.dequantisation import Dequantisation
+from nelbo.likelihood.ode import Solver
 from nelbo.maths.units import bits_per_dim
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.typing import Json
@@ -62,7 +62,7 @@ def told(model: DiffusionModel, how: Settings, used: int, mean: float, most: flo
     scores = "mass" if model.domain.discrete else "density" if kind.random else "noisy density"
     about: Json = {"name": "probability_flow", "scores": scores, "bound": kind.random}
     if kind is Dequantisation.FLOW:
-        about["fit"] = {"examples": ode_flow.EXAMPLES, "steps": ode_flow.STEPS, "batch": ode_flow.BATCH}
+        about["fit"] = {"examples": fitted.EXAMPLES, "steps": fitted.STEPS, "batch": fitted.BATCH}
     if not kind.random:
         about["noise"] = math.exp(-0.5 * ode.span(model)[0])  # σ_1/α_1, in units of x
     return about | {

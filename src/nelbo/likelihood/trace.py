@@ -13,9 +13,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nelbo.bound import ode
 from nelbo.bound.problem import Problem
 from nelbo.errors import UsageError
+from nelbo.likelihood import ode
 from nelbo.maths import random
 from nelbo.process import forward
 from nelbo.process.levels import Levels, column

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 import nelbo
-from nelbo.bound import ode, ode_flow, ode_start
-from nelbo.bound.ode_likelihood import ode_likelihood
-from nelbo.bound.ode_start import Dequantisation
+from nelbo.likelihood import dequantisation, fitted, ode
+from nelbo.likelihood.dequantisation import Dequantisation
+from nelbo.likelihood.likelihood import ode_likelihood
 from nelbo.maths import random
 from nelbo.model.decoder import Categorical, ContinuousGaussian
 from nelbo.model.exact import CategoricalData, GaussianData, MixtureData
@@ -107,13 +107,13 @@ def check_dequantisation() -> None:
         first = Levels(torch.zeros(1), torch.tensor([logsnr]).double(), Path.FLOW).expand(len(u))
         alpha = float(first.alpha[0])
         for kind, draw in (
-            (Dequantisation.UNIFORM, ode_start.uniform),
-            (Dequantisation.TRUNCATED_NORMAL, ode_start.truncated_normal),
+            (Dequantisation.UNIFORM, dequantisation.uniform),
+            (Dequantisation.TRUNCATED_NORMAL, dequantisation.truncated_normal),
         ):
             drawn = draw(u, torch.full_like(u, 0.3), first, domain)
             assert float(drawn.z.min()) >= 0.3 - alpha / 2 and float(drawn.z.max()) <= 0.3 + alpha / 2
             close((-drawn.log_q).exp().mean(), alpha, 2e-3)
-            close(drawn.log_q.mean(), -ode_start.entropy(kind, first, domain)[0], 1e-3)
+            close(drawn.log_q.mean(), -dequantisation.entropy(kind, first, domain)[0], 1e-3)
             close(drawn.z.mean(), 0.3, 1e-9)
 
 
@@ -127,9 +127,9 @@ def check_fitted() -> None:
     u = ((torch.arange(20_001) + 0.5) / 20_001).double()[:, None]
     first = Levels(torch.zeros(1), torch.tensor([2.0]).double(), Path.FLOW).expand(len(u))
     alpha = float(first.alpha[0])
-    begun = ode_flow.DequantisationFlow.begun(1, u.device)
+    begun = fitted.DequantisationFlow.begun(1, u.device)
     end = begun.weights[-1] + random.normal(5, 0, 0, 0, begun.weights[-1].shape)[0]
-    flow = ode_flow.DequantisationFlow((*begun.weights[:-2], begun.weights[-2] + 0.5, end))
+    flow = fitted.DequantisationFlow((*begun.weights[:-2], begun.weights[-2] + 0.5, end))
     for slope in (0.0, -3.0):
         drawn = flow.start(u, torch.full_like(u, 0.3), torch.full_like(u, slope), first, model)
         assert abs(float(drawn.z.min()) - alpha * (0.3 - 0.5)) < 0.01
@@ -172,7 +172,7 @@ def check_real() -> None:
     close(alone, exact, 1e-5)
     eps = random.normal(0, torch.arange(6), 0, 0, (2,))
     drawn = float(first.alpha) * x + float(first.sigma) * eps
-    one = ode_start.start(
+    one = dequantisation.start(
         Dequantisation.VARIATIONAL, model, x, first.expand(6), seed=0, examples=torch.arange(6), draw=0
     )
     close(one.z, drawn, 1e-12)

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 import nelbo
-from nelbo.bound import ode
-from nelbo.bound.ode_likelihood import ode_likelihood
 from nelbo.errors import UsageError
+from nelbo.likelihood import ode
+from nelbo.likelihood.likelihood import ode_likelihood
 from nelbo.model.denoiser import Denoiser
 from nelbo.process.prediction import Prediction
-from tests.bound import ode_checks as checks
+from tests.likelihood import checks
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import nelbo
-from nelbo.bound import ode
-from nelbo.bound.ode_likelihood import ode_likelihood
-from tests.bound import ode_checks as checks
+from nelbo.likelihood import ode
+from nelbo.likelihood.likelihood import ode_likelihood
+from tests.likelihood import checks
 
 pytestmark = pytest.mark.slow
 PATHS = ("vp", "ve", "flow")

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nelbo.bound.ode_start import Start, bin_width
 from nelbo.bound.problem import Problem
+from nelbo.likelihood.dequantisation import Start, bin_width
 from nelbo.maths import random, spline
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.process.levels import Levels, column

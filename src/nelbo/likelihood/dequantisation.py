@@ -7,7 +7,7 @@ with p(z_1) of the flow. Each kind says q, and with it what p(x | z_1) is:
     variational        q = N(α_1 x, σ_1²), as in the variational bound; p(x | z_1) is the model's decoder
     uniform            q = uniform on the bin of x, of width α_1 w; p(x | z_1) = 1 in the bin, 0 elsewhere
     truncated_normal   q = N(α_1 x, σ_1²) cut to that bin; p(x | z_1) as for uniform
-    flow               q on that bin is a small flow, fitted to the model (`ode_flow`); p(x | z_1) as for uniform
+    flow               q on that bin is a small flow, fitted to the model (`fitted`); p(x | z_1) as for uniform
     none               z_1 = α_1 x: no bound, the density of data that have the noise of the first level
 
 w = (high − low)/(K − 1) of the data domain. The bins of `uniform`, `truncated_normal` and `flow` are of equal
@@ -18,7 +18,6 @@ Source: Song et al. 2021, app. D.2; Ho et al. 2019 (Flow++), §3.1; Theis et al.
 
 from __future__ import annotations
 
-import enum
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,10 +32,10 @@ from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.domain import DataDomain
 from nelbo.process import forward
 from nelbo.process.levels import Levels, column
-from nelbo.typing import Condition, member
+from nelbo.typing import Choice, Condition
 
 
-class Dequantisation(enum.Enum):
+class Dequantisation(Choice, noun="dequantisation"):
     """The law q(z_1 | x) of the flow's starting point."""
 
     VARIATIONAL = "variational"
@@ -44,11 +43,6 @@ class Dequantisation(enum.Enum):
     TRUNCATED_NORMAL = "truncated_normal"
     FLOW = "flow"
     NONE = "none"
-
-    @classmethod
-    def parse(cls, name: str | Dequantisation) -> Dequantisation:
-        """The member called `name`. Errors: UnknownNameError listing the members."""
-        return member(cls, name, "dequantisation")
 
     @property
     def random(self) -> bool:

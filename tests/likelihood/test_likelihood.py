@@ -8,12 +8,12 @@ import pytest
 import torch
 
 import nelbo
-from nelbo.bound import ode_derivative
-from nelbo.bound.ode_likelihood import ode_likelihood
 from nelbo.bound.prepare import NelboWarning, prepare
 from nelbo.errors import Interrupted, UsageError
-from tests.bound import ode_checks as checks
+from nelbo.likelihood import trace
+from nelbo.likelihood.likelihood import ode_likelihood
 from tests.bound.test_batches import Pair
+from tests.likelihood import checks
 
 LAW = nelbo.schedules.logsnr_linear(4.0, -8.0)
 SHORT = {"steps": 4, "per_example": True, "precision": "float64", "batch_size": 4}
@@ -34,7 +34,7 @@ def same(one, other, rtol=1e-9):
 @pytest.mark.parametrize("options", [{"dequantisation": "flow"}, {"tolerance": 1e-2, "max_steps": 8}, {"probes": 2}])
 def test_two_processes_are_one(options, monkeypatch):
     """Nine examples in batches of four: the result of either process is that of one, evaluations and all."""
-    monkeypatch.setattr("nelbo.bound.ode_flow.STEPS", 5)
+    monkeypatch.setattr("nelbo.likelihood.fitted.STEPS", 5)
     x = checks.CODES.sample(9)
     alone = ode_likelihood(chain(), x, **SHORT, **options)
     meeting, table, found = threading.Barrier(2, timeout=60), {}, {}
@@ -120,7 +120,7 @@ def test_a_derivative_that_is_not_the_networks_is_refused(precision, predicts):
 
     def check(fn) -> int:
         problem, _ = prepare(model(fn, predicts), nelbo.Examples(x), precision=precision)
-        return ode_derivative.check(problem)
+        return trace.check(problem)
 
     for fn in DETACHED.values():
         if predicts == "x0" and fn is DETACHED["whole"]:

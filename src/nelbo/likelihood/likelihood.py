@@ -17,17 +17,17 @@ import torch
 from torch import Tensor
 
 from nelbo._version import __version__
-from nelbo.bound import ode
 from nelbo.bound.estimate import TermEstimate
-from nelbo.bound.ode import Solver
-from nelbo.bound.ode_result import FlowPerExample, FlowTerms, OdeLikelihood
-from nelbo.bound.ode_scores import NAMES, TERMS, scored
-from nelbo.bound.ode_settings import Settings, told
-from nelbo.bound.ode_start import Dequantisation
 from nelbo.bound.prepare import NelboWarning, overlap, prepare
 from nelbo.bound.result import StandardError, Term
 from nelbo.bound.store import Store
 from nelbo.errors import UsageError
+from nelbo.likelihood import ode
+from nelbo.likelihood.dequantisation import Dequantisation
+from nelbo.likelihood.ode import Solver
+from nelbo.likelihood.result import FlowPerExample, FlowTerms, OdeLikelihood
+from nelbo.likelihood.scores import NAMES, TERMS, scored
+from nelbo.likelihood.settings import Settings, told
 from nelbo.maths.units import bits_per_dim, nats
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
@@ -70,7 +70,7 @@ def ode_likelihood(
     own error is at most so many bits/dim. exact_trace: the divergence by D backward passes an evaluation (the default
     up to 16 dimensions); probes: so many random signs an example instead, fixed along a solve and unbiased.
     dequantisation: "variational", "uniform", "truncated_normal", "flow" (fitted to the model on the first examples,
-    for some thousand evaluations in all) or, for real data, "none" (see `ode_start`).
+    for some thousand evaluations in all) or, for real data, "none" (see `nelbo.likelihood.dequantisation`).
     draws: independent starting points an example, which tell its standard error; importance: K points under one
     logarithm, −log (1/K) Σ_k p(x | z_k) p(z_k)/q(z_k | x): still a bound, biased upwards by about Var(weight)/2K, and
     closer the more points; needs the exact trace. state, workers and other options as of `evaluate`; interrupted, the

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nelbo.bound import batches, ode, ode_derivative, ode_flow, ode_start
-from nelbo.bound.ode_settings import Settings
-from nelbo.bound.ode_start import Dequantisation, Fitted, Start
+from nelbo.bound import batches
 from nelbo.bound.problem import Problem
 from nelbo.errors import Interrupted, NumericalError
+from nelbo.likelihood import dequantisation, ode, trace
+from nelbo.likelihood import fitted as learned
+from nelbo.likelihood.dequantisation import Dequantisation, Fitted, Start
+from nelbo.likelihood.settings import Settings
 from nelbo.process.levels import Levels
 from nelbo.typing import Condition
 
@@ -58,7 +60,7 @@ def scored(problem: Problem, how: Settings) -> Scores:
     Errors: Interrupted where not one batch was finished; UsageError for a network whose derivative is not its own;
     NumericalError.
     """
-    problem.nfe = before = ode_derivative.check(problem)
+    problem.nfe = before = trace.check(problem)
     fitted, fit_cost = _fitted(problem, how)
     problem.nfe = before = before + fit_cost
     work = _Rows(problem.examples, how.draws)
@@ -95,10 +97,10 @@ def scored(problem: Problem, how: Settings) -> Scores:
 def _fitted(problem: Problem, how: Settings) -> tuple[Fitted | None, int]:
     if how.dequantisation is not Dequantisation.FLOW:
         return None, 0
-    flow, spent = ode_flow.fit(problem)
+    flow, spent = learned.fit(problem)
 
     def start(u: Tensor, x: Tensor, first: Levels, condition: Condition | None) -> Start:
-        return flow.start(u, x, ode_flow.slopes(problem.model, x, first, condition), first, problem.model)
+        return flow.start(u, x, learned.slopes(problem.model, x, first, condition), first, problem.model)
 
     return start, spent
 
@@ -139,7 +141,7 @@ def _solved(problem: Problem, how: Settings, fitted: Fitted | None, rows: Tensor
     data = problem._rows(rows)
     first = problem.levels[:1].expand(len(rows))
     condition = {k: v[rows].to(device) for k, v in problem.condition.items()}
-    begun = ode_start.start(
+    begun = dequantisation.start(
         how.dequantisation, model, data, first,
         seed=problem.seed, examples=rows, draw=draw, condition=condition, fitted=fitted,
     )  # fmt: skip

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 import nelbo
-from nelbo.bound.ode_likelihood import ode_likelihood
 from nelbo.errors import UsageError
+from nelbo.likelihood.likelihood import ode_likelihood
 from nelbo.model.decoder import Categorical
 from nelbo.model.exact import CategoricalData
-from tests.bound import ode_checks as checks
+from tests.likelihood import checks
 
 CODES = checks.CODES
 FINE = nelbo.schedules.logsnr_linear(6.0, -8.0)

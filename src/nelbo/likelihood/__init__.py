@@ -1,0 +1,1 @@
+"""The likelihood of data under a model's probability-flow ODE."""
