@@ -99,7 +99,7 @@ def test_inner_layers_of_other_networks():
 
 
 def test_a_network_that_names_no_inner_layers():
-    with pytest.raises(UsageError, match="does not say which of its layers") as caught:
+    with pytest.raises(UsageError, match="does not name its inner layers") as caught:
         make_optimizer(nn.Linear(2, 2), nn.Module(), check_config({"optimizer": "muon"}))
     assert "optimizer=adamw" in caught.value.hint
 
