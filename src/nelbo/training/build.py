@@ -28,6 +28,7 @@ from nelbo.process import grid as grids
 from nelbo.process import schedule as schedules
 from nelbo.process.schedule import Schedule, Table
 from nelbo.training.config import TrainConfig
+from nelbo.training.criterion import make_objective
 from nelbo.typing import Json, Shape
 
 _KINDS = {"categorical": "categorical", "mixture": "mixture", "plain": "network"}
@@ -53,7 +54,7 @@ def build_model(examples: Examples, settings: TrainConfig, rows: Tensor | None =
         raise UsageError(f"a {head} head was asked for on real-valued data", "use --set net.head=plain")
     if beside and not domain.discrete:
         raise UsageError("a mixture over codes was asked for on real-valued data", "use --set decoder=plain")
-    if (head != "plain" or beside) and not settings.objective.objective(1.0).trains_decoder:
+    if (head != "plain" or beside) and not make_objective(settings.objective, 1.0).trains_decoder:
         own = "a decoder of mixtures is the network's own" if beside else f"a {head} head is its own decoder"
         other = "decoder=histogram" if beside else "net.head=plain"
         raise UsageError(
