@@ -13,8 +13,8 @@ from nelbo._version import __version__
 if TYPE_CHECKING:
     from nelbo import codec, equations, testing
     from nelbo.adapters.callable import from_callable
-    from nelbo.adapters.diffusers import from_diffusers
     from nelbo.adapters.choices import Overrides
+    from nelbo.adapters.diffusers import from_diffusers
     from nelbo.api import compare, evaluate, load, ode_likelihood, sample, save_pretrained, tighten, train
     from nelbo.bound.result import Bound
     from nelbo.errors import NelboError

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import torch
 
 from nelbo.errors import UnknownNameError, UsageError
-from nelbo.model.decoder import Categorical, ContinuousGaussian, Decoder, DiscretizedGaussian
+from nelbo.model.decoder import Categorical, ContinuousGaussian, Decoder, DiscretizedGaussian, Spread
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.domain import DataDomain
 from nelbo.model.prior import GaussianPrior
 from nelbo.model.reverse import Clip, Reverse, Variance, parse_variance
-from nelbo.model.spread import Spread
 from nelbo.process.levels import Path
 from nelbo.process.schedule import Schedule, Table
 from nelbo.typing import Json
