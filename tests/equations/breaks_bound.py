@@ -21,8 +21,8 @@ DIFFUSION = "nelbo.bound.terms:diffusion"
 RECONSTRUCTION = "nelbo.bound.terms:reconstruction"
 DIFFUSION_AT, RECONSTRUCTION_AT = f"{DIFFUSION}_at", f"{RECONSTRUCTION}_at"
 DECODER = "nelbo.model.decoder:ContinuousGaussian"
-PUSH = "nelbo.codec.groups:Coder.push"
-CHAIN = "nelbo.codec.chain:Chain"
+PUSH = "nelbo.codec.bitswap:Coder.push"
+CHAIN = "nelbo.codec.lattice:LatticeChain"
 EXHAUSTIVE = "nelbo.bound.estimators:Exhaustive"
 
 BREAKS = [
@@ -77,7 +77,7 @@ BREAKS = [
     # ------------------------------------------------------------ D: the code
     ("a draw of q is taken from the image for the latent before", PUSH, "j, base, None, k)", "j, base, None, 0 * k)",
      "bits-back-code-length"),
-    ("what the network says is asked of the level before", PUSH, "j, base, following,", "j, base, k,",
+    ("what the network says is asked of the level before", PUSH, "j, base, k_next,", "j, base, k,",
      "bits-back-code-length"),
     ("lattice widths from the variance for the deviation", f"{CHAIN}.reverse", "0.5 * variance", "variance",
      "bits-back-code-length"),
