@@ -61,7 +61,7 @@ def train(
 
     >>> import nelbo, tempfile, torch
     >>> codes = torch.randint(0, 4, (64, 3), generator=torch.Generator().manual_seed(0))
-    >>> settings = {"steps": 2, "batch_size": 8, "bins": 4, "net": {"kind": "mlp", "width": 8}}
+    >>> settings = {"steps": 2, "batch_size": 8, "bins": 4, "net": {"name": "mlp", "width": 8}}
     >>> nelbo.train(codes, tempfile.mkdtemp() + "/run", settings).domain.shape
     (3,)
     """
@@ -245,7 +245,7 @@ def sample(
     Errors: UsageError, UnknownNameError, ShapeError, NumericalError. Source: Ho et al. 2020, algorithm 2.
 
     >>> import nelbo, torch
-    >>> data = nelbo.exact.CategoricalData(torch.tensor([[0.7, 0.2, 0.1]] * 4))
+    >>> data = nelbo.exact.GaussianData(torch.zeros(4), torch.eye(4))
     >>> model = data.model(nelbo.schedules.logsnr_linear(8.0, -8.0), nelbo.grids.even(16))
     >>> nelbo.sample(model, 2, sampler="ddim", steps=8).shape
     torch.Size([2, 4])
