@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from nelbo.adapters import diffusers
-from nelbo.adapters.options import Overrides
+from nelbo.adapters.choices import Overrides
 from nelbo.model import folder, plugin
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.typing import Json

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from nelbo import data as readers
+from nelbo.adapters.choices import Overrides
 from nelbo.adapters.load import Model, load
-from nelbo.adapters.options import Overrides
 from nelbo.errors import UsageError
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples

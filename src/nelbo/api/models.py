@@ -12,8 +12,8 @@ from torch import Tensor
 from nelbo import data as readers
 from nelbo import sampling
 from nelbo.adapters import diffusers
+from nelbo.adapters.choices import Overrides
 from nelbo.adapters.load import Model, load
-from nelbo.adapters.options import Overrides
 from nelbo.api.inputs import Data, Device, Inputs, Progress, rows_of
 from nelbo.bound.result import Bound
 from nelbo.errors import UsageError
@@ -30,7 +30,7 @@ from nelbo.tightening.ends import DecoderKind
 from nelbo.training import TrainConfig, check_config
 from nelbo.training import train as train_model
 from nelbo.typing import Condition, Json
-from nelbo.workers import Workers
+from nelbo.workers import Alone, Run, Workers
 
 
 def train(
@@ -72,10 +72,9 @@ def train(
         config,
         validation=None if examples is None else readers.resolve(examples),
         resume=resume,
-        device=device,
         progress=progress,
         message=message,
-        workers=workers,
+        run=Run(device=device, workers=workers or Alone()),
     )
 
 

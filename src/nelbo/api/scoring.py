@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+from nelbo.adapters.choices import Overrides
 from nelbo.adapters.load import Model, load
-from nelbo.adapters.options import Overrides
 from nelbo.api.inputs import Data, Device, Inputs, Progress
 from nelbo.bound import compare as comparisons
 from nelbo.bound import evaluate as bounds
