@@ -123,8 +123,8 @@ BREAKS = [
     ("the decoder's sign", f"{DECODER}.nll", "return -gaussian", "return gaussian", "loss-term-recon"),
     ("the KL of a step with the noise of another", DIFFUSION, "forward.noised(x, eps, t)", "forward.noised(x, eps, s)",
      "loss-index-convention"),
-    ("the diffusion term weighs one step too many", "nelbo.training.objective:Bound.losses", "diffusion = steps *",
-     "diffusion = (steps + 1) *", "sum-objective"),
+    ("the diffusion term weighs one step too many", "nelbo.training.objective:BoundObjective.losses",
+     "diffusion = steps *", "diffusion = (steps + 1) *", "sum-objective"),
     # ------------------------------------------------------------ E: variances
     ("the KL of a step with σ for the variance of q", STEP_KL, "q.variance, v)", "q.variance.sqrt(), v)",
      "rao-blackwell-term"),
