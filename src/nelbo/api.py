@@ -284,4 +284,6 @@ def sample(model: Model, n: int, *, trajectory: Literal[False] = False, **option
 
 def sample(model: Model, n: int, *, overrides: Overrides | None = None, **options: Any) -> Tensor | Trajectory:
     """n draws of p_θ(x); see `nelbo.sampling.draw.sample` for options and errors, `evaluate` for overrides."""
-    return samplers.sample(load(model, overrides=overrides), n, **options)
+    given = {k: options.pop(k) for k in ("device", "batch_size", "seed", "progress") if k in options}
+    run = Run(**given, workers=options.pop("workers", None) or Alone())
+    return samplers.sample(load(model, overrides=overrides), n, run=run, **options)

@@ -68,7 +68,7 @@ BREAKS = [
      "mean.mul(s).add_(", "torch.full_like(s, ", "decoder-dropped"),
     ("the standard deviation of the step's noise is its variance", "nelbo.model.reverse:Reverse.draw",
      "variance.sqrt() * noise", "variance * noise", "sampling-step"),
-    ("the last step is the noisy state itself", "nelbo.sampling.draw:_chain",
+    ("the last step is the noisy state itself", "nelbo.sampling.draw:_down",
      "mean = model.decoder.mean(z, first, prediction, model.domain)", "mean = z", "sampling-last-step"),
     ("the kernel's variance is that of the marginal", "nelbo.process.forward:transition",
      "t.sigma.square() * one_minus_snr_ratio(s, t)", "t.sigma.square()", "vdm-joint-kl"),

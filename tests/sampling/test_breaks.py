@@ -10,8 +10,8 @@ import functools
 import pytest
 import torch
 
+from nelbo import sample
 from nelbo.process import grids
-from nelbo.sampling import sample
 from tests.mutations.mutate import apply
 from tests.process import test_grid
 from tests.sampling import test_laws, test_orders, test_samplers
@@ -57,9 +57,9 @@ BREAKS = [
     ("DDIM's noise has a variance for its standard deviation", "nelbo.sampling.ddim:DDIM.step",
      "s.sigma * c.sqrt()", "s.sigma * c", P(law, "ddim-0.7")),
     ("Euler divides by the noise it goes to", "nelbo.sampling.edm:Euler.step",
-     "_slope(y, x0, from_)", "_slope(y, x0, to)", P(order, "euler")),
+     "_slope(y, x0, scale_t)", "_slope(y, x0, scale_s)", P(order, "euler")),
     ("Heun's second slope at the first noise", "nelbo.sampling.edm:Heun.step",
-     "_slope(end, ahead, to)", "_slope(end, ahead, from_)", P(order, "heun")),
+     "_slope(end, x0_s, scale_s)", "_slope(end, x0_s, scale_t)", P(order, "heun")),
     ("Heun predicts at the level it came from", "nelbo.sampling.edm:Heun.step",
      "step.predict(alpha * end, step.s)", "step.predict(alpha * end, t)", P(order, "heun")),
     ("Heun without its half", "nelbo.sampling.edm:Heun.step",
@@ -71,7 +71,7 @@ BREAKS = [
     ("2M extrapolates a whole step", "nelbo.sampling.dpm:extrapolated",
      "0.5 * ratio", "ratio", P(order, "dpmpp_2m")),
     ("2M extrapolates backwards", "nelbo.sampling.dpm:extrapolated",
-     "(x0 - step.before.x0)", "(step.before.x0 - x0)", P(order, "dpmpp_2m")),
+     "(x0 - step.previous.x0)", "(step.previous.x0 - x0)", P(order, "dpmpp_2m")),
     ("SDE-2M has no root of its variance", "nelbo.sampling.dpm:SDEDPMSolver2M.step",
      ".variance.sqrt()", ".variance", P(law, "dpmpp_2m_sde")),
     ("flow Euler forgets x̂ in its velocity", "nelbo.sampling.flow:FlowEuler.step",
@@ -82,12 +82,12 @@ BREAKS = [
      "0.5 * (start + stop)", "start + (stop - start) / 3", P(order, "flow_midpoint")),
     ("midpoint's velocity of the start", "nelbo.sampling.flow:FlowMidpoint.step",
      "step.predict(half, m).x0", "x0", P(order, "flow_midpoint")),
-    ("every level draws the same noise", "nelbo.sampling.draw:_Run.normal",
-     "self.seed, rows, level, 0", "self.seed, rows, 1, 0", P(law, "ancestral")),
-    ("noise is keyed by the place in the batch", "nelbo.sampling.draw:_Run.normal",
-     "rows, level", "rows - rows[0], level", any_batch),
+    ("every level draws the same noise", "nelbo.sampling.draw:_Paths.normal",
+     "rows, level - 1", "rows, 0", P(law, "ancestral")),
+    ("noise is keyed by the place in the batch", "nelbo.sampling.draw:_Paths.normal",
+     "rows, level - 1", "rows - rows[0], level - 1", any_batch),
     ("guidance from the wrong end", "nelbo.sampling.guidance:Guidance.predict",
-     "base.x0 + self.scale", "there.x0 + self.scale",
+     "unconditional.x0 + self.scale", "conditional.x0 + self.scale",
      P(test_samplers.test_guidance_is_the_line_through_two_predictions, 2.5)),
     ("the Karras grid is quadratic in its root", "nelbo.process.spacing:Karras.times",
      "(b - a) * u", "(b - a) * u.square()", test_grid.test_spaced_on_a_law),

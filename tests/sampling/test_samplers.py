@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import nelbo
+from nelbo import sample
 from nelbo.errors import NumericalError, ShapeError, UnknownNameError, UsageError
 from nelbo.process import grids
 from nelbo.process import schedule as schedules
-from nelbo.sampling import encode, sample
-from nelbo.sampling.samplers import DDIM, NAMED, Ancestral, Euler, Heun
+from nelbo.sampling import DDIM, NAMED, Ancestral, Euler, Heun, encode
 from tests.sampling.cases import LAW, PLANE
 
 ALL = [*(kind() for kind in NAMED.values()), DDIM(0.5), Euler(churn=5.0), Heun(churn=5.0), Ancestral("beta")]
