@@ -32,7 +32,7 @@ import torch
 import nelbo
 from nelbo.data import read
 from nelbo.files import write_atomic
-from nelbo.model.cost import flops_per_evaluation
+from nelbo.model.diffusion import flops_per_evaluation
 from nelbo.model.examples import Examples
 from nelbo.training.build import build_model
 from nelbo.training.config import TrainConfig, check_config

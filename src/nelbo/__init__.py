@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from nelbo import codec, equations, testing
     from nelbo import sampling as samplers
     from nelbo.adapters.callable import from_callable
+    from nelbo.adapters.choices import Overrides
     from nelbo.adapters.diffusers import from_diffusers
-    from nelbo.adapters.options import Overrides
     from nelbo.api import compare, evaluate, load, ode_likelihood, sample, save_pretrained, tighten, train
     from nelbo.bound.result import Bound
     from nelbo.errors import NelboError
@@ -35,7 +35,7 @@ _NAMES = {
     "Examples": "nelbo.model.examples:Examples",
     "NelboError": "nelbo.errors:NelboError",
     "OdeLikelihood": "nelbo.likelihood.result:OdeLikelihood",
-    "Overrides": "nelbo.adapters.options:Overrides",
+    "Overrides": "nelbo.adapters.choices:Overrides",
     "codec": "nelbo.codec",
     "compare": "nelbo.api:compare",
     "decoders": "nelbo.model.decoder",

@@ -12,7 +12,7 @@ from torch import Tensor
 from nelbo import data as readers
 from nelbo import sampling as samplers
 from nelbo.adapters import diffusers
-from nelbo.adapters.options import Overrides
+from nelbo.adapters.choices import Overrides
 from nelbo.bound.compare import Comparison
 from nelbo.bound.compare import compare as compare_models
 from nelbo.bound.evaluate import evaluate as evaluate_bound

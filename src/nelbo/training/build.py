@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 
 from nelbo.errors import UsageError
-from nelbo.model.decoder import Categorical, ContinuousGaussian, Decoder, DiscretizedGaussian, NetworkCategorical
+from nelbo.model.decoder import (
+    Categorical,
+    ContinuousGaussian,
+    Decoder,
+    DiscretizedGaussian,
+    NetworkCategorical,
+    Spread,
+)
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.domain import DataDomain
 from nelbo.model.examples import Examples
@@ -16,7 +23,6 @@ from nelbo.model.folder import make_denoiser
 from nelbo.model.mixture import NetworkMixture, outputs, start_weights
 from nelbo.model.prior import GaussianPrior
 from nelbo.model.reverse import Clip, Reverse, Variance, parse_variance
-from nelbo.model.spread import Spread
 from nelbo.nets.build import time_input
 from nelbo.process import grid as grids
 from nelbo.process import schedule as schedules
