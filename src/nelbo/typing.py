@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
@@ -15,17 +15,24 @@ Condition = Mapping[str, Tensor]
 """Explicit conditioning: keyword of the network -> one row an example, (N, ...)."""
 Json = dict[str, Any]
 
-E = TypeVar("E", bound=enum.Enum)
+
+class Choice(enum.Enum):
+    """An enum whose members are named by strings at public edges: `class Solver(Choice, noun="ODE solver")`."""
+
+    _noun: ClassVar[str]
+
+    def __init_subclass__(cls, noun: str):
+        cls._noun = noun
+
+    @classmethod
+    def parse(cls, name: str | Self) -> Self:
+        """The member called `name`. Errors: UnknownNameError listing the members."""
+        if isinstance(name, cls):
+            return name
+        values = {m.value: m for m in cls}
+        if name not in values:
+            raise UnknownNameError.of(cls._noun, name, values)
+        return values[name]
 
 
-def member(kind: type[E], name: str | E, what: str) -> E:
-    """The member of an enum that a string at a public edge names. Errors: UnknownNameError listing the members."""
-    if isinstance(name, kind):
-        return name
-    values = {m.value: m for m in kind}
-    if name not in values:
-        raise UnknownNameError.of(what, name, values)
-    return values[name]
-
-
-__all__ = ["Condition", "Json", "Shape", "Tensor", "member"]
+__all__ = ["Choice", "Condition", "Json", "Shape", "Tensor"]

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from nelbo.codec.groups import ALONE, Coder
-from nelbo.codec.guard import Guard
+from nelbo.codec.bitswap import COARSE_GROUPS, Coder
+from nelbo.codec.lattice import Guard
 from nelbo.codec.stack import START, Stack
 from nelbo.maths import gaussian
 from nelbo.model.reverse import Beta, Reverse
@@ -44,7 +44,7 @@ def check_path(model=None, n: int = 100) -> None:
     stack, chain = Stack(np.zeros(10**5, np.uint32), START), coder.chain
     before = stack.bits
     with torch.inference_mode():
-        coder.push(stack, Guard(2.0**-26), codes, None, ALONE, n)
+        coder.push(stack, Guard(2.0**-26), codes, None, COARSE_GROUPS, n)
         z = [chain.values(drawn[j], j) for j in range(1, chain.L + 1)]
         levels = [chain.level(j, n) for j in range(1, chain.L + 1)]
         x = model.domain.values(codes)
@@ -74,7 +74,7 @@ def check_draws() -> None:
     drawn: dict[int, np.ndarray] = {}
     watch(coder, lambda j, x, k, found: drawn.update({j: found}))
     with torch.inference_mode():
-        coder.push(Stack(np.zeros(10**5, np.uint32), START), Guard(2.0**-26), codes, None, ALONE, n)
+        coder.push(Stack(np.zeros(10**5, np.uint32), START), Guard(2.0**-26), codes, None, COARSE_GROUPS, n)
         z, levels = model.domain.values(codes), model.levels()
         for j in range(1, coder.chain.L + 1):
             t = levels[slice(j - 1, j)]
@@ -94,8 +94,10 @@ def check_guard() -> None:
     encoder = Guard(2.0**-8)
     whole = encoder(values, 3)
     error = rng.uniform(-1, 1, values.shape) * 2.0**-10
-    assert np.array_equal(Guard(2.0**-8, encoder.found)(values + error, 3), whole)
+    assert np.array_equal(Guard(2.0**-8, encoder.exceptions)(values + error, 3), whole)
     assert not np.array_equal(Guard(2.0**-8, [])(values + error, 3), whole)
-    assert abs(len(encoder.found) / len(values) - 2.0**-7) < 4 * math.sqrt(2.0**-7 / len(values))
-    parts = [Guard(2.0**-8, encoder.found)(values[i : i + 99] + error[i : i + 99], 3, i) for i in range(0, 20_000, 99)]
+    assert abs(len(encoder.exceptions) / len(values) - 2.0**-7) < 4 * math.sqrt(2.0**-7 / len(values))
+    parts = [
+        Guard(2.0**-8, encoder.exceptions)(values[i : i + 99] + error[i : i + 99], 3, i) for i in range(0, 20_000, 99)
+    ]
     assert np.array_equal(np.concatenate(parts), whole)

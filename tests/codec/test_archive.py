@@ -16,8 +16,7 @@ from nelbo import codec
 from nelbo.codec import archive
 from nelbo.codec.compress import compress
 from nelbo.codec.decompress import decompress
-from nelbo.codec.fields import Reader, Writer
-from nelbo.codec.header import Header
+from nelbo.codec.header import ByteReader, ByteWriter, Header
 from nelbo.codec.stack import Damaged
 from nelbo.errors import ArchiveError, NelboError, UsageError
 from nelbo.process import grids
@@ -53,36 +52,36 @@ def places(file: bytes) -> list[int]:
 
 def test_whole_numbers_and_blocks_come_back():
     numbers = [0, 1, 127, 128, 300, 2**40, 2**63 - 1]
-    out = Writer()
+    out = ByteWriter()
     for n in numbers:
         out.varint(n)
     for n in (-(2**40), -1, 0, 5):
         out.signed(n)
     out.packed(b"a" * 1000).packed(b"xyz").block(b"end")
-    reader = Reader(bytes(out.data))
+    reader = ByteReader(bytes(out.data))
     assert [reader.varint() for _ in numbers] == numbers
     assert [reader.signed() for _ in range(4)] == [-(2**40), -1, 0, 5]
     assert reader.packed(1000) == b"a" * 1000 and reader.packed(3) == b"xyz" and reader.block() == b"end"
-    assert reader.left == 0
+    assert reader.remaining == 0
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"\x80", b"\xff" * 12, b"\x05abc", Writer().varint(2**62).raw(b"x").data], ids=range(5)
+    "data", [b"", b"\x80", b"\xff" * 12, b"\x05abc", ByteWriter().varint(2**62).raw(b"x").data], ids=range(5)
 )
 def test_lengths_are_checked_before_they_are_believed(data):
     with pytest.raises(Damaged):
-        Reader(bytes(data)).block()
+        ByteReader(bytes(data)).block()
 
 
 def test_a_block_that_inflates_beyond_its_length_is_stopped():
     bomb = zlib.compress(bytes(10**7), 9)[2:-4]
-    reader = Reader(bytes(Writer().varint(2 * 100 + 1).block(bomb).data))
+    reader = ByteReader(bytes(ByteWriter().varint(2 * 100 + 1).block(bomb).data))
     with pytest.raises(Damaged, match="another length"):
         reader.packed(1000)
 
 
 def test_headers_come_back_and_small():
-    header = Header("00112233aabbccdd", 1797, (8, 8), (400, *[256] * 19), chunk=500, settings={"steps": 20})
+    header = Header("00112233aabbccdd", 1797, (8, 8), (400, *[256] * 19), chunk_size=500, settings={"steps": 20})
     assert Header.of(header.to_bytes(), "x") == (header, len(header.to_bytes()))
     plain = dataclasses.replace(header, settings={})
     assert len(plain.to_bytes()) < 64
@@ -255,8 +254,8 @@ def forged(file: bytes, rng: np.random.Generator) -> bytes:
             body[at] = rng.integers(256)
         if rng.random() < 0.3:
             del body[rng.integers(len(body)) :]
-        head = Writer().varint(frame.index).varint(len(body)).raw(frame.codes.to_bytes(4, "little")).data
-        start = archive.start(header)
+        head = ByteWriter().varint(frame.index).varint(len(body)).raw(frame.codes.to_bytes(4, "little")).data
+        start = archive.checksum_start(header)
         head += (zlib.crc32(head, start) & 0xFFFF).to_bytes(2, "little")
         whole = zlib.crc32(body, zlib.crc32(head, start))
         out += archive.MARK + head + body + whole.to_bytes(4, "little")
@@ -312,7 +311,7 @@ def test_conditions_are_kept_and_images_without_channels_come_back_so(tmp_path):
     codes = models.images(model, 50)[:, 0].to(torch.uint8)
     y = torch.arange(50) % 3
     made = compress(model, codes, tmp_path / "x.nelbo", condition={"y": y}, chunk_size=20, few=True)
-    assert made.header.conditions == ("y",) and made.beside > 0
+    assert made.header.conditions == ("y",) and made.metadata > 0
     back = decompress(model, tmp_path / "x.nelbo")
     assert back.shape == (50, 4, 4) and torch.equal(back, codes)
     for wrong in ({"y": y[:9]}, {"y": y / 2}, "y"):

@@ -10,12 +10,13 @@ import pytest
 import torch
 
 import nelbo
-from nelbo.codec import chunk
+from nelbo.codec import bitswap
+from nelbo.codec.archive import Chunk
+from nelbo.codec.bitswap import Coder, group_sizes
 from nelbo.codec.compress import compress
 from nelbo.codec.decompress import decompress
-from nelbo.codec.groups import Coder, sizes
-from nelbo.codec.guard import Guard
 from nelbo.codec.header import Header
+from nelbo.codec.lattice import Guard
 from nelbo.codec.stack import Damaged
 from nelbo.errors import ArchiveError, NumericalError, UsageError
 from nelbo.model.decoder import Categorical, ContinuousGaussian
@@ -34,7 +35,7 @@ class Narrow(BetaTilde):
 
 def header(coder: Coder, n: int, **changes) -> Header:
     model = coder.model
-    made = Header(model.fingerprint()[:16], n, model.domain.shape, tuple(coder.fine.widths), most=coder.batch)
+    made = Header(model.fingerprint()[:16], n, model.domain.shape, tuple(coder.fine.widths), group_size=coder.batch)
     return dataclasses.replace(made, **changes)
 
 
@@ -43,13 +44,13 @@ def encoded(model, codes, batch=8, **changes):
     head = header(coder, len(codes), **changes)
     coder.seed = head.seed
     with torch.inference_mode(), model.denoiser.inference():
-        return head, chunk.encode(coder, head, codes.long(), None)
+        return head, bitswap.encode(coder, head, codes.long(), None)
 
 
 def decoded(model, head, made, n, batch):
     coder = Coder(model.in_precision(torch.float64), 0.5, batch, head.widths)
     with torch.inference_mode(), model.denoiser.inference():
-        return chunk.decode(coder, head, chunk.Chunk.of(made.to_bytes()), n, None)
+        return bitswap.decode(coder, head, Chunk.of(made.to_bytes()), n, None)
 
 
 @pytest.mark.parametrize("name", models.CODED)
@@ -118,8 +119,8 @@ def test_draws_stay_draws_under_a_model_that_is_wrong():
 
     checks.watch(coder, note)
     with torch.inference_mode(), model.denoiser.inference():
-        chunk.encode(coder, header(coder, 1200, r=16), models.codes(1200).long(), None)
-    groups = [size for size in sizes(1200, 255, 600)]
+        bitswap.encode(coder, header(coder, 1200, r=16), models.codes(1200).long(), None)
+    groups = [size for size in group_sizes(1200, 255, 600)]
     assert len(groups) > 5
     weight = np.array(squares)
     assert abs(weight[-29:].mean() - 1) < 4 * math.sqrt(2 / (29 * 12 * 300))
@@ -147,7 +148,7 @@ def test_noise_beyond_the_guard_band_is_refused(tmp_path):
     compress(model, codes, tmp_path / "x.nelbo")
     noisy = dataclasses.replace(model)
     object.__setattr__(noisy, "denoiser", _noisy(model, 1e-3))
-    with pytest.raises(ArchiveError, match="decode to something else") as caught:
+    with pytest.raises(ArchiveError, match="do not decode to what was") as caught:
         decompress(noisy, tmp_path / "x.nelbo")
     assert "guard band" in caught.value.hint and caught.value.lost == ((0, 200),)
 
@@ -185,8 +186,8 @@ def test_guard_refuses_what_is_no_number():
 
 
 def test_sizes_begin_with_one_and_reach_the_most():
-    assert list(sizes(40, 100, 8)) == [1, 1, 1, 1, 1, 1, 2, 3, 4, 5, 7, 8, 5]
-    assert sum(sizes(1000, 255, 64)) == 1000 and max(sizes(1000, 255, 64)) == 64
+    assert list(group_sizes(40, 100, 8)) == [1, 1, 1, 1, 1, 1, 2, 3, 4, 5, 7, 8, 5]
+    assert sum(group_sizes(1000, 255, 64)) == 1000 and max(group_sizes(1000, 255, 64)) == 64
 
 
 def _noisy(model, size: float):

@@ -156,16 +156,16 @@ BREAKS = [
     # ------------------------------------------------------------ the codec
     Break(
         "latents drawn without the signal's decay",
-        "Chain.forward_mean",
+        "LatticeChain.forward_mean",
         operation("*")[1].keep_right(),
         codec.check_draws,
         "bits-back-code-length",
     ),
     Break(
-        "latents that are not turned back", "Chain.values", call("values").keep_argument(0), codec.check_path_in_a_basis
+        "latents that are not turned back", "LatticeChain.values", call("values").keep_argument(0), codec.check_path_in_a_basis
     ),
-    Break("a variance for a standard deviation", "Chain.reverse", number(0.5).to(1.0), codec.check_path),
-    Break("the noise of q by σ² for σ", "Chain._std_of_q", call("sqrt").drop(), "bits-back-code-length"),
+    Break("a variance for a standard deviation", "LatticeChain.reverse", number(0.5).to(1.0), codec.check_path),
+    Break("the noise of q by σ² for σ", "LatticeChain._std_of_q", call("sqrt").drop(), "bits-back-code-length"),
     Break(
         "a draw of q is taken from the image for the latent before",
         "Coder.push",

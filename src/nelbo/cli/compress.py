@@ -90,10 +90,11 @@ def decompress(
     status is 2.
     """
     with session(as_json) as output:
-        from nelbo.codec import inspection
+        from nelbo.codec import archive
         from nelbo.codec.decompress import restore
 
-        header = inspection.header_of(file)
+        with archive.opened(file) as opened:
+            header = archive.read_header(opened, str(file))
         given = loaded(model, header.settings)
         with shown("decompressing") as progress:
             read = restore(given, file, out, batch_size=batch_size, progress=progress)

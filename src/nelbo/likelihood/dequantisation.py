@@ -18,7 +18,6 @@ Source: Song et al. 2021, app. D.2; Ho et al. 2019 (Flow++), §3.1; Theis et al.
 
 from __future__ import annotations
 
-import enum
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,10 +32,10 @@ from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.domain import DataDomain
 from nelbo.process import forward
 from nelbo.process.levels import Levels, column
-from nelbo.typing import Condition, member
+from nelbo.typing import Choice, Condition
 
 
-class Dequantisation(enum.Enum):
+class Dequantisation(Choice, noun="dequantisation"):
     """The law q(z_1 | x) of the flow's starting point."""
 
     VARIATIONAL = "variational"
@@ -44,11 +43,6 @@ class Dequantisation(enum.Enum):
     TRUNCATED_NORMAL = "truncated_normal"
     FLOW = "flow"
     NONE = "none"
-
-    @classmethod
-    def parse(cls, name: str | Dequantisation) -> Dequantisation:
-        """The member called `name`. Errors: UnknownNameError listing the members."""
-        return member(cls, name, "dequantisation")
 
     @property
     def random(self) -> bool:

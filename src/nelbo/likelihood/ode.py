@@ -11,7 +11,6 @@ Source: Song et al. 2021, eq. 13 and 39; Chen et al. 2018, theorem 1; in log-SNR
 
 from __future__ import annotations
 
-import enum
 from dataclasses import dataclass, replace
 
 import torch
@@ -23,19 +22,14 @@ from nelbo.maths import random
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.process.levels import Levels, Path, column
 from nelbo.process.schedule import Schedule, Table
-from nelbo.typing import Condition, Shape, member
+from nelbo.typing import Choice, Condition, Shape
 
 
-class Solver(enum.Enum):
+class Solver(Choice, noun="ODE solver"):
     """Fixed-step Runge-Kutta methods: Heun's (order 2, two evaluations a step), the classical (4, four)."""
 
     HEUN = "heun"
     RK4 = "rk4"
-
-    @classmethod
-    def parse(cls, name: str | Solver) -> Solver:
-        """The member called `name`. Errors: UnknownNameError listing the members."""
-        return member(cls, name, "ODE solver")
 
     @property
     def order(self) -> int:

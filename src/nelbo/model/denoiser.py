@@ -7,7 +7,6 @@ float64 outside the network and a training step stays in float32 throughout.
 from __future__ import annotations
 
 import copy
-import enum
 import inspect
 import math
 from abc import ABC, abstractmethod
@@ -21,10 +20,10 @@ from nelbo.errors import ShapeError, UsageError
 from nelbo.model.domain import DataDomain
 from nelbo.process.levels import Levels, column
 from nelbo.process.prediction import Output, Prediction, network_input, x0_from
-from nelbo.typing import Condition, Json, member
+from nelbo.typing import Choice, Condition, Json
 
 
-class TimeInput(enum.Enum):
+class TimeInput(Choice, noun="time input"):
     """How a network is told the level: table position (int64, 0 = DDPM's step 1), the schedule's own time (unit time,
     flow time), log-SNR λ, σ of z = αx + σε, or EDM's c_noise = ln(σ)/4."""
 
@@ -33,11 +32,6 @@ class TimeInput(enum.Enum):
     LOGSNR = "logsnr"
     SIGMA = "sigma"
     C_NOISE = "c_noise"
-
-    @classmethod
-    def parse(cls, name: str | TimeInput) -> TimeInput:
-        """The member called `name`. Errors: UnknownNameError listing the members."""
-        return member(cls, name, "time input")
 
     def of(self, t: Levels, dtype: torch.dtype) -> Tensor:
         """The network's time argument (B,) at levels t. Errors: UsageError where the schedule has no table."""

@@ -19,7 +19,6 @@ from torch import Tensor
 from nelbo.errors import UsageError
 from nelbo.parts import Part
 from nelbo.process.levels import Levels, Path
-from nelbo.typing import member
 
 
 class Schedule(Part, family="schedule"):
@@ -56,7 +55,7 @@ class Schedule(Part, family="schedule"):
 
     def on(self, path: str | Path) -> Self:
         """The same law λ(t) with α and σ of another path: "vp", "ve" or "flow". Errors: UnknownNameError."""
-        return replace(self, path_name=member(Path, path, "path").value)  # type: ignore[type-var]
+        return replace(self, path_name=Path.parse(path).value)  # type: ignore[type-var]
 
 
 @dataclass(frozen=True, eq=False)

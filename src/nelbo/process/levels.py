@@ -10,7 +10,6 @@ a λ is the business of the path:
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -18,9 +17,10 @@ import torch
 from torch import Tensor
 
 from nelbo.equation import equation
+from nelbo.typing import Choice
 
 
-class Path(enum.Enum):
+class Path(Choice, noun="path"):
     """How signal and noise share a level: variance preserving, variance exploding, or straight (flow)."""
 
     VP = "vp"

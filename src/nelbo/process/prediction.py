@@ -18,7 +18,6 @@ eq. 20; Karras et al. 2022, eq. 7 and table 1.
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -30,10 +29,10 @@ from nelbo.equation import equation
 from nelbo.errors import UsageError
 from nelbo.process.levels import Levels, Path, column
 from nelbo.process.mixture import Mixture, Unread
-from nelbo.typing import member
+from nelbo.typing import Choice
 
 
-class Output(enum.Enum):
+class Output(Choice, noun="network output"):
     """What a network's output means."""
 
     EPS = "eps"
@@ -43,11 +42,6 @@ class Output(enum.Enum):
     VELOCITY = "velocity"
     EDM_F = "edm_F"
     EDM_D = "edm_D"
-
-    @classmethod
-    def parse(cls, name: str | Output) -> Output:
-        """The member called `name`. Errors: UnknownNameError listing the members."""
-        return member(cls, name, "network output")
 
     @property
     def edm(self) -> bool:

@@ -9,7 +9,7 @@ import torch
 
 from nelbo.bound.estimators import Exhaustive, Stratified
 from nelbo.errors import UsageError
-from nelbo.maths import random
+from nelbo.maths.keys import Purpose
 from nelbo.model.denoiser import TimeInput
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.exact import GaussianData, MixtureData
@@ -67,7 +67,7 @@ def check_adapter(
         )
     levels = some_levels(model)
     x = data.sample(len(levels), seed=1).reshape(-1, *model.domain.shape)
-    eps = random.normal(2, torch.arange(len(levels)), 0, 0, model.domain.shape)
+    eps = Purpose.CHECK_NOISE.normal(2, torch.arange(len(levels)), shape=model.domain.shape)
     z = column(levels.alpha, x) * x + column(levels.sigma, x) * eps
     exact = denoise(z / column(levels.alpha, x), levels.logsnr)
     with torch.no_grad():

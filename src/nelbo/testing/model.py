@@ -10,7 +10,7 @@ from torch import Tensor
 from nelbo.bound.estimators import Exhaustive, Stratified
 from nelbo.bound.prepare import prepare
 from nelbo.errors import UsageError
-from nelbo.maths import random
+from nelbo.maths.keys import Purpose
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
 from nelbo.process.levels import Levels, column
@@ -56,7 +56,7 @@ def check_model(
     asked = problem.model
     every = torch.arange(n)
     x = problem.values(every)
-    eps = random.normal(0, every, 0, 0, model.domain.shape)
+    eps = Purpose.CHECK_NOISE.normal(0, every, shape=model.domain.shape)
     levels = some_levels(asked)
 
     def said(which: Tensor, t: Levels, rows: Mapping[str, Tensor] = rows) -> Tensor:

@@ -12,8 +12,6 @@ kinds are fitted to the same measurements and differ in what they know:
 
 from __future__ import annotations
 
-import enum
-
 import torch
 from torch import Tensor
 
@@ -23,7 +21,7 @@ from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.domain import DataDomain
 from nelbo.tightening.context import fit_context
 from nelbo.tightening.levels import Measured, Node
-from nelbo.typing import member
+from nelbo.typing import Choice
 
 FITTED = 120
 """Examples that a decoder is tried with, more where they are small: `_NUMBERS` of data in all."""
@@ -35,7 +33,7 @@ _FACTORS = (0.15, 0.3, 0.5, 0.7, 0.85, 1.0, 1.15)
 """Of the mean square of x − x̂, among which the variance of a Gaussian is chosen: bins and outliers move it."""
 
 
-class DecoderKind(enum.Enum):
+class DecoderKind(Choice, noun="decoder"):
     """A kind of decoder that a fit may choose."""
 
     OWN = "own"
@@ -43,11 +41,6 @@ class DecoderKind(enum.Enum):
     HISTOGRAM = "histogram"
     PIXEL = "pixel"
     CONTEXT = "context"
-
-    @classmethod
-    def parse(cls, name: str | DecoderKind) -> DecoderKind:
-        """The member called `name`. Errors: UnknownNameError listing the members."""
-        return member(cls, name, "decoder")
 
 
 def kinds(domain: DataDomain) -> list[DecoderKind]:

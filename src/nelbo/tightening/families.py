@@ -7,7 +7,6 @@ the fit set), by which its shrinkage is chosen, and by which families are compar
 
 from __future__ import annotations
 
-import enum
 import itertools
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from nelbo.model.fitted import Fitted, FittedVariance
 from nelbo.process.levels import Levels
 from nelbo.process.prediction import Prediction
 from nelbo.tightening.steps import LOG_W, StepCost, expected
-from nelbo.typing import Shape, member
+from nelbo.typing import Choice, Shape
 
 FOLDS = 5
 BASIS_FOLDS = 2
@@ -30,7 +29,7 @@ STRENGTHS = (0.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, float("inf"))
 """Examples that what is alike counts for, where a number of its own is shrunk towards it."""
 
 
-class Family(enum.Enum):
+class Family(Choice, noun="family of covariances"):
     """What a fitted covariance may be."""
 
     SCALAR = "scalar"
@@ -43,11 +42,6 @@ class Family(enum.Enum):
     MAP = "map"
     HYBRID = "hybrid"
     LEARNED = "learned"
-
-    @classmethod
-    def parse(cls, name: str | Family) -> Family:
-        """The member called `name`. Errors: UnknownNameError listing the members."""
-        return member(cls, name, "family of covariances")
 
 
 @dataclass(frozen=True, eq=False)

@@ -123,6 +123,7 @@ class Fitting:
             condition={k: v[rows] for k, v in self.condition.items()},
             seed=self.seed,
             batch_size=self.batch_size or 64,
+            device=self.device,
             advance=advance,
         )
 

@@ -107,9 +107,13 @@ def measure(
     condition: Mapping[str, Tensor] | None = None,
     seed: int = 0,
     batch_size: int = 64,
+    device: str | torch.device | None = None,
     advance: Callable[[int], None] = lambda evaluations: None,
 ) -> Measured:
-    """x̂ of every example at the candidates `positions`; one evaluation each. The model's own decoder is scored too."""
+    """x̂ of every example at the candidates `positions`; one evaluation each. The model's own decoder is scored too.
+
+    device: where the model's network computes (the CPU where None); what is returned is on the CPU.
+    """
     at = levels[positions]
     own = torch.zeros(len(at), len(data)).double() if model.decoder.calls_network else None
     x0 = torch.zeros(len(at), len(data), *model.domain.shape)
@@ -118,12 +122,14 @@ def measure(
             for rows in torch.arange(len(data)).split(batch_size):
                 x = _values(model, data[rows])
                 t = at[i : i + 1].expand(len(rows))
-                z = forward.noised(x, _noise(model, seed, rows, i), t)
-                prediction = model.predict(z, t, {k: v[rows] for k, v in (condition or {}).items()})
-                x0[i, rows] = prediction.x0.float()
+                # made on the CPU, as `Measured.node` makes it: the same to the last bit on every device
+                z = forward.noised(x, _noise(model, seed, rows, i), t).to(device)
+                t = t.to(device=device)
+                prediction = model.predict(z, t, {k: v[rows].to(device) for k, v in (condition or {}).items()})
+                x0[i, rows] = prediction.x0.float().cpu()
                 if own is not None:
                     target = data[rows].long() if model.domain.discrete else x
-                    own[i, rows] = model.decoder.nll(target, z, t, prediction, model.domain)
+                    own[i, rows] = model.decoder.nll(target.to(device), z, t, prediction, model.domain).cpu()
                 advance(len(rows))
     return Measured(model, data, fitted, at, positions, x0, own, seed)
 

@@ -12,7 +12,6 @@ p is made of earlier steps alone, so that E[ℓ/p] is exact at every step, whate
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable
 
 import torch
@@ -21,20 +20,15 @@ from torch import Tensor, nn
 from nelbo.equation import equation
 from nelbo.maths import random
 from nelbo.training.batches import Places
-from nelbo.typing import member
+from nelbo.typing import Choice
 
 
-class Sampling(enum.Enum):
+class Sampling(Choice, noun="sampling of times"):
     """How the times of a batch are drawn."""
 
     UNIFORM = "uniform"
     LOW_DISCREPANCY = "low_discrepancy"
     IMPORTANCE = "importance"
-
-    @classmethod
-    def parse(cls, name: str | Sampling) -> Sampling:
-        """The member called `name`. Errors: UnknownNameError listing the members."""
-        return member(cls, name, "sampling of times")
 
 
 class Times(nn.Module):

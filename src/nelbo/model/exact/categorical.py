@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from nelbo.errors import DomainError, UsageError
-from nelbo.maths import gaussian, random
+from nelbo.maths import gaussian
+from nelbo.maths.keys import Purpose
 from nelbo.model.decoder import NetworkCategorical
 from nelbo.model.denoiser import CategoricalDenoiser
 from nelbo.model.diffusion import DiffusionModel
@@ -56,7 +57,7 @@ class CategoricalData:
     def sample(self, n: int, seed: int = 0) -> Tensor:
         """n draws of codes, (n, D) int64; draw i depends on (seed, i) alone."""
         D = len(self.probabilities)
-        u = random.uniform(seed, torch.arange(n), 0, 0, (D,), stream=random.Stream.SAMPLE)
+        u = Purpose.EXACT_DRAW.uniform(seed, torch.arange(n), shape=(D,))
         cdf = self.probabilities.cumsum(1)[:, :-1]
         return (u[..., None] > cdf).sum(-1)
 

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from nelbo.equation import equation
 from nelbo.errors import DomainError, ShapeError
-from nelbo.maths import gaussian, random
+from nelbo.maths import gaussian
+from nelbo.maths.keys import Purpose
 from nelbo.model.decoder import ContinuousGaussian, Decoder
 from nelbo.model.denoiser import Denoiser
 from nelbo.model.diffusion import DiffusionModel
@@ -68,7 +69,7 @@ class GaussianData:
 
     def sample(self, n: int, seed: int = 0) -> Tensor:
         """n draws, (n, D); draw i depends on (seed, i) alone."""
-        eps = random.normal(seed, torch.arange(n), 0, 0, (self.dimensions,), stream=random.Stream.SAMPLE)
+        eps = Purpose.EXACT_DRAW.normal(seed, torch.arange(n), shape=(self.dimensions,))
         return self.mean + (eps * self._c.sqrt()) @ self._U.T
 
     def denoiser(self, schedule: Schedule | None = None) -> ExactGaussianDenoiser:

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from nelbo.equation import equation
 from nelbo.errors import DomainError, ShapeError, UsageError
-from nelbo.maths import gaussian, random
+from nelbo.maths import gaussian
+from nelbo.maths.keys import Purpose
 from nelbo.model.decoder import ContinuousGaussian, Decoder
 from nelbo.model.denoiser import Denoiser
 from nelbo.model.diffusion import DiffusionModel
@@ -106,9 +107,9 @@ class MixtureData:
     def sample(self, n: int, seed: int = 0) -> Tensor:
         """n draws, (n, D); draw i depends on (seed, i) alone."""
         index = torch.arange(n)
-        u = random.uniform(seed, index, 0, 1, stream=random.Stream.SAMPLE)
+        u = Purpose.EXACT_COMPONENT.uniform(seed, index)
         m = torch.searchsorted(self.weights.cumsum(0), u.contiguous()).clamp(max=len(self.weights) - 1)
-        eps = random.normal(seed, index, 0, 0, (self.dimensions,), stream=random.Stream.SAMPLE)
+        eps = Purpose.EXACT_DRAW.normal(seed, index, shape=(self.dimensions,))
         return self.means[m] + torch.einsum("nd,nde->ne", eps * self._c[m].sqrt(), self._U[m].mT)
 
     def denoiser(self, schedule: Schedule | None = None) -> ExactMixtureDenoiser:

@@ -3,11 +3,11 @@
 A stack of words `buf` with `pos` = [height, least height so far] and `state` in [2³², 2⁶⁴). A symbol of cumulative
 frequencies [a, a + f) of 2²⁴ is pushed by
 
-    while x ≥ f 2⁴⁰ (at most once): give a word;     x ← ⌊x/f⌋ 2²⁴ + x mod f + a
+    if x ≥ f 2⁴⁰: move the low 32 bits of x to the stack;     x ← ⌊x/f⌋ 2²⁴ + x mod f + a
 
-and popped by the inverse. Many symbols are pushed last to first and popped first to last. Every function returns
-whether all went well: False means that the stack was empty or full, or that a symbol cannot be, and nothing was read
-or written outside the arrays.
+and popped by the inverse. Arrays are pushed from the last symbol to the first and popped from the first to the last.
+Every function returns True on success and False where the stack was empty or full or the symbol is impossible; no
+function reads or writes outside its arrays. Everything here is compiled by numba; `stack.Stack` is the way in.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from nelbo.codec.normal import CELLS, EXP, FRACTION, LOG_FLOOR, ONE, PHI, PHI_BITS, PRECISION, REACH
+from nelbo.codec.tables import CELLS, EXP, FRACTION, LOG_FLOOR, ONE, PHI, PHI_BITS, PRECISION, REACH
 
 _WORD = np.uint64(32)
 _LOW32 = np.uint64(0xFFFFFFFF)
@@ -27,8 +27,9 @@ _WHOLE = 1 << PHI_BITS
 _HALF = 1 << (FRACTION - 1)
 _CELL_SHIFT = FRACTION + 24 - 8
 _PIECE = 16
-_LONGEST = 40
-"""Bits of the farthest escape."""
+"""Bits of an escape that are one symbol; 24 at most would fit the frequencies."""
+_MAX_ESCAPE = 40
+"""Bits of the farthest escape: c + o stays within int64 by a wide margin, and no real latent comes near it."""
 
 
 @njit(cache=True)
@@ -47,7 +48,7 @@ def push_one(state, buf, pos, start, freq):
 
 @njit(cache=True)
 def pop_one(state, buf, pos, start, freq):
-    """Take off the symbol of cumulative frequencies [start, start + freq), which the state is in."""
+    """Remove the symbol on top, whose cumulative frequencies are [start, start + freq)."""
     x = state[0]
     x = np.uint64(freq) * (x >> _BITS) + (x & _LOW24) - np.uint64(start)
     if x < _LEAST:
@@ -63,7 +64,7 @@ def pop_one(state, buf, pos, start, freq):
 
 @njit(cache=True)
 def mask(key, q):
-    """24 bits of SplitMix64 (Steele, Lea & Flood 2014) for symbol q under a key; none for key 0."""
+    """24 bits of SplitMix64 (Steele, Lea & Flood 2014) for symbol q under a key; 0 for key 0."""
     if key == np.uint64(0):
         return key
     z = key + (np.uint64(q) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
@@ -87,7 +88,7 @@ def phi(e, inverse):
 
 @njit(cache=True)
 def _edge(o, f, inverse, W):
-    """Cumulative frequency below lattice point o of a Gaussian at f; −W − 1 and W + 1 hold the tails."""
+    """Cumulative frequency below lattice point o of a Gaussian with mean f; −W − 1 and W + 1 hold the tails."""
     if o <= -W - 1:
         return np.int64(0)
     if o >= W + 2:
@@ -97,10 +98,10 @@ def _edge(o, f, inverse, W):
 
 @njit(cache=True)
 def push_normal(state, buf, pos, k, mean, width, inverse, span, key):
-    """Lattice points k (n,) of Gaussians with means in 2^{−FRACTION} and numbers of widths.
+    """Lattice points k (n,) of Gaussians, means in units of 2^{−FRACTION}, `width` an index into `inverse` and `span`.
 
-    key = 0: points beyond the span escape. Else these are draws of q, which stay within it; the lowest bits of the
-    state are turned by `mask`, so that draws follow q whatever bits they are made from.
+    key = 0: points beyond the span are written as escapes. Otherwise these are draws of q, which stay within the span;
+    the lowest bits of the state are XORed with `mask`, so that draws follow q whatever bits they are made from.
     """
     escape = key == np.uint64(0)
     for q in range(k.size - 1, -1, -1):
@@ -114,7 +115,7 @@ def push_normal(state, buf, pos, k, mean, width, inverse, span, key):
         beyond = abs(o) - W - 1
         if beyond >= 0:
             if escape:
-                if beyond >= np.int64(1) << _LONGEST:
+                if beyond >= np.int64(1) << _MAX_ESCAPE:
                     return False
                 length = 0
                 while beyond >> length:
@@ -164,7 +165,7 @@ def pop_normal(state, buf, pos, k, mean, width, inverse, span, key):
             return False
         if escape and (low == -W - 1 or low == W + 1):
             length = np.int64(state[0] & _LOW24) >> (PRECISION - 6)
-            if length > _LONGEST:
+            if length > _MAX_ESCAPE:
                 return False
             if not pop_one(state, buf, pos, length << (PRECISION - 6), 1 << (PRECISION - 6)):
                 return False
@@ -231,7 +232,7 @@ def pop_masses(state, buf, pos, codes, cost):
 
 
 @njit(cache=True)
-def _mixed(code, K, mean, width, inverse, parts, shifts, histogram):
+def _mixture_edge(code, K, mean, width, inverse, parts, shifts, histogram):
     """Cumulative frequency below `code` of parts[0] · histogram + Σ parts[j] · Gaussian of width · 2^{shift/256}."""
     if code <= 0:
         return np.int64(0)
@@ -246,33 +247,33 @@ def _mixed(code, K, mean, width, inverse, parts, shifts, histogram):
 
 
 @njit(cache=True)
-def push_mixture(state, buf, pos, codes, K, mean, width, inverse, parts, of, shifts, histogram):
-    """Codes (n,) under mixtures of Gaussians, in units of codes, and a histogram; parts[of] are shares of 2²⁰."""
+def push_mixture(state, buf, pos, codes, K, mean, width, inverse, parts, part, shifts, histogram):
+    """Codes (n,) under mixtures of Gaussians, in units of codes, and a histogram; parts[part] are shares of 2²⁰."""
     for q in range(codes.size - 1, -1, -1):
         code = codes[q]
-        if code < 0 or code >= K or of[q] < 0 or of[q] >= parts.shape[0]:
+        if code < 0 or code >= K or part[q] < 0 or part[q] >= parts.shape[0]:
             return False
-        share = parts[of[q]]
-        start = _mixed(code, K, mean[q], width[q], inverse, share, shifts, histogram)
-        end = _mixed(code + 1, K, mean[q], width[q], inverse, share, shifts, histogram)
+        share = parts[part[q]]
+        start = _mixture_edge(code, K, mean[q], width[q], inverse, share, shifts, histogram)
+        end = _mixture_edge(code + 1, K, mean[q], width[q], inverse, share, shifts, histogram)
         if not push_one(state, buf, pos, start, end - start):
             return False
     return True
 
 
 @njit(cache=True)
-def pop_mixture(state, buf, pos, codes, K, mean, width, inverse, parts, of, shifts, histogram):
+def pop_mixture(state, buf, pos, codes, K, mean, width, inverse, parts, part, shifts, histogram):
     """The inverse of `push_mixture`, into codes."""
     for q in range(codes.size):
-        if of[q] < 0 or of[q] >= parts.shape[0]:
+        if part[q] < 0 or part[q] >= parts.shape[0]:
             return False
-        share = parts[of[q]]
+        share = parts[part[q]]
         target = np.int64(state[0] & _LOW24)
         low, high = 0, K
         start, end = np.int64(0), np.int64(ONE)
         while high - low > 1:
             middle = (low + high) >> 1
-            at = _mixed(middle, K, mean[q], width[q], inverse, share, shifts, histogram)
+            at = _mixture_edge(middle, K, mean[q], width[q], inverse, share, shifts, histogram)
             if at <= target:
                 low, start = middle, at
             else:
