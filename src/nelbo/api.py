@@ -33,6 +33,7 @@ from nelbo.tightening.tighten import tighten as tighten_model
 from nelbo.training import TrainConfig, check_config
 from nelbo.training import train as train_model
 from nelbo.typing import Condition, Json
+from nelbo.workers import Alone, Run
 
 Model = DiffusionModel | str | Path
 Data = Examples | Tensor | str | Path | Any
@@ -266,9 +267,10 @@ def train(
     validation: data to bound along the way, where the configuration does not name any.
     """
     watched = check_config(config).validation.data if validation is None else validation
+    run = Run(device=options.pop("device", None), workers=options.pop("workers", None) or Alone())
     return train_model(
         readers.resolve(data), out, config,
-        validation=None if watched is None else readers.resolve(watched), **options,
+        validation=None if watched is None else readers.resolve(watched), run=run, **options,
     )  # fmt: skip
 
 

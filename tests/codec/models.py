@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 import nelbo
-from nelbo.model.basis import Reflections
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.exact import CategoricalData
-from nelbo.model.fitted import FittedVariance
+from nelbo.model.fitted.basis import Reflections
+from nelbo.model.fitted.variance import FittedVariance
 from nelbo.model.prior import GaussianPrior
 from nelbo.model.reverse import Reverse
 from nelbo.process import grids

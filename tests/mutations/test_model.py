@@ -229,8 +229,13 @@ BREAKS = [
     Break("α_s c for its square before V", "Fitted.of_step", call("square").drop(), fitted.check_optimum),
     Break("β̃ is forgotten beside V", "Fitted.of_step", operation("+").keep_right(), fitted.check_optimum),
     Break("V does not fall above the first level", "log_error_at", operation("-")[0].keep_left(), fitted.check_tables),
-    Break("the right node for the line between two", "fitted:between", call("column").power(0.5), fitted.check_tables),
-    Break("a hybrid takes its parts the wrong way round", "Hybrid._each", comparison(">=").to("<"), fitted.check_rows),
+    Break("the right node for the line between two", "interpolated", call("column").power(0.5), fitted.check_tables),
+    Break(
+        "a hybrid takes its parts the wrong way round",
+        "HybridVariance._each",
+        comparison(">=").to("<"),
+        fitted.check_rows,
+    ),
     Break(
         "a product of reflections with a whole diagonal",
         "_product",
@@ -258,9 +263,12 @@ BREAKS = [
         operation("*")[0].right().becomes("z"),
         covariance.check_energies,
     ),
-    Break("blocks are put back transposed", "unfolded", call("permute").swapped(2, 4), covariance.check_energies),
+    Break("blocks are put back transposed", "from_blocks", call("permute").swapped(2, 4), covariance.check_energies),
     Break(
-        "what the network says of its error is taken for a fraction", "said", number(1).to(2), covariance.check_learned
+        "what the network says of its error is taken for a fraction",
+        "predicted_log_variance",
+        number(1).to(2),
+        covariance.check_learned,
     ),
 ]
 

@@ -53,24 +53,24 @@ BREAKS = [
     # ------------------------------------------------------------ training
     Break(
         "the diffusion term weighs too much",
-        "Bound.losses",
+        "BoundObjective.losses",
         call("diffusion_of").times(1.1),
         "sum-objective",
         "vdm-elbo",
     ),
     Break(
         "L_simple never draws the last step",
-        "Simple.losses",
+        "SimpleObjective.losses",
         call("len")[0].plus(-1),
         "loss-simple",
         "loss-simple-reparam",
     ),
-    Break("the bound teaches the mean too", "Hybrid.losses", call("detach").drop(), "loss-hybrid"),
-    Break("times that crowd towards data", "Times.draw", operation("%").times(0.95), "implied-weight-cosine"),
-    Break("1/p forgotten", "warped", operation("/")[-1].power(0), "importance-sampled-t"),
+    Break("the bound teaches the mean too", "HybridObjective.losses", call("detach").drop(), "loss-hybrid"),
+    Break("times that crowd towards data", "TimeSampler.draw", operation("%").times(0.95), "implied-weight-cosine"),
+    Break("1/p forgotten", "inverse_transform", operation("/")[-1].power(0), "importance-sampled-t"),
     Break(
         "the shape follows the loss, not its noise",
-        "LearnedLaw.backward",
+        "TrainableSchedule.backward",
         operation("*")[0].becomes(1.0),
         "schedule-variance-gradient",
     ),
@@ -162,7 +162,10 @@ BREAKS = [
         "bits-back-code-length",
     ),
     Break(
-        "latents that are not turned back", "LatticeChain.values", call("values").keep_argument(0), codec.check_path_in_a_basis
+        "latents that are not turned back",
+        "LatticeChain.values",
+        call("values").keep_argument(0),
+        codec.check_path_in_a_basis,
     ),
     Break("a variance for a standard deviation", "LatticeChain.reverse", number(0.5).to(1.0), codec.check_path),
     Break("the noise of q by σ² for σ", "LatticeChain._std_of_q", call("sqrt").drop(), "bits-back-code-length"),

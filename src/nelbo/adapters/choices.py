@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 
 from nelbo.errors import UnknownNameError, UsageError
-from nelbo.model.decoder import Categorical, ContinuousGaussian, Decoder, DiscretizedGaussian
+from nelbo.model.decoder import Categorical, ContinuousGaussian, Decoder, DiscretizedGaussian, Spread
 from nelbo.model.domain import DataDomain
 from nelbo.model.prior import GaussianPrior
 from nelbo.model.reverse import Clip, Variance
-from nelbo.model.spread import Spread
 from nelbo.process.levels import Path
 from nelbo.process.schedule import Schedule, Table
 

@@ -85,7 +85,7 @@ def describe(model: DiffusionModel) -> Json:
 
 
 def _flops(model: DiffusionModel) -> int | None:
-    from nelbo.model.cost import flops_per_evaluation
+    from nelbo.model.diffusion import flops_per_evaluation
 
     return flops_per_evaluation(model)
 

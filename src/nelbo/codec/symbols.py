@@ -20,9 +20,9 @@ from nelbo.codec.lattice import Guard, clipped_width
 from nelbo.codec.stack import Stack
 from nelbo.codec.tables import FRACTION, LOG_FLOOR, LOG_GRID, LOW, OCTAVE, PHI_BITS
 from nelbo.errors import UsageError
-from nelbo.model.context import ContextGaussian, planes
 from nelbo.model.decoder import DiscretizedGaussian, MassDecoder
 from nelbo.model.domain import DataDomain
+from nelbo.model.fitted.context import ContextGaussian, planes
 from nelbo.process.levels import Levels
 from nelbo.process.prediction import Prediction
 

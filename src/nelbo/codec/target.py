@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nelbo import files
 from nelbo.codec.header import Header
-from nelbo.data import idx, picture
+from nelbo.data import idx, pictures
 from nelbo.errors import UsageError
 
 LOSSLESS = (".png", ".bmp", ".tif", ".tiff")
@@ -130,7 +130,7 @@ class FolderTarget(Target):
                 f"images of shape {tuple(header.shape)} cannot be written as pictures", "choose --out FILE.npz"
             )
         self.mode = "1" if black_and_white else "L"
-        self.image = picture.pillow("the pictures of an archive")
+        self.image = pictures.pillow("the pictures of an archive")
         out.parent.mkdir(parents=True, exist_ok=True)
         self.temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=".nelbo-", suffix=".tmp"))
         self.temporary.chmod(0o777 & ~files._umask())

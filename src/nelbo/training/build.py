@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 
 from nelbo.errors import UsageError
-from nelbo.model.decoder import Categorical, ContinuousGaussian, Decoder, DiscretizedGaussian, NetworkCategorical
+from nelbo.model.decoder import (
+    Categorical,
+    ContinuousGaussian,
+    Decoder,
+    DiscretizedGaussian,
+    NetworkCategorical,
+    Spread,
+)
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.domain import DataDomain
 from nelbo.model.examples import Examples
@@ -16,12 +23,12 @@ from nelbo.model.folder import make_denoiser
 from nelbo.model.mixture import NetworkMixture, outputs, start_weights
 from nelbo.model.prior import GaussianPrior
 from nelbo.model.reverse import Clip, Reverse, Variance, parse_variance
-from nelbo.model.spread import Spread
 from nelbo.nets.build import time_input
 from nelbo.process import grid as grids
 from nelbo.process import schedule as schedules
 from nelbo.process.schedule import Schedule, Table
 from nelbo.training.config import TrainConfig
+from nelbo.training.criterion import make_objective
 from nelbo.typing import Json, Shape
 
 _KINDS = {"categorical": "categorical", "mixture": "mixture", "plain": "network"}
@@ -47,7 +54,7 @@ def build_model(examples: Examples, settings: TrainConfig, rows: Tensor | None =
         raise UsageError(f"a {head} head was asked for on real-valued data", "use --set net.head=plain")
     if beside and not domain.discrete:
         raise UsageError("a mixture over codes was asked for on real-valued data", "use --set decoder=plain")
-    if (head != "plain" or beside) and not settings.objective.objective(1.0).trains_decoder:
+    if (head != "plain" or beside) and not make_objective(settings.objective, 1.0).trains_decoder:
         own = "a decoder of mixtures is the network's own" if beside else f"a {head} head is its own decoder"
         other = "decoder=histogram" if beside else "net.head=plain"
         raise UsageError(

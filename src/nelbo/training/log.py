@@ -1,4 +1,4 @@
-"""What a run writes down as it goes: log.jsonl always, and a tracker where one was named."""
+"""The log of a run: log.jsonl always, and a tracker where one is named."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from nelbo.typing import Json
 
 
 class Log:
-    """log.jsonl: one record a line. On resume the lines that the checkpoint does not know of are dropped: steps after
-    `step`, and bounds after step `validated`.
+    """log.jsonl: one record a line. On resume the lines after the checkpoint are dropped: steps after `step`, and
+    bounds after step `validated`.
 
     Errors: OSError naming the file, as where the disk is full.
     """
@@ -45,7 +45,7 @@ class Log:
             self.tracker.finish()
 
     def write(self, record: Json) -> None:
-        """One line, where the record says more than that a step was done."""
+        """One line, where the record holds a loss or a bound."""
         if "loss" not in record and "bound" not in record:
             return
         try:
@@ -58,14 +58,14 @@ class Log:
             self.tracker.log({k: v for k, v in record.items() if k not in ("step", "steps")}, step)
 
 
-class Silent(Log):
-    """The log of a process that leaves writing to another."""
+class SilentLog(Log):
+    """The log of a process whose records another one writes."""
 
     def __init__(self) -> None:
         self.tracker = None
 
     def __exit__(self, *_: object) -> None:
-        """There is nothing to close."""
+        """Nothing to close."""
 
     def write(self, record: Json) -> None:
-        """Nothing."""
+        """Nothing is written."""

@@ -1,4 +1,4 @@
-"""A torch `Dataset`: its items stacked, in its order; items that are pairs (x, y) give labels."""
+"""A torch `Dataset`: its items stacked, in its order; labels where the items are pairs (x, y)."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nelbo.data import arrays, picture
+from nelbo.data import arrays, pictures
 from nelbo.errors import DataError
 from nelbo.model.examples import Examples
 
 
-def read_items(dataset: Any, limit: int | None = None) -> Examples:
+def read_dataset(dataset: Any, limit: int | None = None) -> Examples:
     """The items 0..N−1 of a `Dataset` with `__len__`: tensors, arrays, Pillow images, or pairs (x, label).
 
-    Tensors keep their type. Labels are kept where every one is one whole number.
+    Tensors keep their type. Labels are kept if every one is an integer.
     Errors: DataError for a dataset without a length or without items, for items of another kind, and for shapes or
-    types that differ (the first two are named).
+    types that differ (two of them are named).
     """
     name = type(dataset).__name__
     try:
@@ -52,12 +52,12 @@ def read_items(dataset: Any, limit: int | None = None) -> Examples:
 
 
 def _value(item: Any, what: str) -> tuple[Tensor, int | None]:
-    """The item as a tensor, and its number of codes where it is a picture."""
+    """The item as a tensor, and its number of codes if it is a picture."""
     bins = None
     if isinstance(item, Tensor):
         return item.detach().cpu(), bins
     if hasattr(item, "mode") and hasattr(item, "getbands"):
-        bins, item = picture.bins(item.mode), picture.codes(item, what)
+        bins, item = pictures.bins(item.mode), pictures.codes(item, what)
     if not isinstance(item, np.ndarray):
         raise DataError(
             f"{what} is a {type(item).__name__}, not a tensor, an array or a picture",

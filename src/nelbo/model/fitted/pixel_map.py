@@ -1,8 +1,8 @@
-"""A fitted variance of every pixel by itself, which depends on what is around it.
+"""`MapVariance`: a fitted variance of each pixel that depends on the pixel's surroundings.
 
-log V of a pixel is linear, per channel, in what x̂ and ε̂ = (z − α x̂)/σ are at the pixel and around it (`log_linear`).
-No correlation is told, but where an image has a background of one code, or edges thinner than a block of cosines, the
-place of the errors is worth more: at a pixel that x̂ puts at the end of the range there is next to none.
+log V of a pixel is linear, for each channel, in features of x̂ and of ε̂ = (z − α x̂)/σ at the pixel and around it. The
+pixels stay uncorrelated, but on images with a background of one code, or with edges thinner than a block of cosines, it
+is worth more to know where the errors are: a pixel that x̂ puts at the end of the range has almost none.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
 from nelbo.errors import ShapeError, UsageError
-from nelbo.model.basis import MIN_SIDE
-from nelbo.model.fitted import Fitted, check_table, log_error_at
-from nelbo.model.log_linear import NOISE_FLOOR, check_weights, log_linear
+from nelbo.model.fitted.basis import MIN_SIDE
+from nelbo.model.fitted.log_linear import NOISE_FLOOR, LogLinearVariance
 from nelbo.process.levels import Levels, column
 from nelbo.process.prediction import Prediction
 from nelbo.typing import Shape
@@ -25,17 +25,17 @@ from nelbo.typing import Shape
 SURROUNDINGS = 12
 """Features of a pixel."""
 NEAR, FAR = 3, 7
-"""Sides of the windows that energies are means over."""
+"""Sides of the windows over which energies are averaged."""
 _END = 0.005
-"""Distance from an end of the range below which none is told, in halves of the range."""
+"""Added to the distance from an end of the range, in halves of the range, before its logarithm is taken."""
 
 
 @dataclass(frozen=True, eq=False)
-class MapVariance(Fitted, kind="fitted_map"):
+class MapVariance(LogLinearVariance, kind="fitted_map"):
     """V of pixels, log-linear in their surroundings.
 
-    logsnr (N,); weights (N, C, 1 + 2k), which are w_0, w and h; centres and scales (N, C, k); mean (N,), the mean V;
-    floor: an energy of x̂ below which nothing counts, in units of x²; low, high: the range of x.
+    The groups of the tables are the channels (C,). low, high: the range of x; the other fields are those of
+    `LogLinearVariance`.
     """
 
     logsnr: Tensor
@@ -46,24 +46,18 @@ class MapVariance(Fitted, kind="fitted_map"):
     floor: float
     low: float
     high: float
-    reads_state = True
 
     def __post_init__(self):
-        check_table(self.logsnr, self.weights, self.centres, self.scales, self.mean)
         C = self.weights.shape[1] if self.weights.ndim == 3 else 0
-        tables = {"weights": self.weights, "centres": self.centres, "scales": self.scales}
-        check_weights(f"pixels of {C} channels", (C,), SURROUNDINGS, **tables)
+        self.check_tables((C,), SURROUNDINGS, f"pixels of {C} channels")
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
             raise UsageError(f"pixels in the range [{self.low}, {self.high}]", "give finite ends, the smaller first")
 
-    def error(self, t: Levels, prediction: Prediction) -> Tensor:
-        t = t.expand(len(prediction.x0))
-        features = surroundings(t, prediction, self.floor, self.low, self.high)
-        eta = log_linear(t, self.logsnr, self.weights, self.centres, self.scales, features)
-        return eta.reshape(prediction.x0.shape).to(prediction.x0.dtype).exp()
+    def features(self, t: Levels, prediction: Prediction) -> Iterator[Tensor]:
+        return surroundings(t, prediction, self.floor, self.low, self.high)
 
-    def mean_error(self, t: Levels) -> Tensor:
-        return log_error_at(self.logsnr, self.mean.log(), t).exp()
+    def assembled(self, values: Tensor, shape: torch.Size) -> Tensor:
+        return values.reshape(shape)
 
     def check_shape(self, shape: Shape) -> None:
         if len(shape) not in (2, 3) or min(shape[-2:]) < MIN_SIDE:
@@ -81,19 +75,20 @@ class MapVariance(Fitted, kind="fitted_map"):
 def surroundings(t: Levels, prediction: Prediction, floor: float, low: float, high: float) -> Iterator[Tensor]:
     """The `SURROUNDINGS` features of a prediction at levels t (B,), each broadcastable to (B, C, H, W).
 
-    Of x̂: where it is in the range and the square of that, logarithms of its distance to both ends, and of the energy of
-    its slopes at the pixel, near it, farther around it and in the image. Of ε̂: its energy at the same four.
+    Of x̂: its position in the range and the square of it, the logarithms of its distances to both ends, and the
+    logarithms of the energy of its slopes at the pixel, in a near window, in a far window and in the image. Of ε̂: the
+    logarithms of its energy at the same four scales.
     """
     x0, z = prediction.x0, prediction.z
     assert z is not None, "DiffusionModel.predict carries z where the policy reads it"
     eps = (z - column(t.alpha, z) * x0) / column(t.sigma, z)
     x0, eps = (v.reshape(len(v), -1, *v.shape[-2:]) for v in (x0, eps))
     half = (high - low) / 2
-    place = (x0 - (low + half)) / half
-    yield place
-    yield place.square()
-    yield ((1 + place).clamp_min(0) + _END).log()
-    yield ((1 - place).clamp_min(0) + _END).log()
+    position = (x0 - (low + half)) / half
+    yield position
+    yield position.square()
+    yield ((1 + position).clamp_min(0) + _END).log()
+    yield ((1 - position).clamp_min(0) + _END).log()
     for energy, least in ((_slopes(x0), floor), (eps.square(), NOISE_FLOOR)):
         yield (energy + least).log()
         for side in (NEAR, FAR):
@@ -102,6 +97,6 @@ def surroundings(t: Levels, prediction: Prediction, floor: float, low: float, hi
 
 
 def _slopes(x0: Tensor) -> Tensor:
-    """Sum of the squared differences to the four neighbours that are there, (B, C, H, W)."""
+    """Sum of the squared differences to the up to four neighbours of a pixel, (B, C, H, W)."""
     down, across = x0.diff(dim=-2).square(), x0.diff(dim=-1).square()
     return pad(down, (0, 0, 0, 1)) + pad(down, (0, 0, 1, 0)) + pad(across, (0, 1)) + pad(across, (1, 0))

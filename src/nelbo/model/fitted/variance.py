@@ -1,13 +1,13 @@
-"""Fitted variances of reverse steps: what a denoiser misses, put into the covariance of p_θ(z_s | z_t).
+"""Fitted variances of reverse steps: the variance of the denoiser's errors enters the covariance of p_θ(z_s | z_t).
 
 Given z_t, the error r = x − x̂ has a variance V in each coordinate, and the best Gaussian step has (Bao et al. 2022,
 theorem 1, of which this is the form for a basis)
 
     v_θ = β̃ + (α_s c)² V,       c = 1 − e^{λ_t − λ_s},
 
-whatever the level s. A policy therefore knows V at levels t alone, and serves every step of every grid: between the
-levels where it was fitted, what it knows is interpolated in log-SNR. Above the first of them V falls like 1/SNR, below
-the last it stays. As steps grow fine v_θ/β̃ → 1, so that the continuous bound is that of β̃.
+whatever the level s. A policy therefore holds V at levels t alone and serves every step of every grid. Between the
+levels where it was fitted, V is interpolated in log-SNR; above the first of them it falls like 1/SNR, below the last it
+is constant. As steps grow finer v_θ/β̃ → 1, so that the continuous bound is that of β̃.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ import torch
 from torch import Tensor
 
 from nelbo.errors import ShapeError, UsageError
-from nelbo.model.basis import Basis, Pixel
+from nelbo.model.fitted.basis import Basis
 from nelbo.model.reverse import Variance
-from nelbo.model.spread import raw_variance
 from nelbo.process import forward
 from nelbo.process.levels import Levels, column
 from nelbo.process.prediction import Prediction
@@ -31,7 +30,7 @@ from nelbo.typing import Shape
 
 
 class Fitted(Variance):
-    """Abstract: a policy that knows the variance V of x − x̂."""
+    """Abstract: a policy that holds the variance V of x − x̂."""
 
     named = False
 
@@ -88,12 +87,12 @@ class FittedVariance(Fitted, kind="fitted"):
 
 
 @dataclass(frozen=True, eq=False)
-class FittedRange(Fitted, kind="fitted_learned"):
-    """V from what a network with a learned variance says, corrected: log V = offset + weight · u at each level.
+class CalibratedVariance(Fitted, kind="fitted_learned"):
+    """V from the variance that a network predicts, calibrated: log V = offset + weight · u at each level.
 
-    u: log f of a learned range, f = (v + 1)/2 no less than 1e-3, since V is about in proportion to f; of a learned log
-    variance that itself. weight = 1 keeps the network's word between elements, 0 makes the variance one number.
-    offset, weight (N, …) as in `FittedVariance`; `typical` (N,) is the mean V.
+    u: for a learned range log f, f = (v + 1)/2 and at least 1e-3, because V is roughly proportional to f; for a learned
+    log variance the network's output. weight = 1 keeps the network's ratios between elements, weight = 0 makes V one
+    number. offset, weight (N, …) as in `FittedVariance`; mean (N,): the mean of V.
     """
 
     logsnr: Tensor
@@ -108,8 +107,8 @@ class FittedRange(Fitted, kind="fitted_learned"):
         check_table(self.logsnr, self.offset, self.weight, self.mean)
 
     def error(self, t: Levels, prediction: Prediction) -> Tensor:
-        weight, offset = between(self.logsnr, self.weight, t), log_error_at(self.logsnr, self.offset, t)
-        return (offset + weight * said(prediction, self.logarithmic)).exp()
+        weight, offset = interpolated(self.logsnr, self.weight, t), log_error_at(self.logsnr, self.offset, t)
+        return (offset + weight * predicted_log_variance(prediction, self.logarithmic)).exp()
 
     def mean_error(self, t: Levels) -> Tensor:
         return log_error_at(self.logsnr, self.mean.log(), t).exp()
@@ -119,15 +118,15 @@ class FittedRange(Fitted, kind="fitted_learned"):
         check_rows(self.weight, shape)
 
 
-def said(prediction: Prediction, logarithmic: bool) -> Tensor:
-    """u of `FittedRange`: what the network says of its own variance, as a logarithm, (B, …)."""
-    u = raw_variance(prediction)
+def predicted_log_variance(prediction: Prediction, logarithmic: bool) -> Tensor:
+    """u of `CalibratedVariance`: the variance that the network predicts, as a logarithm, (B, …)."""
+    u = prediction.raw_variance()
     return u if logarithmic else (0.5 * (u + 1)).clamp_min(1e-3).log()
 
 
 @dataclass(frozen=True, eq=False)
-class Hybrid(Fitted, kind="hybrid"):
-    """One fitted policy at levels of log-SNR ≥ `logsnr` (little noise), another at the noisier ones."""
+class HybridVariance(Fitted, kind="hybrid"):
+    """One fitted policy (`fine`) at levels of log-SNR ≥ `logsnr`, another (`coarse`) at the noisier ones."""
 
     fine: Fitted
     coarse: Fitted
@@ -166,6 +165,7 @@ class Hybrid(Fitted, kind="hybrid"):
         self.coarse.check_shape(shape)
 
     def _each(self, t: Levels, shape, of, like: Tensor) -> Tensor:
+        """`of(part, rows)` for the rows that each part is responsible for, put together in `shape`."""
         fine = t.expand(shape[0]).logsnr >= self.logsnr
         if bool(fine.all()) or not bool(fine.any()):
             rows = torch.arange(shape[0], device=like.device)
@@ -176,8 +176,8 @@ class Hybrid(Fitted, kind="hybrid"):
         return out
 
 
-def between(nodes: Tensor, values: Tensor, t: Levels) -> Tensor:
-    """`values` (N, …) of N falling log-SNRs `nodes` at levels t (B,): linear between two nodes, else constant."""
+def interpolated(nodes: Tensor, values: Tensor, t: Levels) -> Tensor:
+    """`values` (N, …) at falling log-SNRs `nodes`, interpolated linearly at levels t (B,); constant beyond the ends."""
     nodes, values = nodes.to(t.logsnr), values.to(t.logsnr)
     if len(nodes) == 1:
         return values.expand(len(t), *values.shape[1:])
@@ -188,8 +188,8 @@ def between(nodes: Tensor, values: Tensor, t: Levels) -> Tensor:
 
 def log_error_at(nodes: Tensor, log_error: Tensor, t: Levels) -> Tensor:
     """log V at levels t (B,): linear in λ between the nodes; above the first V ∝ 1/SNR, below the last constant."""
-    found = between(nodes, log_error, t)
-    return found - column((t.logsnr - nodes[0].to(t.logsnr)).clamp_min(0), found)
+    log_V = interpolated(nodes, log_error, t)
+    return log_V - column((t.logsnr - nodes[0].to(t.logsnr)).clamp_min(0), log_V)
 
 
 def check_table(logsnr: Tensor, *tables: Tensor) -> None:
@@ -214,8 +214,3 @@ def check_rows(table: Tensor, shape: Shape) -> None:
             f"a fitted variance of shape {rows} a level for examples of shape {tuple(shape)}",
             "they must agree; fit the policy to the model it is for",
         )
-
-
-def one_number(logsnr: Tensor, error: Tensor, dimensions: int) -> FittedVariance:
-    """The policy of one V a level: log-SNRs (N,), V (N,), and how many dimensions an example's shape has."""
-    return FittedVariance(Pixel(), logsnr, error.log().reshape(-1, *(1,) * dimensions))

@@ -1,4 +1,4 @@
-"""The state of one run, and what a step does to it."""
+"""The trainer: network, average, optimiser and step of one run, and what a step does to them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import copy
 import math
 import time
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,57 +17,53 @@ from nelbo import runtime
 from nelbo.errors import NumericalError, WorkerError
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
-from nelbo.training.batches import Places, dealt
 from nelbo.training.config import Precision, TrainConfig
-from nelbo.training.criterion import Criterion
-from nelbo.training.feed import Feed
-from nelbo.training.objective_config import make_criterion
-from nelbo.training.optimizer import make_optimizer
-from nelbo.typing import Condition, Json
+from nelbo.training.criterion import Criterion, make_criterion
+from nelbo.training.data import Batch, Loader, batch_parts
+from nelbo.training.optimizer import learning_rate_factor, make_optimizer
+from nelbo.typing import Json
 from nelbo.workers import Alone, Workers
 
 
-class Run:
-    """Network, average, optimiser and step. `advance` takes a step; `state` and `restore` are all that a step needs."""
+class Trainer:
+    """Network, average, optimiser and step. `advance` takes a step; `state` holds all that a step needs."""
 
-    def __init__(
-        self, model: DiffusionModel, feed: Feed, settings: TrainConfig, device: torch.device, workers: Workers
-    ):
-        self.model, self.feed, self.settings, self.device, self.workers = model, feed, settings, device, workers
-        self.net: nn.Module = model.denoiser.to(device)
+    def __init__(self, model: DiffusionModel, loader: Loader, settings: TrainConfig, workers: Workers):
+        self.model, self.loader, self.settings, self.workers = model, loader, settings, workers
+        self.net: nn.Module = model.denoiser.to(loader.device)
         if settings.channels_last:
             self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         decay = settings.ema
 
         def average(old: list[Tensor], new: list[Tensor], count: Tensor | int) -> None:
-            warm = float(count) / (float(count) + 20)
-            torch._foreach_lerp_(old, new, 1 - min(decay, warm))
+            early = float(count) / (float(count) + 20)  # over the last (count + 20)/20 steps: the start is forgotten
+            torch._foreach_lerp_(old, new, 1 - min(decay, early))
 
         self.ema = AveragedModel(self.net, multi_avg_fn=average)  # type: ignore[arg-type]
         self.ema.eval()
-        self.parts = dealt(settings.batch_size, workers.rank, workers.size, settings.accumulate)
-        self.criterion = make_criterion(settings).to(device)
+        self.parts = batch_parts(settings.batch_size, workers.rank, workers.size, settings.accumulate)
+        self.criterion = make_criterion(settings).to(loader.device)
         self.optimizer = make_optimizer(self.net, self.criterion, settings)
         self.step = 0
         self.seconds = 0.0
         if settings.compile:
             getattr(self.net, "net", self.net).compile()
-        self.objective: nn.Module = _Loss(model, self.criterion, settings)
+        self.loss: nn.Module = _Loss(model, self.criterion, settings)
         if isinstance(workers, runtime.Processes):
-            self.objective = workers.replicated(self.objective, device)
+            self.loss = workers.replicated(self.loss, loader.device)
 
     @classmethod
-    def of(
+    def alone(
         cls, model: DiffusionModel, examples: Examples, settings: TrainConfig, device: torch.device | str = "cpu"
-    ) -> Run:
-        """A run on all of `examples` in this process, which writes nothing down: to time its steps."""
-        place = torch.device(device)
-        return cls(model, Feed(examples, torch.arange(len(examples)), settings, place, None), settings, place, Alone())
+    ) -> Trainer:
+        """A trainer on all of `examples` in this process, as benchmarks use it."""
+        loader = Loader(examples, torch.arange(len(examples)), settings, torch.device(device), None)
+        return cls(model, loader, settings, Alone())
 
     def advance(self) -> Json:
-        """One optimiser step; its record, with the losses where this is a step that is logged.
+        """One optimiser step; its record, with the losses where the step is logged.
 
-        Errors: NumericalError, WorkerError, and those of reading the data; the state is then not to be saved.
+        Errors: NumericalError, WorkerError, and those of reading the data; the state must then not be saved.
         """
         started = time.perf_counter()
         self.net.train()
@@ -76,11 +73,10 @@ class Run:
             group["lr"] = lr
         self.optimizer.zero_grad(set_to_none=True)
         totals: dict[str, Tensor] = {}
-        batches = self.feed.batches(self.step, self.parts)
-        for number, (places, (target, condition)) in enumerate(zip(self.parts, batches, strict=True)):
-            for name, value in self._backward(number, places, target, condition).items():
+        for number, batch in enumerate(self.loader.batches(self.step, self.parts)):
+            for name, value in self._backward(number, batch).items():
                 totals[name] = totals[name] + value if name in totals else value
-        if self.workers.size > 1:  # DDP averages over processes what is to be added up
+        if self.workers.size > 1:  # DDP averages over processes; the sum is needed
             torch._foreach_mul_([p.grad for p in self.net.parameters() if p.grad is not None], self.workers.size)
         self.criterion.end_of_step(self._total)
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), settings.gradient_clip)
@@ -95,24 +91,24 @@ class Run:
         self.seconds += time.perf_counter() - started
         return self._record(totals)
 
-    def _backward(self, number: int, places: Places, target: Tensor, condition: Condition | None) -> dict[str, Tensor]:
-        """The losses of one micro-batch, its gradient added to what is there."""
+    def _backward(self, number: int, batch: Batch) -> dict[str, Tensor]:
+        """The losses of micro-batch `number`; its gradient is added to those of the others."""
         settings, workers = self.settings, self.workers
         parts = workers.size * settings.accumulate
-        key = settings.seed * 1_000_003 + self.step  # of dropout, which is keyed by the step and the part of the batch
+        key = settings.seed * 1_000_003 + self.step  # dropout is keyed by the step and the part of the batch
         torch.manual_seed((key * parts + workers.rank + workers.size * number) % 2**63)
         last = number == len(self.parts) - 1
-        later = getattr(self.objective, "no_sync", contextlib.nullcontext)
+        no_sync = getattr(self.loss, "no_sync", contextlib.nullcontext)
         try:
-            with contextlib.nullcontext() if last else later():
-                losses = self.objective(target, places, self.step, condition, self._logged(self.step + 1))
+            with contextlib.nullcontext() if last else no_sync():
+                losses = self.loss(replace(batch, report=self._logged(self.step + 1)))
                 losses["loss"].backward()
             self.criterion.after_backward()
         except RuntimeError as error:
-            gone = workers.lost(error) if isinstance(workers, runtime.Processes) else None
-            if gone is None:
+            lost = workers.lost(error) if isinstance(workers, runtime.Processes) else None
+            if lost is None:
                 raise
-            raise gone from None
+            raise lost from None
         return {name: value.detach() for name, value in losses.items()}
 
     def _total(self, value: Tensor) -> Tensor:
@@ -135,13 +131,13 @@ class Run:
 
     @property
     def averaged(self) -> DiffusionModel:
-        """The model with the averaged weights as they are now, on the device of the run."""
+        """The model with the present averaged weights, on the device of the run."""
         return self.with_denoiser(self.ema.module)
 
-    def with_denoiser(self, denoiser: Any, **known: Any) -> DiffusionModel:
-        """The run's model with other weights, and what is `known` of their making."""
+    def with_denoiser(self, denoiser: Any, **origin: Any) -> DiffusionModel:
+        """The run's model with another denoiser; origin: `provenance` and `trained_on`."""
         m = self.criterion.frozen(self.model)
-        return DiffusionModel(m.domain, m.schedule, m.grid, denoiser, m.reverse, m.decoder, m.prior, **known)
+        return DiffusionModel(m.domain, m.schedule, m.grid, denoiser, m.reverse, m.decoder, m.prior, **origin)
 
     def state(self) -> dict[str, Any]:
         """All that the next step needs; noise, order and dropout follow from the step."""
@@ -155,56 +151,49 @@ class Run:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a state."""
+        """Continue from a `state`."""
         self.net.load_state_dict(state["net"])
         self.ema.load_state_dict(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.criterion.load_state_dict(state["criterion"])
         self.step, self.seconds = state["step"], state["seconds"]
 
-    def agree(self) -> None:
-        """Make sure that all processes go on from the same step. Errors: WorkerError where they do not."""
-        told = self.workers.gather(torch.tensor([[float(self.step)]], dtype=torch.float64))
-        steps = [int(row[0, 0]) for row in told]
+    def check_agreement(self) -> None:
+        """Check that all processes continue from the same step. Errors: WorkerError where they do not."""
+        rows = self.workers.gather(torch.tensor([[float(self.step)]], dtype=torch.float64))
+        steps = [int(row[0, 0]) for row in rows]
         if len(set(steps)) > 1:
             raise WorkerError(
-                f"the processes found checkpoints of different steps: {', '.join(map(str, steps))}",
-                "give an --out that all of them see, on a file system that they share",
+                f"the processes have checkpoints of different steps: {', '.join(map(str, steps))}",
+                "give an --out on a file system that they share",
             )
 
     def finished(self, weights: dict[str, Tensor] | None, provenance: Json, hashes: Tensor) -> DiffusionModel:
-        """The model of the run, on the CPU: with the averaged weights, or with `weights`."""
+        """The model of the run, on the CPU, with `weights` or, where they are None, the averaged weights."""
         self.net.load_state_dict(self.ema.module.state_dict() if weights is None else weights)
         self.net.eval()
-        # a copy is not compiled, so that a batch of another size need not wait for the compiler
+        # a copy is not compiled, so that a batch of another size does not start the compiler again
         denoiser = copy.deepcopy(self.model.denoiser) if self.settings.compile else self.model.denoiser
         denoiser = denoiser.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         return self.with_denoiser(denoiser, provenance=provenance, trained_on=hashes)
 
 
 class _Loss(nn.Module):
-    """The loss as a module of the network alone: one forward pass a backward pass, as DDP wants it.
+    """The loss as a module whose parameters are the network's: DDP needs one forward pass for each backward pass.
 
-    What the criterion trains is not DDP's: its gradients are made after the backward pass, and summed by `Run`.
+    The criterion's parameters are not DDP's: their gradients are made after the backward pass, and summed by `Trainer`.
     """
 
     def __init__(self, model: DiffusionModel, criterion: Criterion, settings: TrainConfig):
         super().__init__()
         self.denoiser = model.denoiser
-        self.model, self.settings = model, settings
-        self.held = (criterion,)  # in a tuple it is no submodule
+        self.model, self.precision = model, settings.precision
+        self._criterion = (criterion,)  # a module in a tuple is no submodule
 
-    def forward(
-        self, target: Tensor, places: Places, step: int, condition: Condition | None, report: bool
-    ) -> dict[str, Tensor]:
-        """What is minimised, under `loss`, and its parts; scalars. report: somebody will look at them."""
-        arguments = (self.model, target, self.settings.seed, step, places, condition, report)
-        if self.settings.precision is Precision.FLOAT32:
-            return self.held[0](*arguments)
-        with torch.autocast(target.device.type, torch.bfloat16):
-            return self.held[0](*arguments)
-
-
-def learning_rate_factor(step: int, steps: int, warmup: int) -> float:
-    """Linear warm-up over `warmup` steps times a cosine from 1 to 0.01 over the run."""
-    return min(1.0, (step + 1) / max(1, warmup)) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """What is minimised, under `loss`, and its terms; scalars."""
+        (criterion,) = self._criterion
+        if self.precision is Precision.FLOAT32:
+            return criterion(self.model, batch)
+        with torch.autocast(batch.target.device.type, torch.bfloat16):
+            return criterion(self.model, batch)
