@@ -261,7 +261,7 @@ def test_thresholding_stays(net):
         ("VQDiffusionScheduler", {"num_vec_classes": 4}, "discrete tokens"),
         ("CosineDPMSolverMultistepScheduler", {}, "unknown scheduler"),
         ("FlowMatchEulerDiscreteScheduler", {"invert_sigmas": True}, "invert_sigmas"),
-        ("DDPMScheduler", {"variance_type": "learned_range"}, "says no variance"),
+        ("DDPMScheduler", {"variance_type": "learned_range"}, "predicts no variance"),
         ("DDPMScheduler", {"prediction_type": "flow"}, "unknown prediction_type"),
         ("DDPMScheduler", {"trained_betas": [0.1, 0.2]}, "2 trained_betas"),
     ],

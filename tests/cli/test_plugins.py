@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import nelbo as library
-from nelbo.adapters.options import Overrides
+from nelbo.adapters.choices import Overrides
 from nelbo.data import read
 from nelbo.errors import NelboError, UnknownNameError, UsageError
 from nelbo.model.decoder import Categorical, ContinuousGaussian, DiscretizedGaussian

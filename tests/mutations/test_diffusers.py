@@ -58,19 +58,11 @@ BREAKS = [
     Break("the sign of EDM's c_out", "scheduler:_edm", choice()[-1].swapped(), check_edm),
     Break("EDM's start is not the sampler's", "scheduler:_edm", operation("+").keep_left(), check_edm),
     Break("sigma_data of the continuous Euler", "_continuous", number(1.0)[-1].to(0.5), check_euler),
-    Break(
-        "thresholding without its division",
-        "Threshold.clipped",
-        operation("/").keep_left(),
-        parity.test_diffusers_thresholding,
-    ),
-    Break(
-        "thresholding at the mean's quantile",
-        "Threshold.clipped",
-        call("abs").drop(),
-        parity.test_diffusers_thresholding,
-    ),
-]
+    Break("thresholding without its division", "Threshold.clipped", operation("/").keep_left(),
+          parity.test_diffusers_thresholding),
+    Break("thresholding at the mean's quantile", "Threshold.clipped", call("abs").drop(),
+          parity.test_diffusers_thresholding),
+]  # fmt: skip
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -105,7 +105,7 @@ def decompress(
 def loaded(model: str, settings: dict):
     """The model that MODEL names, with the flags that a file remembers. Errors: UsageError for flags that are none."""
     from nelbo import api
-    from nelbo.adapters.options import Overrides
+    from nelbo.adapters.choices import Overrides
     from nelbo.process.grid import even
 
     said = dict(settings)

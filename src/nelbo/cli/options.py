@@ -11,7 +11,7 @@ import typer
 from nelbo.errors import UsageError
 
 if TYPE_CHECKING:
-    from nelbo.adapters.options import Overrides
+    from nelbo.adapters.choices import Overrides
     from nelbo.process.grid import Grid
 
 Model = Annotated[
@@ -78,7 +78,7 @@ def overrides(
     clip: bool | None,
 ) -> Overrides:
     """What the flags choose in the place of a model's own."""
-    from nelbo.adapters.options import Overrides
+    from nelbo.adapters.choices import Overrides
 
     return Overrides(variance, decoder, bins, range, clip)
 
