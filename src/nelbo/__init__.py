@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nelbo._version import __version__
 
 if TYPE_CHECKING:
-    from nelbo import codec, equations, testing
+    from nelbo import codec, equations, likelihood, testing
     from nelbo import sampling as samplers
     from nelbo.adapters.callable import from_callable
     from nelbo.adapters.choices import Overrides
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from nelbo.api import compare, evaluate, load, ode_likelihood, sample, save_pretrained, tighten, train
     from nelbo.bound.result import Bound
     from nelbo.errors import NelboError
-    from nelbo.likelihood.result import OdeLikelihood
+    from nelbo.likelihood.likelihood import OdeLikelihood
     from nelbo.model import decoder as decoders
     from nelbo.model import exact
     from nelbo.model.diffusion import DiffusionModel
@@ -34,7 +34,7 @@ _NAMES = {
     "DiffusionModel": "nelbo.model.diffusion:DiffusionModel",
     "Examples": "nelbo.model.examples:Examples",
     "NelboError": "nelbo.errors:NelboError",
-    "OdeLikelihood": "nelbo.likelihood.result:OdeLikelihood",
+    "OdeLikelihood": "nelbo.likelihood.likelihood:OdeLikelihood",
     "Overrides": "nelbo.adapters.choices:Overrides",
     "codec": "nelbo.codec",
     "compare": "nelbo.api:compare",
@@ -45,6 +45,7 @@ _NAMES = {
     "from_callable": "nelbo.adapters.callable:from_callable",
     "from_diffusers": "nelbo.adapters.diffusers:from_diffusers",
     "grids": "nelbo.process.grids",
+    "likelihood": "nelbo.likelihood",
     "load": "nelbo.api:load",
     "ode_likelihood": "nelbo.api:ode_likelihood",
     "sample": "nelbo.api:sample",
@@ -74,6 +75,7 @@ __all__ = [
     "from_callable",
     "from_diffusers",
     "grids",
+    "likelihood",
     "load",
     "ode_likelihood",
     "sample",
