@@ -114,7 +114,8 @@ def encode(
     """The noise z_L (n, *shape) of which a sampler makes `data`: the probability flow, run from z_1 = α_1 x upwards.
 
     `nelbo.sample(model, n, start=z, …)` with the same sampler, steps and grid returns to z_1, with an error of the
-    sampler's order in the steps. data: codes or values, (n, *shape). Other options as of `sample`.
+    sampler's order in the steps. data: codes or values, (n, *shape). condition, guidance,
+    null_condition, batch_size, device and progress are as of `sample`.
     Errors: UsageError for a sampler that draws noise, DomainError, ShapeError, NumericalError.
 
     >>> import nelbo, torch
