@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -244,12 +244,12 @@ TRAINABLE: dict[str, Callable[..., Schedule]] = {
 """Constructors by the names that `nelbo train --set schedule=NAME` accepts."""
 
 
-def named(name: str, **settings: Any) -> Schedule:
-    """The schedule of the constructor `name` in `TRAINABLE`, with those of the settings that are its parameters.
+def named(name: str, settings: Mapping[str, Any]) -> Schedule:
+    """The schedule of the constructor `name` in `TRAINABLE`, with those of `settings` that are its parameters.
 
     Errors: UnknownNameError, and those of the constructor.
 
-    >>> named("linear", T=10, logsnr_max=5.0).table_length
+    >>> named("linear", {"T": 10, "logsnr_max": 5.0}).table_length
     10
     """
     if name not in TRAINABLE:

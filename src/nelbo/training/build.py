@@ -47,7 +47,7 @@ def build_model(examples: Examples, settings: TrainConfig, rows: Tensor | None =
     """
     domain = _domain(examples, settings, rows)
     examples = _looked_at(examples, domain, rows)
-    schedule = schedules.named(**settings.schedule.model_dump())
+    schedule = schedules.named(settings.schedule.name, settings.schedule.model_dump())
     head = settings.net.head
     beside = head == "plain" and settings.decoder == "mixture"
     if head != "plain" and not domain.discrete:
