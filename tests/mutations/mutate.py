@@ -72,10 +72,18 @@ def function_at(target: str) -> types.FunctionType:
     value = importlib.import_module(modules[0])
     for name in path.split("."):
         value = inspect.getattr_static(value, name)
-    value = getattr(value, "fget", None) or getattr(value, "func", None) or value
-    value = inspect.unwrap(getattr(value, "__func__", value))
-    assert isinstance(value, types.FunctionType), f"{target} is no function"
-    return value
+    function = plain(value)
+    assert function is not None, f"{target} is no function"
+    return function
+
+
+def plain(value: object) -> types.FunctionType | None:
+    """The function inside a method, property, classmethod or wrapper; None where there is none."""
+    for name in ("fget", "__func__", "func"):
+        value = getattr(value, name, None) or value
+    if callable(value) and not isinstance(value, type):
+        value = inspect.unwrap(value)
+    return value if isinstance(value, types.FunctionType) else None
 
 
 def tree_of(function: types.FunctionType) -> ast.FunctionDef:
