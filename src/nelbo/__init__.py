@@ -12,6 +12,7 @@ from nelbo._version import __version__
 
 if TYPE_CHECKING:
     from nelbo import codec, equations, likelihood, testing
+    from nelbo import sampling as samplers
     from nelbo.adapters.callable import from_callable
     from nelbo.adapters.choices import Overrides
     from nelbo.adapters.diffusers import from_diffusers
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from nelbo.model.examples import Examples
     from nelbo.process import grids
     from nelbo.process import schedule as schedules
-    from nelbo.sampling import samplers
 
 _NAMES = {
     "Bound": "nelbo.bound.result:Bound",
@@ -49,7 +49,7 @@ _NAMES = {
     "load": "nelbo.api:load",
     "ode_likelihood": "nelbo.api:ode_likelihood",
     "sample": "nelbo.api:sample",
-    "samplers": "nelbo.sampling.samplers",
+    "samplers": "nelbo.sampling",
     "save_pretrained": "nelbo.api:save_pretrained",
     "schedules": "nelbo.process.schedule",
     "testing": "nelbo.testing",

@@ -20,15 +20,15 @@ from tests.codec.models import Reflected
 
 
 def watch(coder: Coder, note: Callable[..., object]) -> None:
-    """Call `note(j, x, k, found)` with every draw of z_j that the coder makes, given x or the points k of z_{j−1}."""
+    """Call `note(j, x, k_before, k)` with every draw k of z_j by the coder, given x or the points of z_{j−1}."""
     pop = coder._pop_forward
 
     def watched(stack, guard, j, base, x, k):
-        found = pop(stack, guard, j, base, x, k)
-        note(j, x, k, found)
-        return found
+        drawn = pop(stack, guard, j, base, x, k)
+        note(j, x, k, drawn)
+        return drawn
 
-    coder._pop_forward = watched  # type: ignore[method-assign]  # what is drawn is seen nowhere from outside
+    coder._pop_forward = watched  # type: ignore[method-assign]  # draws are not visible from outside
 
 
 def check_path(model=None, n: int = 100) -> None:
@@ -40,7 +40,7 @@ def check_path(model=None, n: int = 100) -> None:
     model = model or dataclasses.replace(models.exact(20), reverse=Reverse(Beta()))
     coder, codes = Coder(model.in_precision(torch.float64), 0.5, n, seed=3), models.codes(n).long()
     drawn: dict[int, np.ndarray] = {}
-    watch(coder, lambda j, x, k, found: drawn.update({j: found}))
+    watch(coder, lambda j, x, k_before, k: drawn.update({j: k}))
     stack, chain = Stack(np.zeros(10**5, np.uint32), START), coder.chain
     before = stack.bits
     with torch.inference_mode():
@@ -72,7 +72,7 @@ def check_draws() -> None:
     model, n = models.exact(4), 150
     coder, codes = Coder(model.in_precision(torch.float64), 0.5, n, seed=1), models.codes(n).long()
     drawn: dict[int, np.ndarray] = {}
-    watch(coder, lambda j, x, k, found: drawn.update({j: found}))
+    watch(coder, lambda j, x, k_before, k: drawn.update({j: k}))
     with torch.inference_mode():
         coder.push(Stack(np.zeros(10**5, np.uint32), START), Guard(2.0**-26), codes, None, COARSE_GROUPS, n)
         z, levels = model.domain.values(codes), model.levels()

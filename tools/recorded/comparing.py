@@ -39,7 +39,7 @@ def other_levels(on: On) -> dict[str, Any]:
     return of_comparison(nelbo.compare(a, b, few(), tolerance=0.05, seed=2, **on.options))
 
 
-@row("compare.continuous", device=True)
+@row("compare.continuous", device=True, rel=1e-4)
 def continuous(on: On) -> dict[str, Any]:
     a, b = of_kind("vdm"), of_kind("vdm", predicts="x0", clip=True)
     return of_comparison(nelbo.compare(a, b, few(), tolerance=0.2, max_nfe=20_000, **on.options))

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from tools.recorded import cases
 from tools.recorded.cases import Stratified
-from tools.recorded.evaluating import of_bound
 from tools.recorded.registry import Document, On, row, stripped
 
 import nelbo
@@ -48,7 +47,7 @@ def training(name: str, data=images, *, score: bool = False, rel: float = 1e-3, 
         found = of_model(model, on)
         if score:
             bound = nelbo.evaluate(model, data().data[:16], estimator=Stratified(4, 2), **on.options)
-            found |= {f"bound.{k}": v for k, v in of_bound(bound).items()}
+            found |= {"bound": bound.bits_per_dim, "document": Document(bound.to_dict())}
         return found
 
 

@@ -258,11 +258,7 @@ def sample(
         null_condition=null_condition,
         start=start,
         trajectory=trajectory,
-        seed=seed,
-        batch_size=batch_size,
-        device=device,
-        progress=progress,
-        workers=workers,
+        run=Run(device=device, batch_size=batch_size, seed=seed, progress=progress, workers=workers or Alone()),
     )
 
 

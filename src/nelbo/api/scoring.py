@@ -197,7 +197,7 @@ def compare(
     progress: Progress | None = None,
     workers: Workers | None = None,
 ) -> Comparison:
-    """The difference of two models' bounds on the same examples, A − B in bits/dim, with paired standard errors.
+    """The difference of the bounds of model_a and model_b on the same examples, A − B in bits/dim, with paired errors.
 
     Common random numbers: the same positions and noise for both models. tolerance: the paired standard error to reach,
     in bits/dim; max_nfe: at most so many evaluations of both together. data, limit, condition and overrides (of both

@@ -200,7 +200,7 @@ def missing(header: Header, present: set[int]) -> tuple[tuple[int, int], ...]:
 
 
 def inspect(path: str | Path) -> Json:
-    """The header of an archive, its size, and which of its chunks are intact, without its model.
+    """The header of the archive at `path`, its size, and which of its chunks are intact; no model is needed.
 
     Every byte is read and checked; nothing is decoded. Errors: ArchiveError where it has no readable header.
     """

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from nelbo.adapters.load import load
 from nelbo.codec import archive, bitswap, support
 from nelbo.codec.archive import Chunk
 from nelbo.codec.bitswap import Clock, Coder
@@ -143,7 +144,7 @@ def compress(
         raise UsageError(f"groups of {batch_size} images", f"give 1 to {MAX_GROUP}")
     if not 0 <= seed < 2**63:
         raise UsageError(f"seed {seed}", "give an integer from 0 to 2^63 − 1")
-    model, path = loaded(model), Path(path)
+    model, path = load(model), Path(path)
     support.check(model)
     data = source(images, model.domain, limit, condition)
     exact = model.in_precision(torch.float64, "cpu")
@@ -272,12 +273,3 @@ def _too_few(result: Compressed) -> UsageError:
         f"give more images at once (about {enough} come within {100 * MAX_OVERHEAD:.0f} %), or write them all the same "
         "with --few (few=True)",
     )
-
-
-def loaded(model: DiffusionModel | str | Path) -> DiffusionModel:
-    """A model, or the one that a MODEL string names."""
-    if isinstance(model, DiffusionModel):
-        return model
-    import nelbo  # the public package, which loads the floors above this one on demand
-
-    return nelbo.load(model)

@@ -10,9 +10,10 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from nelbo.adapters.load import load
 from nelbo.codec import archive, support
 from nelbo.codec.bitswap import Clock, Coder
-from nelbo.codec.compress import decoded, loaded
+from nelbo.codec.compress import decoded
 from nelbo.codec.header import Header
 from nelbo.codec.stack import Damaged, kernels
 from nelbo.codec.target import Target, target
@@ -75,7 +76,7 @@ def restore(
     path = Path(path)
     with archive.opened(path) as file:
         header = archive.read_header(file, str(path))
-        model = loaded(model)
+        model = load(model)
         _check_model(model, header, str(path))
         images = target(header, None if out is None else Path(out), model.domain.bins or 0)
         clock = Clock()

@@ -99,11 +99,11 @@ class DiffusionModel:
         """The model whose network computes in `dtype` on `device`; self is left as it is."""
         return dataclasses.replace(self, denoiser=self.denoiser.in_precision(dtype, device))
 
-    def save_pretrained(self, folder: str | Path, **options: Any) -> Path:
-        """Write the model as a folder that diffusers loads; see `nelbo.save_pretrained` for options and errors."""
+    def save_pretrained(self, folder: str | Path, *, bound: Any = None, license: str | None = None) -> Path:
+        """Write the model as a folder that diffusers loads; see `nelbo.save_pretrained`, also for errors."""
         import nelbo  # the public face, which loads the floors above this one when they are asked for
 
-        return nelbo.save_pretrained(self, folder, **options)
+        return nelbo.save_pretrained(self, folder, bound=bound, license=license)
 
     @property
     def parameters(self) -> int:
