@@ -28,7 +28,7 @@ from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
 from nelbo.model.reverse import Beta, BetaTilde
 from nelbo.process.levels import Levels
-from nelbo.tightening.candidates import Candidates, interpolated
+from nelbo.tightening.candidates import Candidates, interpolated_at
 from nelbo.tightening.decoders import DecoderKind, suitable_kinds
 from nelbo.tightening.families import Family
 from nelbo.tightening.path import fixed_end
@@ -120,7 +120,7 @@ def report(name: str, options: argparse.Namespace) -> None:
                 name = f"as it was, {family.value}, {kind.value} decoder"
                 table.row(name, candidates.with_parts(model.grid, priced[family].fit.policy, fitting.decoder(kind, 0)))
     mean_square = (measured.error.mean(1) / D).log()[:, None]
-    curve = interpolated(levels, _at(levels, measured.logsnr), mean_square).exp()[:, 0]
+    curve = interpolated_at(levels, _at(levels, measured.logsnr), mean_square).exp()[:, 0]
     own = sources.at_first(DecoderKind.OWN)
     scalar = priced[Family.SCALAR]
     for K in (k for k in options.steps if k <= candidates.max_steps):

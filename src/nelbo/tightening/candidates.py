@@ -187,7 +187,7 @@ def predict_at(
     return NodePredictions(model, data, fitted, levels, indices, x0, own, seed)
 
 
-def interpolated(levels: Levels, nodes: Levels, values: Tensor) -> Tensor:
+def interpolated_at(levels: Levels, nodes: Levels, values: Tensor) -> Tensor:
     """`values` (n, k) at the n `nodes`, interpolated linearly in λ at all `levels`, (M, k); constant beyond them."""
     x, at = -nodes.logsnr.numpy(), -levels.logsnr.numpy()
     return torch.from_numpy(np.stack([np.interp(at, x, column) for column in values.numpy().T], 1))

@@ -16,7 +16,7 @@ from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
 from nelbo.process.levels import Levels
 from nelbo.tightening import covariance
-from nelbo.tightening.candidates import Candidates, NodePredictions, interpolated, predict_at
+from nelbo.tightening.candidates import Candidates, NodePredictions, interpolated_at, predict_at
 from nelbo.tightening.covariance import Measurement
 from nelbo.tightening.decoders import DecoderKind, calls_network, cross_validated_cost, fit_decoder, sample_sizes
 from nelbo.tightening.diagonal import FamilyFit
@@ -70,7 +70,7 @@ def prior_costs(predictions: NodePredictions, levels: Levels) -> np.ndarray:
     nodes = torch.linspace(0, len(levels) - 1, min(len(levels), _PRIOR_NODES)).round().long().unique()
     kls = [prior.kl(x, levels[i : i + 1].expand(len(x))).mean() for i in nodes.tolist()]
     nats = torch.stack(kls).clamp_min(1e-12)
-    return interpolated(levels, levels[nodes], nats.log()[:, None]).exp()[:, 0].numpy()
+    return interpolated_at(levels, levels[nodes], nats.log()[:, None]).exp()[:, 0].numpy()
 
 
 def decoder_costs(
@@ -99,7 +99,7 @@ def decoder_costs(
 def _at_all(values: list[float], predictions: NodePredictions, levels: Levels) -> np.ndarray:
     """Values at the first nodes, interpolated at all candidates; inf beyond the last of these nodes."""
     nodes = predictions.levels[: len(values)]
-    costs = interpolated(levels, nodes, torch.tensor(values, dtype=torch.float64)[:, None])[:, 0].numpy()
+    costs = interpolated_at(levels, nodes, torch.tensor(values, dtype=torch.float64)[:, None])[:, 0].numpy()
     costs[int(predictions.indices[len(values) - 1]) + 1 :] = np.inf
     return costs
 
