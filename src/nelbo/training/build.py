@@ -47,7 +47,7 @@ def build_model(examples: Examples, settings: TrainConfig, rows: Tensor | None =
     """
     domain = _domain(examples, settings, rows)
     examples = _looked_at(examples, domain, rows)
-    schedule = _schedule(settings)
+    schedule = schedules.named(settings.schedule.name, settings.schedule.model_dump())
     head = settings.net.head
     beside = head == "plain" and settings.decoder == "mixture"
     if head != "plain" and not domain.discrete:
@@ -172,15 +172,6 @@ def _domain(examples: Examples, settings: TrainConfig, rows: Tensor | None) -> D
             "say it: --set bins=256",
         )
     return DataDomain(shape, bins)
-
-
-def _schedule(settings: TrainConfig) -> Schedule:
-    s = settings.schedule
-    if s.name == "logsnr_linear":
-        return schedules.logsnr_linear(s.logsnr_max, s.logsnr_min)
-    if s.name == "learned":
-        return schedules.learned(s.logsnr_max, s.logsnr_min, s.segments)
-    return schedules.linear(s.T) if s.name == "linear" else schedules.cosine(s.T)
 
 
 def _net_settings(examples: Examples, settings: TrainConfig, domain: DataDomain, learned: bool) -> Json:

@@ -8,9 +8,11 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from nelbo.errors import UsageError
+from nelbo.process.schedule import TRAINABLE
 from nelbo.typing import Json
 
 # The docstrings of the tables are descriptions in the JSON schema of a configuration file.
@@ -25,6 +27,13 @@ class _Strict(BaseModel):
 def _named(value: Any) -> Any:
     """`"bound"` stands for `{"name": "bound"}`."""
     return {"name": value} if isinstance(value, str) else value
+
+
+def _schedule_name(name: str) -> str:
+    if name in TRAINABLE:
+        return name
+    *others, last = map(repr, TRAINABLE)
+    raise PydanticCustomError("unknown_name", "Input should be {names}", {"names": f"{', '.join(others)} or {last}"})
 
 
 class Precision(enum.Enum):
@@ -113,7 +122,9 @@ class ScheduleConfig(_Strict):
     trained along with the network.
     """
 
-    name: Literal["logsnr_linear", "learned", "linear", "cosine"] = "logsnr_linear"
+    name: Annotated[str, AfterValidator(_schedule_name)] = Field(
+        default="logsnr_linear", json_schema_extra={"enum": [*TRAINABLE]}
+    )
     logsnr_max: float = 5.0
     logsnr_min: float = -6.0
     T: int = Field(default=1000, ge=2)
