@@ -12,7 +12,7 @@ from nelbo.process import grids
 from nelbo.sampling import sample
 from tests.codec import checks as codec
 from tests.mutations.breaks import Break, assert_noticed, cases
-from tests.mutations.mutate import call, field, negation, number, operation
+from tests.mutations.places import call, field, negation, number, operation
 from tests.sampling import test_laws, test_orders, test_samplers
 from tests.sampling.cases import LAW, PLANE
 from tests.sampling.test_ancestral import worst_z
