@@ -187,7 +187,6 @@ def test_search():
 
 def test_filters():
     known = catalogue()
-    assert {e.id for e in known.by_group("C")} == {"reverse-joint", "reverse-transition", "prior-normal"}
     assert "posterior-mean" in {e.id for e in known.by_tag("posterior")}
     assert {e.id for e in known.by_status("garbled")} <= {e.id for e in known.by_source("002")}
     assert (
@@ -198,7 +197,6 @@ def test_filters():
         (known.by_tag, "nope"),
         (known.by_status, "wrong"),
         (known.by_source, "005"),
-        (known.by_group, "Z"),
     ):
         with pytest.raises(UnknownNameError, match=wrong):
             call(wrong)
