@@ -37,8 +37,20 @@ sys.path.insert(0, str(ROOT))
 import pytest  # noqa: E402
 from _pytest.runner import runtestprotocol  # noqa: E402
 
-from tests.mutations import mutate  # noqa: E402
-from tests.mutations.mutate import Edit, call, comparison, field, letter, negation, number, operation  # noqa: E402
+from tests.mutations.functions import compiled, plain, tree_of, walk  # noqa: E402
+from tests.mutations.places import (  # noqa: E402  # noqa: E402
+    Edit,
+    call,
+    called,
+    choice,
+    comparison,
+    field,
+    is_number,
+    letter,
+    negation,
+    number,
+    operation,
+)
 
 FORMULAS = """
     maths/*  process/*  model/exact/*  model/fitted/*
@@ -47,7 +59,8 @@ FORMULAS = """
     bound/features  bound/fit  bound/per_example  bound/pilot  bound/plan  bound/pooled  bound/problem  bound/refit
     bound/sanity  bound/shift  bound/stretches  bound/surrogate  bound/terms
     likelihood/*  sampling/*
-    tightening/chains  tightening/ends  tightening/families  tightening/fitting  tightening/regress*  tightening/steps
+    tightening/candidates  tightening/costs  tightening/decoders  tightening/diagonal  tightening/families
+    tightening/log_linear  tightening/path  tightening/plan  tightening/regression
     training/objective  training/schedule  training/times  training/weighting
     codec/lattice  codec/tables
 """
@@ -107,11 +120,11 @@ def members(module: types.ModuleType) -> Iterator[tuple[str, types.FunctionType]
     for name, value in vars(module).items():
         if isinstance(value, type) and value.__module__ == module.__name__:
             for member in vars(value):
-                function = mutate.plain(inspect.getattr_static(value, member))
+                function = plain(inspect.getattr_static(value, member))
                 if function is not None and function.__qualname__ == f"{name}.{member}":
                     yield f"{name}.{member}", function
         else:
-            function = mutate.plain(value)
+            function = plain(value)
             if function is not None and (function.__module__, function.__qualname__) == (module.__name__, name):
                 yield name, function
 
@@ -128,7 +141,7 @@ def edits(definition: ast.FunctionDef) -> Iterator[Edit]:
         *((letter(a), lambda p, b=b: [p.becomes(b)]) for a, b in LETTERS.items() if b in variables(definition)),
         *((number(v), lambda p, v=v: [p.to(other(v))]) for v in sorted(numbers(definition))),
         (negation(), lambda p: [p.drop()]),
-        (mutate.choice(), lambda p: [p.swapped()]),
+        (choice(), lambda p: [p.swapped()]),
     ]
     for place, changes in places:
         for i, node in enumerate(place.find(definition)):
@@ -144,14 +157,12 @@ def ignored(definition: ast.FunctionDef) -> Iterator[int]:
             drop = [node]
         elif isinstance(node, ast.If) and isinstance(node.body[-1], ast.Raise):
             drop = [node.test, *node.body]
-        elif mutate.called(node) in LAYOUT | {"warn"}:
+        elif called(node) in LAYOUT | {"warn"}:
             drop = list(ast.iter_child_nodes(node))
         elif isinstance(node, ast.keyword) and node.arg in ("dim", "dtype", "device", "keepdim", "shape"):
             drop = [node]
         elif isinstance(node, ast.Call):
-            drop = [
-                v for v in node.args if mutate.is_number(v) and mutate.called(node) in ("sum", "mean", "cat", "stack")
-            ]
+            drop = [v for v in node.args if is_number(v) and called(node) in ("sum", "mean", "cat", "stack")]
         for top in drop:
             yield from (id(n) for n in ast.walk(top))
 
@@ -162,7 +173,7 @@ def variables(definition: ast.FunctionDef) -> set[str]:
 
 
 def numbers(definition: ast.FunctionDef) -> set[float]:
-    return {n.value for n in mutate.walk(definition) if mutate.is_number(n)}
+    return {n.value for n in walk(definition) if is_number(n)}
 
 
 def other(value: float) -> float:
@@ -172,7 +183,7 @@ def other(value: float) -> float:
 def mutants(patterns: str) -> list[Mutant]:
     found = []
     for file, name, function in functions(patterns):
-        definition = mutate.tree_of(function)
+        definition = tree_of(function)
         found += [Mutant(file, name, function, edit) for edit in edits(definition)]
     return found
 
@@ -214,10 +225,10 @@ class Sweep:
     def _reached(self) -> dict[str, tuple[float, list[str]]]:
         reached: set[str] = set()
         for file, name, function in list(functions(self.patterns)):
-            definition = mutate.tree_of(function)
+            definition = tree_of(function)
             definition.body.insert(0, ast.parse(f"__reached__.add({f'{file}: {name}'!r})").body[0])
             function.__globals__["__reached__"] = reached
-            function.__code__ = mutate.compiled(function, ast.fix_missing_locations(definition))
+            function.__code__ = compiled(function, ast.fix_missing_locations(definition))
         items, found, shared = list(self.items.values()), {}, {}
 
         class Shared:
@@ -258,8 +269,8 @@ class Sweep:
         return {0: "survived", None: "too slow"}.get(status, "noticed")
 
     def _child(self, mutant: Mutant, names: list[str]) -> int:
-        edited = mutant.edit.apply(mutate.tree_of(mutant.function))
-        mutant.function.__code__ = mutate.compiled(mutant.function, edited)
+        edited = mutant.edit.apply(tree_of(mutant.function))
+        mutant.function.__code__ = compiled(mutant.function, edited)
         items = [self.items[name] for name in names]
         for item, following in zip(items, [*items[1:], None], strict=True):
             if any(report.failed for report in runtestprotocol(item, nextitem=following, log=False)):

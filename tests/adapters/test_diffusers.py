@@ -16,6 +16,9 @@ from nelbo.adapters.diffusers.scheduler import EDM, FLOW, REFUSED, SCORE, TABLE,
 from nelbo.errors import DomainError, ModelFolderError, NelboError, UnknownNameError, UsageError
 from nelbo.process.levels import column
 from tests.adapters.pipelines import unet
+from tests.expected import early_end, untrained
+
+pytestmark = [untrained, early_end]
 
 diffusers = pytest.importorskip("diffusers")
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -41,7 +44,6 @@ def bits(model, codes=CODES, **options) -> float:
 # ---------------------------------------------------------------- families
 
 
-@pytest.mark.filterwarnings("ignore::nelbo.bound.prepare.NelboWarning")
 def test_schedulers_of_one_table_are_one_model(net):
     """Whatever solver samples from it, the trained chain is the same: one bound, but for DDPM's and DDIM's clipping."""
     table = {"num_train_timesteps": 20, "beta_start": 0.001, "beta_end": 0.2}

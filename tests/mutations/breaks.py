@@ -10,7 +10,8 @@ import pytest
 from nelbo.equations.derivation import derivations
 from nelbo.equations.derivation import run as run_derivation
 from nelbo.equations.verify import run as run_entry
-from tests.mutations.mutate import Edit, apply, function_at, tree_of
+from tests.mutations.functions import compiled, function_at, tree_of
+from tests.mutations.places import Edit
 
 Check = Callable[[], None] | str
 
@@ -32,6 +33,12 @@ def cases(breaks: Sequence[Break]) -> list:
     stale = [problem for row in breaks if (problem := _problem(row))]
     assert not stale, "\n".join(["rows of tests/mutations that no longer apply:", *stale])
     return [pytest.param(b, check, id=f"{b.what} -> {_name(check)}") for b in breaks for check in b.checks]
+
+
+def apply(monkeypatch: pytest.MonkeyPatch, target: str, edit: Edit) -> None:
+    """Run with the broken function until the monkeypatch is undone; its new code reaches all who imported it."""
+    function = function_at(target)
+    monkeypatch.setattr(function, "__code__", compiled(function, edit.apply(tree_of(function))))
 
 
 def _problem(row: Break) -> str | None:

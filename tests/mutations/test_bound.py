@@ -12,7 +12,7 @@ from tests.bound.test_per_example import check_drawn_again
 from tests.bound.test_sanity import check_without_network
 from tests.likelihood import checks as ode
 from tests.mutations.breaks import Break, assert_noticed, cases
-from tests.mutations.mutate import call, display, field, number, operation, result, subscript
+from tests.mutations.places import call, display, field, number, operation, result, subscript
 
 unbiased_finite = functools.partial(bound.check_unbiased, "stratified-finite")
 unbiased_continuous = functools.partial(bound.check_unbiased, "stratified-continuous")

@@ -7,7 +7,9 @@ import pytest
 from nelbo.equations.derivation import derivations
 from nelbo.equations.registry import catalogue
 from tests.mutations import ground, test_bound, test_model, test_process, test_verbs
-from tests.mutations.mutate import apply, call, function_at, number, operation
+from tests.mutations.breaks import apply
+from tests.mutations.functions import function_at
+from tests.mutations.places import call, number, operation
 
 TABLES = (test_process, test_model, test_bound, test_verbs)
 BREAKS = [row for table in TABLES for row in table.BREAKS]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.mutations.breaks import Break, assert_noticed, cases
-from tests.mutations.mutate import call, choice, number, operation, subscript, text
+from tests.mutations.places import call, choice, number, operation, subscript, text
 
 diffusers = pytest.importorskip("diffusers")
 

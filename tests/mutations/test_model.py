@@ -7,7 +7,7 @@ import pytest
 from tests.model import checks as model
 from tests.model import fitted, learned
 from tests.mutations.breaks import Break, assert_noticed, cases
-from tests.mutations.mutate import call, comparison, display, field, negation, number, operation
+from tests.mutations.places import call, comparison, display, field, negation, number, operation
 from tests.tightening import covariance_checks as covariance
 
 BREAKS = [

@@ -8,7 +8,7 @@ from tests.maths.test_spline import check_spline
 from tests.model import checks as model
 from tests.mutations import ground
 from tests.mutations.breaks import Break, assert_noticed, cases
-from tests.mutations.mutate import call, comparison, display, field, number, operation, result
+from tests.mutations.places import call, comparison, display, field, number, operation, result
 from tests.process import checks as process
 from tests.process import test_grid as grid
 

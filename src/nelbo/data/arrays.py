@@ -82,13 +82,12 @@ def load(path: Path) -> dict[str, np.ndarray] | np.ndarray:
     Errors: DataError for a missing, truncated or altered file and for object arrays.
     """
     try:
-        loaded = _mapped(path)
-        if loaded is None:
-            loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        with loaded as archive:
-            return {k: archive[k] for k in archive.files}
+        mapped = _mapped(path)
+        if mapped is not None:
+            return mapped
+        with path.open("rb") as file:  # numpy would leave it open where it fails to read it
+            loaded = np.load(file, allow_pickle=False)
+            return loaded if isinstance(loaded, np.ndarray) else {k: loaded[k] for k in loaded.files}
     except FileNotFoundError:
         raise DataError(f"there is no file {path}", "check the path") from None
     except Exception as error:  # numpy, zipfile and zlib raise a dozen types on foreign bytes, all meaning the same

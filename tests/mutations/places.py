@@ -1,4 +1,4 @@
-"""Break a formula on purpose: find one place in a function's syntax tree, change it, and swap the compiled code in.
+"""Break a formula on purpose: find one place in a function's syntax tree and change it.
 
 A break names its function without the module (`kl_from_difference`, `Reverse.kl_sum`), and its place by what stands
 there: a call, an operation, a number, a comparison. So it survives reformatting, a move of the function to another file
@@ -11,26 +11,15 @@ i-th, in reading order.
     number(0.5).to(1.0)
     call("noised").argument(2).becomes("s")
     field("sigma").power(2)                t.sigma → t.sigma ** 2
-
-Swapping `__code__` reaches every place that has imported the function by name.
 """
 
 from __future__ import annotations
-import __future__
 
 import ast
 import copy
-import functools
-import importlib
-import inspect
-import textwrap
-import types
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
-import pytest
-
-import nelbo
+from tests.mutations.functions import walk
 
 OPERATIONS = {
     "+": ast.Add, "-": ast.Sub, "*": ast.Mult, "/": ast.Div, "//": ast.FloorDiv, "%": ast.Mod, "**": ast.Pow,
@@ -40,77 +29,7 @@ COMPARISONS = {
     "<": ast.Lt, "<=": ast.LtE, ">": ast.Gt, ">=": ast.GtE, "==": ast.Eq, "!=": ast.NotEq,
     "is": ast.Is, "is not": ast.IsNot, "in": ast.In, "not in": ast.NotIn,
 }  # fmt: skip
-PACKAGE = Path(nelbo.__file__).parent
 
-
-# ---------------------------------------------------------------- the function
-@functools.cache
-def _definitions() -> dict[str, list[str]]:
-    """Qualified name of every function and method of the library → the modules that define it.
-
-    Left out are the rooms that show or check what the library computes; no formula is broken there.
-    """
-    found: dict[str, list[str]] = {}
-    for path in sorted(PACKAGE.rglob("*.py")):
-        if path.relative_to(PACKAGE).parts[0] in ("equations", "testing", "report", "cli"):
-            continue
-        module = ".".join((PACKAGE.name, *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.FunctionDef):
-                found.setdefault(node.name, []).append(module)
-            elif isinstance(node, ast.ClassDef):
-                for name in {item.name for item in node.body if isinstance(item, ast.FunctionDef)}:
-                    found.setdefault(f"{node.name}.{name}", []).append(module)
-    return found
-
-
-def function_at(target: str) -> types.FunctionType:
-    """The plain function behind `name`, `Class.name` or, where several modules have it, `end.of.module:name`."""
-    end, _, path = target.rpartition(":")
-    modules = [m for m in _definitions().get(path, []) if f".{m}".endswith(f".{end}" if end else "")]
-    assert len(modules) == 1, f"{target} is defined in {modules or 'no module'}: update the break"
-    value = importlib.import_module(modules[0])
-    for name in path.split("."):
-        value = inspect.getattr_static(value, name)
-    function = plain(value)
-    assert function is not None, f"{target} is no function"
-    return function
-
-
-def plain(value: object) -> types.FunctionType | None:
-    """The function inside a method, property, classmethod or wrapper; None where there is none."""
-    for name in ("fget", "__func__", "func"):
-        value = getattr(value, name, None) or value
-    if callable(value) and not isinstance(value, type):
-        value = inspect.unwrap(value)
-    return value if isinstance(value, types.FunctionType) else None
-
-
-def tree_of(function: types.FunctionType) -> ast.FunctionDef:
-    """Its definition as a syntax tree, without decorators."""
-    definition = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
-    assert isinstance(definition, ast.FunctionDef)
-    definition.decorator_list = []
-    return definition
-
-
-def compiled(function: types.FunctionType, definition: ast.FunctionDef) -> types.CodeType:
-    """Code of the definition that can stand for the function's own: same free variables."""
-    outer = ast.parse("def outer():\n    pass").body[0]
-    assert isinstance(outer, ast.FunctionDef)
-    outer.body = [
-        *(ast.parse(f"{name} = None").body[0] for name in function.__code__.co_freevars),
-        definition,
-        ast.Return(ast.Name(definition.name, ast.Load())),
-    ]
-    module = ast.fix_missing_locations(ast.Module([outer], []))
-    flags = __future__.annotations.compiler_flag
-    code = compile(module, f"<broken {function.__qualname__}>", "exec", flags=flags, dont_inherit=True)
-    inner = next(c for c in code.co_consts if isinstance(c, types.CodeType))
-    return next(c for c in inner.co_consts if isinstance(c, types.CodeType) and c.co_name == function.__name__)
-
-
-# ---------------------------------------------------------------- the place
 Change = Callable[[ast.expr], ast.expr]
 
 
@@ -127,12 +46,10 @@ class Edit:
         """The definition changed. AssertionError unless the place is there exactly once."""
         nodes = self.place.find(definition)
         assert len(nodes) == 1, f"{definition.name} has {self.place} {len(nodes)} times: update the break"
-        names = {n.id for n in ast.walk(definition) if isinstance(n, ast.Name)} | {
-            a.arg for a in ast.walk(definition) if isinstance(a, ast.arg)
-        }
+        variables = {getattr(n, "id", None) or getattr(n, "arg", None) for n in ast.walk(definition)}
         node = self.change(copy.deepcopy(nodes[0]))
-        for n in ast.walk(node):
-            assert not hasattr(n, "must_exist") or n.id in names, f"{definition.name} has no {n.id}: update the break"
+        if isinstance(node, ast.Name):
+            assert node.id in variables, f"{definition.name} has no {node.id}: update the break"
         return _Replace(nodes[0], node).visit(definition)
 
 
@@ -163,8 +80,9 @@ class Place:
         """Those of these that lie inside the other place."""
         return Place(f"{self.name}.within({other})", lambda tree: [n for o in other.find(tree) for n in self.find(o)])
 
-    def argument(self, which: int | str) -> Place:
-        return self._then(f"argument({which!r})", lambda call: _argument(call, which))
+    def argument(self, which: int) -> Place:
+        """Of a call; or a member of a tuple or list."""
+        return self._then(f"argument({which})", lambda node: _parts(node)[which])
 
     def receiver(self) -> Place:
         """What a method is called on, or a field is read of."""
@@ -192,7 +110,7 @@ class Place:
 
     def keep_argument(self, which: int) -> Edit:
         """x.f(y) → y."""
-        return self.edit(lambda node: _argument(node, which), f"keep_argument({which})")
+        return self.edit(lambda node: _parts(node)[which], f"keep_argument({which})")
 
     def without(self, which: int) -> Edit:
         """f(x, y) → f(x)."""
@@ -215,9 +133,6 @@ class Place:
     def power(self, exponent: float) -> Edit:
         return self.edit(lambda node: ast.BinOp(node, ast.Pow(), ast.Constant(exponent)), f"power({exponent})")
 
-    def inverted(self) -> Edit:
-        return self.edit(lambda node: ast.BinOp(ast.Constant(1.0), ast.Div(), node), "inverted()")
-
     def negated(self) -> Edit:
         return self.edit(lambda node: ast.UnaryOp(ast.USub(), node), "negated()")
 
@@ -232,10 +147,6 @@ class Place:
         """Two arguments of a call or elements of a tuple change places; or the two sides of an operation."""
         return self.edit(lambda node: _swapped(node, one, other), f"swapped({one}, {other})")
 
-    def repeated(self, one: int, other: int) -> Edit:
-        """Argument (or element) `other` is a copy of `one`."""
-        return self.edit(lambda node: _repeated(node, one, other), f"repeated({one}, {other})")
-
 
 def _where(node: ast.expr) -> tuple[int, int]:
     """Reading order: an operation stands where its operator does, a call where its function's name ends."""
@@ -246,16 +157,6 @@ def _where(node: ast.expr) -> tuple[int, int]:
     if isinstance(node, ast.Call):
         return node.func.end_lineno or 0, node.func.end_col_offset or 0
     return node.end_lineno or 0, node.end_col_offset or 0
-
-
-def walk(tree: ast.AST) -> Iterator[ast.AST]:
-    """Every node but those of annotations."""
-    yield tree
-    for name, value in ast.iter_fields(tree):
-        if name not in ("annotation", "returns"):
-            for child in value if isinstance(value, list) else [value]:
-                if isinstance(child, ast.AST):
-                    yield from walk(child)
 
 
 def _place(name: str, wanted: Callable[[ast.AST], bool]) -> Place:
@@ -342,13 +243,6 @@ def _fields(tree: ast.AST, name: str) -> list[ast.expr]:
     return sorted(nodes, key=_where)
 
 
-def _argument(call: ast.expr, which: int | str) -> ast.expr:
-    if isinstance(which, int):
-        return _parts(call)[which]
-    assert isinstance(call, ast.Call)
-    return next(k.value for k in call.keywords if k.arg == which)
-
-
 def _without_call(node: ast.expr) -> ast.expr:
     if isinstance(node, ast.UnaryOp):
         return node.operand
@@ -390,11 +284,7 @@ def _changed(node: ast.expr, other: float | str) -> ast.expr:
 
 
 def _atom(other: float | str) -> ast.expr:
-    if not isinstance(other, str):
-        return ast.Constant(other)
-    name = ast.Name(other, ast.Load())
-    name.must_exist = True
-    return name
+    return ast.Name(other, ast.Load()) if isinstance(other, str) else ast.Constant(other)
 
 
 def _parts(node: ast.expr) -> list[ast.expr]:
@@ -410,15 +300,3 @@ def _swapped(node: ast.expr, one: int, other: int) -> ast.expr:
         parts = _parts(node)
         parts[one], parts[other] = parts[other], parts[one]
     return node
-
-
-def _repeated(node: ast.expr, one: int, other: int) -> ast.expr:
-    parts = _parts(node)
-    parts[other] = copy.deepcopy(parts[one])
-    return node
-
-
-def apply(monkeypatch: pytest.MonkeyPatch, target: str, edit: Edit) -> None:
-    """Run with the broken function until the monkeypatch is undone."""
-    function = function_at(target)
-    monkeypatch.setattr(function, "__code__", compiled(function, edit.apply(tree_of(function))))
