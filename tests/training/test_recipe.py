@@ -81,7 +81,7 @@ def test_a_run(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message", "remedy"),
     [
-        ({"objective": "simple"}, "a decoder of mixtures is the network's own", "decoder=histogram"),
+        ({"objective": "simple"}, "a decoder of mixtures is part of the network", "decoder=histogram"),
         ({"schedule": "linear", "variance": "learned_range"}, "and the decoder 'mixture'", "not decoder=mixture"),
     ],
 )

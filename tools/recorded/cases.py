@@ -11,9 +11,10 @@ import nelbo
 from nelbo.bound.adaptive import Adaptive
 from nelbo.bound.estimators import Exhaustive, Stratified
 from nelbo.cli.main import execute as command
+from nelbo.model.reverse import Threshold
 from nelbo.training import schema as config_schema
 
-__all__ = ["Adaptive", "Exhaustive", "Stratified", "baseline", "command", "config_schema"]
+__all__ = ["Adaptive", "Exhaustive", "Stratified", "Threshold", "baseline", "command", "config_schema"]
 
 
 def baseline(kind: str):

@@ -30,7 +30,7 @@ class Failure(NamedTuple):
 def report(error: BaseException, arguments: Sequence[str] = ()) -> int:
     """Print the failure of `nelbo ARGUMENTS` on stderr and give the exit status. Of several processes one prints."""
     failure = describe(error, arguments)
-    if not runtime.tells():
+    if not runtime.reports_failure():
         return failure.status
     if os.environ.get(TRACEBACK, "0") not in ("", "0"):
         traceback.print_exception(error)
