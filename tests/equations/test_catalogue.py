@@ -101,7 +101,7 @@ def test_markers_lead_to_source():
 def test_places_of_methods_properties_and_classes():
     for name, first in (
         ("nelbo.process.forward.posterior_mean", '@equation("posterior-mean"'),
-        ("nelbo.bound.cells.Cells.of", "@classmethod"),
+        ("nelbo.bound.estimate.Estimate.of", "@classmethod"),
         ("nelbo.process.levels.Levels", "@equation("),
         ("nelbo.process.levels.Levels.alpha", "@property"),
     ):
