@@ -2,7 +2,7 @@
 # make demo       needs nothing but a Python >= 3.11: the first call of any target builds .venv
 #
 # Settings: PYTHON=/path/to/python (when there is no .venv yet), OUT=folder (of the demo), WORKERS=n (test processes),
-#           ARGS='...' (handed on to nelbo demo or to pytest)
+#           ARGS='...' (handed on to nelbo demo, pytest or tools/mutants.py)
 
 OUT     = demo/
 WORKERS = 2
@@ -23,7 +23,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfil
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test test-slow lint format docs bench katex clean
+.PHONY: help venv demo test test-slow mutants lint format docs bench katex clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -61,6 +61,9 @@ test: $(STAMP) ## the quick tests
 
 test-slow: $(STAMP) ## the slow tests
 	$(PYTEST) -m slow $(ARGS) || { rc=$$?; [ $$rc -eq 5 ] && echo "no slow tests: nothing to run" || exit $$rc; }
+
+mutants: $(STAMP) ## break formulas at random places and print what share the quick tests notice
+	OMP_NUM_THREADS=1 $(BIN)/python tools/mutants.py $(ARGS)
 
 lint: $(STAMP) ## style, format, types, floors
 	$(BIN)/python -m ruff check .

@@ -32,12 +32,12 @@ import torch
 import nelbo
 from nelbo.data import read
 from nelbo.files import write_atomic
-from nelbo.model.cost import flops_per_evaluation
+from nelbo.model.diffusion import flops_per_evaluation
 from nelbo.model.examples import Examples
 from nelbo.training.build import build_model
 from nelbo.training.config import TrainConfig, check_config
 from nelbo.training.recipe import with_recipe
-from nelbo.training.run import Run
+from nelbo.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT.parent / "shared" / "data" / "cifar10_first4000" / "images.npz"
@@ -100,7 +100,7 @@ def throughput(device: torch.device, batch: int, quick: bool, found: dict[str, A
             torch.compiler.reset()
             model = build_model(examples, chosen)
             flops = flops_per_evaluation(model)
-            run = Run.of(model, examples, chosen, device)
+            run = Trainer.alone(model, examples, chosen, device)
             for _ in range(2 if quick else 10):
                 run.advance()
             times = []

@@ -60,7 +60,7 @@ from nelbo.training.build import build_model
 from nelbo.training.config import TrainConfig, check_config
 from nelbo.training.loop import train
 from nelbo.training.recipe import with_recipe
-from nelbo.training.run import Run
+from nelbo.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT.parent / "shared" / "data" / "fashion_mnist"
@@ -116,9 +116,9 @@ class Nelbo:
             settings = {**dict(with_recipe({}, examples)), **settings}  # type: ignore[arg-type]
         return check_config(settings)
 
-    def start(self, examples: Examples, steps: int, rate: float, seed: int) -> Run:
+    def start(self, examples: Examples, steps: int, rate: float, seed: int) -> Trainer:
         settings = self.settings(examples, steps, rate, seed)
-        return Run.of(build_model(examples, settings), examples, settings)
+        return Trainer.alone(build_model(examples, settings), examples, settings)
 
     def train(self, examples: Examples, steps: int, rate: float, seed: int, folder: Path) -> DiffusionModel:
         return train(examples, folder, self.settings(examples, steps, rate, seed), resume=True)

@@ -2,11 +2,11 @@
 
     .venv/bin/python benchmarks/training_step.py [--quick] [--steps 60] [--only digits recipe28 unet16 unet28 unet32]
 
-The loop's own step (`nelbo.training.run.Run.advance`: rows of the data, keyed noise and times, the loss, clipping, the
-average of the weights, the log's record) and a bare step take turns, step by step. The bare step is what nobody can do
-without: the same network on as many inputs (the batch, and the share of it that scores the first level), a squared
-error (with a categorical head: the cross-entropy), backward, the run's optimiser, and nothing else; its inputs are made
-once.
+The loop's own step (`nelbo.training.trainer.Trainer.advance`: rows of the data, keyed noise and times, the loss,
+clipping, the average of the weights, the log's record) and a bare step take turns, step by step. The bare step is what
+nobody can do without: the same network on as many inputs (the batch, and the share of it that scores the first level),
+a squared error (with a categorical head: the cross-entropy), backward, the run's optimiser, and nothing else; its
+inputs are made once.
 Medians over steps of wall time, and their ratio. Some of what is nelbo's own is then timed by itself: keyed noise,
 clipping, average. Weights are random: what a step costs does not depend on them. One thread.
 """
@@ -24,13 +24,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from nelbo.maths import random
+from nelbo.maths.keys import Purpose
 from nelbo.model.examples import Examples
 from nelbo.training.build import build_model
 from nelbo.training.config import check_config
 from nelbo.training.optimizer import make_optimizer
 from nelbo.training.recipe import with_recipe
-from nelbo.training.run import Run
+from nelbo.training.trainer import Trainer
 
 UNET = {"head": "plain", "predicts": "eps", "name": "unet"}
 CASES: dict[str, tuple[tuple[int, ...], int, dict[str, Any]]] = {
@@ -45,18 +45,18 @@ CASES: dict[str, tuple[tuple[int, ...], int, dict[str, Any]]] = {
 class Bare:
     """The same network, inputs of the same number and sizes, and the least that training is."""
 
-    def __init__(self, run: Run):
-        settings = run.settings
-        self.net: nn.Module = run.net.net  # type: ignore[assignment]
-        B, shape = settings.batch_size, run.model.domain.shape
+    def __init__(self, trainer: Trainer):
+        settings = trainer.settings
+        self.net: nn.Module = trainer.net.net  # type: ignore[assignment]
+        B, shape = settings.batch_size, trainer.model.domain.shape
         generator = torch.Generator().manual_seed(0)
-        first = math.ceil(settings.reconstruction_share * B) if run.model.decoder.calls_network else 0
+        first = math.ceil(settings.reconstruction_share * B) if trainer.model.decoder.calls_network else 0
         self.x = torch.randn(B + first, *shape, generator=generator)
         self.t = torch.rand(B + first, generator=generator)
-        self.codes = torch.randint(0, run.model.domain.bins or 2, self.x.shape, generator=generator)
+        self.codes = torch.randint(0, trainer.model.domain.bins or 2, self.x.shape, generator=generator)
         if settings.channels_last:
             self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = make_optimizer(run.net, nn.Module(), settings.model_copy(update={"lr": 1e-6}))
+        self.optimizer = make_optimizer(trainer.net, nn.Module(), settings.model_copy(update={"lr": 1e-6}))
 
     def step(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -81,19 +81,19 @@ def measure(name: str, steps: int) -> dict[str, Any]:
     examples = Examples(data, name, bins=bins)
     settings = check_config(with_recipe({"steps": 10**6, "log_every": 50, **wanted}, examples))
     model = build_model(examples, settings)
-    run = Run.of(model, examples, settings)
-    bare = Bare(run)
+    trainer = Trainer.alone(model, examples, settings)
+    bare = Bare(trainer)
     for _ in range(3):
-        run.advance(), bare.step()
+        trainer.advance(), bare.step()
     ours, theirs = [], []
     for turn in range(steps):
-        for work, times in ((run.advance, ours), (bare.step, theirs))[:: 1 if turn % 2 else -1]:
+        for work, times in ((trainer.advance, ours), (bare.step, theirs))[:: 1 if turn % 2 else -1]:
             times.append(seconds(work))
-    slots = torch.arange(settings.batch_size)
+    positions = torch.arange(settings.batch_size)
     own = {
-        "noise": lambda: random.normal(0, slots, 1, 0, shape, stream=random.Stream.BATCH),
-        "clip": lambda: nn.utils.clip_grad_norm_(run.net.parameters(), 1.0),
-        "average": lambda: run.ema.update_parameters(run.net),
+        "noise": lambda: Purpose.TRAINING_NOISE.normal(0, positions, 1, shape=shape),
+        "clip": lambda: nn.utils.clip_grad_norm_(trainer.net.parameters(), 1.0),
+        "average": lambda: trainer.ema.update_parameters(trainer.net),
     }
     middle = statistics.median
     return {

@@ -1,4 +1,4 @@
-"""A folder of diffusers: UNet2DModel and scheduler as `save_pretrained` writes them, scored, and written again."""
+"""A folder of diffusers, UNet2DModel and scheduler as `save_pretrained` writes them: evaluated and written again."""
 
 import tempfile
 from pathlib import Path
@@ -10,10 +10,10 @@ from small import train
 import nelbo
 
 torch.manual_seed(0)
-place = tempfile.TemporaryDirectory()
-folder, scored = Path(place.name, "ddpm-digits"), Path(place.name, "scored")
+temporary = tempfile.TemporaryDirectory()
+folder, evaluated = Path(temporary.name, "ddpm-digits"), Path(temporary.name, "evaluated")
 
-# ---- theirs: a pipeline, trained with diffusers alone and saved
+# ---- their code: a pipeline, trained with diffusers alone and saved
 scheduler = DDPMScheduler(200, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
 net = UNet2DModel(
     sample_size=8, in_channels=1, out_channels=1, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8,
@@ -30,16 +30,14 @@ def loss(x, y):
 train(net, loss, -1.0, 1.0, steps=120)
 DDPMPipeline(net, scheduler).save_pretrained(folder)
 
-# ---- ours: one line; what no folder says is how many codes a pixel has (256 unless you say otherwise)
+# ---- nelbo: one line; a folder does not contain the number of codes of a pixel (256 by default)
 model = nelbo.from_diffusers(folder, bins=17)
 bound = nelbo.evaluate(model, "digits:test", tolerance=0.05)
 
-# the way back: a folder that diffusers loads, with a model card that carries the bound
-model.save_pretrained(scored, bound=bound)
-images = DDPMPipeline.from_pretrained(scored)(batch_size=2, num_inference_steps=50, output_type="np").images
+# export: a folder that diffusers loads, with a model card that reports the bound
+model.save_pretrained(evaluated, bound=bound)
+images = DDPMPipeline.from_pretrained(evaluated)(batch_size=2, num_inference_steps=50, output_type="np").images
 
 if __name__ == "__main__":
     print(bound)
-    print(
-        f"{len(images)} images of shape {images.shape[1:]} drawn from {scored.name}/, whose README.md holds the bound"
-    )
+    print(f"{len(images)} images of shape {images.shape[1:]} drawn from {evaluated.name}/, a folder with a model card")

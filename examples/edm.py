@@ -1,4 +1,4 @@
-"""EDM's way: z = x + σε, a network F inside the preconditioning, told ln(σ)/4 (Karras et al. 2022)."""
+"""EDM: z = x + σε, a network F inside the preconditioning, with time ln(σ)/4 (Karras et al. 2022)."""
 
 import torch
 from small import Net, train
@@ -10,7 +10,7 @@ torch.manual_seed(0)
 net = Net()
 
 
-# ---- theirs: D(y; σ) = c_skip y + c_out F(c_in y, ln(σ)/4), ln σ drawn from a normal, the loss weighted to unit size
+# ---- their code: D(y; σ) = c_skip y + c_out F(c_in y, ln(σ)/4), ln σ normal, the loss weighted to unit size
 def loss(x, y):
     sigma = (torch.randn(len(x), 1, 1, 1) * 1.4 - 1.0).exp()
     noisy = x + sigma * torch.randn_like(x)
@@ -22,7 +22,7 @@ def loss(x, y):
 
 train(net, loss, -1.0, 1.0)
 
-# ---- ours: the bound in the limit of many steps, between two noise levels
+# ---- nelbo: the bound in the limit of many steps, between two noise levels
 model = nelbo.from_callable(
     net,
     schedule=nelbo.schedules.edm(sigma_min=0.03, sigma_max=80.0),

@@ -1,4 +1,4 @@
-"""Flow matching: z = (1 − t) x + t ε, a network that says dz/dt = ε − x and is told t (Lipman et al. 2023)."""
+"""Flow matching: z = (1 − t) x + t ε, a network that predicts dz/dt = ε − x at time t (Lipman et al. 2023)."""
 
 import torch
 from small import Net, train
@@ -9,7 +9,7 @@ torch.manual_seed(0)
 net = Net()
 
 
-# ---- theirs
+# ---- their code
 def loss(x, y):
     t = torch.rand(len(x))
     eps = torch.randn_like(x)
@@ -19,7 +19,7 @@ def loss(x, y):
 
 train(net, loss, -1.0, 1.0)
 
-# ---- ours: with data at t = 0; if yours are at t = 1, give lambda z, t: -net(z, 1 - t)
+# ---- nelbo: with data at t = 0; if yours are at t = 1, give lambda z, t: -net(z, 1 - t)
 model = nelbo.from_callable(
     lambda z, t: net(z, 10 * t),
     schedule=nelbo.schedules.flow(t_min=0.03, t_max=0.999),

@@ -9,7 +9,7 @@ T = 200
 torch.manual_seed(0)
 net = Net(outputs=2)
 
-# ---- theirs: a cosine table, a network of twice the channels, L_simple + 0.001 L_vlb with the mean held fixed
+# ---- their code: a cosine table, a network of twice the channels, L_simple + 0.001 L_vlb with the mean held fixed
 u = torch.arange(T + 1, dtype=torch.float64) / T
 bar = torch.cos((u + 0.008) / 1.008 * torch.pi / 2) ** 2
 betas = (1 - bar[1:] / bar[:-1]).clamp(max=0.999)
@@ -33,7 +33,7 @@ def loss(x, y):
 
 train(net, loss, -1.0, 1.0)
 
-# ---- ours: what the network takes and returns
+# ---- nelbo: what the network takes and returns
 model = nelbo.from_callable(
     lambda z, i: net(z, i / T * 10),
     schedule=nelbo.schedules.from_betas(betas),

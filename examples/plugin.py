@@ -1,7 +1,7 @@
 """A model for the command line: `nelbo evaluate plugin:model --data digits:test --condition y`, in this folder.
 
-A function without arguments that returns the model; yours would read its weights from a file. The network takes the
-class y, which --condition y fills from the labels of the data.
+A function without arguments returns the model; a real one would read its weights from a file. The network takes the
+class y, which `--condition y` takes from the labels of the data.
 """
 
 import torch
@@ -14,7 +14,7 @@ T = 200
 
 
 def model() -> nelbo.DiffusionModel:
-    """The class-conditional model that the command line scores."""
+    """The class-conditional model that the command line evaluates."""
     torch.manual_seed(0)
     schedule = nelbo.schedules.cosine(T)
     bars = schedule.at_index(torch.arange(T)).alpha.square().float()

@@ -1,4 +1,4 @@
-"""The small network and the training loop that the examples share; everything else is what each of them is about."""
+"""The small network and the training loop that all examples share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nelbo.data import read
 
 
 class Net(nn.Module):
-    """z (B, 1, 8, 8), a number that stands for the time (B,), class y (B,) or None → (B, outputs, 8, 8)."""
+    """z (B, 1, 8, 8), the time as a number (B,), class y (B,) or None → (B, outputs, 8, 8)."""
 
     def __init__(self, outputs: int = 1, classes: int = 0, width: int = 192):
         super().__init__()

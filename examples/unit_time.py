@@ -1,4 +1,4 @@
-"""An ε-network as tutorials have it: told t/T, data in [−½, ½], t drawn from 1..T−1, so that t = 0 was never seen."""
+"""An ε-network as in many tutorials: time t/T, data in [−½, ½], t drawn from 1..T−1, so that t = 0 was never seen."""
 
 import torch
 from small import Net, train
@@ -12,7 +12,7 @@ betas = torch.linspace(1e-4, 4e-2, T)
 bars = torch.cumprod(1 - betas, 0)
 
 
-# ---- theirs
+# ---- their code
 def loss(x, y):
     t = torch.randint(1, T, (len(x),))
     eps = torch.randn_like(x)
@@ -22,7 +22,7 @@ def loss(x, y):
 
 train(net, loss, -0.5, 0.5)
 
-# ---- ours: unit time is (i + 1)/T for index i, theirs is i/T; the chain begins at the first index that was trained
+# ---- nelbo: unit time is (i + 1)/T for index i, theirs is i/T; the chain begins at the first index that was trained
 model = nelbo.from_callable(
     lambda z, t: net(z, 10 * (t - 1 / T)),
     schedule=nelbo.schedules.from_betas(betas.double()),

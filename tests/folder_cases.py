@@ -9,13 +9,13 @@ import torch
 from nelbo.bound.estimators import Stratified
 from nelbo.bound.evaluate import evaluate
 from nelbo.model import folder
-from nelbo.model.basis import Pixel, Reflections
-from nelbo.model.context import ENERGIES, KAPPA, ContextGaussian, mean_features
 from nelbo.model.decoder import Categorical, ContinuousGaussian, DiscretizedGaussian, NetworkCategorical
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.domain import DataDomain
 from nelbo.model.exact import CategoricalData, GaussianData, MixtureData
-from nelbo.model.fitted import FittedVariance, Hybrid
+from nelbo.model.fitted.basis import Pixel, Reflections
+from nelbo.model.fitted.context import ENERGIES, KAPPA, ContextGaussian, mean_features
+from nelbo.model.fitted.variance import FittedVariance, HybridVariance
 from nelbo.model.mixture import NetworkMixture
 from nelbo.model.prior import GaussianPrior
 from nelbo.model.reverse import Beta, BetaTilde, Clip, Reverse, Threshold, VarianceTable
@@ -66,7 +66,7 @@ CASES: dict[str, dict] = {
     "fitted, hybrid": {"domain": PICTURE, "reverse": Reverse(FITTED["hybrid"])},
     "fitted, hybrid, coarse first": {
         "domain": PICTURE,
-        "reverse": Reverse(Hybrid(FITTED["in dct"], FITTED["local"], 0.25)),
+        "reverse": Reverse(HybridVariance(FITTED["in dct"], FITTED["local"], 0.25)),
     },
     "discretised": {"decoder": DiscretizedGaussian(0.02)},
     "code prior": {"decoder": Categorical(torch.tensor([0.1, 0.2, 0.3, 0.4]).double().log())},

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 from nelbo._version import __version__
 
 if TYPE_CHECKING:
-    from nelbo import codec, equations, testing
+    from nelbo import codec, equations, likelihood, testing
+    from nelbo import sampling as samplers
     from nelbo.adapters.callable import from_callable
+    from nelbo.adapters.choices import Overrides
     from nelbo.adapters.diffusers import from_diffusers
-    from nelbo.adapters.options import Overrides
     from nelbo.api import compare, evaluate, load, ode_likelihood, sample, save_pretrained, tighten, train
     from nelbo.bound.result import Bound
     from nelbo.errors import NelboError
-    from nelbo.likelihood.result import OdeLikelihood
+    from nelbo.likelihood.likelihood import OdeLikelihood
     from nelbo.model import decoder as decoders
     from nelbo.model import exact
     from nelbo.model.diffusion import DiffusionModel
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from nelbo.model.examples import Examples
     from nelbo.process import grids
     from nelbo.process import schedule as schedules
-    from nelbo.sampling import samplers
 
 _NAMES = {
     "Bound": "nelbo.bound.result:Bound",
@@ -34,8 +34,8 @@ _NAMES = {
     "DiffusionModel": "nelbo.model.diffusion:DiffusionModel",
     "Examples": "nelbo.model.examples:Examples",
     "NelboError": "nelbo.errors:NelboError",
-    "OdeLikelihood": "nelbo.likelihood.result:OdeLikelihood",
-    "Overrides": "nelbo.adapters.options:Overrides",
+    "OdeLikelihood": "nelbo.likelihood.likelihood:OdeLikelihood",
+    "Overrides": "nelbo.adapters.choices:Overrides",
     "codec": "nelbo.codec",
     "compare": "nelbo.api:compare",
     "decoders": "nelbo.model.decoder",
@@ -45,10 +45,11 @@ _NAMES = {
     "from_callable": "nelbo.adapters.callable:from_callable",
     "from_diffusers": "nelbo.adapters.diffusers:from_diffusers",
     "grids": "nelbo.process.grids",
+    "likelihood": "nelbo.likelihood",
     "load": "nelbo.api:load",
     "ode_likelihood": "nelbo.api:ode_likelihood",
     "sample": "nelbo.api:sample",
-    "samplers": "nelbo.sampling.samplers",
+    "samplers": "nelbo.sampling",
     "save_pretrained": "nelbo.api:save_pretrained",
     "schedules": "nelbo.process.schedule",
     "testing": "nelbo.testing",
@@ -74,6 +75,7 @@ __all__ = [
     "from_callable",
     "from_diffusers",
     "grids",
+    "likelihood",
     "load",
     "ode_likelihood",
     "sample",

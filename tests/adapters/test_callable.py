@@ -21,6 +21,7 @@ from nelbo.model.decoder import Categorical, ContinuousGaussian, DiscretizedGaus
 from nelbo.model.prior import GaussianPrior
 from nelbo.model.reverse import Beta
 from nelbo.process.schedule import logsnr_linear
+from tests.expected import early_end
 
 T, BINS, D = 20, 256, 3
 BETAS = np.linspace(1e-3, 0.4, T)
@@ -116,95 +117,24 @@ def test_every_term_on_shared_noise(name):
     np.testing.assert_allclose(ours, reference.last(X, CODES, eps[0]), rtol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["beta_tilde", "beta"])
-def test_the_whole_bound(name):
-    """`evaluate` and the reference with noise of its own agree within 4 standard errors; another σ² does not."""
-    options, reference = CHOICES[name]
-    bound = evaluate(
-        model_of(**options), torch.from_numpy(CODES), estimator=Exhaustive(1500), precision="float64", batch_size=6000
-    )
-
-    def by_hand(which: Reference) -> tuple[float, float]:
-        rng, draws = np.random.default_rng(8), 1500
-        x, codes = (np.repeat(a, draws, 0) for a in (X, CODES))
-        parts = [which.last(x, codes, rng.normal(size=x.shape))]
-        parts += [which.step(x, rng.normal(size=x.shape), np.full(len(x), i)) for i in range(1, T)]
-        rows = [p.reshape(len(X), draws) for p in parts]
-        mean = sum(r.mean() for r in rows) + which.prior(X).mean()
-        variance = sum((r.var(1, ddof=1) / draws).mean() / len(X) for r in rows)
-        unit = D * math.log(2)
-        return mean / unit, math.sqrt(variance) / unit
-
-    mean, error = by_hand(reference)
-    assert abs(bound.bits_per_dim - mean) < 4 * math.hypot(error, bound.standard_error.estimator)
-    other, error = by_hand(Reference("beta" if name == "beta_tilde" else "beta_tilde"))
-    assert abs(bound.bits_per_dim - other) > 8 * math.hypot(error, bound.standard_error.estimator)
-
-
-def test_the_same_function_said_in_three_ways():
-    """eps, x0 and v forms of one network give one bound, per example, to 1e-9 in float64."""
-
-    def split(z, i):
-        bar = torch.from_numpy(BAR)[i][:, None]
-        alpha, sigma, eps = bar.sqrt(), (1 - bar).sqrt(), eps_network(z, i)
-        return alpha, sigma, eps, (z - sigma * eps) / alpha
-
-    def x0(z, i):
-        return split(z, i)[3]
-
-    def v(z, i):
-        alpha, sigma, eps, x = split(z, i)
-        return alpha * eps - sigma * x
-
-    nats = {}
-    for predicts, fn in {"eps": eps_network, "x0": x0, "v": v}.items():
-        bound = evaluate(
-            model_of(fn=fn, predicts=predicts),
-            torch.from_numpy(CODES),
-            estimator=Exhaustive(2),
-            precision="float64",
-            per_example=True,
-        )
-        nats[predicts] = bound.per_example.nats
-    torch.testing.assert_close(nats["x0"], nats["eps"], rtol=1e-9, atol=0)
-    torch.testing.assert_close(nats["v"], nats["eps"], rtol=1e-9, atol=0)
-
-
-def test_what_the_network_is_told():
-    """index: int64 0..T−1; unit: t = (i + 1)/T; logsnr: λ. The same level, said in three ways, is the same model."""
+@early_end
+def test_the_time_of_the_network():
+    """index: int64 0..T−1; unit: (i + 1)/T; logsnr: λ. That these are the same levels is in test_conventions.py."""
     logsnr = torch.from_numpy(np.log(BAR / (1 - BAR)))
-    told: dict[str, list[torch.Tensor]] = {"index": [], "unit": [], "logsnr": []}
+    times = {}
+    for time in ("index", "unit", "logsnr"):
+        seen = []
 
-    def network(time: str):
-        def fn(z, t):
-            told[time].append(t)
-            if time == "index":
-                index = t
-            elif time == "unit":
-                index = (t * T).round().long() - 1
-            else:
-                index = (logsnr[None] - t[:, None]).abs().argmin(1)
-            return eps_network(z, index)
+        def network(z, t, seen=seen):
+            seen.append(t)
+            return 0 * z
 
-        return fn
-
-    bounds = [
-        evaluate(
-            model_of(fn=network(time), time=time),
-            torch.from_numpy(CODES),
-            estimator=Exhaustive(2),
-            precision="float64",
-            per_example=True,
-        )
-        for time in told
-    ]
-    for other in bounds[1:]:
-        assert torch.equal(other.per_example.nats, bounds[0].per_example.nats)
-    index, unit, lam = (torch.cat(v) for v in told.values())
-    assert index.dtype == torch.int64 and index.shape == unit.shape == lam.shape
-    assert set(index.tolist()) == set(range(T))
-    torch.testing.assert_close(unit, (index + 1) / T, check_dtype=False)
-    torch.testing.assert_close(lam, logsnr[index])
+        evaluate(model_of(fn=network, time=time), torch.from_numpy(CODES), estimator=Exhaustive(1))
+        times[time] = torch.cat(seen)
+    index = times["index"]
+    assert index.dtype == torch.int64 and set(index.tolist()) == set(range(T))
+    torch.testing.assert_close(times["unit"].double(), (index + 1) / T, check_dtype=False)
+    torch.testing.assert_close(times["logsnr"].double(), logsnr[index], rtol=1e-6, atol=1e-6)
 
 
 def test_a_law_is_continuous():
@@ -227,21 +157,6 @@ def test_what_is_chosen_and_recorded():
     assert model_of(prior=prior, variance=Beta(), decoder=DiscretizedGaussian(0.1)).prior is prior
     real = nelbo.DataDomain((D,))
     assert model_of(domain=real, variance="beta").decoder.variance == pytest.approx(BETAS[0], rel=1e-10)
-
-
-def test_a_condition_reaches_the_network():
-    """One row an example, in batches of any size; the bound of each half is that of the network with its condition."""
-
-    def fn(z, t, shift):
-        return eps_network(z, t) + shift[:, None]
-
-    shift = torch.tensor([0.0, 0.5, 0.0, 0.5], dtype=torch.float64)
-    common = {"estimator": Exhaustive(2), "precision": "float64", "per_example": True}
-    both = evaluate(model_of(fn=fn), torch.from_numpy(CODES), condition={"shift": shift}, batch_size=3, **common)
-    for value in (0.0, 0.5):
-        alone = evaluate(model_of(fn=lambda z, t, v=value: eps_network(z, t) + v), torch.from_numpy(CODES), **common)
-        rows = shift == value
-        torch.testing.assert_close(both.per_example.nats[rows], alone.per_example.nats[rows])
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,9 @@ from nelbo.model.exact import MixtureData
 from nelbo.model.prior import GaussianPrior
 from nelbo.process.levels import Path
 from nelbo.process.prediction import Output
+from tests.expected import early_end, untrained
+
+pytestmark = [untrained, early_end]
 
 D, BINS = 3, 16
 SPREAD, FIRST = 1.7, 0.02
@@ -142,7 +145,6 @@ def test_learned_range_lies_between_its_ends():
 
 # ---------------------------------------------------------------- the exact networks of known data
 
-pytestmark = pytest.mark.filterwarnings("ignore::nelbo.bound.prepare.NelboWarning")  # networks that nobody trained
 MIXTURE = MixtureData([0.3, 0.7], [[-0.6], [0.5]], [0.04, 0.1])
 
 

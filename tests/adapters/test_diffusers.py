@@ -16,6 +16,9 @@ from nelbo.adapters.diffusers.scheduler import EDM, FLOW, REFUSED, SCORE, TABLE,
 from nelbo.errors import DomainError, ModelFolderError, NelboError, UnknownNameError, UsageError
 from nelbo.process.levels import column
 from tests.adapters.pipelines import unet
+from tests.expected import early_end, untrained
+
+pytestmark = [untrained, early_end]
 
 diffusers = pytest.importorskip("diffusers")
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -41,7 +44,6 @@ def bits(model, codes=CODES, **options) -> float:
 # ---------------------------------------------------------------- families
 
 
-@pytest.mark.filterwarnings("ignore::nelbo.bound.prepare.NelboWarning")
 def test_schedulers_of_one_table_are_one_model(net):
     """Whatever solver samples from it, the trained chain is the same: one bound, but for DDPM's and DDIM's clipping."""
     table = {"num_train_timesteps": 20, "beta_start": 0.001, "beta_end": 0.2}
@@ -261,7 +263,7 @@ def test_thresholding_stays(net):
         ("VQDiffusionScheduler", {"num_vec_classes": 4}, "discrete tokens"),
         ("CosineDPMSolverMultistepScheduler", {}, "unknown scheduler"),
         ("FlowMatchEulerDiscreteScheduler", {"invert_sigmas": True}, "invert_sigmas"),
-        ("DDPMScheduler", {"variance_type": "learned_range"}, "says no variance"),
+        ("DDPMScheduler", {"variance_type": "learned_range"}, "predicts no variance"),
         ("DDPMScheduler", {"prediction_type": "flow"}, "unknown prediction_type"),
         ("DDPMScheduler", {"trained_betas": [0.1, 0.2]}, "2 trained_betas"),
     ],

@@ -18,6 +18,9 @@ from nelbo.adapters.diffusers.save import table_config
 from nelbo.errors import ModelFolderError, UnknownNameError, UsageError
 from nelbo.model.reverse import Beta, Clip, Reverse, Threshold
 from tests.adapters.pipelines import pipeline, unet
+from tests.expected import early_end, untrained
+
+pytestmark = [untrained, early_end]
 
 diffusers = pytest.importorskip("diffusers")
 pytest.importorskip("sklearn")

@@ -10,6 +10,7 @@ from nelbo import testing
 from nelbo.errors import UsageError
 from nelbo.model.denoiser import TimeInput
 from nelbo.process.prediction import Output
+from tests.expected import early_end
 
 SHAPE = (2, 3, 3)
 DOMAIN = nelbo.DataDomain(SHAPE, bins=16)
@@ -54,7 +55,7 @@ def first_time(z, t):
 BROKEN = {
     "counting": (Counting(), "deterministic: "),
     "dropping": (Dropping(), "deterministic: "),
-    "neighbours": (neighbours, "alone: an example says something else alone"),
+    "neighbours": (neighbours, "alone: the prediction of an example is another one alone"),
     "place": (place, "alone: "),
     "first time": (first_time, "own time: "),
     "not finite": (lambda z, t: good(z, t) / (t[:, None, None, None] > 3), "finite: "),
@@ -172,13 +173,14 @@ def test_what_was_told_is_undone(time):
     for schedule in (nelbo.schedules.linear(30, 1e-3, 0.3), nelbo.schedules.linear(30, 1e-3, 0.3).interpolated()):
         for path in ("vp", "ve", "flow"):
             levels = schedule.on(path).at(torch.arange(1, 31, dtype=torch.float64) / 30)
-            again = testing.levels_told(schedule.on(path), time, time.of(levels, torch.float64))
+            again = testing.levels_of(schedule.on(path), time, time.of(levels, torch.float64))
             torch.testing.assert_close(again.logsnr, levels.logsnr, rtol=1e-9, atol=1e-9)
     if time is TimeInput.INDEX:
         with pytest.raises(UsageError, match="a table position on a 'flow' schedule"):
-            testing.levels_told(nelbo.schedules.flow(), time, torch.zeros(1))
+            testing.levels_of(nelbo.schedules.flow(), time, torch.zeros(1))
 
 
+@early_end
 def test_a_network_that_writes_into_its_input_does_no_harm():
     def writing(z, t):
         value = good(z, t)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from nelbo import files
-from nelbo.codec.restore import safe
 from nelbo.codec.source import packed_names, unpacked_names
+from nelbo.codec.target import safe
 from nelbo.data import readers
 
 

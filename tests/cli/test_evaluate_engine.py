@@ -15,6 +15,7 @@ import torch
 
 from nelbo.bound.evaluate import NelboWarning, evaluate
 from nelbo.errors import Interrupted
+from tests.expected import early_end, untrained
 from tests.runtime.cases import start, until, workplace
 
 MANY = ("plug:make", "--data", "many.npy", "--batch-size", "4", "--tolerance", "0.03")
@@ -190,6 +191,8 @@ def test_ctrl_c_prints_and_writes_and_the_state_goes_on(nelbo, here):
     assert number(nelbo("evaluate", *arguments).json) == number(whole)
 
 
+@untrained
+@early_end
 def test_bf16_says_how_far_it_shifts_the_value(model):
     codes = torch.randint(17, (60, 1, 4, 4))
     with pytest.warns(NelboWarning, match="bf16 shifts the value by"):
@@ -202,6 +205,8 @@ def test_bf16_says_how_far_it_shifts_the_value(model):
     assert coarse.nfe_total == fine.nfe_total + 4 * int(found[2])
 
 
+@untrained
+@early_end
 def test_the_watch_and_the_plan(model):
     seen, planned = [], []
     evaluate(

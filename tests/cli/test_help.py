@@ -13,9 +13,11 @@ OPTIONS = {
     "demo": "--out --seed --json",
     "train": "--data --out --config --set --resume",
     "evaluate": "--data --tolerance --max-nfe --steps --continuous --seed --batch-size --limit --per-example --out "
-    "--json --device --precision --estimator --state --variance --decoder --bins --range --clip --condition "
-    "--ode --ode-steps --ode-solver --ode-tolerance --probes --exact-trace --dequantisation --draws --importance",
+    "--json --device --precision --estimator --state --variance --decoder --bins --range --clip --condition",
     "compare": "--data --tolerance --json --variance --decoder --bins --range --clip --condition",
+    "ode": "--data --solver --steps --tolerance --probes --exact-trace --dequantisation --draws --importance --seed "
+    "--batch-size --limit --per-example --out --json --device --precision --state --variance --decoder --bins --range "
+    "--clip --condition",
     "tighten": "--data --steps --out --json",
     "sample": "-n --sampler --steps --grid --seed --out --variance --decoder --bins --range --clip --condition "
     "--guidance --null-condition",

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 import nelbo as library
-from nelbo.adapters.options import Overrides
+from nelbo.adapters.choices import Overrides
 from nelbo.data import read
 from nelbo.errors import NelboError, UnknownNameError, UsageError
 from nelbo.model.decoder import Categorical, ContinuousGaussian, DiscretizedGaussian
 from nelbo.model.reverse import Beta, LearnedRange
+from tests.expected import early_end
 
 PLUGIN = """
 import torch
@@ -70,6 +71,7 @@ def test_what_it_leaves_open_is_said_and_recorded(nelbo, plugin):
     assert "chosen        variance beta" in table
 
 
+@early_end
 def test_the_number_is_that_of_the_model_built_so(nelbo, plugin):
     """The flags give what from_callable gives when it is told the same, to the last bit."""
     import importlib
@@ -96,6 +98,7 @@ def test_compare_and_sample_take_the_same_flags(nelbo, plugin):
     assert not np.array_equal(np.load("a.npz")["samples"], np.load("b.npz")["samples"])
 
 
+@early_end
 def test_conditions_come_from_the_labels(nelbo, plugin):
     """--condition y hands each example its own label: the bound of each is that of its class alone."""
     images = read("digits:test", limit=6)

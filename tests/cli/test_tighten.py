@@ -44,12 +44,10 @@ def test_bad_input_is_refused_before_the_work(trained, nelbo, tmp_path, monkeypa
 
 
 def test_an_interrupt_leaves_nothing_behind(trained, nelbo, tmp_path, monkeypatch):
-    from nelbo import api
-
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(api, "tighten_model", stop)
+    monkeypatch.setattr("nelbo.tightening.tighten.tighten", stop)
     out = tmp_path / "out"
     result = nelbo("tighten", trained, "--data", "digits:test", "--out", out)
     assert result.status == 130 and "error: interrupted" in result.err and not out.exists()

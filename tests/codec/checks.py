@@ -9,8 +9,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from nelbo.codec.groups import ALONE, Coder
-from nelbo.codec.guard import Guard
+from nelbo.codec.bitswap import COARSE_GROUPS, Coder
+from nelbo.codec.lattice import Guard
 from nelbo.codec.stack import START, Stack
 from nelbo.maths import gaussian
 from nelbo.model.reverse import Beta, Reverse
@@ -20,15 +20,15 @@ from tests.codec.models import Reflected
 
 
 def watch(coder: Coder, note: Callable[..., object]) -> None:
-    """Call `note(j, x, k, found)` with every draw of z_j that the coder makes, given x or the points k of z_{j−1}."""
+    """Call `note(j, x, k_before, k)` with every draw k of z_j by the coder, given x or the points of z_{j−1}."""
     pop = coder._pop_forward
 
     def watched(stack, guard, j, base, x, k):
-        found = pop(stack, guard, j, base, x, k)
-        note(j, x, k, found)
-        return found
+        drawn = pop(stack, guard, j, base, x, k)
+        note(j, x, k, drawn)
+        return drawn
 
-    coder._pop_forward = watched  # type: ignore[method-assign]  # what is drawn is seen nowhere from outside
+    coder._pop_forward = watched  # type: ignore[method-assign]  # draws are not visible from outside
 
 
 def check_path(model=None, n: int = 100) -> None:
@@ -40,11 +40,11 @@ def check_path(model=None, n: int = 100) -> None:
     model = model or dataclasses.replace(models.exact(20), reverse=Reverse(Beta()))
     coder, codes = Coder(model.in_precision(torch.float64), 0.5, n, seed=3), models.codes(n).long()
     drawn: dict[int, np.ndarray] = {}
-    watch(coder, lambda j, x, k, found: drawn.update({j: found}))
+    watch(coder, lambda j, x, k_before, k: drawn.update({j: k}))
     stack, chain = Stack(np.zeros(10**5, np.uint32), START), coder.chain
     before = stack.bits
     with torch.inference_mode():
-        coder.push(stack, Guard(2.0**-26), codes, None, ALONE, n)
+        coder.push(stack, Guard(2.0**-26), codes, None, COARSE_GROUPS, n)
         z = [chain.values(drawn[j], j) for j in range(1, chain.L + 1)]
         levels = [chain.level(j, n) for j in range(1, chain.L + 1)]
         x = model.domain.values(codes)
@@ -72,9 +72,9 @@ def check_draws() -> None:
     model, n = models.exact(4), 150
     coder, codes = Coder(model.in_precision(torch.float64), 0.5, n, seed=1), models.codes(n).long()
     drawn: dict[int, np.ndarray] = {}
-    watch(coder, lambda j, x, k, found: drawn.update({j: found}))
+    watch(coder, lambda j, x, k_before, k: drawn.update({j: k}))
     with torch.inference_mode():
-        coder.push(Stack(np.zeros(10**5, np.uint32), START), Guard(2.0**-26), codes, None, ALONE, n)
+        coder.push(Stack(np.zeros(10**5, np.uint32), START), Guard(2.0**-26), codes, None, COARSE_GROUPS, n)
         z, levels = model.domain.values(codes), model.levels()
         for j in range(1, coder.chain.L + 1):
             t = levels[slice(j - 1, j)]
@@ -94,8 +94,10 @@ def check_guard() -> None:
     encoder = Guard(2.0**-8)
     whole = encoder(values, 3)
     error = rng.uniform(-1, 1, values.shape) * 2.0**-10
-    assert np.array_equal(Guard(2.0**-8, encoder.found)(values + error, 3), whole)
+    assert np.array_equal(Guard(2.0**-8, encoder.exceptions)(values + error, 3), whole)
     assert not np.array_equal(Guard(2.0**-8, [])(values + error, 3), whole)
-    assert abs(len(encoder.found) / len(values) - 2.0**-7) < 4 * math.sqrt(2.0**-7 / len(values))
-    parts = [Guard(2.0**-8, encoder.found)(values[i : i + 99] + error[i : i + 99], 3, i) for i in range(0, 20_000, 99)]
+    assert abs(len(encoder.exceptions) / len(values) - 2.0**-7) < 4 * math.sqrt(2.0**-7 / len(values))
+    parts = [
+        Guard(2.0**-8, encoder.exceptions)(values[i : i + 99] + error[i : i + 99], 3, i) for i in range(0, 20_000, 99)
+    ]
     assert np.array_equal(np.concatenate(parts), whole)

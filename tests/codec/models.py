@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 import nelbo
-from nelbo.model.basis import Reflections
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.exact import CategoricalData
-from nelbo.model.fitted import FittedVariance
+from nelbo.model.fitted.basis import Reflections
+from nelbo.model.fitted.variance import FittedVariance
 from nelbo.model.prior import GaussianPrior
 from nelbo.model.reverse import Reverse
 from nelbo.process import grids
@@ -48,7 +48,7 @@ CODED = [name for name in CASES if name not in
 
 
 def case(name: str) -> DiffusionModel:
-    """A model of `folder_cases`, and of its own kind a network that says eps or x0."""
+    """A model of `folder_cases`."""
     return make(name)
 
 
@@ -68,9 +68,9 @@ class Noisy:
     calls: int = 0
 
     def __call__(self, z, t, condition=None):
-        said = self.inner(z, t, condition)  # type: ignore[operator]
+        exact = self.inner(z, t, condition)  # type: ignore[operator]
         self.calls += 1
         generator = torch.Generator().manual_seed(self.calls)
-        noise = self.size * torch.randn(said.x0.shape, generator=generator, dtype=said.x0.dtype)
-        log_probs = None if said.log_probs is None else said.log_probs + noise[..., None]
-        return dataclasses.replace(said, x0=said.x0 + noise, log_probs=log_probs)
+        noise = self.size * torch.randn(exact.x0.shape, generator=generator, dtype=exact.x0.dtype)
+        log_probs = None if exact.log_probs is None else exact.log_probs + noise[..., None]
+        return dataclasses.replace(exact, x0=exact.x0 + noise, log_probs=log_probs)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from nelbo import codec
-from nelbo.codec import normal
-from nelbo.codec.normal import HIGH, LOW
+from nelbo.codec import tables
 from nelbo.codec.stack import START, Damaged, Stack, kernels, key_of
+from nelbo.codec.tables import HIGH, LOW
 from nelbo.errors import UsageError
 from tests.codec import reference
 
@@ -21,18 +21,18 @@ def stack(n: int = 0) -> Stack:
 
 
 def test_tables_are_those_of_the_specification():
-    assert normal.PHI.tolist() == reference.PHI and normal.EXP.tolist() == reference.EXP
+    assert tables.PHI.tolist() == reference.PHI and tables.EXP.tolist() == reference.EXP
     numbers = [LOW, -300, -1, 0, 1, 255, 256, 777, HIGH]
-    assert [float(normal.WIDTH[n - LOW]) for n in numbers] == [reference.width_of(n) for n in numbers]
+    assert [float(tables.WIDTH[n - LOW]) for n in numbers] == [reference.width_of(n) for n in numbers]
 
 
 def test_tables_are_near_what_they_stand_for():
     x = np.arange(0, 2049) / 256
     phi = [0.5 * math.erfc(v / math.sqrt(2)) for v in x]
-    assert np.abs(normal.PHI / 2**30 - phi).max() < 3e-9
+    assert np.abs(tables.PHI / 2**30 - phi).max() < 3e-9
     n = np.arange(LOW, HIGH + 1)
-    assert np.abs(normal.WIDTH / 2.0 ** (n / 256) - 1).max() < 1e-14
-    assert np.abs(normal.EXP / 2**26 - np.exp(-np.arange(1281) / 64)).max() < 2**-25
+    assert np.abs(tables.WIDTH / 2.0 ** (n / 256) - 1).max() < 1e-14
+    assert np.abs(tables.EXP / 2**26 - np.exp(-np.arange(1281) / 64)).max() < 2**-25
 
 
 @pytest.mark.parametrize("key", [0, key_of(3, 8)])
@@ -40,7 +40,7 @@ def test_normals_are_the_reference_to_the_bit_and_undone(key):
     rng = np.random.default_rng(0)
     number = rng.integers(0, 1200, 300)
     mean = rng.integers(-(10**6), 10**6, 300)
-    spread = rng.normal(size=300).clip(-5, 5) * normal.WIDTH[number - LOW]
+    spread = rng.normal(size=300).clip(-5, 5) * tables.WIDTH[number - LOW]
     k = np.round(mean / 1024 + spread).astype(np.int64)
     if not key:  # escapes of every length
         k[::10] += rng.integers(-(2**40), 2**40, 30) >> rng.integers(0, 40, 30)
@@ -71,38 +71,12 @@ def test_mixtures_are_undone():
     parts = rng.integers(1, 1000, (3, 6))
     parts[:, 3] += (1 << 20) - parts.sum(1)
     histogram = np.concatenate([[0], np.sort(rng.integers(0, 1 << 30, 255)), [1 << 30]])
-    codes, of = rng.integers(0, 256, 500), rng.integers(0, 3, 500)
+    codes, part = rng.integers(0, 256, 500), rng.integers(0, 3, 500)
     mean, width = rng.integers(0, 256 << 10, 500), rng.integers(0, HIGH - LOW + 1, 500)
     ours = stack()
-    ours.push_mixture(codes, 256, mean, width, parts, of, histogram)
-    assert np.array_equal(ours.pop_mixture(256, mean, width, parts, of, histogram), codes)
+    ours.push_mixture(codes, 256, mean, width, parts, part, histogram)
+    assert np.array_equal(ours.pop_mixture(256, mean, width, parts, part, histogram), codes)
     assert ours.height == 0 and int(ours.state[0]) == START
-
-
-def test_bits_are_the_gaussian_code_length():
-    """Pushed bits of draws equal Σ −log₂ of the density of the lattice, to 2e-4 bits a symbol."""
-    rng = np.random.default_rng(3)
-    for number in (256, 300, 700):
-        width = float(normal.WIDTH[number - LOW])
-        mean = rng.integers(-(2**16), 2**16, 20_000)
-        k = np.round(rng.normal(mean / 1024, math.sqrt(width**2 - 1 / 12))).astype(np.int64)
-        s = stack()
-        before = s.bits
-        s.push_normal(k, mean, np.full(len(k), number - LOW))
-        u = (k - mean / 1024) / width
-        wanted = (0.5 * u**2 + math.log(width * math.sqrt(2 * math.pi))).sum() / math.log(2)
-        assert abs(s.bits - before - wanted) / len(k) < 2e-4
-
-
-def test_draws_follow_q_from_any_bits():
-    """Popped from words that are all zero, lattice points have mean and variance of q: z-scores with 40,000 draws."""
-    n = 40_000
-    for number in (256, 500):
-        width = float(normal.WIDTH[number - LOW])
-        s = Stack(np.zeros(n, np.uint32), START)
-        k = s.pop_normal(np.full(n, 300), np.full(n, number - LOW), key_of(1, number))
-        u = (k - 300 / 1024) / width
-        assert abs(u.mean()) < 4 / math.sqrt(n) and abs((u**2).mean() - 1) < 4 * math.sqrt(2 / n)
 
 
 def test_an_empty_stack_and_impossible_symbols_are_refused():
@@ -120,8 +94,8 @@ def test_an_empty_stack_and_impossible_symbols_are_refused():
 
 
 def test_without_numba_the_remedy_is_named(monkeypatch):
-    monkeypatch.delattr(codec, "kernels", raising=False)
-    monkeypatch.delitem(sys.modules, "nelbo.codec.kernels", raising=False)
+    monkeypatch.delattr(codec, "rans", raising=False)
+    monkeypatch.delitem(sys.modules, "nelbo.codec.rans", raising=False)
     monkeypatch.setitem(sys.modules, "numba", None)
     with pytest.raises(UsageError, match="numba") as caught:
         kernels()

@@ -13,11 +13,11 @@ import torch
 
 from nelbo.codec.compress import compress
 from nelbo.codec.decompress import decompress
-from nelbo.model.basis import Reflections
-from nelbo.model.context import ENERGIES, KAPPA, ContextGaussian, mean_features
 from nelbo.model.decoder import DiscretizedGaussian
 from nelbo.model.diffusion import DiffusionModel
-from nelbo.model.fitted import FittedVariance
+from nelbo.model.fitted.basis import Reflections
+from nelbo.model.fitted.context import ENERGIES, KAPPA, ContextGaussian, mean_features
+from nelbo.model.fitted.variance import FittedVariance
 from nelbo.model.reverse import Reverse
 from tests.codec import models
 

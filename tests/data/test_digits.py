@@ -50,7 +50,7 @@ def test_other_digits_are_refused(monkeypatch):
     images = original["images"].copy()
     images[digits.split_indices("test")[3], 2, 2] = 16 - images[digits.split_indices("test")[3], 2, 2]
     monkeypatch.setattr(sklearn_datasets, "load_digits", lambda: {"images": images, "target": original["target"]})
-    with pytest.raises(DataError, match="ships other digits"):
+    with pytest.raises(DataError, match="contains other digits"):
         read("digits:test")
     assert len(read("digits:train")) == 1437  # the altered image is not in it
 

@@ -149,7 +149,7 @@ def test_folders_without_pictures_and_with_others(tmp_path):
         read(str(tmp_path))
     save(GRAY, tmp_path / "a.png")
     palette().save(tmp_path / "b.gif")
-    with pytest.raises(DataError, match=r"kind that is not read: b\.gif"):
+    with pytest.raises(DataError, match=r"format that is not read: b\.gif"):
         read(str(tmp_path))
 
 

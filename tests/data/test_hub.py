@@ -97,10 +97,10 @@ def test_missing_library(monkeypatch):
 
 def test_sizes_that_differ_and_no_name(hub):
     hub({"train": Rows(image=[*pictures(), PIL.fromarray(PIXELS[0, :2])])})
-    with pytest.raises(DataError, match=r"row 3 is gray of shape \(2, 4\)"):
+    with pytest.raises(DataError, match=r"row 3 is 4×2 gray"):
         read("hf:name")
     hub({"train": Rows(image=[*pictures(), PIL.fromarray(PIXELS[0] > 3)])})
-    with pytest.raises(DataError, match="row 3 is black and white"):
+    with pytest.raises(DataError, match="row 3 is 4×4 black and white"):
         read("hf:name")
     with pytest.raises(DataError, match="name no data set"):
         read("hf:")

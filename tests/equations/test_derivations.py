@@ -1,4 +1,4 @@
-"""Derivations: their files, their lines as numbers, and that a wrong line or a broken library is noticed."""
+"""Derivations: their files, their lines as numbers, and that a wrong line is noticed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from nelbo.equations import derivation
 from nelbo.equations.derivation import Walk, derivations, load, run, verify_derivations
 from nelbo.equations.registry import catalogue
 from nelbo.errors import DataError, UnknownNameError
-from tests.mutations.mutate import apply
 
 WALKS = {
     "likelihood-to-bound": 13,
@@ -25,24 +24,6 @@ WALKS = {
     "snr-and-limit": 9,
     "probability-flow": 10,
 }
-
-BREAKS = [
-    ("a kernel without its noise ratio", "nelbo.process.forward:transition", " * one_minus_snr_ratio(s, t)", "",
-     "five-lines"),
-    ("a density without log 2π", "nelbo.maths.gaussian:log_density", " + LOG_2PI", "", "likelihood-to-bound"),
-    ("the posterior's variance is β", "nelbo.process.forward:posterior", "s.sigma.square() * c", "t.sigma.square() * c",
-     "thirteen-lines"),
-    ("the decoder takes σ for σ²", "nelbo.model.decoder:ContinuousGaussian._moments", "(self.variance, ",
-     "(self.variance**0.5, ", "vae-to-diffusion"),
-    ("the KL loses its ½", "nelbo.maths.gaussian:kl_from_difference", "return 0.5 * (scale", "return (scale",
-     "noise-loss"),
-    ("VDM's decoder without α", "nelbo.model.decoder:Categorical.log_pmf", "alpha * lattice", "lattice",
-     "variational-diffusion"),
-    ("the continuous term without its ½", "nelbo.bound.terms:diffusion_rate_of", "-0.5 * dlogsnr_dt", "-dlogsnr_dt",
-     "snr-and-limit"),
-    ("responsibilities ignore the noise", "nelbo.model.exact.mixture:ExactMixtureDenoiser.forward",
-     "component_log_prob(z, alpha, sigma)", "component_log_prob(z, alpha)", "probability-flow"),
-]  # fmt: skip
 
 
 def test_the_walks_and_their_lengths():
@@ -57,18 +38,6 @@ def test_every_line_follows_from_the_one_before(id: str):
     compared = [int(m[1]) for r in result.checks if (m := re.match(r"line (\d+) [=≤≥].* line \d+$", r.name))]
     starts = WALKS[id] - len(compared)
     assert compared == sorted(set(compared)) and starts <= 4, "most lines are compared with the one before"
-
-
-@pytest.mark.parametrize(("what", "target", "old", "new", "id"), BREAKS, ids=[f"{b[0]} -> {b[-1]}" for b in BREAKS])
-def test_a_broken_formula_breaks_its_walk(what, target, old, new, id, monkeypatch: pytest.MonkeyPatch):
-    apply(monkeypatch, target, old, new)
-    result = run(id)
-    assert not result.ok, f"{what}: not noticed"
-    assert not any("ran to its end" in row.name for row in result.checks), "it was an error that was noticed"
-
-
-def test_every_walk_has_a_break():
-    assert {b[-1] for b in BREAKS} == set(WALKS)
 
 
 def test_the_report_has_the_form_of_verify():

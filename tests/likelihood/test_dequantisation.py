@@ -11,7 +11,6 @@ import torch
 
 import nelbo
 from nelbo.errors import UsageError
-from nelbo.likelihood.likelihood import ode_likelihood
 from nelbo.model.decoder import Categorical
 from nelbo.model.exact import CategoricalData
 from tests.likelihood import checks
@@ -38,7 +37,9 @@ def test_the_discrete_bound_is_never_violated(kind, first):
     """
     chain = model(nelbo.schedules.logsnr_linear(first, -8.0))
     x = CODES.sample(24, seed=2)
-    result = ode_likelihood(chain, x, steps=64, dequantisation=kind, draws=4, per_example=True, precision="float64")
+    result = nelbo.ode_likelihood(
+        chain, x, steps=64, dequantisation=kind, draws=4, per_example=True, precision="float64"
+    )
     assert result.per_example is not None
     excess = result.per_example.nats + CODES.log_prob(x)
     error = float(result.per_example.standard_error.square().mean().sqrt()) / math.sqrt(len(x))
@@ -50,13 +51,13 @@ def test_a_fitted_start_is_nearer_than_an_even_one():
     """The same bound with less slack: by more than three standard errors, where a bin holds much of the noise."""
     chain, x = model(nelbo.schedules.logsnr_linear(3.0, -8.0)), CODES.sample(64, seed=2)
     even, fitted = (
-        ode_likelihood(chain, x, steps=16, draws=4, dequantisation=kind, per_example=True)
+        nelbo.ode_likelihood(chain, x, steps=16, draws=4, dequantisation=kind, per_example=True)
         for kind in ("uniform", "flow")
     )
     gain = even.bits_per_dim - fitted.bits_per_dim
     assert gain > 3 * math.hypot(even.standard_error.estimator, fitted.standard_error.estimator)
     assert fitted.estimator["fit"]["steps"] == 200 and fitted.nfe_total > 64 * 4 * 97 + 200 * 32
-    again = ode_likelihood(chain, x, steps=16, draws=4, dequantisation="flow")
+    again = nelbo.ode_likelihood(chain, x, steps=16, draws=4, dequantisation="flow")
     assert again.bits_per_dim == fitted.bits_per_dim
 
 
@@ -66,7 +67,7 @@ def test_a_wrong_decoder_is_still_a_bound():
     law = nelbo.schedules.logsnr_linear(1.0, -8.0)
     coarse = dataclasses.replace(model(law), decoder=Categorical())
     x = CODES.sample(60, seed=1)
-    result = ode_likelihood(coarse, x, steps=48, draws=4)
+    result = nelbo.ode_likelihood(coarse, x, steps=48, draws=4)
     entropy = CODES.entropy() / 3 / math.log(2)
     assert result.bits_per_dim >= -float(CODES.log_prob(x).mean()) / 3 / math.log(2) - 4 * result.standard_error.total
     assert result.bits_per_dim > entropy + 0.005
@@ -80,7 +81,7 @@ def test_more_points_under_the_logarithm_come_closer():
     exact = -one.log_prob(x)
     gaps = []
     for K in (1, 4, 12):
-        result = ode_likelihood(
+        result = nelbo.ode_likelihood(
             chain, x, steps=20, dequantisation="uniform", importance=K, draws=4, exact_trace=True, per_example=True
         )
         assert result.per_example is not None
@@ -102,7 +103,7 @@ def test_the_jacobian_comes_from_the_domain():
         law = nelbo.schedules.logsnr_linear(6.0 - shift, -8.0 - shift)
         chain = data.model(law, nelbo.grids.continuous())
         for kind in ("uniform", "truncated_normal"):
-            result = ode_likelihood(chain, CODES.sample(2), dequantisation=kind, steps=64, tolerance=2e-3)
+            result = nelbo.ode_likelihood(chain, CODES.sample(2), dequantisation=kind, steps=64, tolerance=2e-3)
             values.append(result.bits_per_dim)
     assert values[:2] == pytest.approx(values[2:], abs=5e-3)  # a fixed 7 or 8 bits would differ by log2(127.5)
 
@@ -111,14 +112,14 @@ def test_error_bars_of_probes_and_starting_points():
     """20 seeds: the spread of the value is what its standard error says (a chi of 19 degrees within 0.5 … 1.6)."""
     chain, x = model(nelbo.schedules.logsnr_linear(2.0, -8.0)), CODES.sample(6)
     wrong = dataclasses.replace(chain, decoder=Categorical())
-    runs = [ode_likelihood(wrong, x, steps=8, probes=1, draws=2, seed=s) for s in range(20)]
+    runs = [nelbo.ode_likelihood(wrong, x, steps=8, probes=1, draws=2, seed=s) for s in range(20)]
     values = torch.tensor([r.bits_per_dim for r in runs])
     said = torch.tensor([r.standard_error.estimator for r in runs]).square().mean().sqrt()
     assert 0.5 < float(values.std() / said) < 1.6
 
 
 def test_the_result_is_a_bound_of_another_quantity():
-    result = ode_likelihood(model(), CODES.sample(6), per_example=True)
+    result = nelbo.ode_likelihood(model(), CODES.sample(6), per_example=True)
     told = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert told["schema"] == "nelbo.bound/1" and told["quantity"] == "ode"
     assert list(told["terms"]) == ["prior", "flow", "dequantisation", "reconstruction", "importance"]
@@ -128,7 +129,7 @@ def test_the_result_is_a_bound_of_another_quantity():
     table = str(result)
     assert "ode bound" in table and "flow" in table and "probability_flow" in table
     real = checks.gaussian(2)
-    noisy = ode_likelihood(real.model(FINE, nelbo.grids.continuous()), real.sample(3), dequantisation="none")
+    noisy = nelbo.ode_likelihood(real.model(FINE, nelbo.grids.continuous()), real.sample(3), dequantisation="none")
     assert noisy.estimator["scores"] == "noisy density" and not noisy.estimator["bound"]
     assert noisy.estimator["noise"] == pytest.approx(math.exp(-3))
     assert "ode bound" not in str(noisy)

@@ -10,8 +10,7 @@ import torch
 import nelbo
 from nelbo.bound.prepare import NelboWarning, prepare
 from nelbo.errors import Interrupted, UsageError
-from nelbo.likelihood import trace
-from nelbo.likelihood.likelihood import ode_likelihood
+from nelbo.likelihood import derivative
 from tests.bound.test_batches import Pair
 from tests.likelihood import checks
 
@@ -34,14 +33,14 @@ def same(one, other, rtol=1e-9):
 @pytest.mark.parametrize("options", [{"dequantisation": "flow"}, {"tolerance": 1e-2, "max_steps": 8}, {"probes": 2}])
 def test_two_processes_are_one(options, monkeypatch):
     """Nine examples in batches of four: the result of either process is that of one, evaluations and all."""
-    monkeypatch.setattr("nelbo.likelihood.fitted.STEPS", 5)
+    monkeypatch.setattr("nelbo.likelihood.dequantisation.STEPS", 5)
     x = checks.CODES.sample(9)
-    alone = ode_likelihood(chain(), x, **SHORT, **options)
+    alone = nelbo.ode_likelihood(chain(), x, **SHORT, **options)
     meeting, table, found = threading.Barrier(2, timeout=60), {}, {}
     workers = [Pair(rank, meeting, table) for rank in (0, 1)]
 
     def work(rank: int) -> None:
-        found[rank] = ode_likelihood(chain(), x, workers=workers[rank], **SHORT, **options)
+        found[rank] = nelbo.ode_likelihood(chain(), x, workers=workers[rank], **SHORT, **options)
 
     threads = [threading.Thread(target=work, args=(rank,)) for rank in (0, 1)]
     [t.start() for t in threads]
@@ -65,21 +64,21 @@ class Stop:
 def test_interrupted_it_is_the_likelihood_of_the_first(tmp_path):
     """What is finished is told as the result of those examples; with a state the run goes on to the same number."""
     x, state = checks.CODES.sample(10), tmp_path / "run.state"
-    whole = ode_likelihood(chain(), x, **SHORT)
+    whole = nelbo.ode_likelihood(chain(), x, **SHORT)
     one = (whole.nfe_total - 50) // 10
     with pytest.warns(NelboWarning, match="the first 4 of 10 examples"):
-        stopped = ode_likelihood(chain(), x, state=state, progress=Stop(50 + 6 * one), **SHORT)
+        stopped = nelbo.ode_likelihood(chain(), x, state=state, progress=Stop(50 + 6 * one), **SHORT)
     assert stopped.interrupted and stopped.examples == 4 and not whole.interrupted
-    first = ode_likelihood(chain(), nelbo.Examples(x).first(4), **SHORT)
+    first = nelbo.ode_likelihood(chain(), nelbo.Examples(x).first(4), **SHORT)
     same(first, stopped)
     computed = []
-    again = ode_likelihood(chain(), x, state=state, progress=lambda done, planned: computed.append(done), **SHORT)
+    again = nelbo.ode_likelihood(chain(), x, state=state, progress=lambda done, planned: computed.append(done), **SHORT)
     same(whole, again)
     assert max(computed) == 50 + 6 * one  # of ten examples four were read
     with pytest.raises(UsageError, match="the state of another evaluation"):
-        ode_likelihood(chain(), x, state=state, **{**SHORT, "steps": 6})
+        nelbo.ode_likelihood(chain(), x, state=state, **{**SHORT, "steps": 6})
     with pytest.raises(Interrupted, match="before the first batch"):
-        ode_likelihood(chain(), x, progress=Stop(50 + one), **SHORT)
+        nelbo.ode_likelihood(chain(), x, progress=Stop(50 + one), **SHORT)
 
 
 # ---------------------------------------------------------------- derivatives
@@ -120,7 +119,7 @@ def test_a_derivative_that_is_not_the_networks_is_refused(precision, predicts):
 
     def check(fn) -> int:
         problem, _ = prepare(model(fn, predicts), nelbo.Examples(x), precision=precision)
-        return trace.check(problem)
+        return derivative.check(problem)
 
     for fn in DETACHED.values():
         if predicts == "x0" and fn is DETACHED["whole"]:
@@ -134,7 +133,7 @@ def test_a_derivative_that_is_not_the_networks_is_refused(precision, predicts):
     if predicts != "x0":
         assert check(lambda z, t: torch.zeros_like(z)) == 50
     with pytest.raises(UsageError, match=r"derivative is not that of its values|carries no gradient"):
-        ode_likelihood(model(DETACHED["whole"], predicts), x, steps=4)
+        nelbo.ode_likelihood(model(DETACHED["whole"], predicts), x, steps=4)
 
 
 def test_a_network_of_weights_that_detaches_its_input():
@@ -150,4 +149,4 @@ def test_a_network_of_weights_that_detaches_its_input():
 
     torch.manual_seed(0)
     with pytest.raises(UsageError, match="derivative is not that of its values"):
-        ode_likelihood(model(Net(), "x0"), torch.zeros(3, 6, dtype=torch.int64), steps=4)
+        nelbo.ode_likelihood(model(Net(), "x0"), torch.zeros(3, 6, dtype=torch.int64), steps=4)

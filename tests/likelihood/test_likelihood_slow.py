@@ -8,8 +8,7 @@ import pytest
 import torch
 
 import nelbo
-from nelbo.likelihood import ode
-from nelbo.likelihood.likelihood import ode_likelihood
+from nelbo.likelihood import RK4, ode, trace
 from tests.likelihood import checks
 
 pytestmark = pytest.mark.slow
@@ -21,9 +20,9 @@ CASES = [(path, kind, D) for path in PATHS for kind in (checks.gaussian, checks.
 def test_exact_up_to_64_dimensions(path, kind, D):
     """log p(z_1) = log q(z_1) to 1e-5 nats with the exact trace; with 12 probes within 4 standard errors of it."""
     model, z, exact = checks.at_first(kind(D), path, 2)
-    assert float((checks.found(model, z, 80) - exact).abs().max()) <= 1e-5
-    signs = [ode.rademacher(1, torch.arange(2), 0, p, (D,), z.device) for p in range(12)]
-    end, flow = ode.log_density(model, z, steps=80, probes=signs)
+    assert float((checks.log_density(model, z, RK4(80)) - exact).abs().max()) <= 1e-5
+    signs = [trace.rademacher(1, torch.arange(2), 0, p, (D,), z.device) for p in range(12)]
+    end, flow = ode.log_density(model, z, solver=RK4(80), probes=signs)
     error = flow.std(0) / math.sqrt(12)
     assert bool(((end + flow.mean(0) - exact).abs() <= 4 * error + 1e-5).all())
 
@@ -40,7 +39,7 @@ def test_the_discrete_bound_over_all_codes(path, kind):
     for first in (2.0, 5.0):
         law = nelbo.schedules.logsnr_linear(first, -8.0).on(path)
         model = checks.CODES.model(law, nelbo.grids.continuous())
-        result = ode_likelihood(
+        result = nelbo.ode_likelihood(
             model, codes, steps=32, draws=2, dequantisation=kind, per_example=True, precision="float64"
         )
         assert result.per_example is not None

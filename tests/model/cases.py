@@ -5,23 +5,26 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from nelbo.model.basis import Basis, Cosine, Pixel, Reflections
-from nelbo.model.context import ENERGIES, KAPPA, ContextGaussian, mean_features
 from nelbo.model.decoder import (
     Categorical,
     ContinuousGaussian,
     Decoder,
     DiscretizedGaussian,
+    LogSpread,
     MassDecoder,
     NetworkCategorical,
+    RangeSpread,
+    Spread,
 )
 from nelbo.model.denoiser import CategoricalDenoiser, NetworkDenoiser
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.domain import DataDomain
 from nelbo.model.exact import CategoricalData, GaussianData, MixtureData
-from nelbo.model.fitted import Fitted, FittedRange, FittedVariance, Hybrid
-from nelbo.model.local import FEATURES, LocalVariance
-from nelbo.model.mapped import SURROUNDINGS, MapVariance
+from nelbo.model.fitted.basis import Basis, Cosine, Pixel, Reflections
+from nelbo.model.fitted.context import ENERGIES, KAPPA, ContextGaussian, mean_features
+from nelbo.model.fitted.local import FEATURES, LocalVariance
+from nelbo.model.fitted.pixel_map import SURROUNDINGS, MapVariance
+from nelbo.model.fitted.variance import CalibratedVariance, Fitted, FittedVariance, HybridVariance
 from nelbo.model.mixture import NetworkMixture
 from nelbo.model.prior import GaussianPrior, Prior
 from nelbo.model.reverse import (
@@ -35,7 +38,6 @@ from nelbo.model.reverse import (
     Variance,
     VarianceTable,
 )
-from nelbo.model.spread import LogSpread, RangeSpread, Spread
 from nelbo.parts import Part
 from nelbo.process import grid
 from nelbo.process import schedule as schedules
@@ -130,10 +132,10 @@ FITTED: dict[str, Fitted] = {
     **{f"in {name}": FittedVariance(basis, NODES, _TABLE) for name, basis in BASES.items()},
     "local": _LOCAL,
     "map": _MAP,
-    "hybrid": Hybrid(_LOCAL, FittedVariance(BASES["dct"], NODES, _TABLE), 0.25),
+    "hybrid": HybridVariance(_LOCAL, FittedVariance(BASES["dct"], NODES, _TABLE), 0.25),
 }
 VARIANCES |= FITTED
-VARIANCES["said, corrected"] = FittedRange(
+VARIANCES["said, corrected"] = CalibratedVariance(
     NODES, _TABLE[:, :1, :1, :1], torch.ones(3, 1, 1, 1).double(), torch.ones(3).double()
 )
 SPREADS: dict[str, Spread] = {"learned_range-spread": RangeSpread(0.01, 0.03), "learned_log-spread": LogSpread()}

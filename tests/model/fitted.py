@@ -9,8 +9,8 @@ import scipy.fft
 import torch
 
 from nelbo.maths import gaussian
-from nelbo.model.basis import Cosine, Reflections, cosines
-from nelbo.model.fitted import Fitted, FittedVariance
+from nelbo.model.fitted.basis import Cosine, Reflections, cosines
+from nelbo.model.fitted.variance import Fitted, FittedVariance
 from nelbo.model.reverse import Reverse
 from nelbo.process import forward
 from nelbo.process import schedule as schedules

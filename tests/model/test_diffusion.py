@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+import nelbo
 from nelbo.errors import ShapeError, UnknownNameError, UsageError
 from nelbo.model.decoder import Categorical, ContinuousGaussian, DiscretizedGaussian, NetworkCategorical
 from nelbo.model.denoiser import CategoricalDenoiser, NetworkDenoiser
+from nelbo.model.diffusion import flops_per_evaluation
 from nelbo.model.domain import DataDomain
 from nelbo.model.exact import GaussianData, MixtureData
 from nelbo.model.prior import GaussianPrior
@@ -178,3 +180,20 @@ def test_a_description_names_every_part():
         "logsnr_first": 5.0,
         "logsnr_last": -6.0,
     }
+
+
+def test_operations_of_an_evaluation():
+    """3 inputs, 8 features, 3 outputs: 2 · (3·8 + 8·3), the same for any grid; the mode of the network is put back."""
+    model = network_model()
+    model.denoiser.train()
+    assert flops_per_evaluation(model) == 2 * (3 * 8 + 8 * 3) and model.denoiser.training
+
+    def conditional(z, t, *, y):
+        return Tiny(3)(z, t) * y
+
+    domain, law = DataDomain((3,), 16), schedules.logsnr_linear()
+    for net in (conditional, lambda z, t: 0 * z):
+        unknown = nelbo.from_callable(
+            net, schedule=law, domain=domain, predicts="x0", time="unit", decoder="categorical"
+        )
+        assert flops_per_evaluation(unknown) is None

@@ -9,9 +9,9 @@ import torch
 
 import nelbo
 from nelbo.errors import NelboError, ShapeError, UsageError
-from nelbo.model.basis import Cosine, Pixel, Reflections
 from nelbo.model.domain import DataDomain
-from nelbo.model.fitted import FittedVariance, Hybrid
+from nelbo.model.fitted.basis import Cosine, Pixel, Reflections
+from nelbo.model.fitted.variance import FittedVariance, HybridVariance
 from nelbo.model.reverse import BetaTilde, Reverse, parse_variance
 from nelbo.process import grid
 from tests.model import fitted
@@ -93,7 +93,7 @@ BAD = [
     (lambda: Cosine(turned(3)).check((1, 8, 8)), ShapeError, r"3×3 matrix in images of shape \(1, 8, 8\)"),
     (lambda: Reflections(torch.zeros(3, 1)), UsageError, r"by a vector that is 0"),
     (lambda: Reflections(torch.ones(3, 1)).check((4,)), ShapeError, r"in 3 dimensions"),
-    (lambda: Hybrid(BetaTilde(), FITTED["local"], 0.0), UsageError, r"not fitted"),
+    (lambda: HybridVariance(BetaTilde(), FITTED["local"], 0.0), UsageError, r"not fitted"),
     (lambda: FITTED["in dct"].check_shape((2, 6, 8)), ShapeError, r"a level for examples of shape \(2, 6, 8\)"),
     (lambda: dataclasses.replace(FITTED["local"], scales=torch.ones(3, 2)), ShapeError, r"scales of shape \(2,\)"),
     (lambda: FITTED["hybrid"].check_shape((12,)), NelboError, r"needs images"),

@@ -7,11 +7,10 @@ import pytest
 import torch
 
 from nelbo.errors import ShapeError, UnknownNameError, UsageError
-from nelbo.model.decoder import ContinuousGaussian, DiscretizedGaussian
+from nelbo.model.decoder import ContinuousGaussian, DiscretizedGaussian, LogSpread, RangeSpread
 from nelbo.model.denoiser import NetworkDenoiser
 from nelbo.model.domain import DataDomain
 from nelbo.model.reverse import LearnedLog, LearnedRange, Reverse, VarianceTable, parse_variance
-from nelbo.model.spread import LogSpread, RangeSpread
 from nelbo.process import grid
 from nelbo.process import schedule as schedules
 from nelbo.process.prediction import Prediction
@@ -90,7 +89,7 @@ BAD = [
     (lambda: learning(SIX), UsageError, r"a table of 6 variances on a schedule with no table"),
     (lambda: learning(SIX, schedule=schedules.linear(7), grid=grid.full()), UsageError, r"with 7 levels"),
     (lambda: learning(SIX, schedule=TABLE, grid=grid.even(3)), UsageError, r"leaves levels out\nhint: .*full grid"),
-    (lambda: LearnedLog().of_step(level(1), level(0), Prediction(torch.zeros(1, 1))), UsageError, r"says none"),
+    (lambda: LearnedLog().of_step(level(1), level(0), Prediction(torch.zeros(1, 1))), UsageError, r"predicts none"),
     (
         lambda: NetworkDenoiser(lambda z, t: z, "eps", "logsnr", learned_variance=True)(torch.zeros(2, 3), level(0, 2)),
         ShapeError,

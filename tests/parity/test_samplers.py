@@ -11,8 +11,7 @@ import torch
 
 import nelbo
 from nelbo.process import grid as grids
-from nelbo.sampling import sample
-from nelbo.sampling.samplers import DDIM, Ancestral, DPMSolver2M, Euler, Heun, SDEDPMSolver2M
+from nelbo.sampling import DDIM, Ancestral, DPMSolver2M, Euler, Heun, SDEDPMSolver2M, sample
 
 diffusers = pytest.importorskip("diffusers")
 T, N, SHAPE = 1000, 3, (1, 4, 4)
@@ -44,7 +43,7 @@ class Replayed:
         from nelbo.sampling import draw
 
         self.drawn = 0
-        monkeypatch.setattr(draw._Run, "normal", lambda run, rows, level: self.next().double())
+        monkeypatch.setattr(draw._Paths, "normal", lambda paths, rows, level: self.next().double())
 
     def next(self, *_, **__) -> torch.Tensor:
         self.drawn += 1

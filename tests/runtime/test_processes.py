@@ -77,11 +77,11 @@ def test_nine_examples_on_two_processes(here, estimator):
 @pytest.mark.slow
 def test_the_ode_likelihood_on_two_processes(here):
     """Nine examples' solves, shared: the numbers of one process, in the document and in the file of examples."""
-    options = ("plug:smooth", "--data", "nine.npy", "--precision", "float64", "--batch-size", "4", "--ode")
-    options += ("--ode-steps", "4", "--dequantisation", "flow")
+    options = ("plug:smooth", "--data", "nine.npy", "--precision", "float64", "--batch-size", "4")
+    options += ("--steps", "4", "--dequantisation", "flow")
     found = []
     for launcher, name in (((), "one"), (TWO, "two")):
-        found.append(done(here, *options, "--per-example", f"{name}.npz", launcher=launcher)[0])
+        found.append(done(here, *options, "--per-example", f"{name}.npz", launcher=launcher, command="ode")[0])
     same(*found)
     assert found[0]["quantity"] == "ode" and found[0]["examples"] == 9 and not found[0]["interrupted"]
     one, two = (np.load(here / f"{name}.npz") for name in ("one", "two"))

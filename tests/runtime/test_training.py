@@ -13,6 +13,7 @@ import pytest
 
 import nelbo
 from nelbo.training import checkpoint
+from tests.expected import seen
 from tests.runtime import training
 from tests.runtime.cases import environment, start, until
 
@@ -38,6 +39,7 @@ def runs(tmp_path_factory) -> Path:
     return folder
 
 
+@seen
 def test_the_same_losses_and_bounds(runs):
     one, two = log_of(runs / "one"), log_of(runs / "two")
     assert [r["step"] for r in one] == [r["step"] for r in two] and len(one) == 8 + 2

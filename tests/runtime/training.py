@@ -15,7 +15,7 @@ import torch
 import nelbo
 from nelbo import runtime
 from nelbo.errors import Interrupted
-from nelbo.training.feed import Feed
+from nelbo.training.data import Loader
 from nelbo.typing import Json
 
 torch.set_num_threads(1)
@@ -39,24 +39,24 @@ def run(out: Path, resume: bool = False, stop_at: int | None = None) -> None:
     """Train into `out`; the rows of every step that this process saw go to out.rows-RANK.json."""
     workers = runtime.workers()
     seen: list[list[int]] = []
-    read = Feed._read
+    read = Loader._read
 
     def spy(self, step, parts):
-        rows = self.order.of(step)
-        seen.append([int(r) for places in parts for r in rows[places.slots]])
+        rows = self.shuffle.batch(step)
+        seen.append([int(r) for part in parts for r in rows[part.positions]])
         return read(self, step, parts)
 
     def progress(record: Json) -> None:
         if record["step"] == stop_at:
             os.kill(os.getpid(), 15)  # of rank 0 alone: the others hear of it from there
 
-    Feed._read = spy
+    Loader._read = spy
     try:
         nelbo.train(
             data(), out, {**SETTINGS, "bins": 5}, resume=resume, progress=progress, workers=workers
         ).fingerprint()
     finally:
-        Feed._read = read
+        Loader._read = read
     out.with_suffix(f".rows-{workers.rank}.json").write_text(json.dumps(seen))
 
 

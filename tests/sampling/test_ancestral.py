@@ -16,12 +16,12 @@ import torch
 from scipy import stats
 
 import nelbo
+from nelbo import sample
 from nelbo.errors import NumericalError, ShapeError, UnknownNameError, UsageError
 from nelbo.model.exact import CategoricalData, GaussianData, MixtureData
 from nelbo.model.prior import GaussianPrior
 from nelbo.process import grids
 from nelbo.process import schedule as schedules
-from nelbo.sampling import sample
 
 LINE = GaussianData([0.7], [[0.5]])
 PLANE = GaussianData([0.4, -1.0], [[0.6, 0.25], [0.25, 0.3]])

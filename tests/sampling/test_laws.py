@@ -16,10 +16,10 @@ from scipy import stats
 from scipy.spatial.distance import cdist
 
 import nelbo
+from nelbo import sample
 from nelbo.model.exact import GaussianData, MixtureData
 from nelbo.process import grids
-from nelbo.sampling import sample
-from nelbo.sampling.samplers import DDIM, Ancestral, Euler, Heun, Sampler, SDEDPMSolver2M
+from nelbo.sampling import DDIM, Ancestral, Euler, Heun, Sampler, SDEDPMSolver2M
 from tests.sampling.cases import LAW, LINE, PATHS, PLANE
 from tests.sampling.test_ancestral import worst_z
 
@@ -110,11 +110,11 @@ class LostMemory(Sampler):
     name = "wrong"
 
     def step(self, step):
-        before = step.before
-        if before is not None:
+        previous = step.previous
+        if previous is not None:
             x0 = step.predict(step.z, step.t).x0
-            before = before._replace(x0=2 * x0 - before.x0 - 0.5 * (x0 - x0.mean()))
-        return SDEDPMSolver2M().step(dataclasses.replace(step, before=before))
+            previous = previous._replace(x0=2 * x0 - previous.x0 - 0.5 * (x0 - x0.mean()))
+        return SDEDPMSolver2M().step(dataclasses.replace(step, previous=previous))
 
 
 class ChurnWithoutRoot(Sampler):
@@ -123,7 +123,7 @@ class ChurnWithoutRoot(Sampler):
     name = "wrong"
 
     def step(self, step):
-        gamma = min(20.0 / step.count, 2**0.5 - 1)
+        gamma = min(20.0 / step.steps, 2**0.5 - 1)
         shrink = gamma / ((1 + gamma) ** 2 - 1) ** 0.5
         return Heun(churn=20.0).step(dataclasses.replace(step, normal=lambda: shrink * step.normal()))
 

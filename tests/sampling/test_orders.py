@@ -17,11 +17,12 @@ import torch
 from scipy import optimize
 
 import nelbo
+from nelbo import sample
 from nelbo.errors import DomainError, ShapeError, UsageError
 from nelbo.model.exact import CategoricalData, GaussianData, MixtureData
 from nelbo.process import grids
 from nelbo.process import schedule as schedules
-from nelbo.sampling import encode, sample
+from nelbo.sampling import encode
 from tests.sampling.cases import DETERMINISTIC, LAW, LINE, PATHS, PLANE
 
 ORDERS = {"ddim": 1, "euler": 1, "flow_euler": 1, "heun": 2, "flow_midpoint": 2, "dpmpp_2m": 2}

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import nelbo
+from nelbo import sample
 from nelbo.errors import NumericalError, ShapeError, UnknownNameError, UsageError
 from nelbo.process import grids
 from nelbo.process import schedule as schedules
-from nelbo.sampling import encode, sample
-from nelbo.sampling.samplers import DDIM, NAMED, Ancestral, Euler, Heun
+from nelbo.sampling import DDIM, NAMED, Ancestral, Euler, Heun, encode
 from tests.sampling.cases import LAW, PLANE
 
 ALL = [*(kind() for kind in NAMED.values()), DDIM(0.5), Euler(churn=5.0), Heun(churn=5.0), Ancestral("beta")]
@@ -186,12 +186,12 @@ def test_guided_codes():
     table = torch.randn(3, 4, 8, dtype=torch.float64)
 
     from nelbo.model.denoiser import CategoricalDenoiser
-    from nelbo.sampling.guidance import checked
+    from nelbo.sampling.guidance import make_guidance
 
     domain = nelbo.DataDomain((4,), 8)
     base = nelbo.exact.CategoricalData(torch.full((4, 8), 1 / 8)).model(LAW, grids.even(5), exact_ends=False)
     model = type(base)(**{**vars(base), "denoiser": CategoricalDenoiser(lambda z, t, y: table[y], domain)})
-    guidance = checked(2.0, {"y": torch.tensor(2)}, {"y": torch.tensor([0, 1])})
+    guidance = make_guidance(2.0, {"y": torch.tensor(2)}, {"y": torch.tensor([0, 1])})
     assert guidance is not None
     level = LAW.at(torch.tensor([0.9])).expand(2)
     z = torch.zeros(2, 4, dtype=torch.float64)

@@ -7,12 +7,12 @@ import dataclasses
 import numpy as np
 import torch
 
-from nelbo.model.basis import Cosine, Pixel
 from nelbo.model.denoiser import Denoiser
 from nelbo.model.exact import GaussianData
-from nelbo.model.fitted import Fitted, FittedRange, FittedVariance, one_number
-from nelbo.model.local import LocalVariance, energies, folded, unfolded
-from nelbo.model.mapped import MapVariance, surroundings
+from nelbo.model.fitted.basis import Cosine, Pixel
+from nelbo.model.fitted.local import LocalVariance, by_block, energies, from_blocks
+from nelbo.model.fitted.pixel_map import MapVariance, surroundings
+from nelbo.model.fitted.variance import CalibratedVariance, Fitted, FittedVariance
 from nelbo.model.reverse import LearnedRange, Reverse
 from nelbo.process.prediction import Prediction
 from nelbo.tightening import covariance, gamma, regress
@@ -130,7 +130,8 @@ class Rows(Regression):
 
     def found(self) -> Found:
         note, cost, tables = self.chosen()
-        return Found(one_number(self.logsnr, tables["w"][:, 0, 0].exp(), 3), cost, note)
+        log_error = tables["w"][:, 0, 0].reshape(-1, 1, 1, 1)
+        return Found(FittedVariance(Pixel(), self.logsnr, log_error), cost, note)
 
 
 def check_turns() -> None:
@@ -228,7 +229,7 @@ def check_energies() -> None:
         close(found[5][i, c, 1, 1, 0, 0], (X[i, 0, 0, 0] / 4) ** 2, 1e-9)
         close(found[7][i, c, 3, 3, 1, 0], np.log(np.mean(E[i, c, 4:, :4] ** 2) + 0.05), 1e-9)
         close(found[8][i, c, 0, 0, 0, 0], np.log(np.mean(E[i, c] ** 2) + 0.05), 1e-9)
-    close(unfolded(basis, folded(basis, x0), x0.shape), x0, 1e-15)
+    close(from_blocks(basis, by_block(basis, x0), x0.shape), x0, 1e-15)
 
 
 def check_local() -> None:
@@ -281,7 +282,7 @@ def check_learned() -> None:
     model = dataclasses.replace(model, reverse=Reverse(LearnedRange()))
     measured = covariance.measure(model, data.sample(2000), families=["learned"])
     policy = measured["learned"].policy
-    assert isinstance(policy, FittedRange)
+    assert isinstance(policy, CalibratedVariance)
     at = model.levels()[1:]  # at the first all errors are the noise, and alike
     z = torch.zeros(len(at), 3).double()
     said = model.denoiser(z, at)

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from nelbo.errors import ShapeError, UsageError
-from nelbo.model import context
-from nelbo.model.context import ENERGIES, KAPPA, ContextGaussian, allowed, mean_features
 from nelbo.model.decoder import DiscretizedGaussian
 from nelbo.model.domain import DataDomain
+from nelbo.model.fitted import context
+from nelbo.model.fitted.context import ENERGIES, KAPPA, ContextGaussian, allowed, mean_features
 from nelbo.process.levels import Levels, Path
 from nelbo.process.prediction import Prediction
 from nelbo.tightening.context import fit_context

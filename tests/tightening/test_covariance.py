@@ -12,7 +12,7 @@ import torch
 import nelbo
 from nelbo.errors import DomainError, UnknownNameError, UsageError
 from nelbo.model.exact import CategoricalData, MixtureData
-from nelbo.model.fitted import Fitted, FittedVariance, Hybrid
+from nelbo.model.fitted.variance import Fitted, FittedVariance, HybridVariance
 from nelbo.model.reverse import Reverse
 from nelbo.process import grid as grids
 from nelbo.process import schedule as schedules
@@ -78,7 +78,7 @@ def test_a_hybrid_switches_where_it_costs_least(patch_fit):
     model, measured = patch_fit
     levels = model.levels()
     hybrid = measured.hybrid(levels)
-    assert isinstance(hybrid.policy, Hybrid) and hybrid.note
+    assert isinstance(hybrid.policy, HybridVariance) and hybrid.note
     whole = [measured.cost(f, levels) for f in ("local", "map", "dct")]
     cost = float(hybrid.cost.of(levels[:-1], levels[1:]).sum())
     assert cost <= min(whole) + 1e-9

@@ -12,9 +12,9 @@ import torch
 
 import nelbo
 from nelbo.bound.evaluate import evaluate
-from nelbo.data import folder as folders
-from nelbo.data import hub, read
-from nelbo.data.lazy import LazyRows
+from nelbo.data import pictures as decoding
+from nelbo.data import read
+from nelbo.data.pictures import LazyRows
 from nelbo.errors import DataError, UsageError
 from nelbo.model import folder
 from nelbo.model.domain import DataDomain
@@ -47,7 +47,7 @@ def test_a_folder_on_disk_is_as_one_in_memory(pictures, tmp_path, monkeypatch):
     whole = read(str(pictures))
     settings = small(bins=4, net=PLAIN, steps=6, validation={"every": 3, "examples": 5, "max_nfe": 600})
     one = train(whole, tmp_path / "memory", settings)
-    monkeypatch.setattr(folders, "STREAMED", 0)
+    monkeypatch.setattr(decoding, "STREAMED", 0)
     lazy = read(str(pictures))
     assert isinstance(lazy.data, LazyRows) and isinstance(whole.data, torch.Tensor)
     assert lazy.fingerprint == whole.fingerprint and torch.equal(lazy.labels, whole.labels)
@@ -64,7 +64,7 @@ def test_a_folder_on_disk_is_as_one_in_memory(pictures, tmp_path, monkeypatch):
 def test_a_picture_that_vanishes(pictures, tmp_path, monkeypatch):
     """One error that names it; the last checkpoint is good, and the run goes on when the file is back."""
     settings = small(bins=4, net=PLAIN, batch_size=5, steps=8, checkpoint_every=2)
-    monkeypatch.setattr(folders, "STREAMED", 0)
+    monkeypatch.setattr(decoding, "STREAMED", 0)
     whole = train(read(str(pictures)), tmp_path / "whole", settings)
     path = pictures / "a" / "04.png"
     content = path.read_bytes()
@@ -83,7 +83,7 @@ def test_a_picture_that_vanishes(pictures, tmp_path, monkeypatch):
 
 
 def test_pictures_that_differ(pictures, monkeypatch):
-    monkeypatch.setattr(folders, "STREAMED", 0)
+    monkeypatch.setattr(decoding, "STREAMED", 0)
     lazy = read(str(pictures))
     PIL.fromarray(np.zeros((5, 4), np.uint8)).save(pictures / "b" / "01.png")
     with pytest.raises(DataError, match=r"01\.png is 4×5"):
@@ -125,7 +125,7 @@ def test_a_hub_set_on_disk(pictures, tmp_path, monkeypatch):
 
     library = types.SimpleNamespace(load_dataset=lambda name: {"train": Rows(range(30))})
     monkeypatch.setitem(sys.modules, "datasets", library)
-    monkeypatch.setattr(hub, "STREAMED", 0)
+    monkeypatch.setattr(decoding, "STREAMED", 0)
     lazy = read("hf:some/set")
     assert isinstance(lazy.data, LazyRows) and decoded == [0]
     assert torch.equal(lazy.data[torch.tensor([3, 8])], torch.from_numpy(images[[3, 8]])) and decoded == [0, 3, 8]
@@ -144,7 +144,7 @@ def test_a_set_of_the_library_itself(pictures, tmp_path, monkeypatch):
     )
     monkeypatch.setattr(datasets, "load_dataset", lambda name: {"train": made})
     for threshold in (0, 1 << 40):
-        monkeypatch.setattr(hub, "STREAMED", threshold)
+        monkeypatch.setattr(decoding, "STREAMED", threshold)
         found = read("hf:made")
         assert isinstance(found.data, LazyRows) == (threshold == 0)
         assert torch.equal(found.data[torch.arange(30)], torch.from_numpy(images))

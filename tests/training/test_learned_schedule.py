@@ -18,10 +18,10 @@ from nelbo.process.schedule import Schedule
 from nelbo.training.build import build_model
 from nelbo.training.config import check_config
 from nelbo.training.criterion import Criterion
-from nelbo.training.learned_schedule import LearnedLaw
+from nelbo.training.data import Batch
 from nelbo.training.loop import train
-from nelbo.training.objective import Batch, Bound
-from nelbo.training.times import Times
+from nelbo.training.objective import BoundObjective, NoisedBatch
+from nelbo.training.schedule import TrainableSchedule
 from tests.training.cases import codes, small
 
 DATA = GaussianData([0.3], [[0.6]])
@@ -64,15 +64,15 @@ def test_the_shape_leaves_the_continuous_bound_alone():
     assert abs(whole(wider, model) / exact - 1) > 1e-3
 
 
-def second_moment(law: LearnedLaw, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+def second_moment(law: TrainableSchedule, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """ℓ of 4096 examples on `law`, and the gradient of E[ℓ²] that `backward` makes of it for the shape."""
     model = DATA.model(schedules.logsnr_linear(HIGH, LOW), grids.continuous())
-    criterion = Criterion(Bound(), Times(), law)
+    criterion = Criterion(BoundObjective(), law=law)
     law.zero_grad()
-    parts = criterion(model, DATA.sample(4096, seed=seed), seed, 0)
+    parts = criterion(model, Batch(DATA.sample(4096, seed=seed), seed, 0))
     parts["loss"].backward()
     assert criterion._last is not None
-    each = criterion._last[1].each.detach().double()
+    each = criterion._last[1].per_example.detach().double()
     criterion.after_backward()
     assert law.shape.grad is not None
     return each, law.shape.grad.clone()
@@ -81,12 +81,12 @@ def second_moment(law: LearnedLaw, seed: int) -> tuple[torch.Tensor, torch.Tenso
 def check_gradient() -> None:
     """One backward pass of the mean loss gives the gradient of E[ℓ²] for the shape and of the loss for the end points:
     against central differences of the same draws, in float64 so that the differences can be taken."""
-    law = LearnedLaw(HIGH, LOW, segments=4)
+    law = TrainableSchedule(HIGH, LOW, segments=4)
     with torch.no_grad():
         law.shape.copy_(torch.tensor([0.3, -0.4, 0.1, 0.2]))
     model = DATA.model(schedules.logsnr_linear(HIGH, LOW), grids.continuous())
     target = DATA.sample(512)
-    batch = Batch.of(model, target, 2, 0)
+    batch = NoisedBatch.draw(model, Batch(target, 2, 0))
     # a step of the shape may push a float32 rounding about; the objective itself is evaluated in float64 here
     batch = batch._replace(x=batch.x.double(), eps=batch.eps.double())
 
@@ -124,7 +124,7 @@ def test_gradient():
 def test_training_the_shape_lowers_the_noise():
     """E[ℓ²] over t falls by a third of what can be gained at least, to within 5 % of the least that any shape of these
     segments reaches (by convexity: slopes ∝ 1/√E[ℓ²] a segment); the ends stay where they are."""
-    law = LearnedLaw(HIGH, LOW, segments=8, fixed_ends=True)
+    law = TrainableSchedule(HIGH, LOW, segments=8, fixed_ends=True)
     before, _ = second_moment(law, 1)
     optimizer = torch.optim.Adam([law.shape], 0.05)
     for step in range(150):
@@ -139,10 +139,10 @@ def test_training_the_shape_lowers_the_noise():
 
 
 def test_ends_are_fixed_where_asked():
-    law = LearnedLaw(HIGH, LOW, segments=3, fixed_ends=True)
+    law = TrainableSchedule(HIGH, LOW, segments=3, fixed_ends=True)
     second_moment(law, 0)
     assert law.end_points.grad is None
-    free = LearnedLaw(HIGH, LOW, segments=3)
+    free = TrainableSchedule(HIGH, LOW, segments=3)
     second_moment(free, 0)
     assert free.end_points.grad is not None and bool((free.end_points.grad != 0).all())
 

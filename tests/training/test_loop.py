@@ -22,7 +22,7 @@ from nelbo.process.schedule import Table
 from nelbo.training import TrainConfig, train
 from nelbo.training.build import build_model
 from nelbo.training.config import check_config
-from nelbo.training.run import learning_rate_factor
+from nelbo.training.optimizer import learning_rate_factor
 from tests.training.cases import BINS, codes, small
 
 
@@ -235,9 +235,9 @@ def test_every_example_once_an_epoch(tmp_path, monkeypatch):
 
     seen: list[torch.Tensor] = []
 
-    def spy(self, model, target, *rest):
-        seen.append(target.clone())
-        return forward(self, model, target, *rest)
+    def spy(self, model, batch):
+        seen.append(batch.target.clone())
+        return forward(self, model, batch)
 
     forward = Criterion.forward
     monkeypatch.setattr(Criterion, "forward", spy)

@@ -11,8 +11,7 @@ from nelbo.model.folder import load
 from nelbo.nets import build, mlp, unet
 from nelbo.training import train
 from nelbo.training.config import check_config
-from nelbo.training.muon import Muon, orthogonal
-from nelbo.training.optimizer import make_optimizer
+from nelbo.training.optimizer import Muon, make_optimizer, orthogonal
 from tests.training.cases import codes, small
 
 UNET = {"name": "unet", "width": 8, "multipliers": [1, 2], "patch": 1}
@@ -100,7 +99,7 @@ def test_inner_layers_of_other_networks():
 
 
 def test_a_network_that_names_no_inner_layers():
-    with pytest.raises(UsageError, match="does not say which of its layers") as caught:
+    with pytest.raises(UsageError, match="does not name its inner layers") as caught:
         make_optimizer(nn.Linear(2, 2), nn.Module(), check_config({"optimizer": "muon"}))
     assert "optimizer=adamw" in caught.value.hint
 

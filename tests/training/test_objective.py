@@ -17,7 +17,9 @@ from nelbo.process import grid as grids
 from nelbo.process import schedule as schedules
 from nelbo.training.build import build_model
 from nelbo.training.config import check_config
-from nelbo.training.objective import bound_loss, simple_loss
+from nelbo.training.criterion import Criterion
+from nelbo.training.data import Batch
+from nelbo.training.objective import BoundObjective, SimpleObjective
 from tests.training.cases import codes, small
 
 CODES = CategoricalData([[0.1, 0.2, 0.6, 0.1], [0.4, 0.1, 0.1, 0.4], [0.7, 0.1, 0.1, 0.1]])
@@ -25,6 +27,7 @@ REAL = GaussianData([0.5, -0.2], [[0.5, 0.2], [0.2, 0.3]])
 LAW = schedules.logsnr_linear(4.0, -5.0)
 TABLE = schedules.linear(12, 1e-2, 0.5)
 POOL, BATCH, STEPS = 64, 32, 200
+TERMS = ("diffusion", "reconstruction", "prior")
 
 
 def case(name: str):
@@ -37,10 +40,20 @@ def case(name: str):
     return REAL.model(TABLE, grids.full(), exact_ends=False), REAL.sample(POOL), None
 
 
+def bound_losses(model, target: torch.Tensor, seed: int, step: int, share: float) -> dict[str, torch.Tensor]:
+    """The loss of a batch and its terms, `share` of it scoring the first level."""
+    return Criterion(BoundObjective(reconstruction_share=share))(model, Batch(target, seed, step))
+
+
+def simple_loss(model, target: torch.Tensor, seed: int, step: int) -> torch.Tensor:
+    return Criterion(SimpleObjective())(model, Batch(target, seed, step))["loss"]
+
+
 def draws_of_the_loss(model, pool) -> torch.Tensor:
     """(STEPS, 3): diffusion, reconstruction, prior of random batches, as the loop draws them."""
     rows = [random.permutation(5, POOL, level=step)[:BATCH] for step in range(STEPS)]
-    return torch.stack([torch.stack(bound_loss(model, pool[r], 3, k, 0.25)) for k, r in enumerate(rows)]).double()
+    losses = [bound_losses(model, pool[r], 3, k, 0.25) for k, r in enumerate(rows)]
+    return torch.stack([torch.stack([v[name].double() for name in TERMS]) for v in losses])
 
 
 @pytest.mark.parametrize("name", ["law, codes", "law, real", "table, codes", "table, real"])
@@ -51,7 +64,7 @@ def test_unbiased(name):
     estimator = Exhaustive(draws=64) if isinstance(model.schedule, schedules.Table) else Stratified(32, 64)
     bound = evaluate(model, pool, grid=grid, estimator=estimator, precision="float64", seed=9)
     mean, error = draws.mean(0), draws.std(0) / math.sqrt(STEPS)
-    for k, term in enumerate(("diffusion", "reconstruction", "prior")):
+    for k, term in enumerate(TERMS):
         known = getattr(bound.terms, term)
         # The loss computes in float32, where λ at the first level has 7 digits: 1e-5 relative, far below the noise.
         scale = math.hypot(float(error[k]), known.standard_error) + 1e-5 * abs(known.bits_per_dim)
@@ -73,10 +86,10 @@ def test_weight_of_a_step_and_of_a_rate():
 
     snr = [math.exp(float(TABLE.table[k])) for k in (0, -1)]
     for step in range(5):
-        loss = bound_loss(of(TABLE), target, 0, step, 0.5)
-        assert float(loss.diffusion) == pytest.approx((snr[0] - snr[1]) * x**2 / unit, rel=1e-5)
+        loss = bound_losses(of(TABLE), target, 0, step, 0.5)
+        assert float(loss["diffusion"]) == pytest.approx((snr[0] - snr[1]) * x**2 / unit, rel=1e-5)
     law = of(LAW)
-    draws = torch.stack([bound_loss(law, target, 0, step, 0.5).diffusion for step in range(200)]).double()
+    draws = torch.stack([bound_losses(law, target, 0, step, 0.5)["diffusion"] for step in range(200)]).double()
     error = float(draws.std()) / math.sqrt(200)
     assert error < 0.02 * float(draws.mean())
     assert abs(float(draws.mean()) - (math.exp(4.0) - math.exp(-5.0)) * x**2 / unit) < 4 * error
@@ -84,8 +97,8 @@ def test_weight_of_a_step_and_of_a_rate():
 
 def test_the_loss_is_the_sum_of_its_terms():
     model, pool, _ = case("law, codes")
-    loss = bound_loss(model, pool, 0, 0, 1.0)
-    assert float(loss.total) == pytest.approx(sum(float(v) for v in loss), rel=1e-6)
+    loss = bound_losses(model, pool, 0, 0, 1.0)
+    assert float(loss["loss"]) == pytest.approx(sum(float(loss[name]) for name in TERMS), rel=1e-6)
 
 
 def probe(schedule, time: str):
@@ -105,7 +118,7 @@ def test_times_of_a_batch_sweep_the_chain():
     model, asked = probe(LAW, "unit")
     target = torch.zeros(BATCH, 2, dtype=torch.int64)
     for step in range(100):
-        bound_loss(model, target, 0, step, 0.1)
+        bound_losses(model, target, 0, step, 0.1)
     times = torch.stack(asked).double()
     assert times.shape == (100, BATCH) and bool(((times >= 0) & (times < 1)).all())
     cells = (times * BATCH).floor().long().sort(1).values
@@ -121,7 +134,7 @@ def test_levels_of_a_batch_sweep_the_table():
     """On a table of L levels, each of the L − 1 steps gets B/(L − 1) of the batch, rounded up or down."""
     model, asked = probe(TABLE, "index")
     for step in range(50):
-        bound_loss(model, torch.zeros(BATCH, 2, dtype=torch.int64), 0, step, 0.1)
+        bound_losses(model, torch.zeros(BATCH, 2, dtype=torch.int64), 0, step, 0.1)
     counts = torch.stack([t.bincount(minlength=12) for t in asked])
     assert bool((counts[:, 0] == 0).all())  # the first level belongs to the decoder
     share = BATCH / 11
@@ -154,7 +167,7 @@ def test_gradient(head):
             p.add_(0.1 * torch.randn_like(p))
 
     def loss() -> torch.Tensor:
-        return bound_loss(model, examples.data, 0, 0, 0.5).total
+        return bound_losses(model, examples.data, 0, 0, 0.5)["loss"]
 
     loss().backward()
     gradients = [p.grad.clone() for p in net.parameters()]

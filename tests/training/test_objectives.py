@@ -17,13 +17,13 @@ from nelbo.model.exact import GaussianData
 from nelbo.model.examples import Examples
 from nelbo.process import grid as grids
 from nelbo.process import schedule as schedules
-from nelbo.training.batches import Places
 from nelbo.training.build import build_model
 from nelbo.training.config import check_config
 from nelbo.training.criterion import Criterion
+from nelbo.training.data import Batch, BatchPart
 from nelbo.training.loop import train
-from nelbo.training.objective import Batch, Bound, Hybrid, Objective, Simple
-from nelbo.training.times import Sampling, Times
+from nelbo.training.objective import BoundObjective, HybridObjective, NoisedBatch, Objective, SimpleObjective
+from nelbo.training.times import TimeSampler, TimeSampling
 from nelbo.training.weighting import EDMMonotone, Flat, MinSNR, Sigmoid
 from tests.training.cases import codes, small
 
@@ -48,20 +48,20 @@ def integral(values) -> float:
     return float(0.5 * (HIGH - LOW) * (w @ values(logsnr)))
 
 
-def draws(objective: Objective, sampling: Sampling, name: str) -> torch.Tensor:
+def draws(objective: Objective, sampling: TimeSampling, name: str) -> torch.Tensor:
     """(STEPS,): the part `name` of the loss at successive steps; importance sampling learns as it goes."""
     model = DATA.model(LAW, grids.continuous(), exact_ends=False)
-    criterion = Criterion(objective, Times(sampling, cells=8))
+    criterion = Criterion(objective, TimeSampler(sampling, cells=8))
     found = []
     for step in range(STEPS):
-        parts = criterion(model, DATA.sample(BATCH, seed=step), 11, step)
+        parts = criterion(model, Batch(DATA.sample(BATCH, seed=step), 11, step))
         criterion.after_backward()
         criterion.end_of_step()
         found.append(parts.get(name, parts["loss"]).double())
     return torch.stack(found)
 
 
-def check_expectation(objective: Objective, sampling: Sampling, name: str, exact: float, wrong: float) -> None:
+def check_expectation(objective: Objective, sampling: TimeSampling, name: str, exact: float, wrong: float) -> None:
     """The mean of the draws is the closed form within 4 standard errors, and not the form of another weight."""
     found = draws(objective, sampling, name)
     se = float(found.std()) / math.sqrt(STEPS)
@@ -76,20 +76,20 @@ def check_bounds() -> None:
             0.5 * integral(lambda lam, w=v: w(torch.from_numpy(lam)).numpy() * error(lam)) / bits
             for v in (w, WEIGHTS[k - 1])
         )
-        check_expectation(Bound(w), Sampling.LOW_DISCREPANCY, "diffusion", exact, other)
+        check_expectation(BoundObjective(w), TimeSampling.LOW_DISCREPANCY, "diffusion", exact, other)
 
 
 def check_samplings() -> None:
     exact = 0.5 * integral(error) / (2 * math.log(2))
-    for sampling in Sampling:
-        check_expectation(Bound(), sampling, "diffusion", exact, 1.3 * exact)
+    for sampling in TimeSampling:
+        check_expectation(BoundObjective(), sampling, "diffusion", exact, 1.3 * exact)
 
 
 def check_simple() -> None:
     mean = integral(error) / (HIGH - LOW) / 2
     capped = integral(lambda lam: np.minimum(1, 0.7 * np.exp(-lam)) * error(lam)) / (HIGH - LOW) / 2
-    check_expectation(Simple(), Sampling.IMPORTANCE, "simple", mean, capped)
-    check_expectation(Simple(MinSNR(0.7)), Sampling.IMPORTANCE, "simple", capped, mean)
+    check_expectation(SimpleObjective(), TimeSampling.IMPORTANCE, "simple", mean, capped)
+    check_expectation(SimpleObjective(MinSNR(0.7)), TimeSampling.IMPORTANCE, "simple", capped, mean)
 
 
 @pytest.mark.parametrize("check", [check_bounds, check_samplings, check_simple], ids=lambda f: f.__name__)
@@ -101,18 +101,18 @@ def test_ends_are_weighed_as_their_levels():
     """Reconstruction at w(λ_max), prior at w(λ_min): with w a sigmoid the ratios to the bound's own are its values."""
     model = DATA.model(LAW, grids.continuous(), exact_ends=False)
     x = DATA.sample(BATCH)
-    plain, weighed = (Criterion(Bound(w), Times())(model, x, 0, 0) for w in (Flat(), Sigmoid(1.0)))
+    plain, weighed = (Criterion(BoundObjective(w))(model, Batch(x, 0, 0)) for w in (Flat(), Sigmoid(1.0)))
     for name, end in (("reconstruction", HIGH), ("prior", LOW)):
         assert float(weighed[name] / plain[name]) == pytest.approx(1 / (1 + math.exp(end - 1.0)), rel=1e-6)
 
 
-@pytest.mark.parametrize("objective", [Bound(), Simple()])
+@pytest.mark.parametrize("objective", [BoundObjective(), SimpleObjective()])
 def test_parts_add_up_to_the_batch(objective):
     model = DATA.model(LAW, grids.continuous(), exact_ends=False)
-    x, whole = DATA.sample(12), Places.all(12)
-    criterion = Criterion(objective, Times(Sampling.IMPORTANCE))
-    total = criterion(model, x, 2, 5)["loss"]
-    parts = [criterion(model, x[k::3], 2, 5, Places(whole.slots[k::3], 12))["loss"] for k in range(3)]
+    x, whole = DATA.sample(12), BatchPart.whole(12)
+    criterion = Criterion(objective, TimeSampler(TimeSampling.IMPORTANCE))
+    total = criterion(model, Batch(x, 2, 5))["loss"]
+    parts = [criterion(model, Batch(x[k::3], 2, 5, BatchPart(whole.positions[k::3], 12)))["loss"] for k in range(3)]
     assert float(sum(parts)) == pytest.approx(float(total), rel=1e-5)
 
 
@@ -121,7 +121,7 @@ def test_hybrid_wants_a_chain_and_a_variance(law):
     schedule, grid = (LAW, grids.continuous()) if law else (schedules.linear(10, 0.01, 0.3), grids.full())
     model = DATA.model(schedule, grid, exact_ends=False)
     with pytest.raises(UsageError, match="hybrid"):
-        Criterion(Hybrid(), Times())(model, DATA.sample(4), 0, 0)
+        Criterion(HybridObjective())(model, Batch(DATA.sample(4), 0, 0))
 
 
 def test_hybrid_at_both_ends_of_a_long_chain():
@@ -133,11 +133,17 @@ def test_hybrid_at_both_ends_of_a_long_chain():
     })  # fmt: skip
     data = torch.randint(0, 256, (3, 4), generator=torch.Generator().manual_seed(0))
     model = build_model(Examples(data, "bytes", bins=256), settings)
-    batch = Batch.of(model, data, 0, 0)._replace(unit=torch.tensor([0.0, 0.5, 0.9999], dtype=torch.float64))
-    each = Hybrid().losses(model, batch).each
+    batch = NoisedBatch.draw(model, Batch(data, 0, 0))._replace(
+        unit=torch.tensor([0.0, 0.5, 0.9999], dtype=torch.float64)
+    )
+    each = HybridObjective().losses(model, batch).per_example
     each.sum().backward()
     assert bool(each.isfinite().all()) and all(bool(p.grad.isfinite().all()) for p in model.denoiser.parameters())
-    alone = Hybrid().losses(model, Batch.of(model, data[:1], 0, 0)._replace(unit=batch.unit[:1])).each
+    alone = (
+        HybridObjective()
+        .losses(model, NoisedBatch.draw(model, Batch(data[:1], 0, 0))._replace(unit=batch.unit[:1]))
+        .per_example
+    )
     assert float(alone[0]) == pytest.approx(float(each[0]), rel=1e-5)
 
 

@@ -11,13 +11,14 @@ import nelbo
 from nelbo.bound import terms
 from nelbo.bound.prepare import NelboWarning
 from nelbo.errors import UsageError
-from nelbo.maths import random
+from nelbo.maths.keys import Purpose
 from nelbo.model.decoder import NetworkCategorical
 from nelbo.model.examples import Examples
 from nelbo.model.mixture import NetworkMixture
 from nelbo.training.build import build_model
 from nelbo.training.config import check_config
-from nelbo.training.objective import Batch, Bound
+from nelbo.training.data import Batch
+from nelbo.training.objective import BoundObjective, NoisedBatch
 from nelbo.training.recipe import IMAGES, with_recipe
 
 BYTES = torch.randint(0, 256, (6, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
@@ -101,15 +102,15 @@ def test_one_call_a_step(monkeypatch):
     rows = []
     whole = type(model.denoiser).forward
     monkeypatch.setattr(type(model.denoiser), "forward", lambda *given: rows.append(len(given[1])) or whole(*given))
-    batch = Batch.of(model, BYTES, seed=0, step=0)
+    batch = NoisedBatch.draw(model, Batch(BYTES, seed=0, step=0))
     with torch.no_grad():
-        losses = Bound(reconstruction_share=0.3).losses(model, batch)
+        losses = BoundObjective(reconstruction_share=0.3).losses(model, batch)
     assert rows == [6 + 2]
     first = model.levels()[:1]
-    eps = random.normal(0, torch.arange(2), 0, 2, model.domain.shape, stream=random.Stream.BATCH)
+    eps = Purpose.FIRST_LEVEL_NOISE.normal(0, torch.arange(2), 0, shape=model.domain.shape)
     with torch.no_grad():
         alone = terms.reconstruction(model, batch.x[:2].double(), batch.target[:2], eps, first.expand(2)).mean()
-    assert float(losses.others["reconstruction"]) == pytest.approx(float(alone) / (64 * math.log(2)), rel=1e-5)
+    assert float(losses.terms["reconstruction"]) == pytest.approx(float(alone) / (64 * math.log(2)), rel=1e-5)
 
 
 def test_labels_of_the_first_level(monkeypatch):
@@ -120,7 +121,7 @@ def test_labels_of_the_first_level(monkeypatch):
     seen = []
     whole = type(model.denoiser).forward
     monkeypatch.setattr(type(model.denoiser), "forward", lambda *given: seen.append(given[3]) or whole(*given))
-    batch = Batch.of(model, BYTES, seed=0, step=0, condition={"y": labels})
+    batch = NoisedBatch.draw(model, Batch(BYTES, seed=0, step=0, condition={"y": labels}))
     with torch.no_grad():
-        Bound(reconstruction_share=0.3).losses(model, batch)
+        BoundObjective(reconstruction_share=0.3).losses(model, batch)
     assert seen[0]["y"].tolist() == [0, 1, 2, 3, 4, 5, 0, 1]

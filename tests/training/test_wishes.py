@@ -14,8 +14,7 @@ from nelbo.errors import Interrupted, UnknownNameError, UsageError
 from nelbo.model import folder
 from nelbo.model.examples import Examples
 from nelbo.training import check_config, checkpoint, read_config, schema, train
-from nelbo.training.batches import Order, Places, dealt, held_out
-from nelbo.training.feed import augmented
+from nelbo.training.data import BatchPart, Shuffle, augmented, batch_parts, held_out_rows
 from tests.training.cases import codes, small
 from tests.training.test_loop import log_of
 
@@ -27,30 +26,30 @@ WATCHED = {"every": 4, "examples": 10, "max_nfe": 600}
 
 @pytest.mark.parametrize(("batch", "size", "accumulate"), [(10, 1, 1), (10, 2, 1), (10, 3, 1), (11, 2, 2), (6, 2, 3)])
 def test_parts_make_up_the_batch(batch, size, accumulate):
-    parts = [p for rank in range(size) for p in dealt(batch, rank, size, accumulate)]
-    assert sorted(int(s) for p in parts for s in p.slots) == list(range(batch))
+    parts = [p for rank in range(size) for p in batch_parts(batch, rank, size, accumulate)]
+    assert sorted(int(s) for p in parts for s in p.positions) == list(range(batch))
     assert sum(p.share for p in parts) == pytest.approx(1)
-    assert max(len(p.slots) for p in parts) - min(len(p.slots) for p in parts) <= 1
+    assert max(len(p.positions) for p in parts) - min(len(p.positions) for p in parts) <= 1
     for count in range(batch + 1):
         assert sum(p.below(count) for p in parts) == count
-        assert all(bool((p.slots[: p.below(count)] < count).all()) for p in parts)
-    assert Places.all(batch).below(3) == 3
+        assert all(bool((p.positions[: p.below(count)] < count).all()) for p in parts)
+    assert BatchPart.whole(batch).below(3) == 3
 
 
 def test_a_batch_too_small_for_its_parts():
     with pytest.raises(UsageError, match="2 processes × 3 micro-batches") as caught:
-        dealt(5, 0, 2, 3)
+        batch_parts(5, 0, 2, 3)
     assert "batch_size ≥ 6" in caught.value.hint
 
 
 def test_order_walks_through_the_chosen_rows():
     rows = torch.tensor([3, 5, 6, 9, 11, 20, 21])
     for batch_size in (2, 3, 7, 10, 23):
-        order = Order(rows, batch_size, 4)
-        seen = torch.cat([order.of(step) for step in range(21)])
+        order = Shuffle(rows, batch_size, 4)
+        seen = torch.cat([order.batch(step) for step in range(21)])
         for epoch in seen.split(7)[:-1]:
             assert torch.equal(epoch.sort().values, rows)
-        assert torch.equal(Order(rows, batch_size, 4).of(5), order.of(5))
+        assert torch.equal(Shuffle(rows, batch_size, 4).batch(5), order.batch(5))
 
 
 def test_micro_batches_are_the_batch(tmp_path):
@@ -134,7 +133,7 @@ def test_bounds_along_the_way(tmp_path):
     """Every `every` steps the bound of the averaged weights on examples that are not trained on, as `evaluate` says."""
     examples = codes()
     model = train(examples, tmp_path, small(validation={**WATCHED, "keep": "last"}, checkpoint_every=1))
-    kept, held = held_out(40, 10, 0)
+    kept, held = held_out_rows(40, 10, 0)
     assert sorted([*kept.tolist(), *held.tolist()]) == list(range(40)) and len(held) == 10
     assert model.trained_on is not None and torch.equal(model.trained_on, examples.hashes[kept])
     assert model.provenance["data"] == {
@@ -259,13 +258,13 @@ def test_half_of_the_places_are_flipped():
     """Each image as it is or left for right; half of them, whatever part of the batch they are in."""
     settings = check_config({"augment": ["horizontal_flip"]})
     target = torch.arange(4000 * 6).reshape(4000, 2, 3)
-    whole = augmented(target, settings, 3, Places.all(4000))
+    whole = augmented(target, settings, 3, BatchPart.whole(4000))
     same, turned = ((whole == t).flatten(1).all(1) for t in (target, target.flip(-1)))
     assert bool((same ^ turned).all()) and abs(float(turned.double().mean()) - 0.5) < 4 * math.sqrt(0.25 / 4000)
-    part = dealt(4000, 1, 3, 1)[0]
-    assert torch.equal(augmented(target[part.slots], settings, 3, part), whole[part.slots])
-    assert not torch.equal(augmented(target, settings, 4, Places.all(4000)), whole)
-    assert augmented(target, check_config(None), 3, Places.all(4000)) is target
+    part = batch_parts(4000, 1, 3, 1)[0]
+    assert torch.equal(augmented(target[part.positions], settings, 3, part), whole[part.positions])
+    assert not torch.equal(augmented(target, settings, 4, BatchPart.whole(4000)), whole)
+    assert augmented(target, check_config(None), 3, BatchPart.whole(4000)) is target
 
 
 # ---------------------------------------------------------------- what is written

@@ -13,6 +13,9 @@ import nelbo
 from nelbo.bound import terms
 from nelbo.bound.prepare import NelboWarning
 from nelbo.errors import DomainError, UsageError
+from tests.expected import early_end, untrained
+
+pytestmark = untrained
 
 BETAS = np.linspace(1e-4, 2e-2, 1000)
 BAR = np.cumprod(1 - BETAS)
@@ -23,11 +26,11 @@ SCALED = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
 def exact_noise(betas: np.ndarray) -> np.ndarray:
     """1 − ᾱ_i in 60 digits."""
     with mpmath.workdps(60):
-        bar, found = mpmath.mpf(1), []
+        bar, noise = mpmath.mpf(1), []
         for beta in betas:
             bar *= 1 - mpmath.mpf(float(beta))
-            found.append(float(1 - bar))
-    return np.array(found)
+            noise.append(float(1 - bar))
+    return np.array(noise)
 
 
 @pytest.mark.parametrize("betas", [BETAS, SCALED], ids=["linear", "scaled_linear"])
@@ -61,7 +64,7 @@ def test_cosine_begins_below_one():
 
 
 def test_nonzero_terminal_snr():
-    """Stable Diffusion's table ends at ᾱ = 0.0047: L_T is 0.0034 bits/dim for unit variance, and never dropped."""
+    """Stable Diffusion's table ends at ᾱ = 0.0047: L_T is 0.0034 bits/dim for unit variance, never dropped."""
     table = nelbo.schedules.from_betas(SCALED)
     x = torch.randn(256, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     model = nelbo.from_callable(lambda z, t: z, schedule=table, domain=nelbo.DataDomain((16,)))
@@ -87,7 +90,7 @@ def test_a_chain_that_stops_early_pays_for_it():
     assert bar == pytest.approx(0.13, abs=0.005) and bound.terms.prior.bits_per_dim == pytest.approx(expected, rel=1e-9)
 
 
-def test_zero_terminal_snr_is_refused_and_its_patch_is_taken_at_its_word():
+def test_zero_terminal_snr_is_refused_and_its_patch_is_used_as_given():
     """diffusers' rescale_betas_zero_snr ends at ᾱ = 0, patched to 2⁻²⁴: no log-SNR, or −16.6.
 
     On DDPM's linear table the level before has ᾱ = 4e-9 < 2⁻²⁴: the patch makes a negative β, and no chain.
@@ -133,8 +136,8 @@ def test_strided_steps_take_the_previous_level_from_the_grid():
     for j in range(1, len(levels)):
         index, eps = int(levels.index[j]), noise()
         t = levels[j : j + 1].expand(64)
-        for which, s in (("wrong", full[index - 1 : index]), ("ours", levels[j - 1 : j])):
-            totals[which] = totals[which] + terms.diffusion(model, x, eps, s.expand(64), t)
+        for name, s in (("wrong", full[index - 1 : index]), ("ours", levels[j - 1 : j])):
+            totals[name] = totals[name] + terms.diffusion(model, x, eps, s.expand(64), t)
     nll = -float(data.log_prob(x).mean())
     bound = nelbo.evaluate(model, x, estimator="exhaustive", precision="float64")
     assert float(totals["wrong"].mean()) < nll - 1.0 < nll < float(totals["ours"].mean())
@@ -150,8 +153,9 @@ def test_a_stride_that_does_not_divide():
     assert levels.index is not None and levels.index[[0, -1]].tolist() == [0, 999] and len(levels) == 7
 
 
+@early_end
 def test_no_prior_term():
-    """MONAI has no L_T: what is left of a chain that ends early is less than −log p(x) of the exact model."""
+    """MONAI has no L_T: without it a chain that ends early gives less than −log p(x) of the exact model."""
     data = nelbo.exact.GaussianData([0.5], [[0.4]])
     model = data.model(nelbo.schedules.logsnr_linear(9.0, 0.0), nelbo.grids.continuous())
     x = data.sample(200)
@@ -163,7 +167,7 @@ def test_no_prior_term():
 
 
 def test_clipping_is_part_of_the_model():
-    """improved-diffusion clips x̂ by default, which is another p_θ: said in the result, off unless asked for."""
+    """improved-diffusion clips x̂ by default, which is another p_θ; here it is off by default and in the result."""
     table = nelbo.schedules.linear(50, 1e-3, 0.2)
     domain = nelbo.DataDomain((3,), 256)
 

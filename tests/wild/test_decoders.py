@@ -16,6 +16,7 @@ from nelbo.model.prior import GaussianPrior
 from nelbo.model.reverse import Beta, BetaTilde, LearnedRange
 from nelbo.process.levels import Levels, Path
 from nelbo.process.prediction import Prediction
+from tests.expected import untrained
 
 T = 1000
 TABLE = nelbo.schedules.linear()
@@ -70,7 +71,7 @@ def test_clamp_1e_12_caps_a_pixel_at_39_9_bits(pixels, right):
 def test_edge_test_with_range_0_1():
     """MONAI tests for edges at ±0.999, but its range is (0, 1) by default: black loses its tail."""
     half = 1 / 510
-    wrong = interval_bits(-half, half, 0.0, 0.02)  # 0 > −0.999: taken for a middle bin
+    wrong = interval_bits(-half, half, 0.0, 0.02)  # 0 > −0.999: treated as a middle bin
     ours = bits(0, 0.0, 0.02, low=0.0, high=1.0)
     assert ours == pytest.approx(-math.log2(stats.norm.cdf(half / 0.02)), rel=1e-9)
     assert wrong == pytest.approx(3.68, abs=0.01) and ours == pytest.approx(0.888, abs=0.01)
@@ -147,7 +148,7 @@ def test_pixel_decoder_on_latents():
 def test_dequantization_jacobian():
     """score_sde adds 8 bits to a density on [0, 1] and 7 to one on [−1, 1], by hand (score_sde_pytorch#51: "hack").
 
-    Ours has no offset: a density is said to be one, and its unit follows from its data.
+    nelbo has no offset: a density is printed as one, and its unit follows from its data.
     """
     wide = nelbo.exact.GaussianData([0.2], [[0.09]])  # on [−1, 1]
     narrow = nelbo.exact.GaussianData([0.6], [[0.0225]])  # the same data on [0, 1]
@@ -164,9 +165,10 @@ def test_dequantization_jacobian():
     assert lengths[wide] - lengths[narrow] == pytest.approx(1.0, abs=1e-6)  # log2 of the width 2: not 8, not 7
 
 
+@untrained
 def test_the_range_of_the_data_is_no_offset():
     """The same network on [0, 1] and on [−1, 1], z and σ moved with it: codes cost the same to 1e-9."""
-    found = {}
+    bits_per_dim = {}
     codes = torch.arange(12).reshape(4, 3) * 20
     for low, high in ((-1.0, 1.0), (0.0, 1.0), (-0.5, 0.5)):
         scale, middle = (high - low) / 2, (high + low) / 2
@@ -188,6 +190,6 @@ def test_the_range_of_the_data_is_no_offset():
             grid=nelbo.grids.even(6),
         )
         bound = nelbo.evaluate(model, codes, estimator="exhaustive", precision="float64")
-        found[low, high] = bound.bits_per_dim
-    reference = found.pop((-1.0, 1.0))
-    assert all(value == pytest.approx(reference, rel=1e-9) for value in found.values())
+        bits_per_dim[low, high] = bound.bits_per_dim
+    reference = bits_per_dim.pop((-1.0, 1.0))
+    assert all(value == pytest.approx(reference, rel=1e-9) for value in bits_per_dim.values())

@@ -1,1 +1,1 @@
-"""Adapters: other people's networks as a `DiffusionModel`."""
+"""Adapters: networks of other libraries as a `DiffusionModel`."""

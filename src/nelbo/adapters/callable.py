@@ -38,26 +38,26 @@ def from_callable(
     grid: Grid | None = None,
     trained_on: Examples | Tensor | None = None,
 ) -> DiffusionModel:
-    """The model p_θ that a network fn(z_t, t, **condition) → (B, *shape) stands for.
+    """The model p_θ that is defined by a network fn(z_t, t, **condition) → (B, *shape).
 
-    predicts: what fn returns, with z = αx + σε and data at the beginning of time:
+    predicts: what fn returns, with z = αx + σε and data at t = 0:
 
         "eps"       ε̂                       "score"     −ε̂/σ, the gradient of log q(z_t)
         "x0"        x̂                       "velocity"  dz/dt of the schedule's own time; ε̂ − x̂ on schedules.flow
         "v"         αε̂ − σx̂                 "edm_D", "edm_F"   EDM's denoiser, or the network inside it (sigma_data)
 
-    EDM's networks are shown z/α (F times c_in) and told the σ of that, whatever the path of the schedule.
+    EDM's networks get z/α (F times c_in) and the σ of that, whatever the path of the schedule.
 
-    time: what fn takes as t (B,): "index" (int64, 0..T−1 = DDPM's step − 1), "unit" (float: t/T of a table; the law's
+    time: what fn gets as t (B,): "index" (int64, 0..T−1 = DDPM's step − 1), "unit" (float: t/T of a table; the law's
     own time, which is the flow time on schedules.flow), "logsnr" (λ), "sigma" (σ) or "c_noise" (ln σ/4).
-    variance: "beta_tilde", "beta", "learned_range" or "learned_log" (fn then returns (B, 2C, …), the second half of
-    axis 1 being its raw variance), an array of T variances, or a policy.
-    decoder: "discretized_gaussian" (where the domain has bins; its variance follows from the policy and the full
-    table), "categorical" (VDM's) or "continuous_gaussian"; chosen by the domain where None.
-    prior: N(0, I), or N(0, σ²) of the last level on a VE path, where None. first_level: table index where the chain
-    begins (0): networks whose first steps were never trained begin at the first that was.
-    clip: True clamps x̂ to the domain's range, a pair to that range. grid: every level of a table, the continuous
-    interval of a law where None. trained_on: the examples it was trained on, so that scoring them gives a warning.
+    variance: "beta_tilde", "beta", "learned_range" or "learned_log" (fn then returns (B, 2C, …), and the second half
+    of axis 1 is its raw variance), an array of T variances, or a policy.
+    decoder: "discretized_gaussian" (if the domain has bins; its variance follows from the policy and the full table),
+    "categorical" (VDM's) or "continuous_gaussian"; None chooses by the domain.
+    prior: None is N(0, I), or N(0, σ²) of the last level on a VE path. first_level: table index at which the chain
+    begins (0); for a network whose first steps were never trained, the index of the first that was.
+    clip: True clamps x̂ to the domain's range, a pair to that range. grid: None is every level of a table, and the
+    continuous interval of a law. trained_on: the examples it was trained on, so that evaluating them gives a warning.
 
     Errors: UsageError, UnknownNameError; ShapeError when fn returns another shape.
 
@@ -92,6 +92,6 @@ def from_callable(
 
 
 def hashes(data: Examples | Tensor, domain: DataDomain) -> Tensor:
-    """(N,) int64: the hashes by which `data` are known again. Errors: those of data that do not fit the domain."""
+    """(N,) int64: the hashes by which `data` are recognised. Errors: those of data that do not fit the domain."""
     examples = data if isinstance(data, Examples) else Examples(torch.as_tensor(data))
     return dataclasses.replace(examples, data=domain.checked(examples.data, "trained_on")).hashes

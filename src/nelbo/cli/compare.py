@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from nelbo.cli import options
-from nelbo.cli.output import session
+from nelbo.cli.output import shared_session
 from nelbo.cli.progress import shown
 
 
@@ -15,35 +15,23 @@ def compare(
     model_a: Annotated[str, typer.Argument(metavar="MODEL_A", help="A model folder, or package.module:function.")],
     model_b: Annotated[str, typer.Argument(metavar="MODEL_B", help="The other model.")],
     data: options.Data,
-    tolerance: Annotated[
-        float | None, typer.Option("--tolerance", metavar="BPD", help="Paired standard error to aim for, in bits/dim.")
-    ] = None,
-    max_nfe: Annotated[
-        int | None, typer.Option("--max-nfe", min=1, metavar="N", help="At most so many evaluations of both.")
-    ] = None,
-    seed: options.Seed = 0,
-    batch_size: options.BatchSize = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Only the first N examples.")] = None,
-    variance: options.Variance = None,
-    decoder: options.Decoder = None,
-    bins: options.Bins = None,
-    range: options.Range = None,
-    clip: options.Clip = None,
-    condition: options.Condition = None,
+    *,
+    tolerance: options.Tolerance = 0.01,
+    max_nfe: options.MaxNfe = None,
+    limit: options.Limit = None,
+    running: options.Running,
     as_json: options.Json = False,
-    device: options.Device = None,
+    condition: options.Condition = None,
+    choices: options.Choices,
 ) -> None:
-    """Compare two models on the same data: the difference of their bounds, A − B, with paired error bars.
+    """Compare the bounds of two models on the same data.
 
-    Both are evaluated at the same noise, which cancels in the difference; negative means that MODEL_A is better.
+    The result is the difference A − B in bits/dim with paired error bars. Both models are evaluated at the same noise,
+    which cancels in the difference; negative means that MODEL_A is better.
     """
     from nelbo import runtime
 
-    with session(as_json, silent=not runtime.leads()) as output:
-        wanted: dict[str, Any] = {"tolerance": options.check_tolerance(tolerance), "max_nfe": max_nfe}
-        wanted = {name: value for name, value in wanted.items() if value is not None}
-        device = runtime.device(options.check_device(device))
-        workers = runtime.workers()
+    with shared_session(as_json) as output:
         from nelbo import api
 
         with shown("comparing", silent=output.silent) as progress:
@@ -51,16 +39,14 @@ def compare(
                 model_a,
                 model_b,
                 data,
+                tolerance=tolerance,
+                max_nfe=max_nfe,
                 limit=limit,
-                seed=seed,
-                batch_size=batch_size,
-                device=device,
-                progress=progress,
                 condition=condition,
-                workers=workers,
-                overrides=options.overrides(variance, decoder, bins, range, clip),
-                **wanted,
+                overrides=choices.overrides(),
+                progress=progress,
+                workers=runtime.workers(),
+                **running.keywords(),
             )
         output.document(comparison.to_dict())
         output.text(str(comparison))
-        runtime.finish()

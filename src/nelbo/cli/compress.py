@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,10 @@ from nelbo.cli import options
 from nelbo.cli.output import check_target, session
 from nelbo.cli.progress import shown
 from nelbo.errors import UsageError
+
+if TYPE_CHECKING:
+    from nelbo.model.diffusion import DiffusionModel
+    from nelbo.typing import Json
 
 
 def compress(
@@ -22,37 +26,33 @@ def compress(
         ),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="FILE.nelbo", help="The compressed file.")],
+    *,
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Decode everything before the file gets its name.")
     ] = True,
     few: Annotated[
-        bool, typer.Option("--few", help="Write few images too, whatever header and bits-back cost them.")
+        bool, typer.Option("--few", help="Accept few images, whose share of the header and of bits-back is large.")
     ] = False,
-    steps: Annotated[
-        int | None, typer.Option("--steps", min=1, metavar="K", help="An even grid of K steps, not the model's own.")
-    ] = None,
+    steps: options.Steps = None,
     chunk_size: Annotated[
-        int, typer.Option("--chunk", min=1, metavar="N", help="Images that are lost together where a file is damaged.")
+        int,
+        typer.Option("--chunk", min=1, metavar="N", help="Images in a chunk, which damage loses together."),
     ] = 1000,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Only the first N images.")] = None,
+    limit: options.Limit = None,
     seed: options.Seed = 0,
     batch_size: options.BatchSize = None,
-    variance: options.Variance = None,
-    decoder: options.Decoder = None,
-    bins: options.Bins = None,
-    range: options.Range = None,
-    clip: options.Clip = None,
-    condition: options.Condition = None,
     as_json: options.Json = False,
+    condition: options.Condition = None,
+    choices: options.Choices,
 ) -> None:
-    """Compress images without loss, into about as many bits as the model's bound says.
+    """Compress images without loss.
 
-    The file remembers --steps and the flags of a foreign model. It is published under its name once it was decoded.
+    The file has about as many bits as the bound of the model says. It keeps --steps and the choices for a model not
+    trained by nelbo, and it gets its name once everything was decoded without an error.
     """
     with session(as_json) as output:
         check_target(out, "--out", (".nelbo",))
-        chosen = options.overrides(variance, decoder, bins, range, clip)
-        settings = {name: value for name, value in vars(chosen).items() if value is not None}
+        settings = {name: value for name, value in vars(choices).items() if value is not None}
         settings |= {} if steps is None else {"steps": steps}
         from nelbo import codec
 
@@ -84,16 +84,17 @@ def decompress(
     batch_size: options.BatchSize = None,
     as_json: options.Json = False,
 ) -> None:
-    """Give back the images of a compressed file, exactly as they were.
+    """Restore the images of a compressed file exactly.
 
-    Of a damaged file all images are recovered whose chunks are whole, beside PATH; the error names the others, and the
-    status is 2.
+    Of a damaged file all images in intact chunks are written, under a name beside PATH; the error names the others, and
+    the exit status is 2.
     """
     with session(as_json) as output:
-        from nelbo.codec import inspection
+        from nelbo.codec import archive
         from nelbo.codec.decompress import restore
 
-        header = inspection.header_of(file)
+        with archive.opened(file) as opened:
+            header = archive.read_header(opened, str(file))
         given = loaded(model, header.settings)
         with shown("decompressing") as progress:
             read = restore(given, file, out, batch_size=batch_size, progress=progress)
@@ -101,18 +102,16 @@ def decompress(
         output.text(str(read.where))
 
 
-def loaded(model: str, settings: dict):
-    """The model that MODEL names, with the flags that a file remembers. Errors: UsageError for flags that are none."""
+def loaded(model: str, settings: Json) -> DiffusionModel:
+    """The model that MODEL names, with the settings that a file keeps. Errors: UsageError for unknown settings."""
     from nelbo import api
-    from nelbo.adapters.options import Overrides
+    from nelbo.adapters.choices import Overrides
     from nelbo.process.grid import even
 
-    said = dict(settings)
-    steps = said.pop("steps", None)
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+    steps = values.pop("steps", None)
     try:
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in said.items()}
-        chosen = Overrides(**values)
-        given = api.load(model, overrides=chosen)
+        given = api.load(model, overrides=Overrides(**values))
         return given if steps is None else given.with_grid(even(steps))
     except TypeError:
-        raise UsageError(f"settings that are none: {settings}", "the file was altered; fetch it again") from None
+        raise UsageError(f"unknown settings in the file: {settings}", "it was altered; fetch it again") from None

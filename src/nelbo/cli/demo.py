@@ -11,8 +11,7 @@ import typer
 
 from nelbo._version import __version__
 from nelbo.cli import options
-from nelbo.cli.evaluate import shown_table
-from nelbo.cli.output import check_folder, session
+from nelbo.cli.output import check_folder, session, table
 from nelbo.cli.progress import shown
 from nelbo.cli.sample import npz
 from nelbo.cli.train import run_training
@@ -78,7 +77,7 @@ def demo(
                 "comparison": rivals["rows"],
             }
         )
-        output.text(f"{shown_table(bound, output)}\n\n{rival_lines(rivals)}\n\n{out}")
+        output.text(f"{table(bound, output)}\n\n{rival_lines(rivals)}\n\n{out}")
 
 
 def prepare(folder: Path, seed: int) -> bool:

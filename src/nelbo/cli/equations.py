@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="equations",
-    help="The equations behind the bound: look them up, run their checks, write their pages.",
+    help="Look up, check and publish the equations of the bound.",
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -26,7 +26,7 @@ app = typer.Typer(
 
 @app.callback(invoke_without_command=True)
 def equations(ctx: typer.Context) -> None:
-    """The equations behind the bound: look them up, run their checks, write their pages."""
+    """Look up, check and publish the equations of the bound."""
     if ctx.invoked_subcommand is None:
         print(ctx.get_help())
 
@@ -36,13 +36,13 @@ def list_entries(
     tag: Annotated[str | None, typer.Option("--tag", metavar="TAG", help="Only entries with this tag.")] = None,
     status: Annotated[
         str | None,
-        typer.Option("--status", metavar="STATUS", help="Only what a source prints so: misprinted, loose, …"),
+        typer.Option("--status", metavar="STATUS", help="Only entries of this status: misprinted, loose, …"),
     ] = None,
     source: Annotated[
-        str | None, typer.Option("--source", metavar="NNN", help="Only what this source document prints: 000 … 004.")
+        str | None, typer.Option("--source", metavar="NNN", help="Only entries of this source document: 000 … 004.")
     ] = None,
     search: Annotated[
-        str | None, typer.Option("--search", metavar="WORDS", help="Only entries that hold all these words.")
+        str | None, typer.Option("--search", metavar="WORDS", help="Only entries that contain all these words.")
     ] = None,
     as_json: options.Json = False,
 ) -> None:
@@ -51,13 +51,13 @@ def list_entries(
         from nelbo.equations import catalogue
 
         known = catalogue()
-        found = known.search(search) if search else list(known.values())
-        for wanted, choose in ((tag, known.by_tag), (status, known.by_status), (source, known.by_source)):
-            if wanted is not None:
-                kept = {e.id for e in choose(wanted)}
-                found = [e for e in found if e.id in kept]
-        output.document({"schema": "nelbo.equations/1", "entries": [_summary(e) for e in found]})
-        output.text("\n".join(_table(found)))
+        entries = known.search(search) if search else list(known.values())
+        for name, select in ((tag, known.by_tag), (status, known.by_status), (source, known.by_source)):
+            if name is not None:
+                ids = {e.id for e in select(name)}
+                entries = [e for e in entries if e.id in ids]
+        output.document({"schema": "nelbo.equations/1", "entries": [_summary(e) for e in entries]})
+        output.text("\n".join(_table(entries)))
 
 
 @app.command()
@@ -65,7 +65,7 @@ def show(
     id: Annotated[str, typer.Argument(metavar="ID", help="The equation, such as posterior-mean.")],
     as_json: options.Json = False,
 ) -> None:
-    """Show one equation: the formula, what it says, who prints it wrongly, the code, and its check, run here."""
+    """Show an equation: formula, statement, misprints in the sources, code, and its check, run here."""
     with session(as_json) as output:
         from nelbo.equations import catalogue, text, verify
 
@@ -82,26 +82,26 @@ def verify(
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Run the checks: the library's functions against independent oracles, and the misprints, which must fail.
+    """Check the library's functions against independent oracles, and that misprinted forms fail.
 
-    Each line says what was found (holds, fails as it must, measured), the figure and its bound. The exit status is 2
+    Each line gives the outcome (holds, fails as it must, measured), the figure and its limit. The exit status is 2
     where a check fails.
     """
     with session(as_json) as output:
         from nelbo import equations
 
-        walks = [i for i in ids or () if i in equations.derivations()]
-        entries = [i for i in ids or () if i not in walks]
-        nothing = equations.Report(())
+        chains = [i for i in ids or () if i in equations.derivations()]
+        entries = [i for i in ids or () if i not in chains]
+        empty = equations.Report(())
         with shown("verifying") as progress:
-            report = nothing if walks and not entries else equations.verify(*entries, progress=progress)
-            routes = nothing if entries and not walks else equations.verify_derivations(*walks, progress=progress)
-        output.document(report.to_dict() | {"derivations": routes.to_dict()["entries"]})
-        output.text("\n".join(str(part) for part in (report, routes) if len(part)))
-        failed = [*report.failed, *routes.failed]
+            report = empty if chains and not entries else equations.verify(*entries, progress=progress)
+            derivations = empty if entries and not chains else equations.verify_derivations(*chains, progress=progress)
+        output.document(report.to_dict() | {"derivations": derivations.to_dict()["entries"]})
+        output.text("\n".join(str(part) for part in (report, derivations) if len(part)))
+        failed = [*report.failed, *derivations.failed]
         if failed:
             raise NumericalError(
-                f"the checks of {len(failed)} of {len(report) + len(routes)} fail: {', '.join(failed[:5])}"
+                f"the checks of {len(failed)} of {len(report) + len(derivations)} fail: {', '.join(failed[:5])}"
                 + (" …" if len(failed) > 5 else ""),
                 f"`nelbo equations verify {failed[0]}` shows the figures; the formula it checks is broken here",
             )
@@ -163,15 +163,15 @@ def _document(e: Entry) -> Json:
     return {"schema": "nelbo.equations/1", **asdict(e), "implemented_in": places}
 
 
-def _table(found: list[Entry]) -> list[str]:
-    if not found:
+def _table(entries: list[Entry]) -> list[str]:
+    if not entries:
         return ["no equation fits"]
-    width = max(len(e.id) for e in found)
+    width = max(len(e.id) for e in entries)
     lines, group = [], ""
-    for e in sorted(found, key=lambda e: e.letter):
+    for e in sorted(entries, key=lambda e: e.letter):
         if e.group != group:
             group = e.group
             lines += ["", group] if lines else [group]
         wrong = ", ".join(s for s in e.statuses if s != "correct")
         lines.append(f"  {e.id:<{width}}  {e.title}" + (f"  [{wrong}]" if wrong else ""))
-    return [*lines, "", f"{len(found)} equation{'s' * (len(found) != 1)}"]
+    return [*lines, "", f"{len(entries)} equation{'s' * (len(entries) != 1)}"]

@@ -1,5 +1,4 @@
-"""`nelbo info`: what is installed and what the machine has; or what a model is made of and where it comes from, or what
-a compressed file says of itself."""
+"""`nelbo info`: versions and devices; or the parts and provenance of a model; or the header of a compressed file."""
 
 from __future__ import annotations
 
@@ -25,7 +24,7 @@ def info(
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Say what is installed here, what MODEL is made of, or what FILE.nelbo holds.
+    """Describe this installation, a model or a compressed file.
 
     Of a model: its parts, steps, parameters, floating-point operations an evaluation of one example, fingerprint, and
     where it comes from. Of a compressed file: its header, whose model wrote it, and which images damage has cost.
@@ -85,7 +84,7 @@ def describe(model: DiffusionModel) -> Json:
 
 
 def _flops(model: DiffusionModel) -> int | None:
-    from nelbo.model.cost import flops_per_evaluation
+    from nelbo.model.diffusion import flops_per_evaluation
 
     return flops_per_evaluation(model)
 

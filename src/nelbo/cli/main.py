@@ -12,7 +12,21 @@ import typer
 
 from nelbo import runtime
 from nelbo._version import __version__
-from nelbo.cli import compare, compress, demo, equations, evaluate, failures, info, report, sample, tighten, train
+from nelbo.cli import (
+    compare,
+    compress,
+    demo,
+    equations,
+    evaluate,
+    failures,
+    info,
+    ode,
+    options,
+    report,
+    sample,
+    tighten,
+    train,
+)
 
 app = typer.Typer(
     name="nelbo",
@@ -25,8 +39,8 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(show: bool) -> None:
+    if show:
         print(f"nelbo {__version__}")
         raise typer.Exit
 
@@ -48,6 +62,7 @@ COMMANDS = (
     train.train,
     evaluate.evaluate,
     compare.compare,
+    ode.ode,
     tighten.tighten,
     sample.sample,
     compress.compress,
@@ -56,14 +71,15 @@ COMMANDS = (
     info.info,
 )
 for command in COMMANDS:
-    app.command()(command)
+    app.command()(options.grouped(command))
 app.add_typer(equations.app)
 
 
 def execute(arguments: Sequence[str]) -> int:
     """Run `nelbo ARGUMENTS` in this process; the exit status. Failures are two lines on stderr."""
     try:
-        result: Any = typer.main.get_command(app).main(list(arguments), prog_name="nelbo", standalone_mode=False)
+        arguments = ode.renamed(arguments)
+        result: Any = typer.main.get_command(app).main(arguments, prog_name="nelbo", standalone_mode=False)
         status = result if isinstance(result, int) else 0
         if status == 130:  # what typer makes of Ctrl-C
             raise KeyboardInterrupt

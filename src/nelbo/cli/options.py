@@ -1,17 +1,28 @@
-"""Options that several commands share, and the checks that typer does not do."""
+"""Options that several commands share, alone or in groups, and the checks that typer does not do.
+
+A group is a frozen dataclass of options. A command takes it as one parameter, and `grouped` makes of that command the
+one that typer reads, with the group's options in the place of the parameter.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import inspect
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from nelbo.cli.output import check_target
 from nelbo.errors import UsageError
 
 if TYPE_CHECKING:
-    from nelbo.adapters.options import Overrides
+    from nelbo.adapters.choices import Overrides
     from nelbo.process.grid import Grid
 
 Model = Annotated[
@@ -30,6 +41,21 @@ Data = Annotated[
         "or hf:NAME[:split].",
     ),
 ]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Use only the first N examples.")]
+Steps = Annotated[
+    int | None, typer.Option("--steps", min=1, metavar="K", help="An even grid of K steps instead of the model's own.")
+]
+MaxNfe = Annotated[
+    int | None, typer.Option("--max-nfe", min=1, metavar="N", help="Spend at most N network evaluations.")
+]
+Condition = Annotated[
+    str | None,
+    typer.Option("--condition", metavar="NAME", help="The keyword of the network that takes the data's labels."),
+]
+BatchSize = Annotated[
+    int | None, typer.Option("--batch-size", min=1, metavar="N", help="Examples in one call of the network.")
+]
 
 
 def _check_seed(seed: int) -> int:
@@ -38,53 +64,13 @@ def _check_seed(seed: int) -> int:
     return seed
 
 
-Seed = Annotated[
-    int, typer.Option("--seed", metavar="N", callback=_check_seed, help="The same seed gives the same result.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
-Device = Annotated[str | None, typer.Option("--device", metavar="D", help="cpu, cuda, cuda:1, mps.")]
-BatchSize = Annotated[int | None, typer.Option("--batch-size", min=1, metavar="N", help="Examples a network call.")]
-
-Variance = Annotated[
-    str | None,
-    typer.Option("--variance", metavar="NAME", help="Of a foreign model: beta_tilde, beta, learned_range, …"),
-]
-Decoder = Annotated[
-    str | None,
-    typer.Option("--decoder", metavar="NAME", help="Of a foreign model: discretized_gaussian, categorical, …"),
-]
-Bins = Annotated[
-    int | None, typer.Option("--bins", min=2, metavar="K", help="Of a foreign model: codes run from 0 to K - 1.")
-]
-Range = Annotated[
-    tuple[float, float] | None,
-    typer.Option("--range", metavar="LOW HIGH", help="Of a foreign model: the values of the first and last code."),
-]
-Clip = Annotated[
-    bool | None,
-    typer.Option("--clip/--no-clip", help="Of a foreign model: clamp its prediction of x to the range, or do not."),
-]
-Condition = Annotated[
-    str | None,
-    typer.Option("--condition", metavar="NAME", help="The keyword of the network that takes the data's labels."),
-]
+def _check_tolerance(tolerance: float | None) -> float | None:
+    if tolerance is not None and not (math.isfinite(tolerance) and tolerance > 0):
+        raise UsageError(f"--tolerance {tolerance}", "give a standard error in bits/dim above 0, such as 0.01")
+    return tolerance
 
 
-def overrides(
-    variance: str | None,
-    decoder: str | None,
-    bins: int | None,
-    range: tuple[float, float] | None,
-    clip: bool | None,
-) -> Overrides:
-    """What the flags choose in the place of a model's own."""
-    from nelbo.adapters.options import Overrides
-
-    return Overrides(variance, decoder, bins, range, clip)
-
-
-def check_device(name: str | None) -> str | None:
-    """`name`, once it is sure that this machine has it. Errors: UsageError listing the devices that it has."""
+def _check_device(name: str | None) -> str | None:
     if name is None:
         return None
     import torch
@@ -105,39 +91,162 @@ def devices() -> list[str]:
     """The devices of this machine that torch can use."""
     import torch
 
-    found = ["cpu"]
+    names = ["cpu"]
     if torch.cuda.is_available():
-        found += ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        names += ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
     if torch.backends.mps.is_available():
-        found += ["mps", "mps:0"]
-    return found
+        names += ["mps", "mps:0"]
+    return names
 
 
-def check_tolerance(tolerance: float | None) -> float | None:
-    """`tolerance`, a finite number of bits/dim above 0, or None. Errors: UsageError."""
-    if tolerance is not None and not (math.isfinite(tolerance) and tolerance > 0):
-        raise UsageError(f"--tolerance {tolerance}", "give a standard error in bits/dim above 0, such as 0.01")
-    return tolerance
+Seed = Annotated[
+    int, typer.Option("--seed", metavar="N", callback=_check_seed, help="The same seed gives the same result.")
+]
+Tolerance = Annotated[
+    float,
+    typer.Option("--tolerance", metavar="BPD", callback=_check_tolerance, help="Standard error to reach, in bits/dim."),
+]
+Device = Annotated[
+    str | None, typer.Option("--device", metavar="D", callback=_check_device, help="cpu, cuda, cuda:1, mps.")
+]
+
+
+class Precision(StrEnum):
+    """What the network computes in; everything outside it is float64."""
+
+    float32 = "float32"
+    float64 = "float64"
+    bf16 = "bf16"
+
+
+@dataclass(frozen=True)
+class Running:
+    """How a command is run."""
+
+    seed: Seed = 0
+    batch_size: BatchSize = None
+    device: Device = None
+
+    def keywords(self) -> dict[str, Any]:
+        """As keywords of the verbs in `nelbo.api`; of several processes each has its own GPU."""
+        from nelbo import runtime
+
+        return {"seed": self.seed, "batch_size": self.batch_size, "device": runtime.device(self.device)}
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Choices that replace those of a model that nelbo did not train."""
+
+    variance: Annotated[
+        str | None,
+        typer.Option(
+            "--variance",
+            metavar="NAME",
+            help="For a model not trained by nelbo: its reverse variance, beta_tilde, beta, learned_range, …",
+        ),
+    ] = None
+    decoder: Annotated[
+        str | None,
+        typer.Option(
+            "--decoder",
+            metavar="NAME",
+            help="For a model not trained by nelbo: its decoder, discretized_gaussian, categorical, …",
+        ),
+    ] = None
+    bins: Annotated[
+        int | None,
+        typer.Option(
+            "--bins", min=2, metavar="K", help="For a model not trained by nelbo: its codes run from 0 to K - 1."
+        ),
+    ] = None
+    range: Annotated[
+        tuple[float, float] | None,
+        typer.Option(
+            "--range",
+            metavar="LOW HIGH",
+            help="For a model not trained by nelbo: the values of the first and the last code.",
+        ),
+    ] = None
+    clip: Annotated[
+        bool | None,
+        typer.Option(
+            "--clip/--no-clip",
+            help="For a model not trained by nelbo: clamp its prediction of x to the range, or use it as it is.",
+        ),
+    ] = None
+
+    def overrides(self) -> Overrides:
+        """As the object that the verbs take."""
+        from nelbo.adapters.choices import Overrides
+
+        return Overrides(self.variance, self.decoder, self.bins, self.range, self.clip)
+
+
+@dataclass(frozen=True)
+class Files:
+    """Files of a command that scores data."""
+
+    per_example: Annotated[
+        Path | None,
+        typer.Option("--per-example", metavar="FILE.npz", help="Write index, nats, standard_error and terms here."),
+    ] = None
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE.json", help="Write the JSON result here.")] = None
+    state: Annotated[
+        Path | None,
+        typer.Option("--state", metavar="FILE", help="Keep what is computed here; the same command resumes from it."),
+    ] = None
+
+    def resume_hint(self) -> str:
+        """How an interrupted command is continued."""
+        if self.state is None:
+            return "with --state FILE it can be resumed"
+        return f"run the same command again to go on from {self.state}"
+
+    def check(self) -> None:
+        """Refuse files that cannot be written, and two options that name the same file. Errors: UsageError, OSError."""
+        seen: dict[Path, str] = {}
+        for name, path in (("--out", self.out), ("--per-example", self.per_example), ("--state", self.state)):
+            if path is None:
+                continue
+            place = check_target(path, name).resolve()
+            if place in seen and not (path.exists() and not path.is_file()):  # a device may be written to twice
+                raise UsageError(f"{seen[place]} and {name} are both {path}", "give two names")
+            seen[place] = name
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the options of its groups in the place of the parameters that are groups."""
+    hints = get_type_hints(command, include_extras=True)
+    groups = {name: kind for name, kind in hints.items() if dataclasses.is_dataclass(kind)}
+    parameters: dict[str, inspect.Parameter] = {}
+    for name, parameter in inspect.signature(command).parameters.items():
+        fields = {name: (hints[name], parameter.default)}
+        if name in groups:
+            kinds = get_type_hints(groups[name], include_extras=True)
+            fields = {f.name: (kinds[f.name], f.default) for f in dataclasses.fields(groups[name])}
+        for field, (annotation, default) in fields.items():
+            parameters[field] = inspect.Parameter(
+                field, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
+            )
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        for name, kind in groups.items():
+            values[name] = kind(**{f.name: values.pop(f.name) for f in dataclasses.fields(kind)})
+        command(**values)
+
+    vars(run)["__signature__"] = inspect.Signature(list(parameters.values()))
+    run.__annotations__ = {name: parameter.annotation for name, parameter in parameters.items()}
+    return run
 
 
 def chosen_grid(steps: int | None, continuous: bool) -> Grid | None:
     """The grid that --steps or --continuous ask for; None: the model's own. Errors: UsageError for both at once."""
     if steps is not None and continuous:
         raise UsageError(f"--steps {steps} and --continuous were both given", "give one of them, or none")
-    from nelbo.process import grid
+    from nelbo.process import grids
 
     if continuous:
-        return grid.continuous()
-    return None if steps is None else grid.even(steps)
-
-
-def distinct(**targets: Path | None) -> None:
-    """Refuse two options that would write the same file. Errors: UsageError."""
-    seen: dict[Path, str] = {}
-    for name, path in targets.items():
-        if path is None:
-            continue
-        place = path.resolve()
-        if place in seen and not (path.exists() and not path.is_file()):
-            raise UsageError(f"--{seen[place]} and --{name.replace('_', '-')} are both {path}", "give two names")
-        seen[place] = name.replace("_", "-")
+        return grids.continuous()
+    return None if steps is None else grids.even(steps)

@@ -1,8 +1,10 @@
-"""Where a command's words go: results to stdout, everything else to stderr, and with --json one document alone."""
+"""Output of a command: results to stdout and files, all else to stderr; with --json one document alone on stdout."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import io
 import json
 import os
 import sys
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from nelbo.errors import UsageError
 
 if TYPE_CHECKING:
+    from nelbo.bound.result import Bound
     from nelbo.typing import Json
 
 
@@ -42,7 +45,7 @@ class Output:
 
     @property
     def on_one_screen(self) -> bool:
-        """Whether stdout and stderr are both the terminal, so that saying something on both says it twice."""
+        """Whether stdout and stderr are both the terminal, so that a text written to both appears twice."""
         return not self.as_json and sys.stderr.isatty() and self._stdout.isatty()
 
 
@@ -50,8 +53,8 @@ class Output:
 def session(as_json: bool = False, silent: bool = False) -> Iterator[Output]:
     """The output of one command. Warnings become lines `warning: …` on stderr.
 
-    Under --json whatever else prints meanwhile (a plugged-in network, say) goes to stderr. silent: of several
-    processes that share the work this is one that leaves the talking to another.
+    Under --json whatever else prints meanwhile (the network of a plug-in, say) goes to stderr. silent: print nothing,
+    because another of several processes that share the work prints the results.
     """
     output = Output(as_json, silent)
 
@@ -65,6 +68,16 @@ def session(as_json: bool = False, silent: bool = False) -> Iterator[Output]:
         warnings.showwarning = show
         with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
             yield output
+
+
+@contextlib.contextmanager
+def shared_session(as_json: bool = False) -> Iterator[Output]:
+    """The output of a command whose work several processes may share: one prints, and all wait for the last."""
+    from nelbo import runtime
+
+    with session(as_json, silent=not runtime.leads()) as output:
+        yield output
+        runtime.finish()
 
 
 def check_target(path: Path, what: str, suffixes: tuple[str, ...] = ()) -> Path:
@@ -96,3 +109,37 @@ def check_folder(path: Path, what: str) -> Path:
             f"{what} {path} cannot be written to: permission denied", "choose another place, or change its rights"
         )
     return path
+
+
+def deliver(bound: Bound, output: Output, out: Path | None, per_example: Path | None) -> None:
+    """The result of a command that scores data: files first, then the screen."""
+    from nelbo.files import write_atomic
+
+    if output.silent:
+        return
+    if per_example is not None and bound.per_example is not None:
+        write_atomic(per_example, _rows(bound))
+    elif per_example is not None:
+        output.message(f"warning: {per_example} was not written: not every example was finished")
+    document = bound.to_dict()
+    if out is not None:
+        write_atomic(out, json.dumps(document, indent=2, allow_nan=False) + "\n")
+    output.document(document)
+    output.text(table(bound, output))
+
+
+def table(bound: Bound, output: Output) -> str:
+    """The table; without its warnings where the same screen has them already."""
+    return str(dataclasses.replace(bound, warnings=()) if output.on_one_screen else bound)
+
+
+def _rows(bound: Bound) -> bytes:
+    """The NPZ of --per-example: index, nats, standard_error and the terms, each (N,)."""
+    import numpy as np
+
+    assert bound.per_example is not None
+    columns = {name: np.asarray(values) for name, values in vars(bound.per_example).items()}
+    arrays = {"index": np.arange(bound.examples), **columns}
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()

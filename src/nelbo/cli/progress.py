@@ -1,4 +1,4 @@
-"""How long work is shown on stderr: a bar on a terminal, a few plain lines elsewhere."""
+"""The progress of long work on stderr: a bar on a terminal, a few plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 QUIET_SECONDS = 10.0
-"""Without a terminal, at least so long between two lines."""
+"""Without a terminal, the least time between two lines."""
 
 
 class Progress:
-    """Progress of one piece of work, called with (done, planned; 0 where not known); `note` stands beside it."""
+    """Progress of one piece of work, called with (done, planned; 0 where not known); `note` is shown with it."""
 
     def __init__(self, title: str):
         self.title = title
@@ -27,10 +27,10 @@ class Progress:
         self.started = time.monotonic()
 
     def __call__(self, done: int, planned: int) -> None:
-        """Bring this to the eye."""
+        """Show how much is done."""
 
     def training(self, record: Json) -> None:
-        """The same for a record of `nelbo.train`; not every record has a loss."""
+        """Show a record of `nelbo.train`; not every record has a loss."""
         if "loss" in record:
             self.note = f"{record['loss']:.3f} bits/dim{self.bound}"
         if "bound" in record:
@@ -38,31 +38,31 @@ class Progress:
         self(record["step"], record["steps"])
 
     def estimate(self, bits_per_dim: float, standard_error: float) -> None:
-        """What is known of the bound so far, to stand beside the progress."""
+        """Note the estimate of the bound so far."""
         self.note = f"{bits_per_dim:.4f} ± {standard_error:.4f} bits/dim"
 
 
 class _Lines(Progress):
-    """A plain line now and then, and one for what took long when it is done."""
+    """A plain line every `QUIET_SECONDS` at most."""
 
     def __init__(self, title: str):
         super().__init__(title)
-        self.said = self.started
+        self.last_line = self.started
 
     def __call__(self, done: int, planned: int) -> None:
         now = time.monotonic()
-        if now - self.said < QUIET_SECONDS:
+        if now - self.last_line < QUIET_SECONDS:
             return
-        self.said = now
+        self.last_line = now
         elapsed = now - self.started
         share = f" of {planned} ({100 * done / planned:.0f} %)" if planned else ""
-        beside = f", {self.note}" if self.note else ""
+        note = f", {self.note}" if self.note else ""
         left = f", {_duration(elapsed * (planned - done) / done)} left" if planned > done > 0 else ""
-        print(f"{self.title}: {done}{share}{beside}, {elapsed:.0f} s{left}", file=sys.stderr, flush=True)
+        print(f"{self.title}: {done}{share}{note}, {elapsed:.0f} s{left}", file=sys.stderr, flush=True)
 
 
 class _Bar(Progress):
-    """A bar of rich, with the time that is left."""
+    """A bar of rich, with the remaining time."""
 
     def __init__(self, title: str, bars: Any):
         super().__init__(title)
@@ -74,7 +74,7 @@ class _Bar(Progress):
 
 
 def _duration(seconds: float) -> str:
-    """In words of one unit or two: 40 s, 12 min, 3 h 5 min."""
+    """A duration in one or two units: 40 s, 12 min, 3 h 5 min."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     hours, minutes = divmod(round(seconds / 60), 60)

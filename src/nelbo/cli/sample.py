@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nelbo.cli import options
-from nelbo.cli.output import check_target, session
+from nelbo.cli.output import check_target, shared_session
 from nelbo.cli.progress import shown
 from nelbo.errors import UsageError
 
@@ -26,6 +26,7 @@ def sample(
     out: Annotated[
         Path, typer.Option("--out", metavar="FILE.png|FILE.npz", help="A picture, or the codes as an array.")
     ],
+    *,
     sampler: Annotated[
         str,
         typer.Option(
@@ -35,19 +36,12 @@ def sample(
         ),
     ] = "ancestral",
     steps: Annotated[
-        int | None, typer.Option("--steps", min=1, metavar="K", help="A grid of K steps, not the model's own.")
+        int | None, typer.Option("--steps", min=1, metavar="K", help="A grid of K steps instead of the model's own.")
     ] = None,
     grid: Annotated[
         str | None,
         typer.Option("--grid", metavar="NAME", help="How the steps are spaced: even, quadratic, karras, logsnr."),
     ] = None,
-    seed: options.Seed = 0,
-    batch_size: options.BatchSize = None,
-    variance: options.Variance = None,
-    decoder: options.Decoder = None,
-    bins: options.Bins = None,
-    range: options.Range = None,
-    clip: options.Clip = None,
     condition: Annotated[
         str | None,
         typer.Option("--condition", metavar="NAME=K", help="A keyword of the network, and the class to draw."),
@@ -57,26 +51,26 @@ def sample(
     ] = None,
     null_condition: Annotated[
         str | None,
-        typer.Option("--null-condition", metavar="NAME=K", help="What the network takes for no class, for guidance."),
+        typer.Option("--null-condition", metavar="NAME=K", help="The class that stands for none, for guidance."),
     ] = None,
-    device: options.Device = None,
+    running: options.Running,
     as_json: options.Json = False,
+    choices: options.Choices,
 ) -> None:
     """Draw examples of a model, as a picture or an array. Under torchrun the processes share the examples."""
     from nelbo import runtime
 
-    with session(as_json, silent=not runtime.leads()) as output:
+    with shared_session(as_json) as output:
         check_target(out, "--out", (".png", ".npz"))
-        device = runtime.device(options.check_device(device))
         from nelbo import api
         from nelbo.files import write_atomic
 
         started = time.perf_counter()
-        loaded = api.load(model, overrides=options.overrides(variance, decoder, bins, range, clip))
+        overrides = choices.overrides()
+        loaded = api.load(model, overrides=overrides)
         if out.suffix.lower() == ".png":
             check_pictures(loaded.domain)
         none = None if null_condition is None else {k: v[0] for k, v in rows_of(null_condition, 1, "--null-").items()}
-        workers = runtime.workers()
         with shown("sampling", silent=output.silent) as progress:
             drawn = api.sample(
                 loaded,
@@ -84,14 +78,12 @@ def sample(
                 sampler=sampler,
                 steps=steps,
                 grid=grid,
-                seed=seed,
-                batch_size=batch_size,
-                device=device,
                 progress=progress,
                 condition=None if condition is None else rows_of(condition, n),
                 guidance=guidance,
                 null_condition=none,
-                workers=workers,
+                workers=runtime.workers(),
+                **running.keywords(),
             )
         if not output.silent:
             write_atomic(out, picture(drawn, loaded.domain) if out.suffix.lower() == ".png" else npz(samples=drawn))
@@ -103,18 +95,16 @@ def sample(
             "sampler": sampler,
             "steps": loaded.steps if steps is None else steps,
             "grid": grid,
-            "seed": seed,
-            "overrides": options.overrides(variance, decoder, bins, range, clip).to_json(),
+            "seed": running.seed,
+            "overrides": overrides.to_json(),
             "condition": condition,
             "guidance": guidance,
             "null_condition": null_condition,
             "model": {"fingerprint": loaded.fingerprint(), "parameters": loaded.parameters},
             "seconds": round(time.perf_counter() - started, 3),
         }
-        if not output.silent:
-            output.document(document)
-            output.text(str(out))
-        runtime.finish()
+        output.document(document)
+        output.text(str(out))
 
 
 def rows_of(condition: str, n: int, prefix: str = "--") -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nelbo.cli import options
-from nelbo.cli.output import Output, check_folder, session
+from nelbo.cli.output import Output, check_folder, shared_session
 from nelbo.cli.progress import shown
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from nelbo.typing import Json
 
 
-def _print_schema(wanted: bool) -> None:
-    if wanted:
+def _print_schema(show: bool) -> None:
+    if show:
         import json
 
         from nelbo.training.config import schema
@@ -54,16 +54,13 @@ def train(
     """
     from nelbo import runtime
 
-    with session(as_json, silent=not runtime.leads()) as output:
+    with shared_session(as_json) as output:
         check_folder(out, "--out")
         from nelbo.training.config import read_config
 
         chosen = read_config(config, settings)
-        device = runtime.device(options.check_device(device))
+        device = runtime.device(device)
         model, last = run_training(data, out, chosen, output, validation=validation, resume=resume, device=device)
-        if output.silent:
-            runtime.finish()
-            return
         document = {
             "schema": "nelbo.train/1",
             "folder": str(out),
@@ -87,7 +84,6 @@ def train(
                 f"at step {best['step']}"
             )
         output.text(f"next          nelbo evaluate {out} --data DATA")
-        runtime.finish()
 
 
 def run_training(

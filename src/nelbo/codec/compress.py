@@ -6,32 +6,34 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
-from nelbo.codec import archive, chunk, support
-from nelbo.codec.groups import Clock, Coder
-from nelbo.codec.header import MOST_CHUNK, MOST_GROUP, Header
-from nelbo.codec.source import Source, parse_extra, source
+from nelbo.adapters.load import load
+from nelbo.codec import archive, bitswap, support
+from nelbo.codec.archive import Chunk
+from nelbo.codec.bitswap import Clock, Coder
+from nelbo.codec.header import MAX_CHUNK, MAX_GROUP, Header
+from nelbo.codec.source import Source, parse_metadata, source
 from nelbo.codec.stack import Damaged, kernels
 from nelbo.errors import ArchiveError, UsageError
 from nelbo.files import writing
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.typing import Condition, Json
 
-TOO_MUCH = 0.10
-"""Overhead above which few images are refused."""
+MAX_OVERHEAD = 0.10
+"""Share of the net bits; few images that cost more are refused unless the user insists."""
 
 
 @dataclass(frozen=True)
 class Compressed:
-    """What a compression gave.
+    """The result of a compression.
 
-    net_bits: what the images added to their stacks, the bound in expectation; borrowed: bytes that bits-back took on
-    loan and that the file carries; beside: bytes of names and conditions; exceptions: rounded numbers written down;
-    seconds: by kind of work.
+    net_bits: what the images added to their stacks, the bound in expectation. borrowed: bytes that bits-back borrowed
+    and that the file contains. metadata: bytes of names and conditions. exceptions: roundings that were recorded.
+    verified: whether everything was decoded again. seconds: by kind of work.
     """
 
     path: str
@@ -40,7 +42,7 @@ class Compressed:
     dimensions: int
     net_bits: float
     borrowed: int
-    beside: int
+    metadata: int
     exceptions: int
     verified: bool
     seconds: dict[str, float]
@@ -53,13 +55,13 @@ class Compressed:
 
     @property
     def net_bits_per_dim(self) -> float:
-        """Without header, checksums and loan."""
+        """Without header, checksums and borrowed bits."""
         return self.net_bits / (self.images * self.dimensions)
 
     @property
     def overhead(self) -> float:
-        """What the file has beyond its net bits and what belongs to the images beside, as a share of the net bits."""
-        return 8 * (self.bytes - self.beside) / max(self.net_bits, 1.0) - 1
+        """What the file has beyond its net bits and its metadata, as a share of the net bits."""
+        return 8 * (self.bytes - self.metadata) / max(self.net_bits, 1.0) - 1
 
     def to_dict(self) -> Json:
         """As JSON, schema nelbo.compressed/1."""
@@ -73,7 +75,7 @@ class Compressed:
             "net_bits_per_dim": self.net_bits_per_dim,
             "overhead": self.overhead,
             "borrowed_bytes": self.borrowed,
-            "names_and_conditions_bytes": self.beside,
+            "names_and_conditions_bytes": self.metadata,
             "exceptions": self.exceptions,
             "verified": self.verified,
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
@@ -103,19 +105,24 @@ def compress(
     settings: Json | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Compressed:
-    """Write `images` to `path` without loss, in about as many bits as the bound of `model` says.
+    """Write `images` to `path` without loss, in about as many bits as the bound of `model`.
 
-    The model's chain is coded by bits-back with an entropy coder: the file holds the bound's nats over ln 2, a header
-    of some tens of bytes, and what one image borrows to begin with, which is why few images are refused.
+    The model's chain is coded by bits-back with an entropy coder. The file contains the bound in bits, a header of some
+    tens of bytes, and the bits that bits-back borrows for the first image, which is why few images are refused.
 
-    images: whatever `nelbo.evaluate` takes. verify: decode every chunk before the file gets its name. few: write few
-    images whatever the overhead. condition: as of `evaluate`, kept in the file. batch_size: images in a group, and for
-    the network, at most (64). chunk_size: images that are lost together where the file is damaged. bin_width: of the
-    latents' lattices, in standard deviations. settings: flags by which `decompress` finds the same model again.
-    progress: called with (images done, all); one that awaits its verification counts one half.
+    model: a finite chain over integer codes, or a MODEL string. images: as the data of `nelbo.evaluate`. path: of the
+    file, which appears only when it is complete.
+
+    verify: decode every chunk before the file gets its name. few: write few images whatever the overhead. limit: only
+    the first so many images. condition: as of `evaluate`, of integers, stored in the file; a name stands for the labels
+    of the data. seed: of the latents that are drawn, 0 to 2⁶³ − 1. batch_size: images per group, and per call of the
+    network, at most (64). chunk_size: images that are lost together if the file is damaged. bin_width: of the latents'
+    lattices, in standard deviations, 1/64 to 2. settings: flags stored in the file, by which `nelbo decompress` finds
+    the same model again. progress: called with (images done, all); one that awaits its verification counts one half.
 
     Errors: UsageError for what cannot be coded, with the remedy; DataError, DomainError, ShapeError as of `evaluate`;
-    ArchiveError where verification failed; OSError. Source: Kingma, Abbeel & Ho 2019.
+    NumericalError where the network's numbers depend on the batch size or cannot be coded; ArchiveError where the
+    verification failed; OSError. Source: Kingma, Abbeel & Ho 2019.
 
     >>> import nelbo, tempfile, torch
     >>> law = nelbo.schedules.logsnr_linear(6.0, -6.0)
@@ -129,65 +136,66 @@ def compress(
     True
     """
     kernels()
-    if not (1 <= chunk_size <= MOST_CHUNK):
-        raise UsageError(f"chunks of {chunk_size} images", f"give 1 to {MOST_CHUNK}")
+    if not (1 <= chunk_size <= MAX_CHUNK):
+        raise UsageError(f"chunks of {chunk_size} images", f"give 1 to {MAX_CHUNK}")
     if not (math.isfinite(bin_width) and 1 / 64 <= bin_width <= 2):
         raise UsageError(f"bins of {bin_width} standard deviations", "give 1/64 to 2; 0.5 costs nothing")
-    if batch_size is not None and not 1 <= batch_size <= MOST_GROUP:
-        raise UsageError(f"groups of {batch_size} images", f"give 1 to {MOST_GROUP}")
+    if batch_size is not None and not 1 <= batch_size <= MAX_GROUP:
+        raise UsageError(f"groups of {batch_size} images", f"give 1 to {MAX_GROUP}")
     if not 0 <= seed < 2**63:
-        raise UsageError(f"seed {seed}", "give a whole number from 0 to 2^63 − 1")
-    given = loaded(model)
-    support.check(given)
-    what = source(images, given.domain, limit, condition)
-    path = Path(path)
-    exact = given.in_precision(torch.float64, "cpu")
-    clocks = Clock(), Clock()
+        raise UsageError(f"seed {seed}", "give an integer from 0 to 2^63 − 1")
+    model, path = load(model), Path(path)
+    support.check(model)
+    data = source(images, model.domain, limit, condition)
+    exact = model.in_precision(torch.float64, "cpu")
     with torch.inference_mode(), exact.denoiser.inference():
-        coder = Coder(exact, round(bin_width * 64) / 64, batch_size or 64, seed=seed, clock=clocks[0])
-        first = what.codes(0, min(chunk_size, len(what.data)))
+        coder = Coder(exact, round(bin_width * 64) / 64, batch_size or 64, seed=seed)
+        first = data.codes(0, min(chunk_size, len(data.data)))
         header = Header(
-            fingerprint=given.fingerprint()[:16],
-            images=len(what.data),
-            shape=what.shape,
+            fingerprint=model.fingerprint()[:16],
+            images=len(data.data),
+            shape=data.shape,
             widths=tuple(coder.fine.widths),
-            dtype=what.dtype,
+            dtype=data.dtype,
             r=round(bin_width * 64),
-            tau=support.guard_band(coder, first, chunk.rows_of(what.condition, 0, len(first))),
+            tau=support.guard_band(coder, first, data.condition),
             seed=seed,
-            chunk=chunk_size,
-            most=coder.batch,
-            form=what.form,
-            key=what.key,
+            chunk_size=chunk_size,
+            group_size=coder.batch,
+            form=data.form,
+            key=data.key,
             settings=settings or {},
-            conditions=tuple(sorted(what.condition or {})),
-            identity=chunk.checksum(first),
+            conditions=tuple(sorted(data.condition or {})),
+            identity=archive.checksum(first),
         )
-        checker = replace(coder, batch=max(1, (coder.batch + 1) // 2), clock=clocks[1]) if verify else None
+        # another batch size than the encoder's, so that what depends on it shows
+        checker = replace(coder, batch=max(1, (coder.batch + 1) // 2), clock=Clock()) if verify else None
         with writing(path) as file:
-            result = _written(coder, checker, header, what, file, str(path), progress)
-            if result.overhead > TOO_MUCH and not few:
+            result = _write(coder, checker, header, data, file, str(path), progress)
+            if result.overhead > MAX_OVERHEAD and not few:
                 raise _too_few(result)
     return result
 
 
-def _written(coder: Coder, checker, header: Header, what: Source, file, path: str, progress) -> Compressed:
-    net, borrowed, exceptions, beside = 0.0, 0, 0, 0
-    told = _Told(progress, header, 1 if checker is None else 2)
+def _write(
+    coder: Coder, checker: Coder | None, header: Header, data: Source, file: BinaryIO, path: str, progress
+) -> Compressed:
+    net_bits, borrowed, exceptions, metadata = 0.0, 0, 0, 0
+    report = _Progress(progress, header, 1 if checker is None else 2)
     file.write(header.to_bytes())
     for index in range(header.chunks):
         first, last = header.rows(index)
-        codes = what.codes(first, last)
-        condition = chunk.rows_of(what.condition, first, last - first)
+        codes = data.codes(first, last)
+        condition = bitswap.rows_of(data.condition, slice(first, last))
         coder.seed = header.seed + index
-        told.first, told.before = first, net
-        made = chunk.encode(coder, header, codes, condition, what.extra(first, last), told.encoded)
-        frame = archive.frame(header, index, made, chunk.checksum(codes))
+        report.start_chunk(first, net_bits)
+        chunk = bitswap.encode(coder, header, codes, condition, data.metadata(first, last), report.encoded)
+        body = chunk.to_bytes()
         if checker is not None:
-            _verify(checker, header, index, made, codes, path, told.verified)
-        file.write(frame)
-        beside += len(made.extra)
-        net, borrowed, exceptions = net + made.net_bits, borrowed + made.borrowed, exceptions + len(made.exceptions)
+            _verify(checker, header, index, body, codes, path, report.verified)
+        file.write(archive.frame(header, index, body, archive.checksum(codes)))
+        net_bits, metadata = net_bits + chunk.net_bits, metadata + len(chunk.metadata)
+        borrowed, exceptions = borrowed + chunk.borrowed, exceptions + len(chunk.exceptions)
     length = file.tell()
     file.write(archive.checksum_of(file, length).to_bytes(4, "little"))
     seconds = {"network": coder.clock.network, "coder": coder.clock.coder}
@@ -197,75 +205,71 @@ def _written(coder: Coder, checker, header: Header, what: Source, file, path: st
         if not archive.intact(file):
             raise ArchiveError(f"{path} does not read back as it was written", "check the disk, and run it again")
     return Compressed(
-        path, length + 4, header.images, coder.model.domain.dimensions, net, 4 * borrowed, beside, exceptions,
+        path, length + 4, header.images, coder.model.domain.dimensions, net_bits, 4 * borrowed, metadata, exceptions,
         checker is not None, seconds, header,
     )  # fmt: skip
 
 
-class _Told:
-    """What is told of the work: images done, of which one that awaits its verification is a half, and bits/dim."""
+class _Progress:
+    """Reports images done, where one that awaits its verification counts one half, and the bits/dim so far."""
 
-    def __init__(self, progress: Callable[[int, int], None] | None, header: Header, passes: int):
-        self.progress, self.header, self.passes = progress, header, passes
-        self.first, self.before, self.coded = 0, 0.0, 0
+    def __init__(self, report: Callable[[int, int], None] | None, header: Header, passes: int):
+        self.report, self.header, self.passes = report, header, passes
+        self.first, self.bits, self.coded = 0, 0.0, 0
+
+    def start_chunk(self, first: int, bits: float) -> None:
+        """The next chunk begins with image `first`, after `bits` net bits of those before."""
+        self.first, self.bits = first, bits
 
     def encoded(self, n: int, bits: float) -> None:
-        """Of the chunk that begins with image `first`, behind `before` bits."""
+        """n images of the chunk are encoded, in `bits` net bits."""
         self.coded = n
-        if hasattr(self.progress, "note"):
-            said = (self.before + bits) / ((self.first + n) * self.header.dimensions)
-            self.progress.note = f"{said:.4f} bits/dim"  # type: ignore[union-attr]
-        self._say(n)
+        if hasattr(self.report, "note"):
+            rate = (self.bits + bits) / ((self.first + n) * self.header.dimensions)
+            self.report.note = f"{rate:.4f} bits/dim"  # type: ignore[union-attr]
+        self._passed(n)
 
     def verified(self, n: int) -> None:
-        """Of the same chunk."""
-        self._say(self.coded + n)
+        """n images of the chunk are verified."""
+        self._passed(self.coded + n)
 
-    def _say(self, passed: int) -> None:
-        if self.progress is not None:
-            self.progress(self.first + passed // self.passes, self.header.images)
+    def _passed(self, n: int) -> None:
+        if self.report is not None:
+            self.report(self.first + n // self.passes, self.header.images)
 
 
-def _verify(checker: Coder, header: Header, index: int, made: chunk.Chunk, codes: Tensor, path: str, told) -> None:
+def _verify(checker: Coder, header: Header, index: int, body: bytes, codes: Tensor, path: str, progress) -> None:
     try:
-        found = decoded(checker, header, index, made.to_bytes(), told)[0]
-        well = torch.equal(found, codes)
+        equal = torch.equal(decoded(checker, header, index, body, progress)[0], codes)
     except Damaged:
-        well = False
-    if not well:
+        equal = False
+    if not equal:
         raise ArchiveError(
             f"{path}: chunk {index} does not decode to the images it was made of, so nothing was written",
-            "the network does not say the same twice: look for randomness or float32 inside it, or for layers that "
-            "mix the images of a batch",
+            "the network does not give the same output twice: look for randomness or float32 inside it, or for layers "
+            "that mix the images of a batch",
         )
 
 
-def decoded(coder: Coder, header: Header, index: int, body: bytes, told: Callable[[int], None] | None = None):
-    """Codes and names of the images of a chunk's body; `told` as of `chunk.decode`. Errors: `Damaged`."""
+def decoded(
+    coder: Coder, header: Header, index: int, body: bytes, progress: Callable[[int], None] | None = None
+) -> tuple[Tensor, list[str]]:
+    """Codes and names of the images of a chunk's body; `progress` as of `bitswap.decode`. Errors: `Damaged`."""
     first, last = header.rows(index)
-    parsed = chunk.Chunk.of(body)
-    names, condition = parse_extra(parsed.extra, last - first, header.conditions)
+    chunk = Chunk.of(body)
+    names, condition = parse_metadata(chunk.metadata, last - first, header.conditions)
     coder.seed = header.seed + index
-    return chunk.decode(coder, header, parsed, last - first, condition, told), names
+    return bitswap.decode(coder, header, chunk, last - first, condition, progress), names
 
 
 def _too_few(result: Compressed) -> UsageError:
-    worth = max(1, math.ceil(result.net_bits / 8))
-    fixed = result.bytes - result.beside - worth
-    enough = math.ceil(fixed * result.images / worth / TOO_MUCH)
+    net = max(1, math.ceil(result.net_bits / 8))
+    fixed = result.bytes - result.metadata - net
+    enough = math.ceil(fixed * result.images / net / MAX_OVERHEAD)
     return UsageError(
         f"{result.images} image{'s' if result.images > 1 else ''} would take {result.bytes} bytes, of which "
         f"{fixed} are header, checksums and what bits-back borrows to begin with: {100 * result.overhead:.0f} % more "
-        f"than the {worth} bytes that the model says of them",
-        f"give more images at once (about {enough} come within {100 * TOO_MUCH:.0f} %), or write them all the same "
+        f"than the {net} bytes of the images themselves",
+        f"give more images at once (about {enough} come within {100 * MAX_OVERHEAD:.0f} %), or write them all the same "
         "with --few (few=True)",
     )
-
-
-def loaded(model: DiffusionModel | str | Path) -> DiffusionModel:
-    """A model, or the one that a MODEL string names."""
-    if isinstance(model, DiffusionModel):
-        return model
-    import nelbo  # the public face, which loads the floors above this one when they are asked for
-
-    return nelbo.load(model)

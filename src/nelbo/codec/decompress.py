@@ -1,22 +1,22 @@
-"""`decompress`: the images of an archive, all of them or those that its damage has left."""
+"""`decompress`: the images of an archive, all of them or those that its damage has spared."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from nelbo.codec import archive, chunk, support
-from nelbo.codec.compress import decoded, loaded
-from nelbo.codec.groups import Clock, Coder
+from nelbo.adapters.load import load
+from nelbo.codec import archive, support
+from nelbo.codec.bitswap import Clock, Coder
+from nelbo.codec.compress import decoded
 from nelbo.codec.header import Header
-from nelbo.codec.restore import Sink, sink
 from nelbo.codec.stack import Damaged, kernels
+from nelbo.codec.target import Target, target
 from nelbo.errors import ArchiveError, NelboError, UsageError
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.typing import Json
@@ -24,7 +24,7 @@ from nelbo.typing import Json
 
 @dataclass(frozen=True)
 class Decompressed:
-    """What was read: how many images, where they are (a path, or the tensor itself), and the seconds of it."""
+    """The result of a decompression. where: the path of the images, or their tensor. seconds: by kind of work."""
 
     images: int
     where: Any
@@ -50,12 +50,14 @@ def decompress(
     batch_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor | Decompressed:
-    """The images of an archive, exactly as they were compressed: a tensor of their own shape and type, or where `out`
-    is given a file of the form that its name has (.npz, .npy, IDX), or a folder of pictures.
+    """The images of an archive, exactly as they were compressed, in their own shape (N, …), order and integer type.
 
-    batch_size: images that the network sees at once; the result does not depend on it.
+    model: the one that compressed them, or a MODEL string. path: of the file. out: None for a tensor; else a file whose
+    name says its form (.npz, .npy, IDX), or a new folder of pictures, and the result is a `Decompressed`. batch_size:
+    images per call of the network, which changes nothing else. progress: called with (images done, all).
+
     Errors: UsageError where `model` is not the one that wrote the file; ArchiveError where the file is damaged: its
-    `lost` names the images that are lost, and `recovered` is, or is where, all others are.
+    `lost` lists the lost images as ranges (first, past the last), its `recovered` is, or is the path of, all others.
     """
     result = restore(model, path, out, batch_size=batch_size, progress=progress)
     return result.where if out is None else result
@@ -69,65 +71,51 @@ def restore(
     batch_size: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Decompressed:
-    """As `decompress`, with what is known of the work."""
+    """As `decompress`, and always with the header and the seconds."""
     kernels()
     path = Path(path)
-    with opened(path) as file:
+    with archive.opened(path) as file:
         header = archive.read_header(file, str(path))
-        given = loaded(model)
-        check_model(given, header, str(path))
-        target = sink(header, None if out is None else Path(out), given.domain.bins or 0)
+        model = load(model)
+        _check_model(model, header, str(path))
+        images = target(header, None if out is None else Path(out), model.domain.bins or 0)
         clock = Clock()
         try:
-            exact = given.in_precision(torch.float64, "cpu")
+            exact = model.in_precision(torch.float64, "cpu")
             with torch.inference_mode(), exact.denoiser.inference():
-                coder = Coder(exact, header.bin_width, batch_size or header.most, header.widths, clock=clock)
-                found, strange = _read(file, header, coder, target, progress)
-            lost = archive.missing(header, found)
-            where = target.publish(bool(lost))
+                coder = Coder(exact, header.bin_width, batch_size or header.group_size, header.widths, clock=clock)
+                present, undecodable = _read(file, header, coder, images, progress)
+            lost = archive.missing(header, present)
+            where = images.publish(bool(lost))
         except BaseException:
-            target.drop()
+            images.discard()
             raise
-    seconds = {"network": clock.network, "coder": clock.coder}
     if lost:
-        raise damage(path, header, lost, strange, where)
-    return Decompressed(header.images, where, seconds, header)
+        raise _damaged(path, header, lost, undecodable, where)
+    return Decompressed(header.images, where, {"network": clock.network, "coder": clock.coder}, header)
 
 
-def _read(file, header: Header, coder: Coder, target: Sink, progress) -> tuple[set[int], int]:
-    """The indices of the chunks that decoded, and how many were intact and did not."""
-    found: set[int] = set()
-    strange, done = 0, 0
+def _read(file: BinaryIO, header: Header, coder: Coder, images: Target, progress) -> tuple[set[int], int]:
+    """The indices of the chunks that were decoded, and the number of intact ones that could not be."""
+    present: set[int] = set()
+    undecodable, done = 0, 0
     for frame in archive.frames(file, header):
         try:
-            told = None if progress is None else lambda n, done=done: progress(done + n, header.images)
-            codes, names = decoded(coder, header, frame.index, frame.body, told)
-            if chunk.checksum(codes) != frame.codes:
+            report = None if progress is None else lambda n, done=done: progress(done + n, header.images)
+            codes, names = decoded(coder, header, frame.index, frame.body, report)
+            if archive.checksum(codes) != frame.codes:
                 raise Damaged("other images")
         except (Damaged, NelboError):
-            strange += 1
+            undecodable += 1
             continue
-        first = header.rows(frame.index)[0]
-        target.add(as_given(codes, header), names, first)
-        found.add(frame.index)
+        as_given = codes.reshape(len(codes), *header.shape).numpy().astype(header.dtype)
+        images.add(as_given, names, header.rows(frame.index)[0])
+        present.add(frame.index)
         done += len(codes)
-    return found, strange
+    return present, undecodable
 
 
-def as_given(codes: Tensor, header: Header) -> np.ndarray:
-    """Codes in the shape and the type that they were given in."""
-    return codes.reshape(len(codes), *header.shape).numpy().astype(header.dtype)
-
-
-def opened(path: Path):
-    """The file. Errors: ArchiveError where there is none."""
-    try:
-        return path.open("rb")
-    except (FileNotFoundError, IsADirectoryError):
-        raise ArchiveError(f"there is no file {path}", "check the path") from None
-
-
-def check_model(model: DiffusionModel, header: Header, path: str) -> None:
+def _check_model(model: DiffusionModel, header: Header, path: str) -> None:
     """Errors: UsageError unless this is the model that wrote the archive."""
     if model.fingerprint()[:16] != header.fingerprint:
         raise UsageError(
@@ -140,14 +128,14 @@ def check_model(model: DiffusionModel, header: Header, path: str) -> None:
         raise ArchiveError(f"{path} is altered: its images are not of this model's shape", "fetch the file again")
 
 
-def damage(path: Path, header: Header, lost, strange: int, where: Any) -> ArchiveError:
-    """The error that names what is missing."""
+def _damaged(path: Path, header: Header, lost: tuple[tuple[int, int], ...], undecodable: int, where) -> ArchiveError:
+    """The error that names the lost images."""
     ranges = ", ".join(f"{a}" if b == a + 1 else f"{a}–{b - 1}" for a, b in lost[:20])
     more = f" and {len(lost) - 20} more ranges" if len(lost) > 20 else ""
     count = sum(b - a for a, b in lost)
     place = "" if where is None or isinstance(where, Tensor) else f"; the other {header.images - count} are in {where}"
-    if strange:
-        reason = "decode to something else than was compressed"
+    if undecodable:
+        reason = "do not decode to what was compressed"
         hint = (
             f"the network's arithmetic here differs from the encoder's by more than the guard band, 2^-{header.tau} of "
             "a rounding unit: decompress with the versions, and on the kind of machine, that compressed it"
@@ -155,5 +143,5 @@ def damage(path: Path, header: Header, lost, strange: int, where: Any) -> Archiv
     else:
         reason, hint = "are damaged or missing in it", "fetch the file again, or keep what was recovered"
     error = ArchiveError(f"{path}: images {ranges}{more} ({count} of {header.images}) {reason}{place}", hint)
-    error.lost, error.recovered = tuple(lost), where
+    error.lost, error.recovered = lost, where
     return error

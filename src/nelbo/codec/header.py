@@ -1,4 +1,4 @@
-"""`Header`: the beginning of an archive: whose it is, how it was coded, and what the images were."""
+"""`Header`, the beginning of an archive: the model, how it was coded, what the images were; and the bytes of files."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import math
 import zlib
 from dataclasses import dataclass, field
 
-from nelbo.codec.fields import Reader, Writer
-from nelbo.codec.normal import HIGH, LOW, OCTAVE
 from nelbo.codec.stack import Damaged
+from nelbo.codec.tables import HIGH, LOW, OCTAVE
 from nelbo.errors import ArchiveError
 from nelbo.typing import Json
 
@@ -18,20 +17,23 @@ MAGIC = b"NELB"
 VERSION = 1
 FORMS = ("array", "npy", "npz", "idx", "folder")
 DTYPES = ("uint8", "int8", "int16", "int32", "int64")
-MOST_GROUP = 4096
-MOST_CHUNK = 1 << 20
-_LONGEST = 1 << 20
-"""Bytes of the longest header that is read."""
+MAX_GROUP = 4096
+"""Images; limits like this one and the next bound what a damaged or malicious file can make a reader allocate."""
+MAX_CHUNK = 1 << 20
+"""Images."""
+MAX_HEADER = 1 << 20
+"""Bytes."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What every chunk needs.
+    """What is needed to decode every chunk.
 
-    fingerprint: 16 hex digits of the model's; r: bin width, in 64ths; tau: guard band 2^{−tau}; widths: w_1 … w_L of
-    `Chain`; images, chunk, most: how many in all, in a chunk, in a group; shape, dtype, form, key: of the images as
-    they were given; settings: flags by which the model differs from its folder's; conditions: names of the keywords
-    that every chunk has rows for; identity: CRC-32 of the first chunk's codes.
+    fingerprint: the model's, 16 hex digits. r: bin width, in 64ths. tau: the guard band is 2^{−tau}. widths: w_1 … w_L
+    of `LatticeChain`. images, chunk_size, group_size: how many there are, in a chunk, and in a group at most. shape,
+    dtype, form, key: of the images as they were given. settings: flags by which the model differs from that of its
+    folder. conditions: the network's keywords, for which every chunk has rows. identity: CRC-32 of the first chunk's
+    codes, so that archives of different images have different headers.
     """
 
     fingerprint: str
@@ -42,8 +44,8 @@ class Header:
     r: int = 32
     tau: int = 26
     seed: int = 0
-    chunk: int = 1000
-    most: int = 64
+    chunk_size: int = 1000
+    group_size: int = 64
     form: str = "array"
     key: str = ""
     settings: Json = field(default_factory=dict)
@@ -57,8 +59,8 @@ class Header:
 
     @property
     def chunks(self) -> int:
-        """How many chunks there are."""
-        return -(-self.images // self.chunk)
+        """The number of chunks."""
+        return -(-self.images // self.chunk_size)
 
     @property
     def dimensions(self) -> int:
@@ -67,24 +69,24 @@ class Header:
 
     def rows(self, index: int) -> tuple[int, int]:
         """First and past-the-last image of a chunk."""
-        return index * self.chunk, min((index + 1) * self.chunk, self.images)
+        return index * self.chunk_size, min((index + 1) * self.chunk_size, self.images)
 
     def to_bytes(self) -> bytes:
         """As in the file, with magic, version, length and checksum."""
-        usual = self._usual()
-        widths = Writer()
+        usual = self._usual_width()
+        widths = ByteWriter()
         for w in self.widths:
             widths.signed(w - usual)
-        body = Writer().raw(bytes.fromhex(self.fingerprint)).raw(self.identity.to_bytes(4, "little"))
-        body.varint(self.r).varint(self.tau).varint(self.seed).varint(self.images).varint(self.chunk).varint(self.most)
+        body = ByteWriter().raw(bytes.fromhex(self.fingerprint)).raw(self.identity.to_bytes(4, "little"))
+        for n in (self.r, self.tau, self.seed, self.images, self.chunk_size, self.group_size):
+            body.varint(n)
         body.varint(FORMS.index(self.form)).varint(DTYPES.index(self.dtype)).varint(len(self.shape))
         for n in self.shape:
             body.varint(n)
         body.varint(len(self.widths)).packed(bytes(widths.data)).block(self.key.encode())
         extra = {"settings": self.settings, "conditions": list(self.conditions)}
-        said = json.dumps(extra, sort_keys=True).encode() if self.settings or self.conditions else b""
-        body.packed(said)
-        head = MAGIC + bytes([VERSION]) + bytes(Writer().block(bytes(body.data)).data)
+        body.packed(json.dumps(extra, sort_keys=True).encode() if self.settings or self.conditions else b"")
+        head = MAGIC + bytes([VERSION]) + bytes(ByteWriter().block(bytes(body.data)).data)
         return head + zlib.crc32(head).to_bytes(4, "little")
 
     @classmethod
@@ -102,9 +104,9 @@ class Header:
                 "it was altered, or a later nelbo wrote it: install that one",
             )
         try:
-            reader = Reader(data)
+            reader = ByteReader(data)
             reader.raw(len(MAGIC) + 1)
-            inner = Reader(reader.block())
+            inner = ByteReader(reader.block())
             end = reader.place
             if zlib.crc32(data[:end]) != int.from_bytes(reader.raw(4), "little"):
                 raise Damaged("its checksum is wrong")
@@ -115,31 +117,34 @@ class Header:
             ) from None
 
     @classmethod
-    def _parsed(cls, body: Reader) -> Header:
+    def _parsed(cls, body: ByteReader) -> Header:
         fingerprint, identity = body.raw(8).hex(), int.from_bytes(body.raw(4), "little")
         r, tau, seed = body.varint(1024), body.varint(60), body.varint()
-        images, chunk, most = body.varint(), body.varint(MOST_CHUNK), body.varint(MOST_GROUP)
+        images, chunk_size, group_size = body.varint(), body.varint(MAX_CHUNK), body.varint(MAX_GROUP)
         form, dtype = FORMS[body.varint(len(FORMS) - 1)], DTYPES[body.varint(len(DTYPES) - 1)]
         shape = tuple(body.varint(1 << 30) for _ in range(body.varint(16)))
         levels = body.varint(1 << 16)
-        packed = Reader(body.packed(10 * levels))
+        widths = ByteReader(body.packed(10 * levels))
         key = body.text()
         try:
-            extra = json.loads(body.packed(_LONGEST) or b"{}")
+            extra = json.loads(body.packed(MAX_HEADER) or b"{}")
             settings, conditions = dict(extra.get("settings", {})), tuple(map(str, extra.get("conditions", ())))
         except (ValueError, TypeError, AttributeError, RecursionError):
-            raise Damaged("settings that are none") from None
-        if not (r and images and chunk and most and levels and shape and all(shape)):
-            raise Damaged("a number of 0")
+            raise Damaged("its settings cannot be read") from None
+        if not (r and images and chunk_size and group_size and levels and shape and all(shape)):
+            raise Damaged("a number is 0")
         header = cls(
-            fingerprint, images, shape, (), dtype, r, tau, seed, chunk, most, form, key, settings, conditions, identity
+            fingerprint, images, shape, (), dtype, r, tau, seed, chunk_size, group_size, form, key, settings,
+            conditions, identity,
+        )  # fmt: skip
+        header = dataclasses.replace(
+            header, widths=tuple(header._usual_width() + widths.signed() for _ in range(levels))
         )
-        widths = tuple(header._usual() + packed.signed() for _ in range(levels))
-        if not all(LOW <= w <= HIGH for w in widths):
-            raise Damaged("a lattice of absurd width")
-        return dataclasses.replace(header, widths=widths)
+        if not all(LOW <= w <= HIGH for w in header.widths):
+            raise Damaged("a lattice of impossible width")
+        return header
 
-    def _usual(self) -> int:
+    def _usual_width(self) -> int:
         return round(OCTAVE * math.log2(64 / self.r))
 
     def describe(self) -> Json:
@@ -156,10 +161,106 @@ class Header:
             "guard_band": 2.0**-self.tau,
             "precision": "float64",
             "seed": self.seed,
-            "images_per_chunk": self.chunk,
-            "images_per_group": self.most,
+            "images_per_chunk": self.chunk_size,
+            "images_per_group": self.group_size,
             "conditions": list(self.conditions),
         }
 
 
-LONGEST = _LONGEST
+class ByteWriter:
+    """Integers and texts as bytes in `data`; `varint` is LEB128, seven bits a byte, least first."""
+
+    def __init__(self):
+        self.data = bytearray()
+
+    def varint(self, value: int) -> ByteWriter:
+        """An integer ≥ 0."""
+        while value >= 0x80:
+            self.data.append(value & 0x7F | 0x80)
+            value >>= 7
+        self.data.append(value)
+        return self
+
+    def signed(self, value: int) -> ByteWriter:
+        """An integer: 0, −1, 1, −2, … as 0, 1, 2, 3, …"""
+        return self.varint(2 * value if value >= 0 else -2 * value - 1)
+
+    def raw(self, data: bytes) -> ByteWriter:
+        """Bytes as they are."""
+        self.data += data
+        return self
+
+    def block(self, data: bytes) -> ByteWriter:
+        """Bytes preceded by their number."""
+        return self.varint(len(data)).raw(data)
+
+    def packed(self, data: bytes) -> ByteWriter:
+        """A block, deflated if that is shorter, preceded by its length before deflation."""
+        deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
+        small = deflate.compress(data) + deflate.flush()
+        deflated = len(small) < len(data)
+        return self.varint(2 * len(data) + deflated).block(small if deflated else data)
+
+
+class ByteReader:
+    """The inverse of `ByteWriter`. Errors: `Damaged` wherever bytes are missing or a number is impossible."""
+
+    def __init__(self, data: bytes):
+        self.data, self.place = data, 0
+
+    @property
+    def remaining(self) -> int:
+        """The number of bytes not read yet."""
+        return len(self.data) - self.place
+
+    def varint(self, largest: int = 2**63 - 1) -> int:
+        """An integer from 0 to `largest`."""
+        value, shift = 0, 0
+        while True:
+            byte = self.raw(1)[0]
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                break
+            if shift > 63:
+                raise Damaged("a number without end")
+        if value > largest:
+            raise Damaged(f"a number of {value}")
+        return value
+
+    def signed(self) -> int:
+        """An integer of either sign."""
+        value = self.varint()
+        return value // 2 if value % 2 == 0 else -(value + 1) // 2
+
+    def raw(self, n: int) -> bytes:
+        """n bytes."""
+        if n > self.remaining:
+            raise Damaged("it ends too early")
+        self.place += n
+        return self.data[self.place - n : self.place]
+
+    def block(self) -> bytes:
+        """Bytes preceded by their number."""
+        return self.raw(self.varint())
+
+    def packed(self, largest: int) -> bytes:
+        """A block of at most `largest` bytes before deflation."""
+        length = self.varint(2 * largest + 1)
+        data = self.block()
+        if length % 2:
+            try:
+                data = zlib.decompressobj(-15).decompress(data, length // 2 + 1)
+            except zlib.error:
+                raise Damaged("a block does not inflate") from None
+        if len(data) != length // 2:
+            raise Damaged("a block has another length than it declares")
+        return data
+
+    def text(self, longest: int = 4096) -> str:
+        """A short text."""
+        data = self.block()
+        try:
+            return data[:longest].decode()
+        except UnicodeDecodeError:
+            raise Damaged("a text is not UTF-8") from None

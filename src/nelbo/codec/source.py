@@ -1,4 +1,4 @@
-"""Where images come from: their codes, the form they had, and what belongs to them beside."""
+"""Where images come from: their codes, the form they had, and the names and conditions that go with them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nelbo.codec.fields import Reader, Writer
+from nelbo.codec.header import ByteReader, ByteWriter
 from nelbo.codec.stack import Damaged
 from nelbo.data import arrays, folder, idx, readers
 from nelbo.errors import DataError, UsageError
@@ -21,13 +21,14 @@ from nelbo.model.examples import Examples
 from nelbo.typing import Condition
 
 _LONGEST_NAME = 4096
+"""Bytes; the longest path that Linux allows."""
 _NUMBERED = re.compile(r"(.*?)([0-9]{1,18})([^0-9]*)")
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
     """Images to compress. data: codes (N, *shape) of the model's domain; shape, dtype, form, key: as they were given;
-    names: of the files of a folder; condition: rows of the network's keywords."""
+    names: of the files of a folder; condition: the network's keywords, one integer per image."""
 
     data: Tensor
     shape: tuple[int, ...]
@@ -41,28 +42,27 @@ class Source:
         """Some images as int64 (n, *shape of the domain)."""
         return self.data[first:last].to(torch.int64)
 
-    def extra(self, first: int, last: int) -> bytes:
+    def metadata(self, first: int, last: int) -> bytes:
         """Names and conditions of some images, for their chunk."""
         if not self.names and self.condition is None:
             return b""
-        out = Writer().packed(packed_names(self.names[first:last]).encode())
-        for name in sorted(self.condition or {}):
-            assert self.condition is not None
-            out.packed(self.condition[name][first:last].numpy().astype("<i4").tobytes())
+        out = ByteWriter().packed(packed_names(self.names[first:last]).encode())
+        for _, values in sorted((self.condition or {}).items()):
+            out.packed(values[first:last].numpy().astype("<i4").tobytes())
         return bytes(out.data)
 
 
-def parse_extra(extra: bytes, n: int, conditions: tuple[str, ...]) -> tuple[list[str], Condition | None]:
+def parse_metadata(metadata: bytes, n: int, conditions: tuple[str, ...]) -> tuple[list[str], Condition | None]:
     """Names and conditions of n images. Errors: `Damaged`."""
-    if not extra:
+    if not metadata:
         if conditions:
             raise Damaged("images without their conditions")
         return [], None
-    reader = Reader(extra)
+    reader = ByteReader(metadata)
     try:
         names = unpacked_names(reader.packed(_LONGEST_NAME * n).decode(), n)
     except (UnicodeDecodeError, ValueError):
-        raise Damaged("names that are none") from None
+        raise Damaged("names that cannot be read") from None
     if names and len(names) != n:
         raise Damaged(f"{len(names)} names for {n} images")
     condition = {}
@@ -75,10 +75,10 @@ def parse_extra(extra: bytes, n: int, conditions: tuple[str, ...]) -> tuple[list
 
 
 def packed_names(names: Sequence[str]) -> str:
-    """Names as one text: a line each, or, where they count up, what is around the number and where it begins."""
-    found = _NUMBERED.fullmatch(names[0]) if names else None
-    if found is not None:
-        before, number, behind = found.groups()
+    """Names as one text: one a line; or, if they count up, the text around the number and the first number."""
+    numbered = _NUMBERED.fullmatch(names[0]) if names else None
+    if numbered is not None:
+        before, number, behind = numbered.groups()
         text = f"\n{before}\n{len(number)}\n{int(number)}\n{behind}"
         if unpacked_names(text, len(names)) == list(names):
             return text
@@ -96,7 +96,7 @@ def unpacked_names(text: str, n: int) -> list[str]:
 
 
 def source(images: Any, domain: DataDomain, limit: int | None, condition: Condition | str | None) -> Source:
-    """Whatever `compress` is handed. Errors: DataError, DomainError, ShapeError, UsageError."""
+    """The images that `compress` is given. Errors: DataError, DomainError, ShapeError, UsageError."""
     examples = images if isinstance(images, Examples) else readers.resolve(images, limit=limit)
     examples = examples.first(limit)
     data = domain.checked(examples.data, examples.name, examples.release)
@@ -106,10 +106,10 @@ def source(images: Any, domain: DataDomain, limit: int | None, condition: Condit
     if form == "folder":
         names = tuple(folder.names(Path(str(images)).expanduser(), limit))
         if any("\n" in name or len(name.encode()) > _LONGEST_NAME for name in names):
-            raise DataError("the folder has names of files with line breaks, or too long", "rename these files")
+            raise DataError("the folder has file names with line breaks, or too long ones", "rename these files")
     return Source(
         data, tuple(examples.data.shape[1:]), str(examples.data.dtype).removeprefix("torch."), form, key, names,
-        rows_of(condition, examples),
+        condition_of(condition, examples),
     )  # fmt: skip
 
 
@@ -121,17 +121,16 @@ def form_of(spec: str) -> tuple[str, str]:
         return "folder", ""
     if Path(file).suffix.lower() == ".npz":
         if not key:
-            found = arrays.load(Path(file).expanduser())
-            names = list(found) if isinstance(found, dict) else []
-            key = names[0] if len(names) == 1 else ""
+            contents = arrays.load(Path(file).expanduser())
+            key = next(iter(contents)) if isinstance(contents, dict) and len(contents) == 1 else ""
         return "npz", key
     if path.suffix.lower() == ".npy":
         return "npy", ""
     return ("idx", "") if idx.is_idx(path) else ("array", "")
 
 
-def rows_of(condition: Condition | str | None, examples: Examples) -> Condition | None:
-    """A condition as whole numbers, one an image. Errors: UsageError."""
+def condition_of(condition: Condition | str | None, examples: Examples) -> Condition | None:
+    """A condition as integers, one per image; a name stands for the labels of the data. Errors: UsageError."""
     if condition is None:
         return None
     if isinstance(condition, str):
@@ -140,11 +139,11 @@ def rows_of(condition: Condition | str | None, examples: Examples) -> Condition 
                 f"condition={condition!r}, but {examples.name} has no labels", "give data with labels, or no condition"
             )
         condition = {condition: examples.labels}
-    rows = {name: torch.as_tensor(value) for name, value in condition.items()}
-    for name, value in rows.items():
-        if value.shape != (len(examples),) or value.is_floating_point() or int(value.abs().max()) >= 2**31:
+    rows = {name: torch.as_tensor(values) for name, values in condition.items()}
+    for name, values in rows.items():
+        if values.shape != (len(examples),) or values.is_floating_point() or int(values.abs().max()) >= 2**31:
             raise UsageError(
-                f"the condition {name!r} has the shape {tuple(value.shape)} and the type {value.dtype}",
-                "only conditions of one whole number an image can be kept in the file",
+                f"the condition {name!r} has the shape {tuple(values.shape)} and the type {values.dtype}",
+                "only conditions of one integer per image can be kept in the file",
             )
-    return {name: value.to(torch.int64) for name, value in rows.items()}
+    return {name: values.to(torch.int64) for name, values in rows.items()}

@@ -1,7 +1,7 @@
-"""Reading data: `read` turns a DATA string into `Examples`, `resolve` takes whatever `nelbo.evaluate` may be handed.
+"""Reading data: `read` turns a DATA string into `Examples`, `resolve` does so with any data that `evaluate` accepts.
 
-One file a form: digits.py, arrays.py (npz, npy), idx.py, folder.py (images), hub.py, items.py (torch datasets);
-readers.py knows which form a string is. Nothing here resizes, crops, flips, converts, reorders or drops anything.
+One file per form: digits.py, arrays.py (npz, npy), idx.py, table.py (csv), folder.py (images), hub.py, dataset.py (of
+torch). readers.py finds the form of a string. Nothing here resizes, crops, flips, converts, reorders or drops anything.
 """
 
 from nelbo.data.readers import FORMS, read, resolve

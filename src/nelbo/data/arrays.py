@@ -1,4 +1,4 @@
-"""Arrays: `.npz` and `.npy` files, and the one way from a numpy array to a tensor of examples.
+"""Arrays: `.npz` and `.npy` files, and the conversion of numpy arrays to tensors of examples.
 
 Files are read with `allow_pickle=False`, so that reading data never runs code.
 """
@@ -17,10 +17,10 @@ from nelbo.errors import DataError
 from nelbo.model.examples import Examples
 
 LABEL_KEYS = ("labels", "labels_inferred", "y", "label")
-"""npz keys that hold labels, where their length is that of the data."""
+"""npz keys that hold labels if their length is that of the data."""
 
 MAPPED = 16 << 20
-"""Bytes from which on an npy file is mapped and not read."""
+"""Bytes from which on an npy file is mapped instead of read; below, reading is as fast and needs little memory."""
 
 # Unsigned types that torch can store but hardly compute with, and the signed ones that hold the same numbers.
 _WIDER = {"uint16": np.int32, "uint32": np.int64}
@@ -30,7 +30,7 @@ def read_npz(path: Path, key: str | None = None) -> Examples:
     """The array `key` of an npz file as examples (N, …); without `key`, its only array that does not hold labels.
 
     Labels come from a key of `LABEL_KEYS` (for `x_train` also `y_train`, for `images` also `labels`) that holds N
-    integers. The name is the file's, with `#key` where a key was given.
+    integers. The name is the file's, with `#key` if a key was given.
     Errors: DataError for an unreadable file, an unknown key, several candidates, object arrays, an empty array.
     """
     arrays = load(path)
@@ -66,7 +66,7 @@ def read_npy(path: Path) -> Examples:
 
 
 def _releasing(array: np.memmap, data: Tensor) -> Callable[[], None]:
-    """What gives the pages of a mapped file back to the system, unless somebody has written to the tensor."""
+    """A function that returns the pages of a mapped file to the system, unless the tensor was written to."""
     mapped, advice = getattr(array, "_mmap", None), getattr(mmap, "MADV_DONTNEED", None)
 
     def release() -> None:
@@ -82,16 +82,15 @@ def load(path: Path) -> dict[str, np.ndarray] | np.ndarray:
     Errors: DataError for a missing, truncated or altered file and for object arrays.
     """
     try:
-        loaded = _mapped(path)
-        if loaded is None:
-            loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        with loaded as archive:
-            return {k: archive[k] for k in archive.files}
+        mapped = _mapped(path)
+        if mapped is not None:
+            return mapped
+        with path.open("rb") as file:  # numpy would leave it open where it fails to read it
+            loaded = np.load(file, allow_pickle=False)
+            return loaded if isinstance(loaded, np.ndarray) else {k: loaded[k] for k in loaded.files}
     except FileNotFoundError:
         raise DataError(f"there is no file {path}", "check the path") from None
-    except Exception as error:  # numpy, zipfile and zlib raise a dozen types on foreign bytes, all meaning one thing
+    except Exception as error:  # numpy, zipfile and zlib raise a dozen types on foreign bytes, all meaning the same
         if "allow_pickle" in str(error) and "Object arrays" in str(error):
             raise DataError(
                 f"{path} holds an array of Python objects, which could run code when read",
@@ -104,13 +103,13 @@ def load(path: Path) -> dict[str, np.ndarray] | np.ndarray:
 
 
 def _mapped(path: Path) -> np.ndarray | None:
-    """The array of a large npy file, mapped (written to, it is the copy that changes); None where it is to be read."""
+    """The array of a large npy file, mapped (writing changes a private copy); None if it is to be read."""
     if path.suffix.lower() != ".npy" or path.stat().st_size < MAPPED:
         return None
     try:
         array = np.load(path, mmap_mode="c", allow_pickle=False)
     except Exception:
-        return None  # reading it says what is wrong
+        return None  # the error of reading it names the cause
     return array if isinstance(array, np.memmap) else None
 
 
@@ -149,9 +148,9 @@ def labels(values: Iterable[int] | np.ndarray) -> Tensor:
 def _labels(chosen: str, n: int, arrays: dict[str, np.ndarray]) -> Tensor | None:
     paired = [chosen.replace(a, b) for a, b in (("x_", "y_"), ("X_", "y_"), ("images", "labels")) if a in chosen]
     for key in (*paired, *LABEL_KEYS):
-        found = arrays.get(key)
-        if key != chosen and found is not None and found.shape in ((n,), (n, 1)) and found.dtype.kind in "ui":
-            return labels(found)
+        values = arrays.get(key)
+        if key != chosen and values is not None and values.shape in ((n,), (n, 1)) and values.dtype.kind in "ui":
+            return labels(values)
     return None
 
 

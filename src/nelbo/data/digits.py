@@ -1,8 +1,8 @@
-"""The digits of scikit-learn: 1,797 images of 8×8 pixels with codes 0..16, split once and for all.
+"""The digits of scikit-learn: 1,797 images of 8×8 pixels with codes 0..16, in a fixed split.
 
 The test split is the 360 images of `train_test_split(…, test_size=360, random_state=0, stratify=y)`; their numbers are
-written down here, so that it does not move with scikit-learn's shuffling. The training split is the other 1,437, in
-the order of the file. What is read is checked against the fingerprints below.
+listed here, so that it does not change with scikit-learn's shuffling. The training split is the other 1,437, in the
+order of the file. The data read are checked against the fingerprints below.
 Source: E. Alpaydin and C. Kaynak, "Optical recognition of handwritten digits", UCI repository, 1998 (its test part).
 """
 
@@ -56,7 +56,7 @@ def split_indices(split: str) -> np.ndarray:
 def read_digits(split: str = "all") -> Examples:
     """The digits as codes (N, 8, 8) uint8 in 0..16 (17 bins) with labels; N = 1797 (all), 1437 (train), 360 (test).
 
-    Errors: UnknownNameError for another split; DataError where scikit-learn is not installed, or ships other images
+    Errors: UnknownNameError for another split; DataError if scikit-learn is not installed, or contains other images
     than those that every published number of nelbo was measured on.
     """
     if split not in SPLITS:
@@ -77,6 +77,6 @@ def read_digits(split: str = "all") -> Examples:
         if examples.fingerprint == FINGERPRINTS[split]:
             return examples
     raise DataError(
-        f"the installed scikit-learn ships other digits than {name!r} is known by (their fingerprint differs)",
+        f"the installed scikit-learn contains other digits than {name!r} (their fingerprint differs)",
         "install scikit-learn 1.4 or later from an unaltered wheel: pip install --force-reinstall 'nelbo[data]'",
     )

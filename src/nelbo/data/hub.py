@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 
-from nelbo.data import arrays, picture
-from nelbo.data.lazy import STREAMED, LazyRows
+from nelbo.data import arrays, pictures
 from nelbo.errors import DataError, UnknownNameError
 from nelbo.model.examples import Examples
 
@@ -17,11 +15,11 @@ LABEL_COLUMNS = ("label", "labels", "fine_label")
 
 
 def read_hub(spec: str, limit: int | None = None) -> Examples:
-    """The pictures of `NAME` or `NAME:split` as codes (N, H, W) or (N, 3, H, W) uint8, with labels where it has them.
+    """The pictures of `NAME` or `NAME:split` as codes (N, H, W) or (N, 3, H, W) uint8, with labels if it has them.
 
     The column is `image` or `img`, else the only one of images. Without a split the data set must have just one.
-    Many pictures are decoded whenever they are asked for, and not kept (see `LazyRows`).
-    Errors: DataError where `datasets` is missing, the hub cannot be reached, the data set does not exist, there is no
+    If there are many pictures, they are decoded when they are needed and not kept (see `LazyRows`).
+    Errors: DataError if `datasets` is missing, the hub cannot be reached, the data set does not exist, there is no
     column of images, or sizes differ; UnknownNameError for an unknown split.
     """
     name, _, split = spec.partition(":")
@@ -30,43 +28,28 @@ def read_hub(spec: str, limit: int | None = None) -> Examples:
     rows = _load(name, split)
     column = _column(rows, name)
     where = f"hf:{spec}"
-    total = len(rows)
-    if total == 0:
+    if len(rows) == 0:
         raise DataError(f"the data {where!r} have no rows", "choose another split")
-    if limit is not None and limit < total:
+    if limit is not None and limit < len(rows):
         rows, where = rows.select(range(limit)), f"{where}[:{limit}]"
-    first, kind = _picture(next(iter(rows.select([0])[column])), 0, where)
 
-    def decode(wanted: list[int]) -> torch.Tensor:
-        stack = []
-        for i, value in zip(wanted, rows.select(wanted)[column], strict=True):
-            codes, its = _picture(value, i, where)
-            if (codes.shape, its) != (first.shape, kind):
-                raise DataError(
-                    f"the pictures of {where} differ: row 0 is {kind} of shape {first.shape}, "
-                    f"row {i} is {its} of shape {codes.shape}",
-                    "choose a data set of one size and mode; nothing is resized, cropped or converted",
-                )
-            stack.append(codes)
-        return arrays.tensor(np.stack(stack), where)
+    def read(indices: list[int]) -> list[tuple[np.ndarray, str]]:
+        values = rows.select(indices)[column]
+        return [_codes(value, f"row {i} of {where}") for i, value in zip(indices, values, strict=True)]
 
+    data, kind = pictures.stacked(len(rows), read, lambda i: f"row {i}", where)
     key = next((k for k in LABEL_COLUMNS if k in rows.column_names), None)
-    found = None if key is None else np.asarray(rows[key])
-    labels = arrays.labels(found) if found is not None and found.dtype.kind in "ui" and found.ndim == 1 else None
-    bins = 2 if kind == picture.MODES["1"] else None
-    everything = list(range(len(rows)))
-    if first.dtype == np.uint8 and first.nbytes * len(rows) >= STREAMED:
-        lazy = LazyRows(torch.tensor(everything), first.shape, decode)
-        return Examples(lazy.as_data(), where, labels, bins)
-    return Examples(decode(everything), where, labels, bins)
+    values = None if key is None else np.asarray(rows[key])
+    labels = arrays.labels(values) if values is not None and values.dtype.kind in "ui" and values.ndim == 1 else None
+    return Examples(data, where, labels, 2 if kind == pictures.MODES["1"] else None)
 
 
-def _picture(value: Any, row: int, where: str) -> tuple[np.ndarray, str]:
-    """A row of the column of pictures as codes, and what kind of thing it was."""
+def _codes(value: Any, what: str) -> tuple[np.ndarray, str]:
+    """A row of the column of pictures as codes, and its kind."""
     mode = getattr(value, "mode", None)
     if mode is None:
         return np.asarray(value), "an array"
-    return picture.codes(value, f"row {row} of {where}"), picture.MODES[mode]
+    return pictures.codes(value, what), pictures.MODES[mode]
 
 
 def _load(name: str, split: str) -> Any:
@@ -77,18 +60,18 @@ def _load(name: str, split: str) -> Any:
             f"the data 'hf:{name}' need the library datasets, which is not installed", "pip install 'nelbo[data]'"
         ) from None
     try:
-        found: Any = datasets.load_dataset(name)
+        splits: Any = datasets.load_dataset(name)
     except Exception as error:  # whatever the hub, the network or the cache raise
         reason = next(iter(str(error).splitlines()), type(error).__name__)[:200]
         raise DataError(
             f"the data set {name!r} cannot be loaded from the hub or its cache: {reason}",
             "check the name and the connection; without a connection, save its images as an .npz file and give that",
         ) from None
-    if split and split not in found:
-        raise UnknownNameError.of(f"split of hf:{name}", split, found)
-    if not split and len(found) != 1:
-        raise DataError(f"the data set 'hf:{name}' has the splits {', '.join(found)}", f"choose one: hf:{name}:SPLIT")
-    return found[split or next(iter(found))]
+    if split and split not in splits:
+        raise UnknownNameError.of(f"split of hf:{name}", split, splits)
+    if not split and len(splits) != 1:
+        raise DataError(f"the data set 'hf:{name}' has the splits {', '.join(splits)}", f"choose one: hf:{name}:SPLIT")
+    return splits[split or next(iter(splits))]
 
 
 def _column(rows: Any, name: str) -> str:

@@ -29,7 +29,7 @@ def is_idx(path: Path) -> bool:
 
 
 def read_idx(path: Path) -> Examples:
-    """An IDX file of images as examples (N, H, W), with the labels of its companion file where that lies beside it.
+    """An IDX file of images as examples (N, H, W), with the labels of its companion file if there is one next to it.
 
     The companion of `t10k-images-idx3-ubyte.gz` is `t10k-labels-idx1-ubyte.gz` or `t10k-labels-idx1-ubyte`.
     Errors: DataError for a wrong magic number, sizes that do not fit, a damaged gzip stream, a companion that is
@@ -48,7 +48,7 @@ def read_idx(path: Path) -> Examples:
     if labels.shape != (len(images),):
         raise DataError(
             f"{companion} has labels of shape {labels.shape} for the {len(images)} images of {path}",
-            "put the labels that belong to these images beside them, or move the file away",
+            "put the labels that belong to these images next to them, or move the file away",
         )
     return Examples(data, str(path), arrays.labels(labels))
 
@@ -73,7 +73,7 @@ def load(path: Path) -> np.ndarray:
     expected = math.prod(shape) * dtype.itemsize
     if len(raw) - start != expected:
         raise DataError(
-            f"{path} says that its shape is {shape}, which is {expected} bytes, but {len(raw) - start} bytes follow",
+            f"{path} declares the shape {shape}, which is {expected} bytes, but {len(raw) - start} bytes follow",
             _REMEDY,
         )
     return np.frombuffer(raw, dtype, offset=start).reshape(shape)
@@ -84,5 +84,5 @@ def _companion(path: Path) -> Path | None:
     if name == path.name or "images" not in path.name:
         return None
     stem = name.removesuffix(".gz")
-    found = [path.with_name(n) for n in (name, stem, f"{stem}.gz") if path.with_name(n).is_file()]
-    return found[0] if found else None
+    candidates = (path.with_name(n) for n in (name, stem, f"{stem}.gz"))
+    return next((file for file in candidates if file.is_file()), None)

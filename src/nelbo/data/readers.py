@@ -1,6 +1,6 @@
-"""Which reader a DATA string is for. A new form is one file with its reader and one entry in `READERS`.
+"""Which form a DATA string has. A new form is one file with its reader and one entry in `_FORMS`.
 
-`digits` and `hf:` are names, everything else is a path: a folder called digits is `./digits`.
+`digits` and `hf:` are names, everything else is a path: a folder called digits is written `./digits`.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nelbo.data import arrays, digits, folder, hub, idx, items, table
+from nelbo.data import arrays, dataset, digits, folder, hub, idx, table
 from nelbo.errors import DataError, UsageError
 from nelbo.model.examples import Examples
 
 
 @dataclass(frozen=True)
-class Reader:
-    """A form of DATA: how it is written, which strings are of it, and how they are read (`limit`: may read no more)."""
+class Form:
+    """A form of DATA: how it is written, which strings have it, and how they are read (at most `limit` examples)."""
 
-    form: str
+    text: str
     matches: Callable[[str], bool]
     read: Callable[[str, int | None], Examples]
 
@@ -37,42 +37,38 @@ def _npz(spec: str) -> tuple[Path, str | None]:
     return _path(file), (key if mark else None)
 
 
-READERS = (
-    Reader(
+def _ends_in(suffix: str, path: Path) -> bool:
+    return path.suffix.lower() == suffix and not path.is_dir()
+
+
+_FORMS = (
+    Form(
         "digits[:train|:test]",
         lambda spec: spec.partition(":")[0] == "digits",
         lambda spec, _: digits.read_digits(spec.partition(":")[2] if ":" in spec else "all"),
     ),
-    Reader("hf:NAME[:split]", lambda spec: spec.startswith("hf:"), lambda spec, n: hub.read_hub(spec[3:], n)),
-    Reader(
+    Form("hf:NAME[:split]", lambda spec: spec.startswith("hf:"), lambda spec, n: hub.read_hub(spec[3:], n)),
+    Form(
         "FILE.npz[#key]",
-        lambda spec: _npz(spec)[0].suffix.lower() == ".npz" and not _npz(spec)[0].is_dir(),
+        lambda spec: _ends_in(".npz", _npz(spec)[0]),
         lambda spec, _: arrays.read_npz(*_npz(spec)),
     ),
-    Reader(
-        "FILE.npy",
-        lambda spec: _path(spec).suffix.lower() == ".npy" and not _path(spec).is_dir(),
-        lambda spec, _: arrays.read_npy(_path(spec)),
-    ),
-    Reader(
-        "FILE.csv",
-        lambda spec: _path(spec).suffix.lower() == ".csv" and not _path(spec).is_dir(),
-        lambda spec, _: table.read_csv(_path(spec)),
-    ),
-    Reader(
+    Form("FILE.npy", lambda spec: _ends_in(".npy", _path(spec)), lambda spec, _: arrays.read_npy(_path(spec))),
+    Form("FILE.csv", lambda spec: _ends_in(".csv", _path(spec)), lambda spec, _: table.read_csv(_path(spec))),
+    Form(
         "an IDX file (…-ubyte, …-ubyte.gz)",
         lambda spec: idx.is_idx(_path(spec)) and not _path(spec).is_dir(),
         lambda spec, _: idx.read_idx(_path(spec)),
     ),
-    Reader("a folder of images", lambda spec: _path(spec).is_dir(), lambda spec, n: folder.read_folder(_path(spec), n)),
+    Form("a folder of images", lambda spec: _path(spec).is_dir(), lambda spec, n: folder.read_folder(_path(spec), n)),
 )
 
-FORMS = tuple(reader.form for reader in READERS)
+FORMS = tuple(form.text for form in _FORMS)
 """How DATA may be written, for help texts and errors."""
 
 
 def read(spec: str, *, limit: int | None = None) -> Examples:
-    """The examples that a DATA string names, the first `limit` of them where that is given.
+    """The examples that a DATA string names, or the first `limit` of them.
 
     Codes keep their integer type, reals their floating type; shapes are (N, H, W), (N, C, H, W) or (N, D).
     Errors: DataError for a missing or unreadable source, UnknownNameError for an unknown split, UsageError for
@@ -82,19 +78,19 @@ def read(spec: str, *, limit: int | None = None) -> Examples:
     torch.Size([10, 8, 8])
     """
     _check_limit(limit)
-    for reader in READERS:
-        if spec and reader.matches(spec):
-            return reader.read(spec, limit).first(limit)
+    for form in _FORMS:
+        if spec and form.matches(spec):
+            return form.read(spec, limit).first(limit)
     path = _path(spec)
     problem = "is a file of no known form" if spec and path.exists() else "is neither a known name nor an existing path"
     raise DataError(f"the data {spec!r}: this {problem}", f"give one of: {'; '.join(FORMS)}")
 
 
 def resolve(data: str | Path | Examples | Tensor | np.ndarray | Any, *, limit: int | None = None) -> Examples:
-    """Whatever `nelbo.evaluate` and `nelbo.train` may be handed, as `Examples`.
+    """The data that `nelbo.evaluate` and `nelbo.train` accept, as `Examples`.
 
-    A string or path is read as DATA; an array or tensor (N, …) is taken as it is; a torch `Dataset` (or anything with
-    `__getitem__` and `__len__`) is stacked, its items being x or (x, label). Errors: as `read`.
+    A string or path is read as DATA. An array or tensor (N, …) is used as it is. A torch `Dataset`, or anything with
+    `__getitem__` and `__len__`, is stacked; its items are x or (x, label). Errors: as of `read`.
     """
     _check_limit(limit)
     if isinstance(data, Examples):
@@ -111,7 +107,7 @@ def resolve(data: str | Path | Examples | Tensor | np.ndarray | Any, *, limit: i
             )
         return Examples(data.detach()).first(limit)
     if isinstance(data, torch.utils.data.Dataset) or hasattr(data, "__getitem__"):
-        return items.read_items(data, limit)
+        return dataset.read_dataset(data, limit)
     raise DataError(
         f"data of type {type(data).__name__}",
         f"give an array, a tensor, a torch Dataset, or one of: {'; '.join(FORMS)}",
@@ -120,4 +116,4 @@ def resolve(data: str | Path | Examples | Tensor | np.ndarray | Any, *, limit: i
 
 def _check_limit(limit: int | None) -> None:
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-        raise UsageError(f"a limit of {limit!r} examples", "give a whole number ≥ 1")
+        raise UsageError(f"a limit of {limit!r} examples", "give an integer ≥ 1")

@@ -13,11 +13,11 @@ from nelbo.model.examples import Examples
 
 
 def read_csv(path: Path) -> Examples:
-    """The numbers of a comma-separated file as real examples (N, D) float64; a first line that holds no numbers names
-    the columns.
+    """The numbers of a comma-separated file as real examples (N, D) float64; a first line without numbers names the
+    columns.
 
-    A column named as in `arrays.LABEL_KEYS` that holds whole numbers is the labels, and no part of the data.
-    Errors: DataError for a missing or unreadable file, lines of unequal length, and fields that are no numbers.
+    A column named as in `arrays.LABEL_KEYS` that holds integers is the labels and no part of the data.
+    Errors: DataError for a missing or unreadable file, lines of unequal length, and fields that are not numbers.
     """
     try:
         with path.open(newline="") as file:
@@ -42,7 +42,7 @@ def read_csv(path: Path) -> Examples:
             if not _is_number(field):
                 where = f" ({names[column]})" if names else ""
                 raise DataError(
-                    f"line {number} of {path}: {field!r} in column {column + 1}{where} is no number",
+                    f"line {number} of {path}: {field!r} in column {column + 1}{where} is not a number",
                     "remove that line, or fill the field in on purpose",
                 )
             rows[row, column] = float(field)

@@ -1,7 +1,8 @@
-"""`ode_likelihood`: the probability-flow likelihood of examples, with what it is a bound of and its error bars.
+"""`ode_likelihood`, the probability-flow likelihood of examples, and its result, `OdeLikelihood`.
 
-Three errors are kept apart: Monte Carlo (starting points and probes), which the standard errors tell; discretisation,
-which step doubling tells an example at a time; and that of the examples as a sample.
+Three errors are kept apart: Monte Carlo noise (of starting points and probes) in the standard errors; discretisation,
+estimated by step doubling for each example; and the sampling error of the examples. The result has schema nelbo.bound/1
+with quantity "ode" and terms of its own.
 """
 
 from __future__ import annotations
@@ -9,183 +10,205 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from nelbo._version import __version__
-from nelbo.bound.estimate import TermEstimate
+from nelbo.bound.estimate import PerExample, TermEstimate
 from nelbo.bound.prepare import NelboWarning, overlap, prepare
-from nelbo.bound.result import StandardError, Term
+from nelbo.bound.problem import Problem
+from nelbo.bound.result import Bound, StandardError, Term
 from nelbo.bound.store import Store
 from nelbo.errors import UsageError
-from nelbo.likelihood import ode
+from nelbo.likelihood import dequantisation, ode
 from nelbo.likelihood.dequantisation import Dequantisation
-from nelbo.likelihood.ode import Solver
-from nelbo.likelihood.result import FlowPerExample, FlowTerms, OdeLikelihood
-from nelbo.likelihood.scores import NAMES, TERMS, scored
-from nelbo.likelihood.settings import Settings, told
-from nelbo.maths.units import bits_per_dim, nats
+from nelbo.likelihood.scores import NAMES, TERMS, Scores, Settings, scored
+from nelbo.maths.units import bits_per_dim
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
-from nelbo.process.grid import Grid
 from nelbo.process.schedule import Table
-from nelbo.workers import Workers
+from nelbo.typing import Condition, Json
+from nelbo.workers import Run
 
-EXACT_TRACE = 16
-"""Dimensions up to which the trace is exact unless the caller says otherwise: as many backward passes an evaluation."""
+DEFAULT_RUN = Run()
+
+
+@dataclass(frozen=True)
+class FlowTerms:
+    """Terms of the ODE likelihood, which add up to it.
+
+    prior: −log p(z_L), where the flow ends. flow: −∫ ∇·(dz/dλ) dλ, from the first level to the last. dequantisation:
+    log q(z_1 | x), on average minus its entropy; −D log α_1 where nothing is drawn. reconstruction: −log p(x | z_1),
+    0 where the bins decide. importance: what the importance-weighted bound over several z_1 takes off, ≤ 0; 0 for one.
+    """
+
+    prior: Term
+    flow: Term
+    dequantisation: Term
+    reconstruction: Term
+    importance: Term
+
+
+@dataclass(frozen=True, eq=False)
+class FlowPerExample:
+    """Per-example values in nats, each (N,) float64: the sum, its Monte Carlo error (dequantisation and probes), its
+    terms, and the estimated error of the solve by step doubling."""
+
+    nats: Tensor
+    standard_error: Tensor
+    prior: Tensor
+    flow: Tensor
+    dequantisation: Tensor
+    reconstruction: Tensor
+    importance: Tensor
+    solver_error: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class OdeLikelihood(Bound):
+    """−log p of a data set by the probability-flow ODE: `quantity` is "ode", and `estimator["scores"]` says what of.
+
+    "mass": a bound of −log P(codes); "density": a bound of a negative log density of real data; "noisy density": the
+    density of the first level at x, which has its noise: no bound of the data's.
+    """
+
+    terms: FlowTerms  # type: ignore[assignment]
+    per_example: FlowPerExample | PerExample | None = None  # type: ignore[assignment]
+    quantity: str = "ode"
+
+    @property
+    def total_name(self) -> str:
+        return "ode" if self.estimator["scores"] == "noisy density" else "ode bound"
 
 
 def ode_likelihood(
     model: DiffusionModel,
-    data: Examples | Tensor | Any,
+    examples: Examples,
+    how: Settings,
     *,
-    steps: int = 64,
-    solver: str | Solver = "rk4",
-    tolerance: float | None = None,
-    max_steps: int = 1024,
-    exact_trace: bool | None = None,
-    probes: int | None = None,
-    dequantisation: str | Dequantisation = "variational",
-    draws: int | None = None,
-    importance: int = 1,
-    grid: Grid | None = None,
+    condition: Condition | None = None,
     per_example: bool = False,
-    condition: Mapping[str, Tensor] | None = None,
-    seed: int = 0,
-    batch_size: int | None = None,
-    device: str | torch.device | None = None,
-    precision: str = "float32",
-    progress: Callable[[int, int], None] | None = None,
-    state: str | Path | None = None,
-    workers: Workers | None = None,
+    run: Run = DEFAULT_RUN,
 ) -> OdeLikelihood:
-    """−log p of `data` by the model's probability-flow ODE, between its first and last level.
+    """−log p of `examples` by the model's probability-flow ODE; see `nelbo.ode_likelihood`.
 
-    steps, solver: even steps in log-SNR of "heun" (order 2) or "rk4" (order 4); half the steps are solved too, and the
-    difference is the error of every example. tolerance: double the steps of each example, up to max_steps, until its
-    own error is at most so many bits/dim. exact_trace: the divergence by D backward passes an evaluation (the default
-    up to 16 dimensions); probes: so many random signs an example instead, fixed along a solve and unbiased.
-    dequantisation: "variational", "uniform", "truncated_normal", "flow" (fitted to the model on the first examples,
-    for some thousand evaluations in all) or, for real data, "none" (see `nelbo.likelihood.dequantisation`).
-    draws: independent starting points an example, which tell its standard error; importance: K points under one
-    logarithm, −log (1/K) Σ_k p(x | z_k) p(z_k)/q(z_k | x): still a bound, biased upwards by about Var(weight)/2K, and
-    closer the more points; needs the exact trace. state, workers and other options as of `evaluate`; interrupted, the
-    result is that of the examples finished until then, the first so many.
-
-    Errors: ShapeError, DomainError, UsageError, UnknownNameError, NumericalError, Interrupted.
-    Source: Song et al. 2021, eq. 39; Burda et al. 2016, eq. 8.
+    Interrupted, the result is that of the examples finished until then. Errors: ShapeError, DomainError, UsageError,
+    NumericalError, Interrupted.
     """
     started = time.perf_counter()
-    examples = data if isinstance(data, Examples) else Examples(torch.as_tensor(data))
-    if grid is not None:
-        model = model.with_grid(grid)
-    kind = Dequantisation.parse(dequantisation)
-    kind.check(model.domain)
-    D = model.domain.dimensions
-    if exact_trace and probes is not None:
-        raise UsageError(f"an exact trace and {probes} probes were both asked for", "give one of them, or none")
-    if probes is not None and probes < 1:
-        raise UsageError(f"{probes} probes", "give a whole number ≥ 1, or exact_trace=True")
-    exact = exact_trace if exact_trace is not None else probes is None and D <= EXACT_TRACE
-    wanted = 0 if exact else probes or (1 if kind.random else 2)
-    allowed = None if tolerance is None else float(nats(tolerance, D))
-    chosen = Settings(
-        steps=steps,
-        solver=Solver.parse(solver),
-        probes=wanted,
-        dequantisation=kind,
-        draws=draws if draws is not None else 2 if kind.random else 1,
-        importance=importance,
-        tolerance=allowed,
-        max_steps=max_steps,
-    )
-    chosen.check()
-    if precision == "bf16":
+    if run.precision == "bf16":
         raise UsageError("an ODE likelihood in bf16: derivatives have two digits there", "use float32 or float64")
     ode.span(model)
     problem, whole = prepare(
         model,
         examples,
         condition=condition,
-        seed=seed,
-        batch_size=batch_size,
-        device=device,
-        precision=precision,
-        workers=workers,
-        resumable=state is not None,
+        seed=run.seed,
+        batch_size=run.batch_size,
+        device=run.device,
+        precision=run.precision,
+        workers=run.workers,
+        resumable=run.state is not None,
     )
     fingerprint = model.fingerprint()
-    if state is not None and problem.workers.rank == 0:
+    if run.state is not None and problem.workers.rank == 0:
         rows = {k: Examples(v).fingerprint for k, v in problem.condition.items()}
-        how = {"seed": seed, "precision": precision, "ode": repr(chosen), "batch_size": problem.batch_size}
-        identity = {"data": whole.fingerprint, "model": fingerprint, **how, "condition": rows, "version": __version__}
-        problem.store = Store(state, identity)
-    if progress is not None:
-        passes = chosen.solver.evaluations * (steps + steps // 2) + int(kind.calls_network(model))
-        planned = problem.examples * chosen.draws * importance * passes // problem.workers.size
-        problem.advance = lambda _: progress(problem.nfe, max(planned, problem.nfe))
+        own = {"seed": run.seed, "precision": run.precision, "ode": how.identity, "batch_size": problem.batch_size}
+        identity = {"data": whole.fingerprint, "model": fingerprint, **own, "condition": rows, "version": __version__}
+        problem.store = Store(run.state, identity)
+    if run.progress is not None:
+        show, planned = run.progress, problem.examples * how.evaluations(model) // problem.workers.size
+        problem.advance = lambda _: show(problem.nfe, max(planned, problem.nfe))
     try:
         with problem.model.denoiser.inference():
-            found = scored(problem, chosen)
+            scores = scored(problem, how)
     finally:
         if problem.store is not None:
             problem.store.close()
-    values, variances, errors = found.values, found.variances, found.errors
-    done = whole.first(len(found))
-    notes = overlap(model, done)
-    if isinstance(model.schedule, Table):
-        notes.append("between the levels of its table the network is told fractional positions, by straight lines in λ")
-    if problem.stopped:
-        notes.append(f"interrupted: the likelihood is that of the first {len(done)} of {problem.examples} examples")
-    missed = 0 if allowed is None else int((errors > allowed).sum())
-    if missed:
-        notes.append(f"{missed} of {len(errors)} examples miss the ODE tolerance {tolerance} with {max_steps} steps")
-
-    def bits(value: float) -> float:
-        return float(bits_per_dim(value, D))
-
-    def term(name: str) -> Term:
-        e = TermEstimate.of(values[name], variances[name])
-        return Term(bits(e.mean), bits(math.sqrt(e.variance)), bits(math.sqrt(e.data_variance)))
-
-    total = TermEstimate.of(values["nats"], variances["nats"])
-    spread = math.sqrt(total.variance + (0.0 if math.isnan(total.data_variance) else total.data_variance))
-    mean_error = bits(float(errors.mean()))
-    if allowed is None and mean_error > max(1e-3, 0.5 * bits(spread)):
-        notes.append(f"the ODE's discretisation error is about {mean_error:.2g} bits/dim: take more steps")
+    D = model.domain.dimensions
+    done = whole.first(len(scores))
+    total = TermEstimate.of(scores.values["nats"], scores.variances["nats"])
+    notes = overlap(model, done) + _notes(problem, how, scores, total)
     for note in notes:
-        warnings.warn(note, NelboWarning, stacklevel=2)
+        warnings.warn(note, NelboWarning, stacklevel=3)
+    rows = FlowPerExample(
+        **{name: scores.values[name] for name in NAMES},
+        standard_error=scores.variances["nats"].sqrt(),
+        solver_error=scores.errors,
+    )
     return OdeLikelihood(
-        bits_per_dim=bits(total.mean),
+        bits_per_dim=float(bits_per_dim(total.mean, D)),
         standard_error=StandardError(
-            bits(math.sqrt(total.variance)),
-            bits(math.sqrt(total.data_variance)),
-            bits(math.sqrt(total.variance + total.data_variance)),
+            float(bits_per_dim(math.sqrt(total.variance), D)),
+            float(bits_per_dim(math.sqrt(total.data_variance), D)),
+            float(bits_per_dim(math.sqrt(total.variance + total.data_variance), D)),
         ),
-        terms=FlowTerms(**{name: term(name) for name in TERMS}),
+        terms=FlowTerms(**{name: _term(scores, name, D) for name in TERMS}),
         levels=(),
         examples=len(done),
         dimensions=D,
-        nfe_total=found.evaluations,
-        estimator=told(model, chosen, found.most_steps, mean_error, bits(float(errors.max()))),
-        precision=precision,
-        seed=seed,
+        nfe_total=scores.evaluations,
+        estimator=_description(model, how, scores),
+        precision=run.precision,
+        seed=run.seed,
         data={"name": done.name, "fingerprint": done.fingerprint},
         model={"fingerprint": fingerprint, "parameters": model.parameters},
         description=model.describe(),
         version=__version__,
-        per_example=FlowPerExample(
-            **{name: values[name] for name in NAMES},
-            standard_error=variances["nats"].sqrt(),
-            solver_error=errors,
-        )
-        if per_example
-        else None,
+        per_example=rows if per_example else None,
         warnings=tuple(notes),
         interrupted=problem.stopped,
         seconds=time.perf_counter() - started,
     )
+
+
+def _term(scores: Scores, name: str, D: int) -> Term:
+    e = TermEstimate.of(scores.values[name], scores.variances[name])
+    values = (e.mean, math.sqrt(e.variance), math.sqrt(e.data_variance))
+    return Term(*(float(bits_per_dim(value, D)) for value in values))
+
+
+def _notes(problem: Problem, how: Settings, scores: Scores, total: TermEstimate) -> list[str]:
+    """What a reader of the result must know."""
+    notes, D, n = [], problem.model.domain.dimensions, len(scores)
+    if isinstance(problem.model.schedule, Table):
+        notes.append("between the levels of its table the network is given fractional positions, interpolated in λ")
+    if problem.stopped:
+        notes.append(f"interrupted: the likelihood is that of the first {n} of {problem.examples} examples")
+    if how.tolerance is not None:
+        missed = int((scores.errors > how.tolerance).sum())
+        tolerance = f"{bits_per_dim(how.tolerance, D):.3g}"
+        if missed:
+            notes.append(f"{missed} of {n} examples miss the ODE tolerance {tolerance} with {how.max_steps} steps")
+        return notes
+    spread = math.sqrt(total.variance + (0.0 if math.isnan(total.data_variance) else total.data_variance))
+    error = float(bits_per_dim(float(scores.errors.mean()), D))
+    if error > max(1e-3, 0.5 * float(bits_per_dim(spread, D))):  # half of the error bar, or the third decimal
+        notes.append(f"the ODE's discretisation error is about {error:.2g} bits/dim: take more steps")
+    return notes
+
+
+def _description(model: DiffusionModel, how: Settings, scores: Scores) -> Json:
+    """What was computed, and what the number is of; errors in bits/dim."""
+    kind, D, fit = how.dequantisation, model.domain.dimensions, dequantisation
+    what = "mass" if model.domain.discrete else "density" if kind.random else "noisy density"
+    about: Json = {"name": "probability_flow", "scores": what, "bound": kind.random}
+    if kind is Dequantisation.FLOW:
+        about["fit"] = {"examples": fit.EXAMPLES, "steps": fit.STEPS, "batch": fit.BATCH}
+    if not kind.random:
+        about["noise"] = math.exp(-0.5 * ode.span(model)[0])  # σ_1/α_1, in units of x
+    errors = float(scores.errors.mean()), float(scores.errors.max())
+    return about | {
+        "dequantisation": kind.value,
+        "draws": how.draws,
+        "importance": how.importance,
+        "trace": str(how.trace),
+        "probes": how.trace.probes,
+        "solver": how.solver.name,
+        "steps": how.solver.steps,
+        "most_steps": scores.most_steps,
+        "tolerance": None if how.tolerance is None else float(bits_per_dim(how.tolerance, D)),
+        "solver_error": {name: float(bits_per_dim(e, D)) for name, e in zip(("mean", "max"), errors, strict=True)},
+        "law": ode.law(model.schedule).kind,
+    }

@@ -1,4 +1,4 @@
-"""The probability-flow ODE of a model, and the density that it gives: solved in log-SNR, from predictions of x.
+"""The probability-flow ODE of a model and the density that it gives, in the clock log-SNR λ.
 
 With s(λ) = d log σ/dλ of the path (d log α/dλ = s + ½), on every path, VP, VE or flow,
 
@@ -11,6 +11,7 @@ Source: Song et al. 2021, eq. 13 and 39; Chen et al. 2018, theorem 1; in log-SNR
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,28 +19,12 @@ from torch import Tensor
 
 from nelbo.equation import equation
 from nelbo.errors import UsageError
-from nelbo.maths import random
+from nelbo.likelihood.solvers import Solver
+from nelbo.likelihood.trace import divergence
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.process.levels import Levels, Path, column
 from nelbo.process.schedule import Schedule, Table
-from nelbo.typing import Choice, Condition, Shape
-
-
-class Solver(Choice, noun="ODE solver"):
-    """Fixed-step Runge-Kutta methods: Heun's (order 2, two evaluations a step), the classical (4, four)."""
-
-    HEUN = "heun"
-    RK4 = "rk4"
-
-    @property
-    def order(self) -> int:
-        """p: the error of a solve falls as steps^−p."""
-        return 2 if self is Solver.HEUN else 4
-
-    @property
-    def evaluations(self) -> int:
-        """Network evaluations a step."""
-        return 2 if self is Solver.HEUN else 4
+from nelbo.typing import Condition
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +45,7 @@ def drift(x0: Tensor, z: Tensor, at: Levels) -> Tensor:
 
 
 def law(schedule: Schedule) -> Schedule:
-    """The law that the flow follows: the schedule itself; of a table its straight lines in λ between the levels."""
+    """The law λ(t) that the flow follows: the schedule itself, or a table's interpolation, linear in λ."""
     return schedule.interpolated() if isinstance(schedule, Table) else schedule
 
 
@@ -69,110 +54,6 @@ def level_at(schedule: Schedule, logsnr: float, batch: int, device: torch.device
     value = torch.full((batch,), logsnr, dtype=torch.float64, device=device)
     time = schedule.time_of(value).clamp(0, 1)  # the ends of the chain are ends of the law up to rounding
     return replace(schedule.at(time), logsnr=value)
-
-
-def rademacher(seed: int, examples: Tensor, draw: int, probe: int, shape: Shape, device: torch.device) -> Tensor:
-    """Signs ±1 (B, *shape), keyed by (seed, example, probe, draw): E e eᵀ = I, so E eᵀ J e = tr J."""
-    u = random.uniform(seed, examples, probe, draw, shape, stream=random.Stream.PROBE, device=device)
-    return torch.where(u < 0.5, -1.0, 1.0)
-
-
-def with_divergence(
-    model: DiffusionModel, y: Tensor, at: Levels, condition: Condition | None, probes: list[Tensor] | None
-) -> tuple[Tensor, Tensor]:
-    """dy/dλ (B, …) and its divergence (P, B) of y = z σ_VP/σ, the state on the VP path: by D backward passes, or
-    eᵀ J e for every probe e (B, …). Errors: UsageError where the prediction carries no gradient.
-    """
-    with torch.enable_grad():
-        y = y.detach().requires_grad_()
-        vp = at.on(Path.VP)
-        x0 = predicted(model, y * column((at.log_sigma - vp.log_sigma).exp(), y), at, condition)
-        v = drift(x0, y, vp)
-        flat = v.flatten(1)
-        if probes is None:
-            D = flat.shape[1]
-            trace = torch.zeros(len(y), dtype=v.dtype, device=v.device)
-            for d in range(D):
-                (row,) = torch.autograd.grad(flat[:, d].sum(), y, retain_graph=d < D - 1)
-                trace += row.flatten(1)[:, d]
-            return v.detach(), trace[None]
-        traces = []
-        for i, e in enumerate(probes):
-            (row,) = torch.autograd.grad((v * e).sum(), y, retain_graph=i < len(probes) - 1)
-            traces.append((row * e).flatten(1).sum(1))
-        return v.detach(), torch.stack(traces)
-
-
-def solve(
-    model: DiffusionModel,
-    z: Tensor,
-    first: float,
-    last: float,
-    *,
-    steps: int,
-    solver: Solver = Solver.RK4,
-    condition: Condition | None = None,
-    probes: list[Tensor] | None = None,
-) -> Solution:
-    """Carry z (B, …), float64, from log-SNR `first` to `last` by even steps in λ; the probes stay as they are.
-
-    Whatever the path, the steps are taken on the VP path, whose state neither grows nor shrinks: y = z σ_VP/σ, and the
-    change of scale is added to the integral as D log of it. A solve is therefore as good on one path as on another.
-    """
-    schedule = law(model.schedule)
-    h = (last - first) / steps
-    scales = [_scale(level_at(schedule, logsnr, 1, z.device)) for logsnr in (first, last)]
-    y = z * scales[0].exp()
-    total = torch.zeros(len(probes or [z]), len(z), dtype=torch.float64, device=z.device)
-
-    def field(y: Tensor, logsnr: float) -> tuple[Tensor, Tensor]:
-        return with_divergence(model, y, level_at(schedule, logsnr, len(y), y.device), condition, probes)
-
-    for k in range(steps):
-        at, then = first + k * h, (first + (k + 1) * h if k + 1 < steps else last)
-        v1, d1 = field(y, at)
-        if solver is Solver.HEUN:
-            v2, d2 = field(y + h * v1, then)
-            y, total = y + 0.5 * h * (v1 + v2), total + 0.5 * h * (d1 + d2)
-            continue
-        v2, d2 = field(y + 0.5 * h * v1, at + 0.5 * h)
-        v3, d3 = field(y + 0.5 * h * v2, at + 0.5 * h)
-        v4, d4 = field(y + h * v3, then)
-        y = y + h / 6 * (v1 + 2 * v2 + 2 * v3 + v4)
-        total = total + h / 6 * (d1 + 2 * d2 + 2 * d3 + d4)
-    D = z[0].numel()
-    return Solution(y * (-scales[1]).exp(), total + D * (scales[0] - scales[1]))
-
-
-def _scale(at: Levels) -> Tensor:
-    """log σ_VP/σ of one level, (1,)."""
-    return at.on(Path.VP).log_sigma - at.log_sigma
-
-
-@equation("pf-ode-likelihood")
-def log_density(
-    model: DiffusionModel,
-    z: Tensor,
-    *,
-    steps: int = 32,
-    solver: Solver | str = "rk4",
-    condition: Condition | None = None,
-    probes: list[Tensor] | None = None,
-) -> tuple[Tensor, Tensor]:
-    """log p(z_L) (B,) and ∫ ∇·(dz/dλ) dλ (P, B) in nats; their sum is log p(z_1) of the model's flow at z (B, …).
-
-    p(z_L) is the model's own prior. Source: Song et al. 2021, eq. 39. Errors: UsageError.
-
-    >>> import nelbo, torch
-    >>> data = nelbo.exact.GaussianData(torch.zeros(3), torch.eye(3))
-    >>> model = data.model(nelbo.schedules.logsnr_linear(9.0, -9.0), nelbo.grids.continuous())
-    >>> end, flow = log_density(model, torch.zeros(1, 3).double())
-    >>> round(float(end + flow[0]), 6)              # −1.5 log 2π, the density of N(0, I) at 0
-    -2.756816
-    """
-    ends = span(model)
-    solution = solve(model, z, *ends, steps=steps, solver=Solver.parse(solver), condition=condition, probes=probes)
-    return end_density(model, solution.z), solution.divergence
 
 
 def span(model: DiffusionModel) -> tuple[float, float]:
@@ -185,26 +66,96 @@ def span(model: DiffusionModel) -> tuple[float, float]:
     return float(levels.logsnr[0]), float(levels.logsnr[-1])
 
 
-def end_density(model: DiffusionModel, z: Tensor) -> Tensor:
-    """log p(z_L) of the model's prior, (B,) nats."""
-    last = model.levels()[-1:].to(device=z.device)
-    return model.prior.log_density(z, last.expand(len(z)))
-
-
 def predicted(model: DiffusionModel, z: Tensor, at: Levels, condition: Condition | None) -> Tensor:
-    """x̂ at z (B, …), which carries its derivative. Errors: UsageError where it carries none."""
+    """x̂ at z (B, …) as a function of z that autograd can differentiate. Errors: UsageError where it cannot."""
     try:
         x0 = model.predict(z, at, condition).x0
     except (RuntimeError, IndexError) as error:
         if at.index is not None and any(word in str(error) for word in ("indices", "Long", "Int")):
             raise UsageError(
-                f"the network cannot be told the table position {float(at.index[0]):.3f}: {error}",
+                f"the network does not accept the table position {float(at.index[0]):.3f}: {error}",
                 "the flow runs between the levels of the table, and the network must take fractional positions there",
             ) from None
         raise
     if not x0.requires_grad:
         raise UsageError(
             "the network's prediction carries no gradient, and the likelihood needs its derivative",
-            "leave out torch.no_grad, inference_mode, detach and .numpy() in the network's own code",
+            "remove torch.no_grad, inference_mode, detach and .numpy() from the network's own code",
         )
     return x0
+
+
+def with_divergence(
+    model: DiffusionModel, y: Tensor, at: Levels, condition: Condition | None, probes: list[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """dy/dλ (B, …) and its divergence (P, B) of y = z σ_VP/σ, the state on the VP path.
+
+    probes: as of `divergence`. Errors: UsageError where the prediction carries no gradient.
+    """
+    with torch.enable_grad():
+        y = y.detach().requires_grad_()
+        vp = at.on(Path.VP)
+        x0 = predicted(model, y * column((at.log_sigma - vp.log_sigma).exp(), y), at, condition)
+        v = drift(x0, y, vp)
+        return v.detach(), divergence(v, y, probes)
+
+
+def solve(
+    model: DiffusionModel,
+    z: Tensor,
+    first: float,
+    last: float,
+    *,
+    solver: Solver,
+    condition: Condition | None = None,
+    probes: Sequence[Tensor] = (),
+) -> Solution:
+    """Carry z (B, …), float64, from log-SNR `first` to `last` by even steps in λ; the probes stay as they are.
+
+    Whatever the path, the steps are taken on the VP path, whose state neither grows nor shrinks: y = z σ_VP/σ, and the
+    change of scale is added to the integral as D log of it. A solve is therefore as good on one path as on another.
+    """
+    schedule = law(model.schedule)
+
+    def field(y: Tensor, logsnr: float) -> tuple[Tensor, Tensor]:
+        return with_divergence(model, y, level_at(schedule, logsnr, len(y), y.device), condition, list(probes))
+
+    start, end = (_log_scale(level_at(schedule, logsnr, 1, z.device)) for logsnr in (first, last))
+    y, integral = solver.integrate(field, z * start.exp(), first, last)
+    D = z[0].numel()
+    return Solution(y * (-end).exp(), integral + D * (start - end))
+
+
+def _log_scale(at: Levels) -> Tensor:
+    """log σ_VP/σ of one level, (1,)."""
+    return at.on(Path.VP).log_sigma - at.log_sigma
+
+
+@equation("pf-ode-likelihood")
+def log_density(
+    model: DiffusionModel,
+    z: Tensor,
+    *,
+    solver: Solver,
+    condition: Condition | None = None,
+    probes: Sequence[Tensor] = (),
+) -> tuple[Tensor, Tensor]:
+    """log p(z_L) (B,) and ∫ ∇·(dz/dλ) dλ (P, B) in nats; their sum is log p(z_1) of the model's flow at z (B, …).
+
+    p(z_L) is the model's own prior. Source: Song et al. 2021, eq. 39. Errors: UsageError.
+
+    >>> import nelbo, torch
+    >>> data, solver = nelbo.exact.GaussianData(torch.zeros(3), torch.eye(3)), nelbo.likelihood.RK4(32)
+    >>> model = data.model(nelbo.schedules.logsnr_linear(9.0, -9.0), nelbo.grids.continuous())
+    >>> end, flow = log_density(model, torch.zeros(1, 3).double(), solver=solver)
+    >>> round(float(end + flow[0]), 6)              # −1.5 log 2π, the density of N(0, I) at 0
+    -2.756816
+    """
+    solution = solve(model, z, *span(model), solver=solver, condition=condition, probes=probes)
+    return end_density(model, solution.z), solution.divergence
+
+
+def end_density(model: DiffusionModel, z: Tensor) -> Tensor:
+    """log p(z_L) of the model's prior, (B,) nats."""
+    last = model.levels()[-1:].to(device=z.device)
+    return model.prior.log_density(z, last.expand(len(z)))

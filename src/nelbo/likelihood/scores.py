@@ -1,25 +1,121 @@
-"""The work of an ODE likelihood: every example's solves, in batches that processes share and a state file keeps."""
+"""How examples are scored by the ODE: the settings, and every example's solves, in batches that processes share."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from nelbo.bound import batches
 from nelbo.bound.problem import Problem
-from nelbo.errors import Interrupted, NumericalError
-from nelbo.likelihood import dequantisation, ode, trace
-from nelbo.likelihood import fitted as learned
-from nelbo.likelihood.dequantisation import Dequantisation, Fitted, Start
-from nelbo.likelihood.settings import Settings
-from nelbo.process.levels import Levels
-from nelbo.typing import Condition
+from nelbo.errors import Interrupted, NumericalError, UsageError
+from nelbo.likelihood import dequantisation as starts
+from nelbo.likelihood import derivative, ode, solvers
+from nelbo.likelihood import trace as traces
+from nelbo.likelihood.dequantisation import Dequantisation, DequantisationFlow
+from nelbo.likelihood.solvers import Solver
+from nelbo.likelihood.trace import Trace
+from nelbo.maths.units import nats
+from nelbo.model.diffusion import DiffusionModel
 
 TERMS = ("prior", "flow", "dequantisation", "reconstruction", "importance")
 NAMES = ("nats", *TERMS)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a likelihood is computed.
+
+    The solver's number of steps is even: step doubling solves with half of them too. draws: independent starting points
+    an example; importance: points under one logarithm for each of these. tolerance: nats of discretisation error that
+    an example may have, None where the steps are fixed; max_steps: the most steps to reach it.
+    """
+
+    solver: Solver
+    trace: Trace
+    dequantisation: Dequantisation
+    draws: int
+    importance: int
+    tolerance: float | None
+    max_steps: int
+
+    def __post_init__(self):
+        steps, probes, random = self.solver.steps, self.trace.probes, self.dequantisation.random
+        if steps < 2 or steps % 2:
+            raise UsageError(f"{steps} ODE steps", "give an even number ≥ 2: half of them measure the error")
+        if min(self.draws, self.importance) < 1:
+            raise UsageError(
+                f"{self.draws} draws, {self.importance} points a weighted bound",
+                "draws and importance are whole numbers ≥ 1",
+            )
+        if self.tolerance is not None and not (math.isfinite(self.tolerance) and self.tolerance > 0):
+            raise UsageError("an ODE tolerance that is not positive", "give bits/dim > 0, such as 1e-4")
+        if self.importance > 1 and probes:
+            raise UsageError(
+                f"an importance-weighted bound over {self.importance} points with {probes} probes: the noise of a "
+                "probe under the logarithm makes the number too low, and it is no bound",
+                "use exact_trace=True, or importance=1",
+            )
+        if self.importance > 1 and not random:
+            raise UsageError("an importance-weighted bound of one point that is not drawn", "use importance=1")
+        if self.draws < 2 and (random or probes == 1):
+            raise UsageError(
+                "the error of one draw is unknown", "use draws=2 or more (with dequantisation 'none', probes=2)"
+            )
+
+    @classmethod
+    def parse(
+        cls,
+        model: DiffusionModel,
+        *,
+        solver: str | Solver,
+        steps: int | None,
+        tolerance: float | None,
+        max_steps: int,
+        trace: Trace | None,
+        probes: int | None,
+        exact_trace: bool | None,
+        dequantisation: str | Dequantisation,
+        draws: int | None,
+        importance: int,
+    ) -> Settings:
+        """The settings that the keywords of `nelbo.ode_likelihood` ask for. Errors: UsageError, UnknownNameError."""
+        kind = Dequantisation.parse(dequantisation)
+        kind.check(model.domain)
+        D = model.domain.dimensions
+        return cls(
+            solver=solvers.parse(solver, steps),
+            trace=traces.parse(trace, probes, exact_trace, dimensions=D, default_probes=1 if kind.random else 2),
+            dequantisation=kind,
+            draws=draws if draws is not None else 2 if kind.random else 1,
+            importance=importance,
+            tolerance=None if tolerance is None else float(nats(tolerance, D)),
+            max_steps=max_steps,
+        )
+
+    def evaluations(self, model: DiffusionModel) -> int:
+        """Network evaluations an example where no steps are doubled: each solve, and one of half as many steps."""
+        coarse = self.solver.with_steps(self.solver.steps // 2)
+        solves = self.solver.evaluations + coarse.evaluations
+        return self.draws * self.importance * (solves + int(self.dequantisation.calls_network(model)))
+
+    @property
+    def identity(self) -> str:
+        """The settings as a state file names them. It never changes, so that earlier states are accepted."""
+        fields: dict[str, Any] = {
+            "steps": self.solver.steps,
+            "solver": f"<Solver.{self.solver.name.upper()}: {self.solver.name!r}>",
+            "probes": self.trace.probes,
+            "dequantisation": repr(self.dequantisation),
+            "draws": self.draws,
+            "importance": self.importance,
+            "tolerance": self.tolerance,
+            "max_steps": self.max_steps,
+        }
+        return f"Settings({', '.join(f'{name}={value}' for name, value in fields.items())})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,12 +135,12 @@ class Scores:
 
 @dataclass(frozen=True)
 class _Rows:
-    """One row an example: R values of the sum and its terms, variances over probes of the sum and of the flow, the
-    error of the solves, the most steps, evaluations."""
+    """What is computed and kept in a state, one row an example: the sum and its terms for each draw, variances over
+    probes of the sum and of the flow, the error of the solves, the most steps, the evaluations."""
 
     examples: int
     draws: int
-    cost: int = 0  # an example takes as many as it needs, and counts them as they are spent
+    cost: int = 0  # the evaluations of an example depend on it, and are counted as they are spent
 
     @property
     def columns(self) -> int:
@@ -55,21 +151,23 @@ class _Rows:
 
 
 def scored(problem: Problem, how: Settings) -> Scores:
-    """Every example's likelihood. Interrupted, that of the first so many examples, with `problem.stopped` set.
+    """Every example's likelihood; after an interrupt that of the first so many, with `problem.stopped` set.
 
-    Errors: Interrupted where not one batch was finished; UsageError for a network whose derivative is not its own;
-    NumericalError.
+    Errors: Interrupted where not one batch was finished; UsageError for a network whose derivative is not that of its
+    values; NumericalError.
     """
-    problem.nfe = before = trace.check(problem)
-    fitted, fit_cost = _fitted(problem, how)
-    problem.nfe = before = before + fit_cost
+    flow, problem.nfe = None, derivative.check(problem)
+    if how.dequantisation is Dequantisation.FLOW:
+        flow, fit_cost = starts.fit(problem)
+        problem.nfe += fit_cost
+    before = problem.nfe
     work = _Rows(problem.examples, how.draws)
-    table = batches.computed(problem, work, lambda rows: _batch(problem, how, fitted, rows), partial=True)
+    table = batches.computed(problem, work, lambda rows: _batch(problem, how, flow, rows), partial=True)
     unfinished = table[:, -1].isnan()  # the count of evaluations is never NaN where there is one
     n = int(unfinished.nonzero()[0]) if bool(unfinished.any()) else len(table)
     if n == 0:
         raise Interrupted(
-            "interrupted before the first batch of examples was finished: there is no likelihood to tell",
+            "interrupted before the first batch of examples was finished: there is no likelihood to report",
             "start again; a smaller --batch-size gives results sooner, and --state FILE keeps what is finished",
         )
     table, R = table[:n], how.draws
@@ -94,22 +192,11 @@ def scored(problem: Problem, how: Settings) -> Scores:
     )
 
 
-def _fitted(problem: Problem, how: Settings) -> tuple[Fitted | None, int]:
-    if how.dequantisation is not Dequantisation.FLOW:
-        return None, 0
-    flow, spent = learned.fit(problem)
-
-    def start(u: Tensor, x: Tensor, first: Levels, condition: Condition | None) -> Start:
-        return flow.start(u, x, learned.slopes(problem.model, x, first, condition), first, problem.model)
-
-    return start, spent
-
-
-def _batch(problem: Problem, how: Settings, fitted: Fitted | None, rows: Tensor) -> Tensor:
+def _batch(problem: Problem, how: Settings, flow: DequantisationFlow | None, rows: Tensor) -> Tensor:
     """The rows (b, columns) of one batch of examples."""
     table = torch.zeros(len(rows), _Rows(0, how.draws).columns, dtype=torch.float64)
     for r in range(how.draws):
-        parts = [_solved(problem, how, fitted, rows, r * how.importance + k) for k in range(how.importance)]
+        parts = [_solved(problem, how, flow, rows, r * how.importance + k) for k in range(how.importance)]
         log_w = -torch.stack([p.terms.sum(0) for p in parts])
         weighted = log_w.logsumexp(0) - math.log(how.importance)
         means = torch.stack([p.terms for p in parts]).mean(0)
@@ -119,15 +206,15 @@ def _batch(problem: Problem, how: Settings, fitted: Fitted | None, rows: Tensor)
         table[:, -3] += torch.stack([p.error for p in parts]).mean(0) / how.draws
         table[:, -2] = torch.stack([table[:, -2], *(p.steps for p in parts)]).amax(0)
         table[:, -1] += torch.stack([p.evaluations for p in parts]).sum(0)
-        if how.probes > 1 and how.draws == 1:
+        if how.trace.probes > 1 and how.draws == 1:
             table[:, -5] = table[:, -4] = parts[0].probe_variance
     return table
 
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """One starting point of each of a batch: terms (4, B), and (B,) each the error of the solve, the variance over
-    probes, the most steps and the evaluations."""
+    """The solves from one starting point of each example: terms (4, B), and (B,) each the error of the solve, the
+    variance over probes, the most steps and the evaluations."""
 
     terms: Tensor
     error: Tensor
@@ -136,56 +223,49 @@ class _Part:
     evaluations: Tensor
 
 
-def _solved(problem: Problem, how: Settings, fitted: Fitted | None, rows: Tensor, draw: int) -> _Part:
-    model, device = problem.model, problem.device
-    data = problem._rows(rows)
-    first = problem.levels[:1].expand(len(rows))
+def _solved(problem: Problem, how: Settings, flow: DequantisationFlow | None, rows: Tensor, draw: int) -> _Part:
+    model, device, solver = problem.model, problem.device, how.solver
     condition = {k: v[rows].to(device) for k, v in problem.condition.items()}
-    begun = dequantisation.start(
-        how.dequantisation, model, data, first,
-        seed=problem.seed, examples=rows, draw=draw, condition=condition, fitted=fitted,
+    start = starts.start(
+        how.dequantisation, model, problem._rows(rows), problem.levels[:1].expand(len(rows)),
+        seed=problem.seed, examples=rows, draw=draw, condition=condition, flow=flow,
     )  # fmt: skip
     every = torch.arange(len(rows))
-    spent = torch.zeros(len(rows), dtype=torch.float64)
-    taken = torch.full((len(rows),), float(how.steps), dtype=torch.float64)
+    evaluations = torch.zeros(len(rows), dtype=torch.float64)
+    steps = torch.full((len(rows),), float(solver.steps), dtype=torch.float64)
 
-    def count(which: Tensor, evaluations: int) -> None:
-        spent[which] += evaluations
-        problem.nfe += len(which) * evaluations
-        problem.advance(len(which) * evaluations)
+    def count(which: Tensor, n: int) -> None:
+        evaluations[which] += n
+        problem.nfe += len(which) * n
+        problem.advance(len(which) * n)
 
     count(every, int(how.dequantisation.calls_network(model)))
     shape = model.domain.shape
-    signs = [ode.rademacher(problem.seed, rows, draw, p, shape, device) for p in range(how.probes)]
+    probes = [traces.rademacher(problem.seed, rows, draw, p, shape, device) for p in range(how.trace.probes)]
 
-    def solve(steps: int, which: Tensor) -> tuple[Tensor, Tensor]:
-        there = which.to(device)
-        end, flow = ode.log_density(
-            model,
-            begun.z[there],
-            steps=steps,
-            solver=how.solver,
-            condition={k: v[there] for k, v in condition.items()},
-            probes=[e[there] for e in signs] or None,
+    def solve(solver: Solver, which: Tensor) -> tuple[Tensor, Tensor]:
+        at = which.to(device)
+        some = {k: v[at] for k, v in condition.items()}
+        end, integral = ode.log_density(
+            model, start.z[at], solver=solver, condition=some, probes=[e[at] for e in probes]
         )
-        count(which, steps * how.solver.evaluations)
-        return end.cpu(), flow.cpu()
+        count(which, solver.evaluations)
+        return end.cpu(), integral.cpu()
 
-    shrink = 2**how.solver.order - 1
-    steps = how.steps
-    end, flow = solve(steps // 2, every)
-    coarse = end + flow.mean(0)
-    end, flow = solve(steps, every)
-    error = (end + flow.mean(0) - coarse).abs() / shrink
-    while how.tolerance is not None and 2 * steps <= how.max_steps:
-        far = (error > how.tolerance).nonzero()[:, 0]
-        if len(far) == 0:
+    shrink = 2**solver.order - 1
+    end, integral = solve(solver.with_steps(solver.steps // 2), every)
+    coarse = end + integral.mean(0)
+    end, integral = solve(solver, every)
+    error = (end + integral.mean(0) - coarse).abs() / shrink
+    while how.tolerance is not None and 2 * solver.steps <= how.max_steps:
+        inaccurate = (error > how.tolerance).nonzero()[:, 0]
+        if len(inaccurate) == 0:
             break
-        steps *= 2
-        taken[far] = steps
-        coarse = (end + flow.mean(0))[far]
-        end[far], flow[:, far] = solve(steps, far)
-        error[far] = ((end + flow.mean(0))[far] - coarse).abs() / shrink
-    spread = flow.var(0) / len(flow) if len(flow) > 1 else torch.zeros_like(end)
-    parts = [-end, -flow.mean(0), begun.log_q.cpu(), begun.reconstruction.cpu()]
-    return _Part(torch.stack(parts), error, spread, taken, spent)
+        solver = solver.with_steps(2 * solver.steps)
+        steps[inaccurate] = solver.steps
+        coarse = (end + integral.mean(0))[inaccurate]
+        end[inaccurate], integral[:, inaccurate] = solve(solver, inaccurate)
+        error[inaccurate] = ((end + integral.mean(0))[inaccurate] - coarse).abs() / shrink
+    spread = integral.var(0) / len(integral) if len(integral) > 1 else torch.zeros_like(end)
+    terms = [-end, -integral.mean(0), start.log_q.cpu(), start.reconstruction.cpu()]
+    return _Part(torch.stack(terms), error, spread, steps, evaluations)

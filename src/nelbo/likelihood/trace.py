@@ -1,69 +1,97 @@
-"""Whether a network's derivative is that of its values: asked before an ODE likelihood, which trusts it.
+"""The divergence of the flow, tr ∂v/∂y: exactly, or by Hutchinson's estimator with keyed random signs.
 
-A network that detaches its input, or a part of it, leaves a derivative that autograd takes for 0 and nobody sees: the
-divergence is wrong and the number is not. So at a few levels, along random signs e, autograd's J e is laid beside
+    exact         Σ_d ∂v_d/∂y_d, by D backward passes
+    Hutchinson    eᵀ (∂v/∂y) e for random signs e: one backward pass a probe, unbiased because E e eᵀ = I
 
-    (x̂(z + δ e) − x̂(z − δ e))/2δ,        δ = σ/100,
-
-which is believed where half of δ says the same.
+Source: Hutchinson 1990; Grathwohl et al. 2019 (FFJORD), §3.1.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from nelbo.bound.problem import Problem
 from nelbo.errors import UsageError
-from nelbo.likelihood import ode
-from nelbo.maths import random
-from nelbo.process import forward
-from nelbo.process.levels import Levels, column
-from nelbo.typing import Condition
+from nelbo.maths.keys import Purpose
+from nelbo.typing import Shape
 
-PLACES = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""Where along log-SNR, of the flow's span."""
-ROWS = 2
-AGREE, DIFFER = 0.02, 0.05
-"""Two differences that agree so well are believed; a derivative further off than this is refused."""
-_LEVEL = 2**31 + 1
+EXACT_DIMENSIONS = 16
+"""Dimensions up to which the trace is exact unless the caller says otherwise. The value is right with any limit: a
+higher one pays more backward passes an evaluation and is spared the noise of probes."""
 
 
-def check(problem: Problem) -> int:
-    """The evaluations that it took. Errors: UsageError where the derivative is another than that of the values."""
-    first, last = ode.span(problem.model)
-    rows = torch.arange(min(ROWS, problem.examples))
-    x = problem.values(rows)
-    condition = {k: v[rows].to(problem.device) for k, v in problem.condition.items()}
-    law = ode.law(problem.model.schedule)
-    for i, place in enumerate(PLACES):
-        at = ode.level_at(law, first + place * (last - first), len(x), problem.device)
-        eps = random.normal(problem.seed, rows, _LEVEL, i, x.shape[1:], device=problem.device)
-        e = ode.rademacher(problem.seed, rows, _LEVEL, i, x.shape[1:], problem.device)
-        _compare(problem, forward.noised(x, eps, at), e, at, condition)
-    return len(PLACES) * 5 * len(rows)
+@dataclass(frozen=True)
+class ExactTrace:
+    """The exact trace: as many backward passes an evaluation as the data have dimensions."""
+
+    probes = 0
+
+    def __str__(self) -> str:
+        return "exact"
 
 
-def _compare(problem: Problem, z: Tensor, e: Tensor, at: Levels, condition: Condition) -> None:
-    def x0(state: Tensor) -> Tensor:
-        with torch.no_grad():
-            return problem.model.predict(state, at, condition).x0
+@dataclass(frozen=True)
+class Hutchinson:
+    """Hutchinson's estimator with so many probes an example and starting point, fixed along a solve."""
 
-    delta = 0.01 * column(at.sigma, z)
-    with torch.enable_grad():
-        z = z.detach().requires_grad_()
-        found = ode.predicted(problem.model, z, at, condition)
-        wide, near = ((x0(z + d * e) - x0(z - d * e)) / (2 * d) for d in (delta, 0.5 * delta))
-        (row,) = torch.autograd.grad((found * near).sum(), z, allow_unused=True)
-    size = near.square().flatten(1).sum(1)
-    said = torch.zeros_like(size) if row is None else (row * e).flatten(1).sum(1)  # uᵀ J e with u the difference
-    believed = (wide - near).square().flatten(1).sum(1) <= AGREE**2 * size
-    wrong = believed & (size > 0) & ((said - size).abs() > DIFFER * size)
-    if bool(wrong.any()):
-        i = int(wrong.nonzero()[0])
-        raise UsageError(
-            f"the network's derivative is not that of its values: at log-SNR {float(at.logsnr[i]):.3g} autograd finds "
-            f"{float(said[i] / size[i]):.3g} of the change of its prediction",
-            "leave out torch.no_grad, inference_mode, detach, .data and .numpy() in the network's own code: the "
-            "likelihood needs the derivative by the whole of its input",
-        )
+    probes: int = 1
+
+    def __post_init__(self):
+        if self.probes < 1:
+            raise UsageError(f"{self.probes} probes", "give a whole number ≥ 1, or exact_trace=True")
+
+    def __str__(self) -> str:
+        return f"{self.probes} probes"
+
+
+Trace = ExactTrace | Hutchinson
+
+
+def parse(
+    trace: Trace | None, probes: int | None, exact: bool | None, *, dimensions: int, default_probes: int
+) -> Trace:
+    """The trace that the keywords of a verb ask for: one of them at most. Errors: UsageError.
+
+    Where none does, the exact trace up to `EXACT_DIMENSIONS` and `default_probes` probes above.
+    """
+    if exact and probes is not None:
+        raise UsageError(f"an exact trace and {probes} probes were both asked for", "give one of them, or none")
+    if trace is not None and (exact is not None or probes is not None):
+        raise UsageError(f"trace={trace!r} together with probes or exact_trace", "give one of them, or none")
+    if trace is not None:
+        return trace
+    if probes is not None:
+        return Hutchinson(probes)
+    if exact or (exact is None and dimensions <= EXACT_DIMENSIONS):
+        return ExactTrace()
+    return Hutchinson(default_probes)
+
+
+def rademacher(seed: int, examples: Tensor, draw: int, probe: int, shape: Shape, device: torch.device) -> Tensor:
+    """A probe: random signs ±1 (B, *shape), keyed by (seed, example, probe, draw)."""
+    return signs(Purpose.ODE_PROBES.uniform(seed, examples, probe, draw, shape, device=device))
+
+
+def signs(u: Tensor) -> Tensor:
+    """Signs ±1 of uniform numbers u."""
+    return torch.where(u < 0.5, -1.0, 1.0)
+
+
+def divergence(v: Tensor, y: Tensor, probes: list[Tensor]) -> Tensor:
+    """tr ∂v/∂y of v (B, …), a function of y (B, …): eᵀ (∂v/∂y) e for each probe e (B, …), (P, B); without probes the
+    exact trace, (1, B)."""
+    if probes:
+        traces = []
+        for i, e in enumerate(probes):
+            (row,) = torch.autograd.grad((v * e).sum(), y, retain_graph=i < len(probes) - 1)
+            traces.append((row * e).flatten(1).sum(1))
+        return torch.stack(traces)
+    flat = v.flatten(1)
+    D = flat.shape[1]
+    trace = torch.zeros(len(y), dtype=v.dtype, device=v.device)
+    for d in range(D):
+        (row,) = torch.autograd.grad(flat[:, d].sum(), y, retain_graph=d < D - 1)
+        trace += row.flatten(1)[:, d]
+    return trace[None]

@@ -1,8 +1,9 @@
-"""Decoders p(x | z_1): what the first level says about the data.
+"""Decoders p(x | z_1): the likelihood of the data given the first level.
 
-Discrete data need a mass for every code, and the masses of a pixel sum to one: the end bins are open, nothing is
-clamped. Real data get a density. Which decoders call the network is part of their type, because it costs an
-evaluation a pass.
+Discrete data need a mass for every code, and the masses of a pixel sum to one: the end bins are open and nothing is
+clamped. Real data get a density. Whether a decoder calls the network is part of its type, because that costs an
+evaluation a pass. The variance of a Gaussian decoder, in units of x², is a number where the reverse steps have a fixed
+variance, and a `Spread` where the network predicts it.
 """
 
 from __future__ import annotations
@@ -18,10 +19,44 @@ from nelbo.equation import equation
 from nelbo.errors import ShapeError, UsageError
 from nelbo.maths import bins, gaussian
 from nelbo.model.domain import DataDomain
-from nelbo.model.spread import Spread
 from nelbo.parts import Part
 from nelbo.process.levels import Levels, column
 from nelbo.process.prediction import Prediction
+
+
+class Spread(Part, family="spread"):
+    """Abstract: a Gaussian decoder's variance of every element, from the network's prediction at the first level."""
+
+    @abstractmethod
+    def of(self, prediction: Prediction) -> Tensor:
+        """The variance (B, …), in units of x². Errors: UsageError where the network predicts none."""
+
+
+@dataclass(frozen=True, eq=False)
+class RangeSpread(Spread, kind="learned_range"):
+    """log variance = (1 − f) log low + f log high with f = (v + 1)/2, v the network's output.
+
+    low is the β̃ number β_2 (1 − ᾱ_1)/(1 − ᾱ_2) of the full table, high is β_1.
+    """
+
+    low: float
+    high: float
+
+    def __post_init__(self):
+        if not all(math.isfinite(v) and v > 0 for v in (self.low, self.high)):
+            raise UsageError(f"a decoder variance between {self.low} and {self.high}", "give two finite numbers > 0")
+
+    def of(self, prediction: Prediction) -> Tensor:
+        f = 0.5 * (prediction.raw_variance() + 1)
+        return ((1 - f) * math.log(self.low) + f * math.log(self.high)).exp()
+
+
+@dataclass(frozen=True, eq=False)
+class LogSpread(Spread, kind="learned_log"):
+    """The network's second half is the log variance itself."""
+
+    def of(self, prediction: Prediction) -> Tensor:
+        return prediction.raw_variance().exp()
 
 
 class Decoder(Part, family="decoder"):
@@ -30,7 +65,7 @@ class Decoder(Part, family="decoder"):
     calls_network: bool = False
     discrete: bool = True
     spread: Spread | None = None
-    """How the variance follows from what the network says, where the decoder is a Gaussian of that kind."""
+    """How the variance follows from the network's prediction, of a Gaussian decoder whose variance is learned."""
 
     @abstractmethod
     def nll(self, target: Tensor, z: Tensor, t: Levels, prediction: Prediction | None, domain: DataDomain) -> Tensor:

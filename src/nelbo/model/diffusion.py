@@ -16,9 +16,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from nelbo.equation import equation
-from nelbo.errors import UsageError
+from nelbo.errors import NelboError, UsageError
 from nelbo.model.decoder import Decoder, NetworkCategorical
 from nelbo.model.denoiser import CategoricalDenoiser, Denoiser
 from nelbo.model.domain import DataDomain
@@ -98,11 +99,11 @@ class DiffusionModel:
         """The model whose network computes in `dtype` on `device`; self is left as it is."""
         return dataclasses.replace(self, denoiser=self.denoiser.in_precision(dtype, device))
 
-    def save_pretrained(self, folder: str | Path, **options: Any) -> Path:
-        """Write the model as a folder that diffusers loads; see `nelbo.save_pretrained` for options and errors."""
+    def save_pretrained(self, folder: str | Path, *, bound: Any = None, license: str | None = None) -> Path:
+        """Write the model as a folder that diffusers loads; see `nelbo.save_pretrained`, also for errors."""
         import nelbo  # the public face, which loads the floors above this one when they are asked for
 
-        return nelbo.save_pretrained(self, folder, **options)
+        return nelbo.save_pretrained(self, folder, bound=bound, license=license)
 
     @property
     def parameters(self) -> int:
@@ -142,3 +143,19 @@ class DiffusionModel:
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+
+def flops_per_evaluation(model: DiffusionModel) -> int | None:
+    """Floating-point operations of one prediction for one example: matrix products, convolutions and attention, as
+    `torch.utils.flop_counter` counts them (a multiplication and an addition are two).
+
+    None where the count is unknown: for a network that needs a condition, or that does not compute with torch.
+    """
+    last = model.levels()[-1:]
+    z = torch.zeros(1, *model.domain.shape, dtype=torch.float64, device=last.logsnr.device)
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), model.denoiser.inference():
+        try:
+            model.predict(z, last)
+        except (NelboError, RuntimeError, TypeError, ValueError, IndexError):
+            return None
+    return counter.get_total_flops() or None

@@ -20,10 +20,7 @@ from torch import nn
 from nelbo._version import __version__
 from nelbo.errors import ModelFolderError, NelboError, UsageError
 from nelbo.files import write_atomic
-from nelbo.model import context as _context  # noqa: F401
-from nelbo.model import fitted as _fitted  # noqa: F401  the kinds that a folder may name
-from nelbo.model import local as _local  # noqa: F401
-from nelbo.model import mapped as _mapped  # noqa: F401
+from nelbo.model import fitted as _fitted  # noqa: F401  its kinds may stand in a folder
 from nelbo.model import plugin
 from nelbo.model.decoder import Decoder
 from nelbo.model.denoiser import CategoricalDenoiser, Denoiser, NetworkDenoiser

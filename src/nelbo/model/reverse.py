@@ -23,7 +23,7 @@ from nelbo.maths.stable import log1mexp
 from nelbo.model.clip import Clip as Clip
 from nelbo.model.clip import Clipping as Clipping
 from nelbo.model.clip import Threshold as Threshold
-from nelbo.model.spread import LogSpread, RangeSpread, Spread, raw_variance
+from nelbo.model.decoder import LogSpread, RangeSpread, Spread
 from nelbo.parts import Part, kinds
 from nelbo.process import forward
 from nelbo.process.levels import Levels, column
@@ -115,7 +115,7 @@ class LearnedRange(Variance, kind="learned_range"):
     learned = True
 
     def of_step(self, s: Levels, t: Levels, prediction: Prediction) -> Tensor:
-        u = raw_variance(prediction)
+        u = prediction.raw_variance()
         f = 0.5 * (u + 1)
         log_c = log1mexp(s.logsnr - t.logsnr)
         log_beta, log_beta_tilde = (column(2 * level.log_sigma + log_c, u) for level in (t, s))
@@ -132,7 +132,7 @@ class LearnedLog(Variance, kind="learned_log"):
     learned = True
 
     def of_step(self, s: Levels, t: Levels, prediction: Prediction) -> Tensor:
-        return raw_variance(prediction).exp()
+        return prediction.raw_variance().exp()
 
     def of_decoder(self, first: Levels, second: Levels) -> Spread:
         return LogSpread()

@@ -68,9 +68,19 @@ class Prediction:
         """x̂ clamped to [low, high]; a categorical posterior is inside already and stays."""
         return replace(self, x0=self.x0.clamp(low, high))
 
-    def rows(self, some: Tensor | slice) -> Prediction:
-        """The same for the examples `some`."""
-        return self._each(lambda values: values[some])
+    def raw_variance(self) -> Tensor:
+        """The network's raw variance output (B, …). Errors: UsageError where it has none."""
+        if self.variance is None:
+            raise UsageError(
+                "a learned variance was asked of a network that predicts none",
+                "declare variance='learned_range' or 'learned_log' with a network that returns twice the channels, or "
+                "a fixed variance: 'beta_tilde', 'beta' or a table",
+            )
+        return self.variance
+
+    def rows(self, indices: Tensor | slice) -> Prediction:
+        """The predictions of the examples at `indices`."""
+        return self._each(lambda values: values[indices])
 
     def to(self, dtype: torch.dtype) -> Prediction:
         """The same in another floating dtype."""

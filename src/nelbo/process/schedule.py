@@ -11,15 +11,17 @@ only on request (`Table.interpolated`), linearly in λ, and the result says so i
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from nelbo.equation import equation
-from nelbo.errors import DomainError, UsageError
+from nelbo.errors import DomainError, UnknownNameError, UsageError
 from nelbo.maths.stable import log1mexp
 from nelbo.process.law import EDM, Flow, Learned, LogSNRLinear, Schedule
 from nelbo.process.levels import Levels, Path
@@ -234,6 +236,26 @@ def learned(
     fall = torch.cat([p.new_zeros(1), (p / p.sum()).cumsum(0)])
     fall[-1] = 1.0
     return Learned(logsnr_max + (logsnr_min - logsnr_max) * fall)
+
+
+TRAINABLE: dict[str, Callable[..., Schedule]] = {
+    constructor.__name__: constructor for constructor in (logsnr_linear, learned, linear, cosine)
+}
+"""Constructors by the names that `nelbo train --set schedule=NAME` accepts."""
+
+
+def named(name: str, settings: Mapping[str, Any]) -> Schedule:
+    """The schedule of the constructor `name` in `TRAINABLE`, with those of `settings` that are its parameters.
+
+    Errors: UnknownNameError, and those of the constructor.
+
+    >>> named("linear", {"T": 10, "logsnr_max": 5.0}).table_length
+    10
+    """
+    if name not in TRAINABLE:
+        raise UnknownNameError.of("schedule", name, TRAINABLE)
+    parameters = inspect.signature(TRAINABLE[name]).parameters
+    return TRAINABLE[name](**{key: value for key, value in settings.items() if key in parameters})
 
 
 def _check_length(T: int) -> None:

@@ -1,7 +1,28 @@
-"""Sampling from a model."""
+"""Sampling from a model: the samplers, `sample`, and `encode`, which runs one backwards; public as `nelbo.samplers`."""
 
-from nelbo.sampling.draw import Trajectory, encode, sample
-from nelbo.sampling.names import NAMED as SAMPLERS
-from nelbo.sampling.sampler import Sampler
+from nelbo.sampling.ancestral import Ancestral
+from nelbo.sampling.ddim import DDIM
+from nelbo.sampling.dpm import DPMSolver2M, SDEDPMSolver2M
+from nelbo.sampling.draw import NAMED, Trajectory, encode, parse, sample
+from nelbo.sampling.edm import Euler, Heun
+from nelbo.sampling.flow import FlowEuler, FlowMidpoint
+from nelbo.sampling.sampler import Sampler, SamplerStep, StepResult
 
-__all__ = ["SAMPLERS", "Sampler", "Trajectory", "encode", "sample"]
+__all__ = [
+    "DDIM",
+    "NAMED",
+    "Ancestral",
+    "DPMSolver2M",
+    "Euler",
+    "FlowEuler",
+    "FlowMidpoint",
+    "Heun",
+    "SDEDPMSolver2M",
+    "Sampler",
+    "SamplerStep",
+    "StepResult",
+    "Trajectory",
+    "encode",
+    "parse",
+    "sample",
+]

@@ -1,7 +1,8 @@
-"""DDIM: the step that goes along ε̂, with as much of the ancestral step's noise as one likes."""
+"""DDIM: the step along ε̂, with a chosen share of the noise of the ancestral step."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import final
 
 import torch
@@ -11,14 +12,14 @@ from nelbo.equation import equation
 from nelbo.errors import UsageError
 from nelbo.process import forward
 from nelbo.process.levels import Levels, column
-from nelbo.sampling.sampler import Moved, Sampler, Step, eps_of
+from nelbo.sampling.sampler import Sampler, SamplerStep, StepResult, eps_of
 
 
 @equation("pf-ode")
 def along(z: Tensor, x0: Tensor, s: Levels, t: Levels) -> Tensor:
-    """z_s = α_s x̂ + σ_s ε̂: the probability flow from t to s were x̂ constant on the way (either direction).
+    """z_s = α_s x̂ + σ_s ε̂: the probability flow from t to s if x̂ is constant in between (in either direction).
 
-    With ε̂ written out it is (σ_s/σ_t) z − α_s (e^{(λ_t − λ_s)/2} − 1) x̂: two passes over the state, nothing cancels.
+    With ε̂ substituted it is (σ_s/σ_t) z − α_s (e^{(λ_t − λ_s)/2} − 1) x̂: two passes over the state, no cancellation.
     """
     kept = (s.log_sigma - t.log_sigma).exp()
     gained = -s.alpha * torch.expm1(0.5 * (t.logsnr - s.logsnr))
@@ -26,6 +27,7 @@ def along(z: Tensor, x0: Tensor, s: Levels, t: Levels) -> Tensor:
 
 
 @final
+@dataclass(frozen=True)
 class DDIM(Sampler):
     """z_s = α_s x̂ + σ_s √(1 − η² c) ε̂ + η σ_s √c ξ, c = 1 − e^{λ_t − λ_s}.
 
@@ -36,23 +38,24 @@ class DDIM(Sampler):
     (False, True)
     """
 
+    eta: float = 0.0
     name = "ddim"
 
-    def __init__(self, eta: float = 0.0):
-        if not 0 <= eta <= 1:
-            raise UsageError(f"DDIM with η = {eta}", "give 0 ≤ eta ≤ 1: 0 draws no noise, 1 that of the ancestral step")
-        self.eta = float(eta)
+    def __post_init__(self):
+        if not 0 <= self.eta <= 1:
+            hint = "give 0 ≤ eta ≤ 1: 0 draws no noise, 1 that of the ancestral step"
+            raise UsageError(f"DDIM with η = {self.eta}", hint)
 
     @property
     def stochastic(self) -> bool:
         return self.eta > 0
 
-    def step(self, step: Step) -> Moved:
+    def step(self, step: SamplerStep) -> StepResult:
         z, s, t = step.z, step.s, step.t
         x0 = step.predict(z, t).x0
         if not self.stochastic:
-            return Moved(along(z, x0, s, t), x0)
+            return StepResult(along(z, x0, s, t), x0)
         c = forward.one_minus_snr_ratio(s, t)
         kept = column(s.sigma * (1 - self.eta**2 * c).sqrt(), z)
         fresh = column(self.eta * s.sigma * c.sqrt(), z)
-        return Moved(column(s.alpha, z) * x0 + kept * eps_of(z, x0, t) + fresh * step.normal(), x0)
+        return StepResult(column(s.alpha, z) * x0 + kept * eps_of(z, x0, t) + fresh * step.normal(), x0)

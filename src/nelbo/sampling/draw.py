@@ -1,4 +1,4 @@
-"""`sample` runs a sampler from noise to data over a batch after another; `encode` runs it from data to noise."""
+"""`sample` runs a sampler from noise to data, one batch after another; `encode` runs it from data to noise."""
 
 from __future__ import annotations
 
@@ -11,24 +11,47 @@ import torch
 from torch import Tensor
 
 from nelbo.equation import equation
-from nelbo.errors import NumericalError, ShapeError, UsageError
-from nelbo.maths import random
+from nelbo.errors import NumericalError, ShapeError, UnknownNameError, UsageError
+from nelbo.maths.keys import Purpose
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.process import grids
 from nelbo.process.grid import Grid
 from nelbo.process.levels import Levels, column
 from nelbo.process.prediction import Prediction
-from nelbo.sampling.guidance import Guidance, checked
-from nelbo.sampling.names import parse
-from nelbo.sampling.sampler import Before, Sampler, Step, at_logsnr
-from nelbo.workers import Workers
+from nelbo.sampling.ancestral import Ancestral
+from nelbo.sampling.ddim import DDIM
+from nelbo.sampling.dpm import DPMSolver2M, SDEDPMSolver2M
+from nelbo.sampling.edm import Euler, Heun
+from nelbo.sampling.flow import FlowEuler, FlowMidpoint
+from nelbo.sampling.guidance import Guidance, make_guidance
+from nelbo.sampling.sampler import PreviousStep, Sampler, SamplerStep, at_logsnr
+from nelbo.workers import Run
 
 CONTINUOUS_STEPS = 250
-"""Steps of a model whose grid is continuous, where none are asked for."""
+"""Steps in continuous time where neither the call nor the model sets them: the error of a step is of order 1/steps."""
+BATCH_ELEMENTS = 1 << 18
+"""Numbers in a batch whose size is not set: 2 MiB of float64."""
+NAMED: dict[str, type[Sampler]] = {
+    kind.name: kind for kind in (Ancestral, DDIM, Euler, Heun, DPMSolver2M, SDEDPMSolver2M, FlowEuler, FlowMidpoint)
+}
+"""Samplers by the names of `nelbo.sample(…, sampler=name)` and `nelbo sample --sampler NAME`."""
+
+
+def parse(sampler: str | Sampler) -> Sampler:
+    """The sampler itself, or the one called `sampler` in its default settings. Errors: UnknownNameError.
+
+    >>> parse("ddim").describe()
+    {'name': 'ddim', 'eta': 0.0}
+    """
+    if isinstance(sampler, Sampler):
+        return sampler
+    if sampler not in NAMED:
+        raise UnknownNameError.of("sampler", sampler, NAMED)
+    return NAMED[sampler]()
 
 
 class Trajectory(NamedTuple):
-    """Samples (n, *shape) and what led to them: z and x̂ at every level, (L, n, *shape), and their log-SNR (L,)."""
+    """Samples (n, *shape) and how they came about: z and x̂ at every level, (L, n, *shape), and their log-SNR (L,)."""
 
     samples: Tensor
     z: Tensor
@@ -44,33 +67,30 @@ def sample(
     sampler: str | Sampler = "ancestral",
     steps: int | None = None,
     grid: str | Grid | None = None,
-    seed: int = 0,
-    batch_size: int | None = None,
     codes: bool = True,
     condition: Mapping[str, Tensor] | None = None,
     guidance: float | None = None,
     null_condition: Mapping[str, Tensor] | None = None,
     start: Tensor | None = None,
-    device: str | torch.device | None = None,
-    progress: Callable[[int, int], None] | None = None,
     trajectory: bool = False,
-    workers: Workers | None = None,
+    run: Run | None = None,
 ) -> Tensor | Trajectory:
     """n draws of p_θ(x), (n, *shape): integer codes where the domain has bins and `codes`, else real values, unclipped.
 
     The last step is the model's decoder: codes come from p(x | z_1), real values are E[x | z_1]. sampler: a name of
-    `nelbo.samplers.NAMED` or an instance, such as `nelbo.samplers.DDIM(eta=0.5)`; "ancestral" draws from the model
-    itself. Sample i depends on (seed, i) alone, whatever the batches and processes.
+    `NAMED` or an instance, such as `DDIM(eta=0.5)`; "ancestral" draws from the model itself. Sample i depends on
+    (seed, i) alone, whatever the batches and processes.
 
     steps: network evaluations of a pass with one evaluation a step (Heun and midpoint make two), spaced as `grid` says:
-    "even", "quadratic", "karras", "logsnr", or a `Grid` of its own. None: the model's grid.
+    "even", "quadratic", "karras", "logsnr", or a `Grid` in the place of both. None: the model's grid.
     condition: keywords of the network, one row a sample. guidance, null_condition: the scale w of classifier-free
     guidance, x̂ = x̂_null + w (x̂_condition − x̂_null), and the one row that the network takes for no condition.
-    start: z_L (n, *shape) in the place of draws of the prior, as `nelbo.samplers.encode` gives it.
-    trajectory: return a `Trajectory` with every level. progress: called with (evaluations done, planned).
-    workers: the processes that share the samples (see `nelbo.runtime`); every one gets all of them.
+    start: z_L (n, *shape) in the place of draws of the prior, as `encode` gives it.
+    trajectory: return a `Trajectory` with every level. run: device, batch_size, seed, progress, and the workers that
+    share the samples, each of which gets all of them; the precision is that of the network's parameters.
     Errors: UsageError, UnknownNameError, ShapeError, NumericalError. Source: Ho et al. 2020, algorithm 2.
     """
+    run = run or Run()
     if not isinstance(n, int) or n < 1:
         raise UsageError(f"{n!r} samples were asked for", "n is a whole number ≥ 1")
     if start is not None and tuple(start.shape) != (n, *model.domain.shape):
@@ -78,23 +98,26 @@ def sample(
             f"a start of shape {tuple(start.shape)} for {n} samples of shape {model.domain.shape}",
             "give z_L, one row a sample",
         )
-    if trajectory and workers is not None and workers.size > 1:
+    workers = run.workers
+    if trajectory and workers.size > 1:
         raise UsageError(f"a trajectory was asked of {workers.size} processes", "draw trajectories in one process")
-    run = _Run.of(model, n, sampler, steps, grid, seed, condition, guidance, null_condition, device, progress)
-    mine = torch.arange(n) if workers is None else torch.arange(n).tensor_split(workers.size)[workers.rank]
-    run.planned = len(mine) * run.evaluations(run.model.decoder.calls_network)
-    with torch.no_grad(), run.model.denoiser.inference():
+    paths = _Paths.of(
+        model, n, sampler, steps, grid, condition, make_guidance(guidance, null_condition, condition), run
+    )
+    own = torch.arange(n).tensor_split(workers.size)[workers.rank]
+    paths.planned = len(own) * paths.evaluations(paths.model.decoder.calls_network)
+    with torch.no_grad(), paths.model.denoiser.inference():
         parts = [
-            _chain(run, rows, None if start is None else start[rows], codes, trajectory)
-            for rows in mine.split(_batch(batch_size, n, model))
+            _down(paths, rows, None if start is None else start[rows], codes, trajectory)
+            for rows in own.split(_batch_size(run.batch_size, n, model))
             if len(rows)
         ]
     if trajectory:
         samples, z, denoised, logsnr = zip(*parts, strict=True)
         return Trajectory(torch.cat(samples), torch.cat(z, 1), torch.cat(denoised, 1), logsnr[0])
-    kind = torch.int64 if codes and model.domain.discrete else torch.float64
-    drawn = torch.cat([torch.empty(0, *model.domain.shape, dtype=kind), *(p.samples for p in parts)])
-    return drawn if workers is None else torch.cat([v.to(kind) for v in workers.gather(drawn.double())])
+    dtype = torch.int64 if codes and model.domain.discrete else torch.float64
+    drawn = torch.cat([torch.empty(0, *model.domain.shape, dtype=dtype), *(p.samples for p in parts)])
+    return drawn if workers.size == 1 else torch.cat([v.to(dtype) for v in workers.gather(drawn.double())])
 
 
 def encode(
@@ -104,17 +127,18 @@ def encode(
     sampler: str | Sampler = "ddim",
     steps: int | None = None,
     grid: str | Grid | None = None,
-    batch_size: int | None = None,
     condition: Mapping[str, Tensor] | None = None,
     guidance: float | None = None,
     null_condition: Mapping[str, Tensor] | None = None,
+    batch_size: int | None = None,
     device: str | torch.device | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """The noise z_L (n, *shape) of which a sampler makes `data`: the probability flow, run from z_1 = α_1 x upwards.
+    """The noise z_L (n, *shape) from which a sampler makes `data`: the probability flow, run from z_1 = α_1 x upwards.
 
     `nelbo.sample(model, n, start=z, …)` with the same sampler, steps and grid returns to z_1, with an error of the
-    sampler's order in the steps. data: codes or values, (n, *shape). Other options as of `sample`.
+    sampler's order in the steps. data: codes or values, (n, *shape). condition, guidance, null_condition,
+    batch_size, device and progress are as of `nelbo.sample`.
     Errors: UsageError for a sampler that draws noise, DomainError, ShapeError, NumericalError.
 
     >>> import nelbo, torch
@@ -125,107 +149,125 @@ def encode(
     >>> bool((back - x).abs().max() < 0.01)
     True
     """
-    values = model.domain.checked(data, "data to encode")
-    x = model.domain.values(values)
-    run = _Run.of(model, len(x), sampler, steps, grid, 0, condition, guidance, null_condition, device, progress)
-    if run.sampler.stochastic:
+    x = model.domain.values(model.domain.checked(data, "data to encode"))
+    run = Run(device=device, batch_size=batch_size, progress=progress)
+    guided = make_guidance(guidance, null_condition, condition)
+    paths = _Paths.of(model, len(x), sampler, steps, grid, condition, guided, run)
+    if paths.sampler.stochastic:
         raise UsageError(
-            f"data were to be encoded by the sampler {run.sampler.name!r}, which draws noise",
+            f"data were to be encoded by the sampler {paths.sampler.name!r}, which draws noise",
             "use one that draws none: ddim, heun, flow_midpoint, dpmpp_2m",
         )
-    run.planned = len(x) * run.evaluations(False)
-    with torch.no_grad(), run.model.denoiser.inference():
-        return torch.cat([_up(run, rows, x[rows]) for rows in torch.arange(len(x)).split(_batch(batch_size, 0, model))])
+    paths.planned = len(x) * paths.evaluations(False)
+    batches = torch.arange(len(x)).split(_batch_size(batch_size, len(x), model))
+    with torch.no_grad(), paths.model.denoiser.inference():
+        return torch.cat([_up(paths, rows, x[rows]) for rows in batches])
 
 
 @dataclasses.dataclass(eq=False)
-class _Run:
-    """One call: the model on its grid, and all that the batches share."""
+class _Paths:
+    """The paths of one call: the model on the levels of the call, and what all its batches share."""
 
     model: DiffusionModel
     sampler: Sampler
     levels: Levels
-    seed: int
-    condition: Mapping[str, Tensor] | None
+    condition: Mapping[str, Tensor]
     guidance: Guidance | None
+    run: Run
     device: torch.device
-    progress: Callable[[int, int], None] | None
     planned: int = 0
     done: int = 0
 
     @classmethod
-    def of(cls, model, n, sampler, steps, grid, seed, condition, guidance, null, device, progress) -> _Run:
-        chosen = parse(sampler)
-        for name, rows in (condition or {}).items():
+    def of(
+        cls,
+        model: DiffusionModel,
+        n: int,
+        sampler: str | Sampler,
+        steps: int | None,
+        grid: str | Grid | None,
+        condition: Mapping[str, Tensor] | None,
+        guidance: Guidance | None,
+        run: Run,
+    ) -> _Paths:
+        chosen, condition = parse(sampler), condition or {}
+        for name, rows in condition.items():
             if len(rows) != n:
                 raise ShapeError(f"the condition {name!r} has {len(rows)} rows for {n} samples", "give one row each")
-        reverse = dataclasses.replace(model.reverse, variance=chosen.variance or model.reverse.variance)
+        variance = chosen.reverse_variance or model.reverse.variance
+        reverse = dataclasses.replace(model.reverse, variance=variance)
         model = dataclasses.replace(model, grid=_grid(model, steps, grid), reverse=reverse)
-        model = model.in_precision(_dtype(model), device)
-        place = torch.device(device or "cpu")
-        levels = model.levels().to(device=place)
-        return cls(model, chosen, levels, seed, condition, checked(guidance, null, condition), place, progress)
+        model = model.in_precision(_dtype(model), run.device)
+        device = torch.device(run.device or "cpu")
+        return cls(model, chosen, model.levels().to(device=device), condition, guidance, run, device)
+
+    @property
+    def calls(self) -> int:
+        """Network evaluations of one prediction."""
+        return 1 if self.guidance is None else 2
 
     def evaluations(self, decoder_calls_network: bool) -> int:
         """Network evaluations of one sample."""
-        passes = (len(self.levels) - 1) * self.sampler.evaluations + int(decoder_calls_network)
-        return passes * (1 if self.guidance is None else 2)
+        return ((len(self.levels) - 1) * self.sampler.evaluations + int(decoder_calls_network)) * self.calls
 
     def predictor(self, rows: Tensor) -> Callable[[Tensor, Levels], Prediction]:
         """The model's prediction for the samples `rows` at a state and one level."""
-        condition = {k: torch.as_tensor(v)[rows].to(self.device) for k, v in (self.condition or {}).items()}
+        condition = {k: torch.as_tensor(v)[rows].to(self.device) for k, v in self.condition.items()}
 
         def predict(z: Tensor, t: Levels) -> Prediction:
             t = t.expand(len(z))
             if self.guidance is None:
-                found = self.model.predict(z, t, condition)
+                prediction = self.model.predict(z, t, condition)
             else:
-                found = self.guidance.predict(self.model, z, t, condition)
-            self.done += len(z) * (1 if self.guidance is None else 2)
-            if self.progress is not None:
-                self.progress(self.done, self.planned)
-            return found
+                prediction = self.guidance.predict(self.model, z, t, condition)
+            self.done += len(z) * self.calls
+            if self.run.progress is not None:
+                self.run.progress(self.done, self.planned)
+            return prediction
 
         return predict
 
     def normal(self, rows: Tensor, level: int) -> Tensor:
-        """The noise of the samples `rows` at a level, keyed by (seed, sample, level)."""
+        """The noise of the samples `rows` at level 1, 2, …, keyed by (seed, sample, level)."""
         shape = self.model.domain.shape
-        return random.normal(self.seed, rows, level, 0, shape, stream=random.Stream.SAMPLE, device=self.device)
+        return Purpose.SAMPLE_NOISE.normal(self.run.seed, rows, level - 1, shape=shape, device=self.device)
 
-    def moved(self, z: Tensor, j: int, to: int, rows: Tensor, before: Before | None, predict) -> tuple[Tensor, Before]:
-        """z after the step from level j to level `to`, and what the next step may remember. Errors: NumericalError."""
+    def step(
+        self, z: Tensor, j: int, to: int, rows: Tensor, previous: PreviousStep | None, predict
+    ) -> tuple[Tensor, PreviousStep]:
+        """z after the step from level j to level `to`, and the step for the next one's use. Errors: NumericalError."""
         t, s = self.levels[j : j + 1], self.levels[to : to + 1]
-        step = Step(
+        step = SamplerStep(
             z=z,
             t=t,
             s=s,
-            before=before,
+            previous=previous,
             reverse=self.model.reverse,
-            count=len(self.levels) - 1,
+            steps=len(self.levels) - 1,
             predict=predict,
             normal=lambda: self.normal(rows, j),
             at=lambda logsnr: at_logsnr(self.model.schedule, logsnr),
         )
         z, x0 = self.sampler.step(step)
-        if not math.isfinite(float(z.sum())):  # one pass; NaN and infinities stay in a sum
+        if not math.isfinite(float(z.sum())):  # NaN and infinities survive a sum
             raise NumericalError(f"level {j} of a sample is not finite", "check the network's weights and precision")
-        return z, Before(t, x0)
+        return z, PreviousStep(t, x0)
 
 
 @equation("sampling-last-step")
-def _chain(run: _Run, rows: Tensor, start: Tensor | None, codes: bool, keep: bool) -> Trajectory:
-    model, levels = run.model, run.levels
+def _down(paths: _Paths, rows: Tensor, start: Tensor | None, codes: bool, keep: bool) -> Trajectory:
+    """From noise to data; z and x̂ of every level where `keep`."""
+    model, levels = paths.model, paths.levels
     L = len(levels)
-    predict = run.predictor(rows)
-    z = model.prior.draw(run.normal(rows, L)) if start is None else start.to(run.device, torch.float64)
+    predict = paths.predictor(rows)
+    z = model.prior.draw(paths.normal(rows, L)) if start is None else start.to(paths.device, torch.float64)
     trail: list[tuple[Tensor, Tensor]] = []
-    before = None
+    previous = None
     for j in range(L - 1, 0, -1):
-        from_ = z
-        z, before = run.moved(z, j, j - 1, rows, before, predict)
+        z_t = z
+        z, previous = paths.step(z, j, j - 1, rows, previous, predict)
         if keep:
-            trail.append((from_.cpu(), before.x0.cpu()))
+            trail.append((z_t.cpu(), previous.x0.cpu()))
     first = levels[:1].expand(len(rows))
     prediction = predict(z, levels[:1]) if model.decoder.calls_network else None
     mean = model.decoder.mean(z, first, prediction, model.domain)
@@ -234,24 +276,24 @@ def _chain(run: _Run, rows: Tensor, start: Tensor | None, codes: bool, keep: boo
     if not model.domain.discrete:
         mean = model.domain.original(mean)
     if codes and model.domain.discrete:
-        shape = model.domain.shape
-        u = random.uniform(run.seed, rows, 0, 0, shape, stream=random.Stream.DECODE, device=run.device)
+        u = Purpose.SAMPLE_CODE.uniform(paths.run.seed, rows, shape=model.domain.shape, device=paths.device)
         mean = model.decoder.draw(u, z, first, prediction, model.domain)
     zs, denoised = (torch.stack(v) for v in zip(*trail, strict=True)) if keep else (z, z)
     return Trajectory(mean.cpu(), zs, denoised, levels.logsnr.flip(0).cpu())
 
 
-def _up(run: _Run, rows: Tensor, x: Tensor) -> Tensor:
-    predict = run.predictor(rows)
-    z = column(run.levels[:1].alpha, x) * x.to(run.device)
-    before = None
-    for j in range(len(run.levels) - 1):
-        z, before = run.moved(z, j, j + 1, rows, before, predict)
+def _up(paths: _Paths, rows: Tensor, x: Tensor) -> Tensor:
+    """From data to noise."""
+    predict = paths.predictor(rows)
+    z = column(paths.levels[:1].alpha, x) * x.to(paths.device)
+    previous = None
+    for j in range(len(paths.levels) - 1):
+        z, previous = paths.step(z, j, j + 1, rows, previous, predict)
     return z.cpu()
 
 
 def _grid(model: DiffusionModel, steps: int | None, grid: str | Grid | None) -> Grid:
-    """The grid that steps and grid ask for. Errors: UsageError, UnknownNameError."""
+    """The grid of these options. Errors: UsageError, UnknownNameError."""
     if isinstance(grid, Grid):
         if steps is not None or grid.continuous:
             raise UsageError(
@@ -261,15 +303,14 @@ def _grid(model: DiffusionModel, steps: int | None, grid: str | Grid | None) -> 
         return grid
     if grid is None and steps is None and not model.grid.continuous:
         return model.grid
-    wanted = steps if steps is not None else model.steps or CONTINUOUS_STEPS
-    return grids.named(grid or "even", wanted, getattr(model.grid, "first", 0))
+    steps = steps if steps is not None else model.steps or CONTINUOUS_STEPS
+    return grids.named(grid or "even", steps, getattr(model.grid, "first", 0))
 
 
-def _batch(batch_size: int | None, n: int, model: DiffusionModel) -> int:
+def _batch_size(batch_size: int | None, n: int, model: DiffusionModel) -> int:
     if batch_size is not None and batch_size < 1:
         raise UsageError(f"a batch of {batch_size} samples was asked for", "batch_size is a whole number ≥ 1")
-    most = max(1, 262144 // model.domain.dimensions)
-    return batch_size or (min(n, most) if n else most)
+    return batch_size or max(1, min(n, BATCH_ELEMENTS // model.domain.dimensions))
 
 
 def _dtype(model: DiffusionModel) -> torch.dtype:

@@ -17,7 +17,7 @@ from nelbo.typing import Condition
 
 @dataclass(frozen=True, eq=False)
 class Guidance:
-    """The scale w and the network's null condition: for each keyword its one row (a class, a vector), or no keyword.
+    """The scale w and the network's null condition: one row (a class, a vector) for each keyword, or no keyword.
 
     w = 1 is the conditional model, 0 the unconditional one. Source: Ho & Salimans 2022, eq. 6 with w for 1 + w.
     """
@@ -28,23 +28,23 @@ class Guidance:
     def predict(self, model: DiffusionModel, z: Tensor, t: Levels, condition: Condition) -> Prediction:
         """The guided prediction at z (B, …) and levels t (B,): two network evaluations.
 
-        The masses of a categorical head, from which a decoder draws, are guided as log p̂ + const; a learned variance
-        is that of the condition.
+        The log-probabilities of a categorical head, from which a decoder draws, are guided like x̂ and normalised; a
+        learned variance is that of the condition.
         """
-        there = model.denoiser(z, t, condition)
+        conditional = model.denoiser(z, t, condition)
         null = {k: v.to(z.device).expand(len(z), *v.shape) for k, v in self.null.items()}
-        base = model.denoiser(z, t, null)
-        log_probs = there.log_probs
-        if log_probs is not None and base.log_probs is not None:
-            log_probs = (base.log_probs + self.scale * (log_probs - base.log_probs)).log_softmax(-1)
-        x0 = base.x0 + self.scale * (there.x0 - base.x0)
-        return model.reverse.prepared(replace(there, x0=x0, log_probs=log_probs), z)
+        unconditional = model.denoiser(z, t, null)
+        log_probs = conditional.log_probs
+        if log_probs is not None and unconditional.log_probs is not None:
+            log_probs = (unconditional.log_probs + self.scale * (log_probs - unconditional.log_probs)).log_softmax(-1)
+        x0 = unconditional.x0 + self.scale * (conditional.x0 - unconditional.x0)
+        return model.reverse.prepared(replace(conditional, x0=x0, log_probs=log_probs), z)
 
 
-def checked(
+def make_guidance(
     scale: float | None, null: Mapping[str, Tensor] | None, condition: Mapping[str, Tensor] | None
 ) -> Guidance | None:
-    """The guidance that was asked for, or None. Errors: UsageError, ShapeError."""
+    """The guidance of these options; None where there is none. Errors: UsageError, ShapeError."""
     if scale is None and null is None:
         return None
     if scale is None or null is None or not condition:
@@ -56,10 +56,10 @@ def checked(
         )
     rows = {k: torch.as_tensor(v) for k, v in null.items()}
     for name, row in rows.items():
-        wanted = torch.as_tensor(condition[name]).shape[1:] if name in condition else row.shape
-        if row.shape != wanted:
+        shape = torch.as_tensor(condition[name]).shape[1:] if name in condition else row.shape
+        if row.shape != shape:
             raise ShapeError(
-                f"the null condition {name!r} has shape {tuple(row.shape)} where one row has {tuple(wanted)}",
+                f"the null condition {name!r} has shape {tuple(row.shape)} where one row has {tuple(shape)}",
                 "give one row: it serves every sample",
             )
     return Guidance(float(scale), rows)

@@ -1,4 +1,4 @@
-"""Laws that a model of somebody's own network must keep, and oracles to try an adapter on. For tests of third parties.
+"""Tests for your own models and adapters.
 
     from nelbo import testing
 
@@ -8,14 +8,13 @@
     def test_my_adapter():
         testing.check_adapter(my_adapter, schedule=schedule, predicts="v", time="sigma")
 
-`check_model` asks what every bound takes for granted: a prediction depends on its own example, level and condition and
-on nothing else. `check_adapter` hands the adapter a network that says the exact posterior mean of known data in the
-adapter's convention, and looks whether the exact likelihood comes out. Broken laws raise AssertionError with the law,
-where it broke, and by how much. Everything is deterministic: no check can fail by chance.
+`check_model` tests what every bound assumes: a prediction depends on its own example, level and condition and on
+nothing else. `check_adapter` gives the adapter a network that returns the exact posterior mean of known data in the
+adapter's convention, and compares with the exact likelihood. A broken law raises AssertionError with the law, the place
+and the size of the error. Everything is deterministic: no check fails by chance.
 """
 
-from nelbo.testing.adapter import check_adapter
-from nelbo.testing.model import check_model
-from nelbo.testing.networks import as_network, levels_told, oracle
+from nelbo.testing.laws import check_adapter, check_model
+from nelbo.testing.networks import as_network, levels_of, oracle
 
-__all__ = ["as_network", "check_adapter", "check_model", "levels_told", "oracle"]
+__all__ = ["as_network", "check_adapter", "check_model", "levels_of", "oracle"]

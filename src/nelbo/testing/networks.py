@@ -1,4 +1,4 @@
-"""Foreign networks made to measure: a denoiser said in any convention, and the exact denoiser of known data."""
+"""Networks for tests: a denoiser in any convention of `nelbo.from_callable`, and the exact denoiser of known data."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from nelbo.process.schedule import Interpolated, Schedule, Table
 
 Network = Callable[[Tensor, Tensor], Tensor]
 Denoise = Callable[[Tensor, Tensor], Tensor]
-"""x̂ (B, …) from y = z/α = x + (σ/α) ε (B, …) and λ (B,): a denoiser said without any convention."""
+"""x̂ (B, …) from y = z/α = x + (σ/α) ε (B, …) and λ (B,): a denoiser without any convention."""
 
 
-def levels_told(schedule: Schedule, time: TimeInput | str, told: Tensor, path: Path | None = None) -> Levels:
-    """The levels of `schedule` that a network was told as `told` (B,): the inverse of `TimeInput.of`.
+def levels_of(schedule: Schedule, time: TimeInput | str, value: Tensor, path: Path | None = None) -> Levels:
+    """The levels of `schedule` at which a network gets `value` (B,) as its time: the inverse of `TimeInput.of`.
 
-    path: the path of the network's own input, where that is not the schedule's (EDM's networks: VE).
+    path: the path of the network's own input if it is not that of the schedule (EDM's networks: VE).
     """
     time, path = TimeInput.parse(time), path or schedule.path
-    told = told.double()
+    value = value.double()
     if time is TimeInput.INDEX:
         if isinstance(schedule, Table):
-            return schedule.at_index(told.long())
+            return schedule.at_index(value.long())
         if isinstance(schedule, Interpolated):
-            return schedule.at(told / (len(schedule.table) - 1))
+            return schedule.at(value / (len(schedule.table) - 1))
         raise UsageError(f"a table position on a {schedule.kind!r} schedule", "choose another time")
     if time is TimeInput.UNIT:
         ends = schedule.at(torch.tensor([0.0, 1.0])).time if schedule.table_length is None else None
-        return schedule.at(told if ends is None else (told - ends[0]) / (ends[1] - ends[0]))
+        return schedule.at(value if ends is None else (value - ends[0]) / (ends[1] - ends[0]))
     if time is TimeInput.LOGSNR:
-        logsnr = told
+        logsnr = value
     else:
-        log_sigma = told.log() if time is TimeInput.SIGMA else 4 * told
+        log_sigma = value.log() if time is TimeInput.SIGMA else 4 * value
         logsnr = {
             Path.VE: -2 * log_sigma,
             Path.VP: torch.log(-torch.expm1(2 * log_sigma)) - 2 * log_sigma,
@@ -56,10 +56,10 @@ def as_network(
     sigma_data: float | None = None,
     raw_variance: Denoise | None = None,
 ) -> Network:
-    """A network fn(z, t) in a convention of `nelbo.from_callable` that says what `denoise` says.
+    """A network fn(z, t) in a convention of `nelbo.from_callable` that predicts what `denoise` does.
 
-    raw_variance: what stands in the second half of the channels, where the network is to say a variance. The formulas
-    are written out here from the definitions, and share none with those that undo them.
+    raw_variance: the second half of the channels of a network that predicts its variance too. The formulas are written
+    out here from the definitions and share no code with those that invert them.
 
     >>> import nelbo, torch
     >>> from nelbo import testing
@@ -72,14 +72,14 @@ def as_network(
     """
     output, time = Output.parse(predicts), TimeInput.parse(time)
 
-    def network(z: Tensor, told: Tensor) -> Tensor:
-        given = z.double()
-        t = levels_told(schedule, time, told, Path.VE if output.edm else None)
+    def network(z: Tensor, t_network: Tensor) -> Tensor:
+        z_network = z.double()
+        t = levels_of(schedule, time, t_network, Path.VE if output.edm else None)
         alpha, sigma = column(t.alpha, z), column(t.sigma, z)
         noise = sigma / alpha
         if output is Output.EDM_F:
-            given = given * (noise.square() + _number(sigma_data) ** 2).sqrt()
-        y = given if output.edm else given / alpha
+            z_network = z_network * (noise.square() + _number(sigma_data) ** 2).sqrt()
+        y = z_network if output.edm else z_network / alpha
         x0 = denoise(y, t.logsnr)
         eps = (y - x0) / noise
         if output is Output.EDM_F:

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from nelbo.model.context import (
+from nelbo.model.domain import DataDomain
+from nelbo.model.fitted.context import (
     ENERGIES,
     KAPPA,
     Context,
@@ -23,7 +24,6 @@ from nelbo.model.context import (
     planes,
     scale_design,
 )
-from nelbo.model.domain import DataDomain
 from nelbo.process.levels import Levels
 from nelbo.tightening import gamma
 

@@ -27,7 +27,7 @@ from nelbo.maths import random
 from nelbo.maths.units import bits_per_dim
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
-from nelbo.model.fitted import Hybrid
+from nelbo.model.fitted.variance import HybridVariance
 from nelbo.model.reverse import Reverse
 from nelbo.process import forward
 from nelbo.process.grid import Grid
@@ -96,7 +96,9 @@ class Measured:
         rows = (self.logsnr >= switch)[:, None]
         cost = StepCost(self.logsnr, torch.where(rows, a.cost.nats, b.cost.nats))
         note = f"{fine.value} at log-SNR ≥ {switch:.3g}, {coarse.value} below"
-        return Found(Hybrid(a.policy, b.policy, switch), cost, "; ".join(n for n in (note, a.note, b.note) if n))
+        return Found(
+            HybridVariance(a.policy, b.policy, switch), cost, "; ".join(n for n in (note, a.note, b.note) if n)
+        )
 
 
 @dataclass(frozen=True, eq=False)

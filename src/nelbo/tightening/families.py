@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nelbo.model.basis import Basis, Pixel
-from nelbo.model.fitted import Fitted, FittedVariance
+from nelbo.model.fitted.basis import Basis, Pixel
+from nelbo.model.fitted.variance import Fitted, FittedVariance
 from nelbo.process.levels import Levels
 from nelbo.process.prediction import Prediction
 from nelbo.tightening.steps import LOG_W, StepCost, expected

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from nelbo.bound.problem import Problem
 from nelbo.errors import UsageError
-from nelbo.model.basis import MIN_SIDE, Basis, Cosine, Pixel, Reflections
 from nelbo.model.diffusion import DiffusionModel
+from nelbo.model.fitted.basis import MIN_SIDE, Basis, Cosine, Pixel, Reflections
 from nelbo.model.reverse import LearnedLog, LearnedRange
 from nelbo.tightening.families import BASIS_FOLDS, Diagonal, Family, Fitter, fitter
 from nelbo.tightening.regressions import Learned, Local, Map

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from nelbo.maths import random
-from nelbo.model.basis import Cosine
-from nelbo.model.fitted import FittedRange, said
-from nelbo.model.local import LocalVariance, energies, folded
-from nelbo.model.log_linear import CLIP
-from nelbo.model.mapped import MapVariance, surroundings
+from nelbo.model.fitted.basis import Cosine
+from nelbo.model.fitted.local import LocalVariance, by_block, energies
+from nelbo.model.fitted.log_linear import CLIP
+from nelbo.model.fitted.pixel_map import MapVariance, surroundings
+from nelbo.model.fitted.variance import CalibratedVariance, predicted_log_variance
 from nelbo.process.levels import Levels
 from nelbo.tightening import regress
 from nelbo.tightening.families import FOLDS, Diagonal, Fitter, Found, Seen
@@ -144,12 +144,12 @@ class Local(Regression):
         super().__init__(base, seed)
         assert isinstance(base.basis, Cosine)
         self.basis, self.floor = base.basis, floor
-        there = folded(self.basis, torch.ones(1, *self.shape))
+        there = by_block(self.basis, torch.ones(1, *self.shape))
         self.coordinates = there[0].sum((-1, -2)).flatten().double()
         self.whole = there[0].amin((0, 1, 2)).flatten().nonzero()[:, 0]  # blocks that are not cut short
 
     def take(self, seen: Seen) -> None:
-        square = folded(self.basis, self.basis.coordinates(seen.error)).square()
+        square = by_block(self.basis, self.basis.coordinates(seen.error)).square()
         features = (f.expand(square.shape).flatten(1, 3) for f in self._features(seen))
         self.keep_of(features, square.flatten(1, 3), self.drawn(seen, self.whole, ROWS), seen.fold)
 
@@ -191,7 +191,7 @@ class Map(Regression):
 
 
 class Learned(Regression):
-    """`FittedRange`: one regression on what the network says of its own variance."""
+    """`CalibratedVariance`: one regression on what the network says of its own variance."""
 
     def __init__(self, base: Diagonal, logarithmic: bool, seed: int):
         super().__init__(base, seed)
@@ -200,7 +200,7 @@ class Learned(Regression):
         self.coordinates = torch.tensor([float(len(self.places))], dtype=torch.float64)
 
     def take(self, seen: Seen) -> None:
-        feature = said(seen.prediction, self.logarithmic).flatten(1)[:, None]
+        feature = predicted_log_variance(seen.prediction, self.logarithmic).flatten(1)[:, None]
         square = seen.error.flatten(1)[:, None].square()
         self.keep_of([feature], square, self.drawn(seen, self.places, 4 * ROWS), seen.fold)
 
@@ -211,5 +211,5 @@ class Learned(Regression):
         offset = tables["w"][:, 0, 0] - slope * tables["centre"][:, 0, 0]
         rows = (-1, *(1,) * len(self.shape))
         mean = self.base.moments().mean(1)
-        policy = FittedRange(self.logsnr, offset.reshape(rows), slope.reshape(rows), mean, self.logarithmic)
+        policy = CalibratedVariance(self.logsnr, offset.reshape(rows), slope.reshape(rows), mean, self.logarithmic)
         return Found(policy, cost)

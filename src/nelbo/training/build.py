@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 
 from nelbo.errors import UsageError
-from nelbo.model.decoder import Categorical, ContinuousGaussian, Decoder, DiscretizedGaussian, NetworkCategorical
+from nelbo.model.decoder import (
+    Categorical,
+    ContinuousGaussian,
+    Decoder,
+    DiscretizedGaussian,
+    NetworkCategorical,
+    Spread,
+)
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.domain import DataDomain
 from nelbo.model.examples import Examples
@@ -16,12 +23,12 @@ from nelbo.model.folder import make_denoiser
 from nelbo.model.mixture import NetworkMixture, outputs, start_weights
 from nelbo.model.prior import GaussianPrior
 from nelbo.model.reverse import Clip, Reverse, Variance, parse_variance
-from nelbo.model.spread import Spread
 from nelbo.nets.build import time_input
 from nelbo.process import grid as grids
 from nelbo.process import schedule as schedules
 from nelbo.process.schedule import Schedule, Table
 from nelbo.training.config import TrainConfig
+from nelbo.training.criterion import make_objective
 from nelbo.typing import Json, Shape
 
 _KINDS = {"categorical": "categorical", "mixture": "mixture", "plain": "network"}
@@ -40,14 +47,14 @@ def build_model(examples: Examples, settings: TrainConfig, rows: Tensor | None =
     """
     domain = _domain(examples, settings, rows)
     examples = _looked_at(examples, domain, rows)
-    schedule = _schedule(settings)
+    schedule = schedules.named(settings.schedule.name, settings.schedule.model_dump())
     head = settings.net.head
     beside = head == "plain" and settings.decoder == "mixture"
     if head != "plain" and not domain.discrete:
         raise UsageError(f"a {head} head was asked for on real-valued data", "use --set net.head=plain")
     if beside and not domain.discrete:
         raise UsageError("a mixture over codes was asked for on real-valued data", "use --set decoder=plain")
-    if (head != "plain" or beside) and not settings.objective.objective(1.0).trains_decoder:
+    if (head != "plain" or beside) and not make_objective(settings.objective, 1.0).trains_decoder:
         own = "a decoder of mixtures is the network's own" if beside else f"a {head} head is its own decoder"
         other = "decoder=histogram" if beside else "net.head=plain"
         raise UsageError(
@@ -165,15 +172,6 @@ def _domain(examples: Examples, settings: TrainConfig, rows: Tensor | None) -> D
             "say it: --set bins=256",
         )
     return DataDomain(shape, bins)
-
-
-def _schedule(settings: TrainConfig) -> Schedule:
-    s = settings.schedule
-    if s.name == "logsnr_linear":
-        return schedules.logsnr_linear(s.logsnr_max, s.logsnr_min)
-    if s.name == "learned":
-        return schedules.learned(s.logsnr_max, s.logsnr_min, s.segments)
-    return schedules.linear(s.T) if s.name == "linear" else schedules.cosine(s.T)
 
 
 def _net_settings(examples: Examples, settings: TrainConfig, domain: DataDomain, learned: bool) -> Json:

@@ -1,8 +1,8 @@
-"""Checkpoints of a run: everything that step k + 1 needs, one file a checkpoint, written whole or not at all.
+"""Checkpoints of a run: everything that step k + 1 needs, one file a checkpoint, written completely or not at all.
 
-Batches, noise and dropout are keyed by the step, so there is no generator to save: weights, their average, the
-optimiser and the step are all of the state. Behind the archive that torch writes stands its SHA-256, because reading
-the archive does not notice a bit that has turned over.
+Batches, noise and dropout are keyed by the step, so there is no generator to save: weights, their average, optimiser,
+criterion and step are the whole state. The SHA-256 of the archive that torch writes is appended to it, because reading
+the archive does not detect a flipped bit.
 """
 
 from __future__ import annotations
@@ -15,20 +15,23 @@ from typing import Any
 
 import torch
 
+from nelbo.errors import UsageError
 from nelbo.files import write_atomic
+from nelbo.typing import Json
 
 KEEP = 2
-DIGEST = hashlib.sha256().digest_size
-
-
+"""Checkpoints that are kept: the one before the newest serves where the newest is damaged."""
+FREE = ("log_every", "checkpoint_every", "tracker")
+"""Settings that may differ when a run is continued: they do not change its weights."""
 UNREADABLE = (RuntimeError, OSError, EOFError, KeyError, ValueError, pickle.UnpicklingError)
-"""What reading a damaged file may raise."""
+"""Errors that reading a damaged file may raise."""
+_DIGEST = hashlib.sha256().digest_size
 
 
 def save(folder: Path, state: dict[str, Any]) -> Path:
-    """Write `state` (tensors and plain values, with its `step`) to folder/step-XXXXXXXX.pt; the last KEEP stay.
+    """Write `state` (tensors and plain values, with its `step`) to folder/step-XXXXXXXX.pt; the newest KEEP are kept.
 
-    Errors: OSError naming the file, as where the disk is full; the checkpoints that are there stay.
+    Errors: OSError naming the file, as where the disk is full; existing checkpoints are kept.
     """
     path = write(folder / f"step-{state['step']:08d}.pt", state)
     for old in sorted(folder.glob("step-*.pt"))[:-KEEP]:
@@ -37,33 +40,50 @@ def save(folder: Path, state: dict[str, Any]) -> Path:
 
 
 def write(path: Path, state: dict[str, Any]) -> Path:
-    """Write `state` to `path`, whole or not at all. Errors: OSError naming the file."""
+    """Write `state` to `path`, completely or not at all. Errors: OSError naming the file."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     return write_atomic(path, buffer.getvalue() + hashlib.sha256(buffer.getvalue()).digest())
 
 
 def newest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
-    """The newest state that can be read whole (None where there is none), and a line for each file passed over."""
-    passed = []
+    """The newest state that can be read (None where there is none), and a message for each file that cannot."""
+    messages = []
     for path in sorted(folder.glob("step-*.pt"), reverse=True):
         try:
-            return read(path), passed
+            return read(path), messages
         except UNREADABLE as error:
-            passed.append(f"checkpoint {path} cannot be read ({type(error).__name__}); trying the one before")
-    return None, passed
+            messages.append(f"checkpoint {path} cannot be read ({type(error).__name__}); trying the one before")
+    return None, messages
 
 
 def tidy(folder: Path) -> None:
-    """Remove what a process that was killed while it wrote has left half written."""
-    for left in folder.glob(".nelbo-*.tmp"):
-        left.unlink(missing_ok=True)
+    """Remove unfinished files of processes that were killed while they wrote."""
+    for unfinished in folder.glob(".nelbo-*.tmp"):
+        unfinished.unlink(missing_ok=True)
 
 
 def read(path: Path) -> dict[str, Any]:
     """The state in `path`, on the CPU; runs no code. Errors: those of `UNREADABLE`."""
     content = path.read_bytes()
-    archive, digest = content[:-DIGEST], content[-DIGEST:]
+    archive, digest = content[:-_DIGEST], content[-_DIGEST:]
     if hashlib.sha256(archive).digest() != digest:
         raise ValueError("its bytes are not those that were written")
     return torch.load(io.BytesIO(archive), weights_only=True, map_location="cpu")
+
+
+def check_identity(saved: Json, current: Json, out: Path) -> None:
+    """That a checkpoint is of this run: the same data and settings but for those in FREE. Errors: UsageError."""
+    for part, data in {"data": "other data", "validation": "other validation data"}.items():
+        if saved[part] != current[part]:
+            raise UsageError(
+                f"the checkpoints in {out} are of a run on {data}", "give the same --data, or another --out"
+            )
+    changed = [k for k in current["config"] if k not in FREE and saved["config"].get(k) != current["config"][k]]
+    if changed:
+        key = changed[0]
+        raise UsageError(
+            f"the checkpoints in {out} are of a run with {key} = {saved['config'].get(key)!r}, "
+            f"not {current['config'][key]!r}",
+            "give the same configuration, or another --out",
+        )

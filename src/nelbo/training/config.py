@@ -8,13 +8,32 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from nelbo.errors import UsageError
-from nelbo.training.objective_config import ObjectiveConfig
-from nelbo.training.strict import Strict as _Strict
-from nelbo.training.strict import named as _named
+from nelbo.process.schedule import TRAINABLE
 from nelbo.typing import Json
+
+# The docstrings of the tables are descriptions in the JSON schema of a configuration file.
+
+
+class _Strict(BaseModel):
+    """A frozen pydantic model that refuses keys it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _named(value: Any) -> Any:
+    """`"bound"` stands for `{"name": "bound"}`."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+def _schedule_name(name: str) -> str:
+    if name in TRAINABLE:
+        return name
+    *others, last = map(repr, TRAINABLE)
+    raise PydanticCustomError("unknown_name", "Input should be {names}", {"names": f"{', '.join(others)} or {last}"})
 
 
 class Precision(enum.Enum):
@@ -82,6 +101,20 @@ class NetConfig(_Strict):
         return {**own, "settings": {**own.get("settings", {}), **rest}} if rest else own
 
 
+class ObjectiveConfig(_Strict):
+    """What is minimised, by `name`, and how times are drawn (`t`).
+
+    bound: the bound. sigmoid, edm_monotone: the bound weighed over noise levels. simple: L_simple. min_snr: L_simple
+    with weights min(SNR, gamma)/SNR. hybrid: L_simple + vlb_weight · bound, for variance=learned_range.
+    """
+
+    name: Literal["bound", "sigmoid", "edm_monotone", "simple", "min_snr", "hybrid"] = "bound"
+    t: Literal["uniform", "low_discrepancy", "importance"] = "low_discrepancy"
+    bias: float = Field(default=2.0, description="b of w = sigmoid(b − log-SNR), for sigmoid")
+    gamma: float = Field(default=5.0, gt=0, description="of min_snr")
+    vlb_weight: float = Field(default=0.001, ge=0, description="of hybrid: the bound's weight, in bits/dim")
+
+
 class ScheduleConfig(_Strict):
     """The log-SNR law: `logsnr_linear` from `logsnr_max` to `logsnr_min`, or DDPM's tables `linear`, `cosine` (T).
 
@@ -89,7 +122,9 @@ class ScheduleConfig(_Strict):
     trained along with the network.
     """
 
-    name: Literal["logsnr_linear", "learned", "linear", "cosine"] = "logsnr_linear"
+    name: Annotated[str, AfterValidator(_schedule_name)] = Field(
+        default="logsnr_linear", json_schema_extra={"enum": [*TRAINABLE]}
+    )
     logsnr_max: float = 5.0
     logsnr_min: float = -6.0
     T: int = Field(default=1000, ge=2)
@@ -179,13 +214,7 @@ def check_config(settings: Json | TrainConfig | None) -> TrainConfig:
         if first["type"] == "extra_forbidden":
             owner: Any = TrainConfig
             for part in first["loc"][:-1]:
-                parts = {
-                    "net": NetConfig,
-                    "schedule": ScheduleConfig,
-                    "objective": ObjectiveConfig,
-                    "validation": ValidationConfig,
-                }
-                owner = parts.get(str(part), owner)
+                owner = owner.model_fields[str(part)].annotation
             known = ", ".join(owner.model_fields)
             raise UsageError(f"unknown configuration key {key!r}", f"choose one of: {known}") from None
         problem = f"configuration key {key} = {first['input']!r}: {first['msg'].lower()}"
@@ -194,8 +223,8 @@ def check_config(settings: Json | TrainConfig | None) -> TrainConfig:
 
 def schema() -> Json:
     """The JSON schema of a configuration file (draft 2020-12)."""
-    found = TrainConfig.model_json_schema()
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found, "title": "nelbo train"}
+    keys = TrainConfig.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **keys, "title": "nelbo train"}
 
 
 def _put(settings: Json, path: list[str], value: Any) -> None:

@@ -1,11 +1,11 @@
-"""Criterion: an objective with its way of drawing times and, where the schedule is trained, that schedule.
+"""Criterion: an objective with its sampling of times and, where the schedule is trained, that schedule.
 
-All that a run must remember beside network, optimiser and step is its `state_dict`: the density that importance
-sampling has learned, and the parameters of the schedule. A step is
+Its `state_dict` is what a run must keep beside network, optimiser and step: the density of importance sampling, and the
+parameters of the schedule. A step is
 
-    parts = criterion(model, target, seed, step, places)      # "loss" is what to call backward on
-    parts["loss"].backward();  criterion.after_backward()     # once a micro-batch
-    criterion.end_of_step(total)                              # once a step, before the optimiser moves
+    losses = criterion(model, batch)                              # "loss" is minimised
+    losses["loss"].backward();  criterion.after_backward()        # once a micro-batch
+    criterion.end_of_step(total)                                  # once a step, before the optimiser's step
 """
 
 from __future__ import annotations
@@ -16,67 +16,93 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from nelbo.errors import UsageError
 from nelbo.model.diffusion import DiffusionModel
-from nelbo.training.batches import Places
-from nelbo.training.learned_schedule import LearnedLaw
-from nelbo.training.objective import Batch, Losses, Objective, averaged
-from nelbo.training.times import Times
-from nelbo.typing import Condition
+from nelbo.training.config import ObjectiveConfig, TrainConfig
+from nelbo.training.data import Batch
+from nelbo.training.objective import (
+    BoundObjective,
+    HybridObjective,
+    Losses,
+    NoisedBatch,
+    Objective,
+    SimpleObjective,
+)
+from nelbo.training.schedule import TrainableSchedule
+from nelbo.training.times import TimeSampler, TimeSampling
+from nelbo.training.weighting import EDMMonotone, Flat, MinSNR, Sigmoid
 
 
 class Criterion(nn.Module):
-    """What a run minimises. `law` is None unless the schedule is trained; its parameters are `self.parameters()`."""
+    """What a run minimises. law: the schedule, where it is trained. `self.parameters()` are those of the schedule."""
 
-    def __init__(self, objective: Objective, times: Times, law: LearnedLaw | None = None):
+    def __init__(self, objective: Objective, times: TimeSampler | None = None, law: TrainableSchedule | None = None):
         super().__init__()
-        self.objective, self.times, self.law = objective, times, law
-        self._last: tuple[Batch, Losses] | None = None
+        self.objective, self.times, self.law = objective, times or TimeSampler(), law
+        self._last: tuple[NoisedBatch, Losses] | None = None
 
-    def forward(
-        self,
-        model: DiffusionModel,
-        target: Tensor,
-        seed: int,
-        step: int,
-        places: Places | None = None,
-        condition: Condition | None = None,
-        report: bool = True,
-    ) -> dict[str, Tensor]:
-        """Scalars of the batch `target` (b, *shape) at `places` of step `step`: `loss`, and its parts by name
-        where there are several.
+    def forward(self, model: DiffusionModel, batch: Batch) -> dict[str, Tensor]:
+        """Scalars: `loss`, and its terms by name where there are several.
 
-        report: whether terms that nothing trained changes are wanted all the same; they are else 0.
-
-        The losses of the parts of a batch add up to that of the whole. Noise is keyed by (seed, step, place). The
-        network must be called without clipping x̂, which has no gradient outside: a clip of the model is left out here.
+        The losses of the parts of a batch add up to that of the whole. A clip of x̂ has no gradient outside its range,
+        so the model is used without it.
         """
         if model.reverse.clip is not None:
             model = dataclasses.replace(model, reverse=dataclasses.replace(model.reverse, clip=None))
-        batch = Batch.of(model, target, seed, step, places, condition, self.times, report)
-        losses = self.objective.losses(model, batch, self.law)
-        self._last = batch, losses
-        parts = averaged(losses, batch)
-        if len(parts) == 1:
-            return {"loss": parts[losses.name]}
-        return {"loss": torch.stack([p.double() for p in parts.values()]).sum(), **parts}
+        noised = NoisedBatch.draw(model, batch, self.times)
+        losses = self.objective.losses(model, noised, self.law)
+        self._last = noised, losses
+        mean = noised.mean(losses.per_example)
+        if not losses.terms:
+            return {"loss": mean}
+        terms = {losses.name: mean, **losses.terms}
+        return {"loss": torch.stack([term.double() for term in terms.values()]).sum(), **terms}
 
     def after_backward(self) -> None:
         """Learn from the losses of the last call; after the backward pass of its `loss`."""
         if self._last is None:
             return
-        batch, losses = self._last
-        self.times.observe(batch.unit, losses.each)
+        noised, losses = self._last
+        self.times.observe(noised.unit, losses.per_example)
         if self.law is not None:
-            self.law.backward(losses.each)
+            self.law.backward(losses.per_example)
         self._last = None
 
     def end_of_step(self, total: Callable[[Tensor], Tensor] = lambda value: value) -> None:
         """After all parts of a step. total: sums a tensor over processes."""
-        self.times.learn(total)
+        self.times.update(total)
         for p in self.parameters():
             if p.grad is not None:
                 p.grad = total(p.grad)
 
     def frozen(self, model: DiffusionModel) -> DiffusionModel:
-        """`model` with the schedule as it was learned."""
+        """`model` with the schedule as it is now."""
         return model if self.law is None else dataclasses.replace(model, schedule=self.law.frozen())
+
+
+def make_criterion(settings: TrainConfig) -> Criterion:
+    """The criterion of a run. Errors: UsageError where objective and schedule do not fit."""
+    law = None
+    o, s = settings.objective, settings.schedule
+    if s.name == "learned":
+        if o.name != "bound" or o.t == "importance":
+            raise UsageError(
+                f"a learned schedule with objective.name = {o.name!r} and objective.t = {o.t!r}",
+                "its shape reduces the variance of the bound in the way in which importance sampling of t does: use "
+                "--set objective=bound --set objective.t=low_discrepancy, or another schedule",
+            )
+        law = TrainableSchedule(s.logsnr_max, s.logsnr_min, s.segments, s.fixed_ends)
+    objective = make_objective(o, settings.reconstruction_share)
+    return Criterion(objective, TimeSampler(TimeSampling(o.t)), law)
+
+
+def make_objective(settings: ObjectiveConfig, reconstruction_share: float) -> Objective:
+    """The objective that the settings name."""
+    return {
+        "bound": BoundObjective(Flat(), reconstruction_share),
+        "sigmoid": BoundObjective(Sigmoid(settings.bias), reconstruction_share),
+        "edm_monotone": BoundObjective(EDMMonotone(), reconstruction_share),
+        "simple": SimpleObjective(),
+        "min_snr": SimpleObjective(MinSNR(settings.gamma)),
+        "hybrid": HybridObjective(settings.vlb_weight),
+    }[settings.name]

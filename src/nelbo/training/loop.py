@@ -1,10 +1,13 @@
-"""The training loop: steps, bounds on held-out examples, checkpoints, and how a run ends."""
+"""The training loop: steps, validation, checkpoints, and how a run ends."""
 
 from __future__ import annotations
 
 import json
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,17 +23,16 @@ from nelbo.model.examples import Examples
 from nelbo.training import checkpoint
 from nelbo.training.build import build_model
 from nelbo.training.config import TrainConfig, check_config
-from nelbo.training.feed import Feed
-from nelbo.training.interrupt import deferred
+from nelbo.training.data import Loader, TrainingData, split
+from nelbo.training.log import Log, SilentLog
 from nelbo.training.recipe import with_recipe
-from nelbo.training.record import Log, Silent
-from nelbo.training.run import Run
-from nelbo.training.split import Split, split
+from nelbo.training.trainer import Trainer
 from nelbo.training.validation import Validation
 from nelbo.typing import Json
-from nelbo.workers import Alone, Workers
+from nelbo.workers import Run, Workers
 
 Progress = Callable[[Json], None]
+Message = Callable[[str], None]
 
 
 def train(
@@ -40,10 +42,9 @@ def train(
     *,
     validation: Examples | None = None,
     resume: bool = False,
-    device: str | torch.device | None = None,
     progress: Progress | None = None,
-    message: Callable[[str], None] | None = None,
-    workers: Workers | None = None,
+    message: Message | None = None,
+    run: Run | None = None,
 ) -> DiffusionModel:
     """Train a model on `examples`, write it to the folder `out`, and return it (with the averaged weights).
 
@@ -51,60 +52,62 @@ def train(
     the place of a part of `examples`. resume: continue from the newest checkpoint in out/checkpoints, to the same
     result, bit for bit on the same machine, as a run that was never stopped. progress: called with a record a step
     (step, steps, and every `log_every` steps loss, diffusion, reconstruction, prior in bits/dim, lr, seconds; or bound,
-    standard_error, nfe, best). message: called with lines a person should read. workers: the processes that share the
-    run (`nelbo.runtime.workers()`), each of which calls this with the same arguments.
+    standard_error, nfe, best). message: called with lines for a person to read. run: its device, and the workers that
+    share the run (`nelbo.runtime.workers()`), each of which calls this with the same arguments; seed, batch size and
+    precision are settings of `config`.
 
     Ctrl-C or SIGTERM finishes the step, saves a checkpoint and raises Interrupted; a second Ctrl-C does not wait.
     Errors: UsageError, DomainError, NumericalError (a loss that is not finite), DataError, WorkerError, OSError (no
-    space left); the last checkpoint stays.
+    space left); the last checkpoint is kept.
     """
-    out, settings, workers = Path(out), check_config(with_recipe(config, examples)), workers or Alone()
-    say = message if message is not None and workers.rank == 0 else (lambda line: None)
+    out, settings, run = Path(out), check_config(with_recipe(config, examples)), run or Run()
+    device, workers = torch.device(run.device or "cpu"), run.workers
+    if message is None or workers.rank != 0:
+        message = _silent
     if (out / "model.json").exists() and not resume:
         raise UsageError(f"{out} already holds a model", "continue it with --resume, or choose another folder")
-    place = torch.device(device or "cpu")
-    parts = split(examples, validation, settings)
-    model = build_model(examples, settings, parts.rows)
-    feed = Feed(parts.checked(model), parts.rows, settings, place, parts.condition)
+    data = split(examples, validation, settings)
+    model = build_model(examples, settings, data.rows)
+    loader = Loader(data.checked(model), data.rows, settings, device, data.condition)
     try:
-        run = Run(model, feed, settings, place, workers)
+        trainer = Trainer(model, loader, settings, workers)
         watch = Validation(
-            settings.validation, parts.held_out, parts.held_out_condition, settings.seed, place, workers,
-            out / "checkpoints",
+            settings.validation, data.held_out, data.held_out_condition,
+            replace(run, device=device, seed=settings.seed), out / "checkpoints",
         )  # fmt: skip
-        identity = {"config": settings.model_dump(mode="json"), **parts.fingerprints}
+        identity = {"config": settings.model_dump(mode="json"), **data.fingerprints}
         with _private_generator():
-            return _trained(run, watch, parts, identity, out, resume, progress, say)
+            if resume:
+                _restore(trainer, watch, identity, out, message)
+            return _run(trainer, watch, data, identity, out, progress, message)
     finally:
-        feed.close()
+        loader.close()
 
 
-def _trained(
-    run: Run,
+def _run(
+    trainer: Trainer,
     watch: Validation,
-    parts: Split,
+    data: TrainingData,
     identity: Json,
     out: Path,
-    resume: bool,
     progress: Progress | None,
-    say: Callable[[str], None],
+    message: Message,
 ) -> DiffusionModel:
-    settings, workers = run.settings, run.workers
+    """All steps from where the trainer is, with bounds and checkpoints on the way; then the model is saved."""
+    settings, workers = trainer.settings, trainer.workers
     checkpoints = out / "checkpoints"
-    if resume:
-        _restore(run, watch, identity, out, say)
 
     def save() -> None:
         if workers.rank == 0:
-            checkpoint.save(checkpoints, {**run.state(), "validation": watch.state(), "identity": identity})
+            checkpoint.save(checkpoints, {**trainer.state(), "validation": watch.state(), "identity": identity})
 
-    with _log(run, watch, out) as log, deferred(workers) as stop:
+    with _log(trainer, watch, out) as log, deferred_signals(workers) as stop:
         try:
             while not watch.exhausted:
-                if watch.due(run.step):
-                    record = watch.run(run.averaged, run.step, settings.steps)
-                elif run.step < settings.steps:
-                    record = run.advance()
+                if watch.due(trainer.step):
+                    record = watch.evaluate(trainer.averaged, trainer.step, settings.steps)
+                elif trainer.step < settings.steps:
+                    record = trainer.advance()
                 else:
                     break
                 log.write(record)
@@ -112,53 +115,84 @@ def _trained(
                     progress(record)
                 if stop():
                     raise KeyboardInterrupt
-                if "bound" not in record and run.step % settings.checkpoint_every == 0 and run.step < settings.steps:
+                due = trainer.step % settings.checkpoint_every == 0 and trainer.step < settings.steps
+                if due and "bound" not in record:
                     save()
         except KeyboardInterrupt:
             save()
-            workers.gather(torch.empty(0, 1, dtype=torch.float64))  # a launcher ends all where one has left
+            _wait(workers)
             raise Interrupted(
-                f"training was stopped after step {run.step} of {settings.steps}; a checkpoint is in {checkpoints}",
+                f"training was stopped after step {trainer.step} of {settings.steps}; a checkpoint is in {checkpoints}",
                 "the same command with --resume continues it",
             ) from None
         if watch.exhausted:
-            say(f"stopped early after step {run.step} of {settings.steps}: {watch.since} bounds were no better")
+            message(f"stopped early after step {trainer.step} of {settings.steps}: {watch.since} bounds were no better")
         save()
-        workers.gather(torch.empty(0, 1, dtype=torch.float64))
-        finished = run.finished(watch.chosen(say), _provenance(run, watch, parts), parts.hashes)
+        _wait(workers)
+        model = trainer.finished(watch.best_weights(message), _provenance(trainer, watch, data), data.hashes)
         if workers.rank == 0:
-            model_folder.save(finished, out)
-    return finished
+            model_folder.save(model, out)
+    return model
 
 
-def _restore(run: Run, watch: Validation, identity: Json, out: Path, say: Callable[[str], None]) -> None:
-    """Go on from the newest checkpoint that is whole, where there is one."""
-    state, passed = checkpoint.newest(out / "checkpoints")
-    for line in passed:
-        say(line)
+def _wait(workers: Workers) -> None:
+    """Until all processes are here: a launcher ends the others where one has left."""
+    workers.gather(torch.empty(0, 1, dtype=torch.float64))
+
+
+def _silent(line: str) -> None:
+    pass
+
+
+def _restore(trainer: Trainer, watch: Validation, identity: Json, out: Path, message: Message) -> None:
+    """Continue from the newest checkpoint that can be read, where there is one."""
+    state, unreadable = checkpoint.newest(out / "checkpoints")
+    for line in unreadable:
+        message(line)
     if state is None:
-        say(f"no checkpoint in {out / 'checkpoints'}: starting from the beginning")
-        run.agree()
+        message(f"no checkpoint in {out / 'checkpoints'}: starting from the beginning")
+        trainer.check_agreement()
         return
-    _check_identity(state["identity"], identity, out)
-    run.restore(state)
+    checkpoint.check_identity(state["identity"], identity, out)
+    trainer.restore(state)
     watch.restore(state["validation"])
-    run.agree()
-    say(f"continuing after step {run.step} of {run.settings.steps}")
+    trainer.check_agreement()
+    message(f"continuing after step {trainer.step} of {trainer.settings.steps}")
 
 
-def _log(run: Run, watch: Validation, out: Path) -> Log:
-    """The log of this process, in a folder that is made ready for it."""
-    if run.workers.rank != 0:
-        return Silent()
+def _log(trainer: Trainer, watch: Validation, out: Path) -> Log:
+    """The log of this process; rank 0 prepares the folder."""
+    if trainer.workers.rank != 0:
+        return SilentLog()
     out.mkdir(parents=True, exist_ok=True)
     checkpoint.tidy(out / "checkpoints")
     checkpoint.tidy(out)
-    resolved = run.settings.model_dump(mode="json")
+    resolved = trainer.settings.model_dump(mode="json")
     write_atomic(out / "config.json", json.dumps(resolved, indent=1) + "\n")
-    name = run.settings.tracker
+    name = trainer.settings.tracker
     tracker = None if name is None else runtime.tracker(name, out, resolved)
-    return Log(out / "log.jsonl", run.step, watch.at, tracker)
+    return Log(out / "log.jsonl", trainer.step, watch.at, tracker)
+
+
+def _provenance(trainer: Trainer, watch: Validation, data: TrainingData) -> Json:
+    settings = trainer.settings
+    provenance: Json = {
+        "trained_by": f"nelbo {__version__}",
+        "torch": torch.__version__,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "data": data.describe(),
+        "config": settings.model_dump(mode="json"),
+        "seconds": round(trainer.seconds, 1),
+    }
+    if trainer.step < settings.steps:
+        provenance["stopped_after"] = trainer.step
+    if watch.best is not None:
+        provenance["validation"] = {**watch.best, "keep": settings.validation.keep.value}
+    if settings.augment:
+        provenance["augmentation"] = [change.value for change in settings.augment]
+    if trainer.workers.size > 1:
+        provenance["processes"] = trainer.workers.size
+    return provenance
 
 
 @contextmanager
@@ -171,43 +205,33 @@ def _private_generator() -> Iterator[None]:
         torch.random.set_rng_state(state)
 
 
-FREE = ("log_every", "checkpoint_every", "tracker")
-"""Settings that a run may be continued with other values of: they do not change its weights."""
+@contextmanager
+def deferred_signals(workers: Workers) -> Iterator[Callable[[], bool]]:
+    """Ctrl-C and SIGTERM wait for the end of a step. Yields a function that says whether to stop, after the same step
+    on every process; all of them call it, or none.
 
+    In a single process a second signal does not wait. Of several processes none stops before the others know: a
+    launcher may pass one Ctrl-C on more than once. Errors (of the function): WorkerError where a process has ended.
+    """
+    received: list[int] = []
 
-def _check_identity(saved: Json, current: Json, out: Path) -> None:
-    what = {"data": "other data", "validation": "other validation data"}
-    for part, words in what.items():
-        if saved[part] != current[part]:
-            raise UsageError(
-                f"the checkpoints in {out} are of a run on {words}", "give the same --data, or another --out"
-            )
-    changed = [k for k in current["config"] if k not in FREE and saved["config"].get(k) != current["config"][k]]
-    if changed:
-        key = changed[0]
-        raise UsageError(
-            f"the checkpoints in {out} are of a run with {key} = {saved['config'].get(key)!r}, "
-            f"not {current['config'][key]!r}",
-            "give the same configuration, or another --out",
-        )
+    def on_signal(number: int, frame: object) -> None:
+        if received and workers.size == 1:
+            raise KeyboardInterrupt
+        received.append(number)
 
+    def stop() -> bool:
+        if workers.size == 1:
+            return bool(received)
+        rows = workers.gather(torch.tensor([[float(bool(received))]], dtype=torch.float64))
+        return any(bool(row[0, 0]) for row in rows)
 
-def _provenance(run: Run, watch: Validation, parts: Split) -> Json:
-    settings = run.settings
-    said: Json = {
-        "trained_by": f"nelbo {__version__}",
-        "torch": torch.__version__,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "data": parts.describe(),
-        "config": settings.model_dump(mode="json"),
-        "seconds": round(run.seconds, 1),
-    }
-    if run.step < settings.steps:
-        said["stopped_after"] = run.step
-    if watch.best is not None:
-        said["validation"] = {**watch.best, "keep": settings.validation.keep.value}
-    if settings.augment:
-        said["augmentation"] = [change.value for change in settings.augment]
-    if run.workers.size > 1:
-        said["processes"] = run.workers.size
-    return said
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -63,8 +63,8 @@ class Sigmoid(Weighting):
 class EDMMonotone(Weighting):
     """w(λ) = w_EDM(max(λ, λ*))/w_EDM(λ*), w_EDM(λ) = N(λ; 2.4, 2.4²) (e^−λ + ½²), λ* where w_EDM is largest.
 
-    w_EDM is what EDM's loss weighs the noise error with (Karras et al. 2022, table 1: ln σ ~ N(−1.2, 1.2²), σ_data = ½
-    and λ = −2 ln σ); left of its hump it is held at its top (Kingma & Gao 2023, §5 and app. D).
+    w_EDM is the weight of the noise error in EDM's loss (Karras et al. 2022, table 1: ln σ ~ N(−1.2, 1.2²), σ_data = ½
+    and λ = −2 ln σ); left of its maximum it is held at the maximum (Kingma & Gao 2023, §5 and app. D).
     """
 
     @equation("weighting-monotone")
@@ -111,7 +111,7 @@ def _peak() -> float:
 
 
 PEAK = _peak()
-"""λ*, the top of EDM's weighting: −3.31."""
+"""λ*, where EDM's weighting is largest: −3.31."""
 
 
 @equation("weighted-loss-elbo-augmentation")

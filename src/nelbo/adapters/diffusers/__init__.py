@@ -1,4 +1,4 @@
-"""diffusers: its folders, pipelines, networks and schedulers as complete models, and the way back.
+"""diffusers: its folders, pipelines, networks and schedulers as complete models, and models as its folders.
 
 `from_diffusers` reads, `save_pretrained` writes. diffusers itself is imported when one of them is called.
 """

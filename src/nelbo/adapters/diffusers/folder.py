@@ -1,22 +1,37 @@
-"""Folders of diffusers: what `save_pretrained` wrote, here or on the hub, and what in them can be scored.
+"""Folders of diffusers, local or on the hub: what they say of a model, and what in them can be evaluated.
 
 model_index.json                     the pipeline's class, and library and class of each component
 scheduler/scheduler_config.json
 unet/ or transformer/                config.json, diffusion_pytorch_model.safetensors
-nelbo.json, nelbo.safetensors        where nelbo wrote the folder: domain, decoder, prior, grid, provenance
+nelbo.json, nelbo.safetensors        if nelbo wrote the folder: domain, decoder, prior, grid, provenance
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from nelbo._version import __version__
 from nelbo.adapters.diffusers.network import NAMES
-from nelbo.errors import ModelFolderError, UsageError
+from nelbo.errors import ModelFolderError, NelboError, UsageError
+from nelbo.files import write_atomic
+from nelbo.model.decoder import Decoder
+from nelbo.model.diffusion import DiffusionModel
+from nelbo.model.domain import DataDomain
+from nelbo.model.prior import Prior
 from nelbo.nets.diffusers import library
+from nelbo.process.grid import Grid
 from nelbo.typing import Json
+
+SCHEMA = "nelbo.diffusers/1"
+EXTRAS, TENSORS = "nelbo.json", "nelbo.safetensors"
 
 NETWORKS = ("unet", "transformer")
 LATENT = ("vae", "vqvae", "movq", "vqgan", "vae_encoder", "vae_decoder")
@@ -41,45 +56,45 @@ def is_hub_id(text: str) -> bool:
 def fetched(name: str, patterns: tuple[str, ...], *, subfolder: str | None, **options: Any) -> Path:
     """The folder of a model on the hub, from the network or the hub's cache, with the files of `patterns`.
 
-    options: `revision`, `local_files_only`. Errors: ModelFolderError, one sentence, where it cannot be had: offline, no
+    options: `revision`, `local_files_only`. Errors: ModelFolderError, one sentence, if it is not available: offline, no
     such model, no access.
     """
     library(f"the model {name!r} of the hub")
     import huggingface_hub
 
-    wanted = [f"{subfolder}/{pattern}" for pattern in patterns] if subfolder else list(patterns)
+    patterns = tuple(f"{subfolder}/{pattern}" for pattern in patterns) if subfolder else patterns
     try:
-        found = Path(huggingface_hub.snapshot_download(name, allow_patterns=wanted, **options))
+        folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=list(patterns), **options))
     except Exception as error:  # whatever the hub, the network or the cache raise
         reason = next(iter(str(error).splitlines()), "")[:200] or type(error).__name__
         raise ModelFolderError(
-            f"there is no folder {name}, and the model {name!r} cannot be had from the hub or its cache: {reason}",
+            f"there is no folder {name}, and the model {name!r} is not available from the hub or its cache: {reason}",
             "check the name and the connection; without a connection give the path of a folder",
         ) from None
-    return found / subfolder if subfolder else found
+    return folder / subfolder if subfolder else folder
 
 
 DESCRIPTION = ("model_index.json", "nelbo.*", "scheduler/*.json", *(f"{place}/*.json" for place in NETWORKS))
-"""What a folder says of its model, without the weights."""
+"""The files that describe the model of a folder, without the weights."""
 
 
 def weights_of(folder: Path) -> tuple[str, ...]:
-    """Patterns of the weights that belong to a description: safetensors, of the network alone."""
+    """Patterns of the weights of the network, safetensors only."""
     place = network_place(folder, _optional(folder / "model_index.json"))
     return (f"{place}/diffusion_pytorch_model*.safetensors",)
 
 
 def described(folder: Path, latents: bool) -> tuple[str, Json, Json]:
-    """(scheduler class, its configuration, what is said of the model) of a folder on this machine.
+    """(scheduler class, its configuration, facts for the provenance) of a folder on this machine.
 
-    latents: whether the user declared real-valued data, so that a latent model may be scored as it is.
-    Errors: ModelFolderError naming the file that is missing or wrong; UsageError for what has no likelihood here.
+    latents: whether the user declared real-valued data, so that the chain of a latent model may be evaluated alone.
+    Errors: ModelFolderError naming the file that is missing or wrong; UsageError for a model without a likelihood.
     """
     index = _optional(folder / "model_index.json")
-    said: Json = {"pipeline": index.get("_class_name")}
+    facts: Json = {"pipeline": index.get("_class_name")}
     latent = next((name for name in LATENT if name in _components(index)), None)
     if latent is not None and not latents:
-        raise UsageError(latent_reason(said["pipeline"], latent), LATENT_HINT)
+        raise UsageError(latent_reason(facts["pipeline"], latent), LATENT_HINT)
     cls = _read(folder / network_place(folder, index) / "config.json").get("_class_name")
     if cls not in NAMES:
         raise UsageError(
@@ -91,16 +106,16 @@ def described(folder: Path, latents: bool) -> tuple[str, Json, Json]:
     name = config.get("_class_name")
     if not isinstance(name, str):
         raise ModelFolderError(f"{path} names no scheduler (_class_name)", "write it with scheduler.save_pretrained")
-    return name, config, said
+    return name, config, facts
 
 
 def network_place(folder: Path, index: Json) -> str:
-    """The name of the network's own folder. Errors: ModelFolderError where there is none."""
+    """The name of the network's sub-folder. Errors: ModelFolderError if there is none."""
     place = next((name for name in NETWORKS if name in _components(index) or (folder / name).is_dir()), None)
     if place is None:
         what = f"the pipeline {index.get('_class_name')}" if index else f"the folder {folder}"
         raise ModelFolderError(
-            f"{what} has no network named {' or '.join(NETWORKS)} with a scheduler beside it",
+            f"{what} has no network named {' or '.join(NETWORKS)} next to a scheduler",
             "give the whole folder of a pipeline; a network alone goes with its scheduler: "
             "nelbo.from_diffusers((network, scheduler))",
         )
@@ -112,7 +127,7 @@ def _components(index: Json) -> Json:
 
 
 LATENT_HINT = (
-    "to score the latents themselves, as a density, give scaled latents as data and say "
+    "to evaluate the latents themselves, as a density, give scaled latents as data and choose "
     "from_diffusers(…, bins=None), or --decoder continuous_gaussian"
 )
 
@@ -121,12 +136,12 @@ def latent_reason(pipeline: str | None, component: str) -> str:
     """Why a latent model is refused."""
     return (
         f"{pipeline or 'the pipeline'} is a latent model: its chain runs over what its {component!r} makes of an "
-        "image, and the bound of the image itself needs that part too, which is not scored here"
+        "image, and the bound of the image itself needs that part too, which is not evaluated here"
     )
 
 
 def network_of(folder: Path) -> Any:
-    """The network of a folder with its weights; every weight must be in the file, and nothing else."""
+    """The network of a folder with its weights; the file must contain exactly its weights."""
     folder = folder / network_place(folder, _optional(folder / "model_index.json"))
     cls = _read(folder / "config.json")["_class_name"]
     diffusers = library(f"the folder {folder}")
@@ -150,17 +165,75 @@ def network_of(folder: Path) -> Any:
     return net.eval()
 
 
+def write_extras(model: DiffusionModel, folder: Path) -> None:
+    """Write nelbo.json, and nelbo.safetensors if there are tensors.
+
+    They hold what the format of diffusers has no place for: domain, grid, decoder, prior, provenance, and the hashes of
+    the training examples. Schedule, variance, clipping and output are in the scheduler's configuration.
+    """
+    tensors: dict[str, Tensor] = {}
+    for part in ("decoder", "prior"):
+        tensors |= {f"{part}.{k}": v.contiguous() for k, v in getattr(model, part).to_tensors().items()}
+    if model.trained_on is not None:
+        tensors["trained_on"] = model.trained_on
+    description: Json = {
+        "schema": SCHEMA,
+        "version": __version__,
+        "domain": model.domain.to_config(),
+        "grid": model.grid.to_config(),
+        "decoder": model.decoder.to_config(),
+        "prior": model.prior.to_config(),
+        "provenance": model.provenance,
+        "tensors": sorted(tensors),
+    }
+    write_atomic(folder / EXTRAS, json.dumps(description, indent=1, allow_nan=False) + "\n")
+    if tensors:
+        write_atomic(folder / TENSORS, save(tensors))
+
+
+def with_extras(model: DiffusionModel, folder: Path, keep_bins: bool, keep_decoder: bool) -> DiffusionModel:
+    """`model` with what `write_extras` wrote to `folder`; domain and decoder only if the user has not chosen others.
+
+    Errors: ModelFolderError naming the file that is missing or wrong.
+    """
+    try:
+        description = json.loads((folder / EXTRAS).read_text())
+        if description["schema"] != SCHEMA:
+            raise ModelFolderError(f"{folder / EXTRAS} has the schema {description['schema']!r}", "update nelbo")
+        tensors = load_file(folder / TENSORS) if description["tensors"] else {}
+        changes: Json = {"provenance": {**model.provenance, **description["provenance"]}}
+        changes["grid"] = Grid.from_config(description["grid"], {})
+        changes["prior"] = Prior.from_config(description["prior"], _of_part("prior.", tensors))
+        if keep_bins:
+            changes["domain"] = DataDomain.from_config(description["domain"], {})
+        if keep_bins and keep_decoder:
+            changes["decoder"] = Decoder.from_config(description["decoder"], _of_part("decoder.", tensors))
+        changes["trained_on"] = tensors.get("trained_on")
+        return dataclasses.replace(model, **changes)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ModelFolderError(
+            f"{folder / EXTRAS} or {TENSORS} next to it is incomplete or altered: {type(error).__name__}: {error}",
+            f"copy the whole folder again, or remove {EXTRAS} to read it as any folder of diffusers",
+        ) from None
+    except NelboError as error:
+        raise ModelFolderError(f"{folder / EXTRAS}: {error.message}", error.hint) from None
+
+
+def _of_part(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
 def _optional(path: Path) -> Json:
     return _read(path) if path.is_file() else {}
 
 
 def _read(path: Path) -> Json:
     try:
-        found = json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except FileNotFoundError:
         raise ModelFolderError(f"{path} is missing", "give the whole folder that save_pretrained wrote") from None
     except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise ModelFolderError(f"{path} cannot be read as JSON: {error}", "copy the folder again") from None
-    if not isinstance(found, dict):
-        raise ModelFolderError(f"{path} holds a {type(found).__name__}, not a table", "copy the folder again")
-    return found
+    if not isinstance(content, dict):
+        raise ModelFolderError(f"{path} holds a {type(content).__name__}, not a table", "copy the folder again")
+    return content

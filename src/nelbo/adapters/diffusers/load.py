@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nelbo.adapters.callable import from_callable
-from nelbo.adapters.diffusers import extras, folder, network
-from nelbo.adapters.diffusers.scheduler import Chain, chain
+from nelbo.adapters.diffusers import folder, network
+from nelbo.adapters.diffusers.scheduler import chain
 from nelbo.errors import UsageError
 from nelbo.model.decoder import ContinuousGaussian, Decoder
 from nelbo.model.diffusion import DiffusionModel
@@ -31,20 +31,22 @@ def from_diffusers(
     revision: str | None = None,
     local_files_only: bool = False,
 ) -> DiffusionModel:
-    """The model p_θ that diffusers' network and scheduler stand for.
+    """The model p_θ that is defined by a network and a scheduler of diffusers.
 
     source: a pipeline; a folder that `save_pretrained` wrote; a model of the hub (`org/name`, with `subfolder`,
     `revision`, `local_files_only` as of `from_pretrained`); or a pair (network, scheduler).
 
     The chain is all T levels of the scheduler's own table, rebuilt in float64 from its configuration, with its
-    prediction_type, variance_type and clipping (DDPM's clip_sample is on unless it says otherwise); flow matching and
-    EDM are laws with the continuous bound. What the configuration leaves open, or what is to be replaced: variance,
-    decoder as of `from_callable`; bins (256; None, or a density as decoder: real values, as latents are) and range of
-    the data ([−1, 1]); clip (False: x̂ is used as predicted); shape (C, H, W) where the network has no sample_size.
+    prediction_type, variance_type and clipping (DDPM's clip_sample is on by default); flow matching and EDM are laws
+    with the continuous bound. The other arguments add or replace what the configuration does not determine: variance
+    and decoder as in `from_callable`; bins of the data (256; None, or a density as decoder, for real values such as
+    latents) and their range ([−1, 1]); clip (False: x̂ is used as predicted); shape (C, H, W) if the network has no
+    sample_size.
 
     Class labels and other conditions go to `nelbo.evaluate(…, condition={"class_labels": labels})`.
-    Errors: UsageError with the reason for what has no likelihood here (a latent model without its VAE, a distilled
-    one); ModelFolderError for a folder that is incomplete or a model that the hub does not give; UnknownNameError.
+    Errors: UsageError with the reason for a model that has no likelihood here (a latent model without its VAE, a
+    distilled one); ModelFolderError for an incomplete folder or a model that the hub does not provide;
+    UnknownNameError.
     Source: Ho et al. 2020; Nichol & Dhariwal 2021; Karras et al. 2022; Lipman et al. 2023.
 
     >>> import nelbo
@@ -57,65 +59,71 @@ def from_diffusers(
     """
     if bins == "auto" and (decoder == "continuous_gaussian" or isinstance(decoder, ContinuousGaussian)):
         bins = None
-    latents = bins is None
-    inner, name, config, said = _resolved(source, latents, subfolder, revision, local_files_only)
-    found = chain(name, config)
+    inner, name, config, facts, extras = _resolved(source, bins is None, subfolder, revision, local_files_only)
+    trained = chain(name, config)
     shape = network.shape_of(inner.config, shape)
-    if bins == "auto" and network.is_latent(inner.config) and "nelbo" not in said:
+    if bins == "auto" and network.is_latent(inner.config) and extras is None:
         raise UsageError(
             f"the network has {inner.config['in_channels']} channels, like the latents of an autoencoder: codes of "
             "pixels make no sense there",
-            "say bins=None to score real-valued latents as a density, or bins=256 where the data are codes after all",
+            "give bins=None to evaluate real-valued latents as a density, or bins=256 if the data are codes after all",
         )
-    policy, adaptation = network.variance_of(inner.config, found, variance)
-    low, high = found.range if range is None else range
+    policy, adaptation = network.variance_of(inner.config, trained, variance)
+    low, high = trained.range if range is None else range
     domain = DataDomain(shape, 256 if bins == "auto" else bins, float(low), float(high))
     model = from_callable(
         network.wrapped(inner, adaptation),
-        schedule=found.schedule,
+        schedule=trained.schedule,
         domain=domain,
-        predicts=found.predicts,
-        time=found.time,
+        predicts=trained.predicts,
+        time=trained.time,
         variance=policy,
         decoder=decoder,
-        prior=found.prior,
+        prior=trained.prior,
         clip=clip or False,
-        sigma_data=found.sigma_data,
+        sigma_data=trained.sigma_data,
     )
     inner.eval()
     if clip is None:
-        model = dataclasses.replace(model, reverse=dataclasses.replace(model.reverse, clip=found.clip))
-    where = said.pop("nelbo", None)
-    model = dataclasses.replace(model, provenance={"diffusers": {**said, **_said(inner, name, found)}})
-    if where is None:
+        model = dataclasses.replace(model, reverse=dataclasses.replace(model.reverse, clip=trained.clip))
+    origin = {
+        **facts,
+        "library": f"diffusers {library('this model').__version__}",
+        "network": type(inner).__name__,
+        "scheduler": name,
+        "adaptation": trained.adaptation.to_config(),
+    }
+    model = dataclasses.replace(model, provenance={"diffusers": origin})
+    if extras is None:
         return model
-    return extras.restored(model, where, keep_bins=bins == "auto", keep_decoder=decoder is None and variance is None)
+    return folder.with_extras(
+        model, extras, keep_bins=bins == "auto", keep_decoder=decoder is None and variance is None
+    )
 
 
 def _resolved(
     source: Any, latents: bool, subfolder: str | None, revision: str | None, local_files_only: bool
-) -> tuple[Any, str, Json, Json]:
-    """(network, scheduler class, its configuration, what is said of them)."""
+) -> tuple[Any, str, Json, Json, Path | None]:
+    """(network, scheduler class, its configuration, facts for the provenance, folder of nelbo.json)."""
     if isinstance(source, (str, Path)):
-        path, where = Path(source), {"folder": Path(source).resolve().name}
+        path, place = Path(source), {"folder": Path(source).resolve().name}
         hub = not path.is_dir() and folder.is_hub_id(str(source))
         options: Json = {"subfolder": subfolder, "revision": revision, "local_files_only": local_files_only}
         if hub:
             path = folder.fetched(str(source), folder.DESCRIPTION, **options)
-            where = {"hub": str(source), "commit": path.parent.name if subfolder else path.name}
+            place = {"hub": str(source), "commit": path.parent.name if subfolder else path.name}
         elif subfolder:
             path = path / subfolder
-        name, config, said = folder.described(path, latents)
+        name, config, facts = folder.described(path, latents)
         if hub:
             chain(name, config)  # refused before anything large is fetched
             path = folder.fetched(str(source), folder.weights_of(path), **options)
-        if (path / extras.FILE).exists():
-            said["nelbo"] = path
-        return folder.network_of(path), name, config, {**where, **said}
+        extras = path if (path / folder.EXTRAS).exists() else None
+        return folder.network_of(path), name, config, {**place, **facts}, extras
     if isinstance(source, (tuple, list)) and len(source) == 2:
-        return *_pair(*source), {"pipeline": None}
+        return *_pair(*source), {"pipeline": None}, None
     scheduler = getattr(source, "scheduler", None)
-    net = next((n for n in (getattr(source, place, None) for place in folder.NETWORKS) if n is not None), None)
+    net = next((n for n in (getattr(source, part, None) for part in folder.NETWORKS) if n is not None), None)
     if scheduler is None or net is None:
         raise UsageError(
             f"from_diffusers was given a {type(source).__name__}",
@@ -124,7 +132,7 @@ def _resolved(
     latent = next((name for name in folder.LATENT if getattr(source, name, None) is not None), None)
     if latent is not None and not latents:
         raise UsageError(folder.latent_reason(type(source).__name__, latent), folder.LATENT_HINT)
-    return *_pair(net, scheduler), {"pipeline": type(source).__name__}
+    return *_pair(net, scheduler), {"pipeline": type(source).__name__}, None
 
 
 def _pair(net: Any, scheduler: Any) -> tuple[Any, str, Json]:
@@ -135,13 +143,3 @@ def _pair(net: Any, scheduler: Any) -> tuple[Any, str, Json]:
                 "give diffusers' objects as (network, scheduler); any other network goes to nelbo.from_callable",
             )
     return net, type(scheduler).__name__, dict(scheduler.config)
-
-
-def _said(inner: Any, name: str, found: Chain) -> Json:
-    """What a result should be able to say of where the model came from."""
-    return {
-        "library": f"diffusers {library('this model').__version__}",
-        "network": type(inner).__name__,
-        "scheduler": name,
-        "adaptation": found.adaptation.to_config(),
-    }

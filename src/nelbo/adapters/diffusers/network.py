@@ -1,11 +1,11 @@
-"""What one of diffusers' networks says by its configuration: shape of the data, learned variance, conditions."""
+"""A network of diffusers by its configuration: shape of the data, learned variance, conditions."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import Any
 
-from nelbo.adapters.diffusers.scheduler import Chain
+from nelbo.adapters.diffusers.scheduler import SchedulerChain
 from nelbo.errors import UsageError
 from nelbo.nets.diffusers import OTHERS, UNET2D, Adaptation, DiffusersNet
 from nelbo.typing import Json, Shape
@@ -15,14 +15,14 @@ NAMES = {maker.model: maker.name for maker in (UNET2D, *OTHERS.values())}
 
 
 def shape_of(config: Json, shape: Shape | None) -> Shape:
-    """(C, H, W) of the data by the network's configuration, or `shape` where it is given.
+    """(C, H, W) of the data by the network's configuration, or `shape` if it is given.
 
-    Errors: UsageError where the configuration does not say it, or where input and output channels do not fit a chain.
+    Errors: UsageError if the configuration does not determine it, or if input and output channels do not fit a chain.
     """
     C, out = config["in_channels"], config.get("out_channels") or config["in_channels"]
     if out not in (C, 2 * C):
         raise UsageError(
-            f"the network takes {C} channels and returns {out}: some of its input is no noisy data (a mask, a "
+            f"the network takes {C} channels and returns {out}: part of its input is not noisy data (a mask, a "
             "low-resolution image)",
             "wrap it so that the rest is a condition: nelbo.from_callable(lambda z, t, extra: "
             "net(torch.cat([z, extra], 1), t).sample, …)",
@@ -32,7 +32,7 @@ def shape_of(config: Json, shape: Shape | None) -> Shape:
     size = config.get("sample_size")
     if size is None:
         raise UsageError(
-            "the network's configuration has no sample_size, so the shape of the data is not known",
+            "the network's configuration has no sample_size, so the shape of the data is unknown",
             f"give it: shape=({C}, height, width)",
         )
     height, width = (size, size) if isinstance(size, int) else tuple(size)
@@ -44,19 +44,19 @@ def is_latent(config: Json) -> bool:
     return config["in_channels"] not in (1, 3)
 
 
-def variance_of(config: Json, said: Chain, chosen: Any) -> tuple[Any, Adaptation]:
-    """The variance policy, and how the network's output is to be read, from scheduler, network and the user's choice.
+def variance_of(config: Json, trained: SchedulerChain, chosen: Any) -> tuple[Any, Adaptation]:
+    """The variance policy, and how the network's output is read, from scheduler, network and the user's choice.
 
-    A scheduler that says nothing of it: learned range where the network returns 2C channels (Nichol & Dhariwal 2021, as
-    DiT was trained), else β̃. Errors: UsageError where scheduler and network contradict each other.
+    If neither scheduler nor user determines it: learned range for a network that returns 2C channels (Nichol & Dhariwal
+    2021, as DiT was trained), otherwise β̃. Errors: UsageError where scheduler and network contradict each other.
     """
     C, out = config["in_channels"], config.get("out_channels") or config["in_channels"]
-    twice, adaptation = out == 2 * C, said.adaptation
-    policy = chosen or said.variance or ("learned_range" if twice else "beta_tilde")
+    twice, adaptation = out == 2 * C, trained.adaptation
+    policy = chosen or trained.variance or ("learned_range" if twice else "beta_tilde")
     learned = policy in ("learned_range", "learned_log") or getattr(policy, "learned", False)
     if learned and not twice:
         raise UsageError(
-            f"the variance is {policy!r}, but the network returns {out} channels for {C}: it says no variance",
+            f"the variance is {policy!r}, but the network returns {out} channels for {C}: it predicts no variance",
             "choose a fixed variance: variance='beta_tilde' or 'beta'",
         )
     if twice and not learned:
@@ -64,8 +64,8 @@ def variance_of(config: Json, said: Chain, chosen: Any) -> tuple[Any, Adaptation
             raise UsageError(
                 f"the network returns {out} channels for {C}, a mean and a variance, and the scheduler's variance_type "
                 "is fixed",
-                "say which: variance='learned_range' as Nichol & Dhariwal trained it, or a fixed one such as "
-                "variance='beta', which leaves the second half unread",
+                "choose one: variance='learned_range' as Nichol & Dhariwal trained it, or a fixed one such as "
+                "variance='beta', which ignores the second half",
             )
         adaptation = dataclasses.replace(adaptation, outputs="mean")
     elif chosen is not None and adaptation.outputs == "raw_variance":

@@ -1,10 +1,10 @@
-"""The way back: a model as a folder that diffusers loads.
+"""Export: a model as a folder that diffusers loads.
 
     model.save_pretrained(folder)                       # or nelbo.save_pretrained(model, folder, bound=bound)
     DDPMPipeline.from_pretrained(folder)().images       # in a program that knows nothing of nelbo
 
-The folder holds a DDPMPipeline: model_index.json, scheduler/, unet/ with safetensors, and beside them nelbo.json.
-nelbo's own networks are no classes of diffusers and stay in nelbo's own folders.
+The folder holds a DDPMPipeline: model_index.json, scheduler/, unet/ with safetensors, and in addition nelbo.json.
+nelbo's own networks are not classes of diffusers and are saved in nelbo's own folders only.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from pathlib import Path
 
 import torch
 
-from nelbo.adapters.diffusers import extras, tables
+from nelbo.adapters.diffusers import tables
+from nelbo.adapters.diffusers.folder import TENSORS, write_extras
 from nelbo.errors import UsageError
 from nelbo.model.denoiser import NetworkDenoiser, TimeInput
 from nelbo.model.diffusion import DiffusionModel
@@ -31,26 +32,26 @@ VARIANCES = {"beta_tilde": "fixed_small", "beta": "fixed_large", "learned_range"
 
 
 def save_pretrained(model: DiffusionModel, folder: str | Path) -> Path:
-    """Write `model` as a DDPMPipeline to `folder` (made if missing; files of the same name are replaced).
+    """Write `model` as a DDPMPipeline to `folder` (created if missing; files of the same name are replaced).
 
-    Everything is written beside the folder first, so that a crash leaves the old one. Errors: UsageError where the
-    model is not one that diffusers can express, saying which part of it.
+    Everything is written next to the folder first, so that a crash leaves the old one. Errors: UsageError naming the
+    part of the model that diffusers cannot express.
     """
     folder = Path(folder)
     diffusers = library("saving a folder of diffusers")
     inner = _network(model)
     scheduler = diffusers.DDPMScheduler(**scheduler_config(model))
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as place:
-        diffusers.DDPMPipeline(unet=inner, scheduler=scheduler).save_pretrained(place, safe_serialization=True)
-        extras.write(model, Path(place))
-        for file in sorted(Path(place).rglob("*")):
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+        diffusers.DDPMPipeline(unet=inner, scheduler=scheduler).save_pretrained(temporary, safe_serialization=True)
+        write_extras(model, Path(temporary))
+        for file in sorted(Path(temporary).rglob("*")):
             if file.is_file():
-                target = folder / file.relative_to(place)
+                target = folder / file.relative_to(temporary)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.move(file, target)
     if model.trained_on is None:
-        (folder / extras.TENSORS).unlink(missing_ok=True)
+        (folder / TENSORS).unlink(missing_ok=True)
     return folder
 
 
@@ -60,7 +61,7 @@ def _network(model: DiffusionModel) -> torch.nn.Module:
         recipe = getattr(net, "recipe", None)
         named = recipe["name"] if isinstance(recipe, dict) else type(net or model.denoiser).__name__
         raise UsageError(
-            f"the network {named!r} is not diffusers' UNet2DModel, and a DDPMPipeline holds no other",
+            f"the network {named!r} is not diffusers' UNet2DModel, and a DDPMPipeline can hold no other",
             "train one: --set net=unet2d --set net.head=plain --set schedule=linear; any other model of nelbo stays in "
             "the folder that `nelbo train` wrote",
         )
@@ -68,18 +69,18 @@ def _network(model: DiffusionModel) -> torch.nn.Module:
 
 
 def scheduler_config(model: DiffusionModel) -> Json:
-    """The configuration of a DDPMScheduler whose chain is the model's. Errors: UsageError naming what has none."""
+    """The configuration of a DDPMScheduler whose chain is the model's. Errors: UsageError where there is none."""
     denoiser, schedule, reverse = model.denoiser, model.schedule, model.reverse
     assert isinstance(denoiser, NetworkDenoiser)
     plain = denoiser.net.adaptation == Adaptation()  # type: ignore[union-attr]
     if not isinstance(schedule, Table) or schedule.path is not NoisePath.VP or denoiser.time is not TimeInput.INDEX:
         raise _refused(
-            f"a {schedule.kind!r} schedule on the {schedule.path_name!r} path whose network is told the "
+            f"a {schedule.kind!r} schedule on the {schedule.path_name!r} path whose network gets the time as "
             f"{denoiser.time.value}",
-            "a DDPMScheduler has a table of β whose network is told the table's index",
+            "a DDPMScheduler has a table of β, and its network gets the table's index",
         )
     if denoiser.output not in PREDICTIONS or not plain:
-        raise _refused(f"a network that says {denoiser.output.value!r}", "a DDPMScheduler knows eps, x0 and v")
+        raise _refused(f"a network that predicts {denoiser.output.value!r}", "a DDPMScheduler knows eps, x0 and v")
     if reverse.variance.kind not in VARIANCES:
         raise _refused(f"the variance {reverse.variance.kind!r}", f"a DDPMScheduler knows {', '.join(VARIANCES)}")
     return {
@@ -101,7 +102,7 @@ def _clip_config(clip: Clipping | None) -> Json:
 
 
 def table_config(schedule: Table) -> Json:
-    """The keys of a configuration that give the schedule back to ten digits: its name where it has one, else its β."""
+    """The keys of a configuration that reproduce the schedule to ten digits: its name if it has one, else its β."""
     log_alpha_bar = torch.nn.functional.logsigmoid(schedule.table)
     steps = torch.diff(log_alpha_bar, prepend=torch.zeros(1, dtype=torch.float64))
     betas = -torch.expm1(steps)

@@ -1,8 +1,8 @@
 """From a scheduler's configuration to the chain it was trained for: schedule, output, time, variance, clipping.
 
-The chain is read from the configuration and never from the scheduler's steps. What only says how to sample from the
-trained chain is not part of it: `timestep_spacing`, `steps_offset`, `set_alpha_to_one`, solver orders, Karras,
-exponential or beta σ, `shift` and dynamic shifting (which respace a flow and leave its law as it is).
+The chain is read from the configuration and never from the scheduler's steps. Settings that only concern sampling from
+the trained chain are not part of it: `timestep_spacing`, `steps_offset`, `set_alpha_to_one`, solver orders, Karras,
+exponential or beta σ, `shift` and dynamic shifting (which respace a flow without changing its law).
 
 | family | schedulers | chain |
 | table  | DDPM, DDIM, PNDM, DEIS, DPM-Solver, UniPC, SASolver, Euler, Heun, LMS, KDPM2, … | a table of β, VP path |
@@ -10,8 +10,8 @@ exponential or beta σ, `shift` and dynamic shifting (which respace a flow and l
 | EDM    | EDMEuler, EDMDPMSolver | z = x + σε, F preconditioned with sigma_data |
 | score  | ScoreSdeVe | z = x + σε, the score at σ |
 
-Euler, Heun, LMS and KDPM2 hold their samples as z/α and scale them back before they call the network, so that the
-network of the whole family lives on the VP path and is told the table's index.
+Euler, Heun, LMS and KDPM2 store their samples as z/α and scale them back before they call the network, so that the
+networks of the whole family are on the VP path and get the table's index as time.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ REFUSED = {
     "FlowMatchLCMScheduler": DISTILLED,
     "SCMScheduler": DISTILLED,
     "VQDiffusionScheduler": "its chain is one of discrete tokens, not of Gaussians",
-    "AmusedScheduler": "it unmasks discrete tokens, and is no chain of Gaussians",
-    "KarrasVeScheduler": "its pipeline rescales image and σ in ways that the configuration does not say",
-    "IPNDMScheduler": "its table is not one of β, and its networks are told an angle",
+    "AmusedScheduler": "its chain unmasks discrete tokens and is not one of Gaussians",
+    "KarrasVeScheduler": "its pipeline rescales image and σ in ways that the configuration does not describe",
+    "IPNDMScheduler": "its table is not one of β, and its networks get an angle as time",
 }
 PREDICTIONS = {
     "epsilon": "eps", "sample": "x0", "original_sample": "x0", "v_prediction": "v", "flow_prediction": "velocity",
@@ -64,14 +64,12 @@ VARIANCES = {
 }  # fmt: skip
 FLOW_END = 1 / (1 + 2**-12)
 """τ of a flow's last level: SNR 2^-24, where the prior term is 3e-8 x² nats."""
-
-
 PLAIN = Adaptation()
 
 
 @dataclass(frozen=True)
-class Chain:
-    """What a scheduler says of p_θ; `variance` is None where it says nothing of the reverse variance."""
+class SchedulerChain:
+    """The chain that a scheduler belongs to; `variance` is None if it does not determine the reverse variance."""
 
     schedule: Schedule
     predicts: str
@@ -84,11 +82,11 @@ class Chain:
     adaptation: Adaptation = PLAIN
 
 
-def chain(name: str, config: Json) -> Chain:
-    """The chain of the scheduler class `name` with `config` (what it does not say is filled with the class's defaults).
+def chain(name: str, config: Json) -> SchedulerChain:
+    """The chain of the scheduler class `name` with `config`, completed with the defaults of the class.
 
-    Errors: UsageError with the reason for a scheduler that is no chain of Gaussians; UnknownNameError for an unknown
-    scheduler, table, prediction or variance; those of `tables.table`.
+    Errors: UsageError with the reason for a scheduler that does not belong to a chain of Gaussians; UnknownNameError
+    for an unknown scheduler, table, prediction or variance; those of `tables.table`.
     """
     if name in REFUSED:
         raise UsageError(
@@ -103,21 +101,21 @@ def chain(name: str, config: Json) -> Chain:
         return read(filled(name, config))
     except (KeyError, TypeError) as error:
         raise UsageError(
-            f"the configuration of the scheduler {name} is not complete: {type(error).__name__} {error}",
+            f"the configuration of the scheduler {name} is incomplete: {type(error).__name__} {error}",
             "write it with scheduler.save_pretrained",
         ) from None
 
 
 def filled(name: str, config: Json) -> Json:
-    """`config` with the defaults of the scheduler class for what it does not say."""
+    """`config` completed with the defaults of the scheduler class."""
     defaults = inspect.signature(getattr(library(f"the scheduler {name}"), name).__init__).parameters
-    said = {k: v for k, v in config.items() if not k.startswith("_")}
-    if said.get("predict_epsilon") is False:  # what prediction_type was before diffusers 0.12, ignored by it today
-        said.setdefault("prediction_type", "sample")
-    return {k: p.default for k, p in defaults.items() if p.default is not p.empty} | said
+    given = {k: v for k, v in config.items() if not k.startswith("_")}
+    if given.get("predict_epsilon") is False:  # the name of prediction_type before diffusers 0.12, which ignores it now
+        given.setdefault("prediction_type", "sample")
+    return {k: p.default for k, p in defaults.items() if p.default is not p.empty} | given
 
 
-def _table(config: Json) -> Chain:
+def _table(config: Json) -> SchedulerChain:
     predicts = _prediction(config)
     if predicts == "velocity" or config.get("use_flow_sigmas"):
         return _flow(config)
@@ -125,8 +123,8 @@ def _table(config: Json) -> Chain:
         config = {**config, "beta_start": None, "beta_end": None}
     if config.get("rescale_betas_zero_snr") and predicts == "eps":
         raise UsageError(
-            "the scheduler has zero terminal SNR and prediction_type 'epsilon': at the last level the noise says "
-            "nothing of x, and x̂ is a division by zero",
+            "the scheduler has zero terminal SNR and prediction_type 'epsilon': at the last level x̂ would be a "
+            "division by zero",
             "set rescale_betas_zero_snr to false, as the network was trained, or prediction_type to 'v_prediction'",
         )
     variance = config.get("variance_type")
@@ -134,7 +132,7 @@ def _table(config: Json) -> Chain:
         raise UnknownNameError.of("variance_type of a scheduler", variance, VARIANCES)
     if config.get("timestep_type") == "continuous" and predicts == "v":
         return _continuous(config)
-    return Chain(
+    return SchedulerChain(
         schedule=tables.table(config),
         predicts=predicts,
         variance=None if variance is None else VARIANCES[variance],
@@ -143,16 +141,16 @@ def _table(config: Json) -> Chain:
     )
 
 
-def _continuous(config: Json) -> Chain:
-    """EulerDiscrete told ln σ/4: EDM with sigma_data = 1, between its σ_min and σ_max or the ends of its table."""
+def _continuous(config: Json) -> SchedulerChain:
+    """EulerDiscrete with time ln σ/4: EDM with sigma_data = 1, between its σ_min and σ_max or the ends of its table."""
     table = tables.table(config).table
     low, high = (float(v) for v in (table[[0, -1]] * -0.5).exp())
     ends = {"sigma_min": config.get("sigma_min") or low, "sigma_max": config.get("sigma_max") or high}
     return _edm({**config, **ends, "sigma_schedule": "karras", "rho": 7.0, "sigma_data": 1.0})
 
 
-def _flow(config: Json) -> Chain:
-    """τ from the scheduler's first level, shift/T/(1 + (shift − 1)/T), to where the SNR is 2^-24; told T τ."""
+def _flow(config: Json) -> SchedulerChain:
+    """τ from the scheduler's first level, shift/T/(1 + (shift − 1)/T), to where the SNR is 2^-24; the time is T τ."""
     if config.get("invert_sigmas"):
         raise UsageError(
             "the scheduler has invert_sigmas: its network's time runs from noise to data",
@@ -163,12 +161,12 @@ def _flow(config: Json) -> Chain:
     shift = 1.0 if config.get("use_dynamic_shifting") else config.get("shift", config.get("flow_shift", 1.0))
     first = shift / T / (1 + (shift - 1) / T)
     predicts = PREDICTIONS[config["prediction_type"]] if "prediction_type" in config else "velocity"
-    return Chain(
+    return SchedulerChain(
         schedule=schedules.flow(first, FLOW_END), predicts=predicts, time="unit", adaptation=Adaptation(float(T))
     )
 
 
-def _edm(config: Json) -> Chain:
+def _edm(config: Json) -> SchedulerChain:
     """σ from σ_min to σ_max, F with the sign of its c_out; the prior is N(0, σ_max² + 1), where the sampler starts."""
     low, high = float(config["sigma_min"]), float(config["sigma_max"])
     predicts = _prediction(config)
@@ -180,7 +178,7 @@ def _edm(config: Json) -> Chain:
         law: Schedule = schedules.edm(low, high, float(config["rho"]))
     else:
         law = LogSNRLinear(-2 * math.log(low), -2 * math.log(high), "ve")
-    return Chain(
+    return SchedulerChain(
         schedule=law,
         predicts="edm_F",
         time="c_noise",
@@ -191,10 +189,10 @@ def _edm(config: Json) -> Chain:
     )
 
 
-def _score(config: Json) -> Chain:
+def _score(config: Json) -> SchedulerChain:
     """σ geometric from σ_min to σ_max, images in [0, 1] (Song et al. 2021, app. C); the prior is N(0, σ_max²)."""
     low, high = float(config["sigma_min"]), float(config["sigma_max"])
-    return Chain(
+    return SchedulerChain(
         schedule=LogSNRLinear(-2 * math.log(low), -2 * math.log(high), "ve"),
         predicts="score",
         time="sigma",
@@ -212,7 +210,7 @@ def _clipping(config: Json) -> Clipping | None:
 
 
 def _prediction(config: Json) -> str:
-    said = config.get("prediction_type", "epsilon")
-    if said not in PREDICTIONS:
-        raise UnknownNameError.of("prediction_type of a scheduler", said, PREDICTIONS)
-    return PREDICTIONS[said]
+    name = config.get("prediction_type", "epsilon")
+    if name not in PREDICTIONS:
+        raise UnknownNameError.of("prediction_type of a scheduler", name, PREDICTIONS)
+    return PREDICTIONS[name]

@@ -1,6 +1,7 @@
 """The tables of β of diffusers' schedulers, from their configuration, in float64.
 
-The schedulers hold float32 tables, in which 1 − ᾱ of the first steps has lost three to five digits; they are not read.
+The schedulers' own tables are float32, in which 1 − ᾱ of the first steps has lost three to five digits; they are not
+used.
 
     linear             β_i = β_1 + (β_T − β_1) i/(T − 1)
     scaled_linear      √β_i evenly spaced
@@ -8,7 +9,7 @@ The schedulers hold float32 tables, in which 1 − ᾱ of the first steps has lo
     sigmoid            β_i = β_1 + (β_T − β_1) sigmoid(y_i), y evenly spaced over [−6, 6]
     exp                ᾱ(u) = e^{−12 u}
     laplace            ᾱ(u) = √(SNR/(1 + SNR)), SNR = e^{−½ sign(½ − u) log(1 − 2|½ − u| + 1e-6)}
-    trained_betas      given one by one
+    trained_betas      listed one by one
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ from nelbo.typing import Json
 
 SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "exp", "laplace")
 TERMINAL_LOG_ALPHA_BAR = -64 * math.log(2)
-"""log ᾱ_T of a table whose last ᾱ is zero: α_T = 2^-32 carries nothing of x that float64 would notice."""
+"""log ᾱ_T of a table whose last ᾱ is zero: with α_T = 2^-32, x has no effect that float64 could resolve."""
 
 
 def table(config: Json) -> Table:
     """The schedule that a scheduler's configuration describes.
 
     With `rescale_betas_zero_snr`, √ᾱ is shifted and stretched so that ᾱ_T = 0 (Lin et al. 2024, algorithm 1), and the
-    last level is given ᾱ_T = 2^-64: finite, and in every term the limit ᾱ_T → 0 to nine digits. (diffusers gives it
-    2^-24 in some of its schedulers, which for the linear table of 1000 steps lies above ᾱ_{T−1}.)
-    Errors: UnknownNameError for an unknown `beta_schedule`; UsageError, DomainError for tables that are none.
+    last level gets ᾱ_T = 2^-64: finite, and equal to the limit ᾱ_T → 0 to nine digits in every term. (Some of
+    diffusers' schedulers use 2^-24, which for the linear table of 1000 steps lies above ᾱ_{T−1}.)
+    Errors: UnknownNameError for an unknown `beta_schedule`; UsageError, DomainError for invalid tables.
     """
     T = config["num_train_timesteps"]
     given = config.get("trained_betas")
@@ -85,7 +86,7 @@ def _zero_terminal(plain: Table) -> Table:
     """√ᾱ_i ← (√ᾱ_i − √ᾱ_T) √ᾱ_1/(√ᾱ_1 − √ᾱ_T), and then ᾱ_T = 2^-64."""
     log_alpha = 0.5 * torch.nn.functional.logsigmoid(plain.table)
     first, last = log_alpha[0], log_alpha[-1]
-    # a − a_T = a (1 − a_T/a), whose logarithm loses nothing where a is near a_T
+    # a − a_T = a (1 − a_T/a); its logarithm loses no digits where a is near a_T
     stretched = log_alpha[:-1] + log1mexp(log_alpha[:-1] - last) - log1mexp(first - last)
     log_alpha_bar = torch.cat([2 * stretched, torch.tensor([TERMINAL_LOG_ALPHA_BAR], dtype=torch.float64)])
     return Table(log_alpha_bar - log1mexp(-log_alpha_bar), f"{plain.name}, zero terminal SNR")

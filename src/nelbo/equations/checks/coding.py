@@ -13,9 +13,9 @@ from functools import partial
 import numpy as np
 import torch
 
-from nelbo.codec.groups import ALONE, Coder
-from nelbo.codec.guard import Guard
-from nelbo.codec.normal import CELLS, CORRECTED, FRACTION, INVERSE, LOW, ONE, PHI, PHI_BITS, REACH, SPAN
+from nelbo.codec.bitswap import COARSE_GROUPS, Coder
+from nelbo.codec.lattice import Guard
+from nelbo.codec.tables import CELLS, CORRECTED, FRACTION, INVERSE, LOW, ONE, PHI, PHI_BITS, REACH, SPAN
 from nelbo.equations.check import Checks, check
 from nelbo.equations.oracles.quadrature import expectation
 from nelbo.equations.twins import AffineNet
@@ -110,7 +110,7 @@ def counted(code: int, bin_width: float, corrected: np.ndarray = CORRECTED) -> t
     n = len(offsets[0])
     stack = CountingStack(offsets, corrected)
     with torch.inference_mode():
-        Coder(model, bin_width, n).push(stack, Guard(2.0**-26), torch.full((n, 1), code), None, ALONE, n)  # type: ignore[arg-type]
+        Coder(model, bin_width, n).push(stack, Guard(2.0**-26), torch.full((n, 1), code), None, COARSE_GROUPS, n)  # type: ignore[arg-type]
     return float(stack.weights @ stack.pushed), float(stack.weights @ stack.popped), float(stack.weights.sum())
 
 

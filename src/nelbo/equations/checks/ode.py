@@ -15,7 +15,7 @@ from torch import Tensor
 from nelbo.equations.check import Checks, check
 from nelbo.equations.oracles import nodes
 from nelbo.equations.oracles.mixture import Mixture
-from nelbo.likelihood import ode
+from nelbo.likelihood import RK4, ode
 from nelbo.model.denoiser import Denoiser
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.exact import GaussianData
@@ -74,7 +74,7 @@ def between(data, path: str = "vp") -> DiffusionModel:
 
 def told(model: DiffusionModel, z: Tensor, steps: int = 64) -> tuple[Tensor, Tensor]:
     """The library's log q_T at the end of its flow, and the integral of the divergence."""
-    end, integral = ode.log_density(model, z, steps=steps)
+    end, integral = ode.log_density(model, z, solver=RK4(steps))
     return end, integral[0]
 
 
@@ -170,7 +170,7 @@ def _(c: Checks) -> None:
     end, integral = told(model, x[:, None])
     c.holds("Gaussian data: log q_1(z_1) + ∫ ∇·v dt = log q_0(x), both nelbo's", end + integral - exact, 1e-6)
     ends = ode.span(model)
-    z = ode.solve(model, x[:, None], *ends, steps=64).z[:, 0]
+    z = ode.solve(model, x[:, None], *ends, solver=RK4(64)).z[:, 0]
     c.holds("its log q_1", end - nodes.log_normal(z, 0.3 * last**0.5, 0.5 * last + 1 - last), 1e-10)
     c.must_fail("N(0, 1) for q_1", nodes.log_normal(z, 0.0, 1.0) + integral - exact, 1e-3)
     c.info("what that costs at most, in nats", (nodes.log_normal(z, 0.0, 1.0) + integral - exact).abs().max())

@@ -19,13 +19,14 @@ from nelbo.process import forward
 from nelbo.process import schedule as schedules
 from nelbo.process.levels import Levels, Path
 from nelbo.sampling.draw import Trajectory, sample
+from nelbo.workers import Run
 
 POINTS = torch.tensor([-1.8, 0.0, 1.9], dtype=torch.float64)
 
 
 def walk(n: int, model: DiffusionModel, seed: int = 5) -> Trajectory:
     """n of the library's samples with every level on their way."""
-    found = sample(model, n, seed=seed, trajectory=True)
+    found = sample(model, n, trajectory=True, run=Run(seed=seed))
     assert isinstance(found, Trajectory)
     return found
 

@@ -18,7 +18,9 @@ from nelbo.model.exact import GaussianData
 from nelbo.process import forward
 from nelbo.process import schedule as schedules
 from nelbo.process.prediction import Output, from_x0
-from nelbo.training.objective import simple_loss
+from nelbo.training.criterion import Criterion
+from nelbo.training.data import Batch
+from nelbo.training.objective import SimpleObjective
 
 TABLE = Ddpm()
 SCHEDULE = schedules.from_betas(TABLE.betas)
@@ -26,8 +28,9 @@ SCHEDULE = schedules.from_betas(TABLE.betas)
 
 def drawn(model: DiffusionModel, x: Tensor, steps: int = 60, seed: int = 3) -> tuple[float, float]:
     """Mean of the library's L_simple over `steps` training steps on the batch x, and its standard error."""
+    loss = Criterion(SimpleObjective())
     with torch.no_grad():
-        losses = torch.stack([simple_loss(model, x, seed, k) for k in range(steps)]).double()
+        losses = torch.stack([loss(model, Batch(x, seed, k))["loss"] for k in range(steps)]).double()
     return float(losses.mean()), nodes.standard_error(losses)
 
 
@@ -40,7 +43,7 @@ def _(c: Checks) -> None:
     k, shift = (torch.tensor(v, dtype=torch.float64) for v in (chain.scale, chain.shift))
     exact = (1 - k * sigma).square() + (k * alpha * x + shift).square()  # E over ε of (ε − k z − shift)², (64, T)
     estimate, error = drawn(model, x.repeat(16, 1))
-    c.z("nelbo's simple_loss = mean over t and x of E(ε − ε̂)²", estimate, exact.mean(), error)
+    c.z("nelbo's L_simple = mean over t and x of E(ε − ε̂)²", estimate, exact.mean(), error)
     c.z_must_fail("the step t = 1 left out", estimate, exact[:, 1:].mean(), error)
     of = float(x[20])
     c.must_fail("read as a bound: Σ_t of the unweighted terms, in nats", exact[20].sum() - models.bound(model, of), 0.2)
@@ -71,7 +74,7 @@ def _(c: Checks) -> None:
     x = mixture.draw(512, generator)[:, None]
     right, wrong = _expected(x, TABLE.bar), _expected(x, TABLE.alpha)
     estimate, error = drawn(model, x)
-    c.z("nelbo's one-shot simple_loss = Gauss-Hermite over ε", estimate, right.mean(), error)
+    c.z("nelbo's one-shot L_simple = Gauss-Hermite over ε", estimate, right.mean(), error)
     c.z_must_fail("α for ᾱ (002)", estimate, wrong.mean(), error)
     c.info("α for ᾱ: its loss over the right one at t = 3", wrong[2] / right[2])
     walkers = x.repeat(100, 1)

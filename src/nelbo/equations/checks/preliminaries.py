@@ -17,6 +17,7 @@ from nelbo.model.exact.mixture import MixtureData
 from nelbo.process import grid as grids
 from nelbo.process import schedule as schedules
 from nelbo.sampling.draw import Trajectory, sample
+from nelbo.workers import Run
 
 
 @check("bayes-rule")
@@ -153,7 +154,7 @@ def _(c: Checks) -> None:
     c.holds("p(z_1) by nested integrals of nelbo's kernels has mass 1", weights @ density - 1, 1e-10)
     c.holds("and is the Gaussian of the affine recursion", density - quadrature.normal(z, mean, variance), 1e-10)
     n = 20_000
-    trail = sample(model, n, seed=4, trajectory=True)
+    trail = sample(model, n, trajectory=True, run=Run(seed=4))
     assert isinstance(trail, Trajectory)
     draws = trail.z[-1, :, 0].numpy()
     c.z("nelbo's sampler: mean of z_1", draws.mean(), mean, np.sqrt(variance / n))

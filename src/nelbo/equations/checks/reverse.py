@@ -17,6 +17,7 @@ from nelbo.process import grid as grids
 from nelbo.process import schedule as schedules
 from nelbo.process.prediction import Prediction
 from nelbo.sampling.draw import Trajectory, sample
+from nelbo.workers import Run
 
 BETAS = (0.2, 0.4, 0.5)
 SPREAD = 0.7
@@ -67,7 +68,7 @@ def _(c: Checks) -> None:
     volume = np.einsum("i,j,k->ijk", weights, weights, weights).ravel()
     c.holds("the joint has mass 1", volume @ np.exp(log_reverse_kernels(model, cube)) - 1, 1e-8)
     n = 20_000
-    trail = sample(model, n, seed=5, trajectory=True)
+    trail = sample(model, n, trajectory=True, run=Run(seed=5))
     assert isinstance(trail, Trajectory)
     drawn = trail.z[:, :, 0].flip(0).numpy()
     products = drawn[:, None] * drawn[None]

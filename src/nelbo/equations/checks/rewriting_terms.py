@@ -15,7 +15,9 @@ from nelbo.equations.oracles.linear import LinearChain, Quadratic, forward_law, 
 from nelbo.equations.oracles.quadrature import hermite, log_normal, trapezoid
 from nelbo.equations.twins import BETAS, POINTS, gaussian_data, grid_twin, linear_twin, misspecified, nonlinear
 from nelbo.model.examples import Examples
-from nelbo.training.objective import bound_loss
+from nelbo.training.criterion import Criterion
+from nelbo.training.data import Batch
+from nelbo.training.objective import BoundObjective
 
 NATS = math.log(2.0)
 LATER = range(2, len(BETAS) + 1)
@@ -192,7 +194,8 @@ def _(c: Checks) -> None:
     c.true("the sum is least there", around[1] < min(around[0], around[2]), around[1])
     twin = linear_twin(shared(together, v))
     data = gaussian_data(0.0, v).sample(2048, seed=1)
-    draws = [float(bound_loss(twin.model, data, 0, k, 0.01).diffusion) * NATS for k in range(12)]
+    loss = Criterion(BoundObjective(reconstruction_share=0.01))
+    draws = [float(loss(twin.model, Batch(data, 0, k))["diffusion"]) * NATS for k in range(12)]
     drawn = forward_law(betas, float(data.mean()), float(data.var(correction=0)))  # the same 2048 examples
     exact = sum((twin.chain.step_kl(t) for t in LATER), Quadratic.zero(5)).mean(drawn)
     c.z(

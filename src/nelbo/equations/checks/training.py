@@ -18,9 +18,10 @@ from nelbo.process import schedule as schedules
 from nelbo.process.levels import Levels, Path
 from nelbo.process.mixture import Mixture
 from nelbo.process.prediction import Output, Prediction, from_x0
-from nelbo.training.learned_schedule import LearnedLaw
-from nelbo.training.objective import Batch, Hybrid, Simple
-from nelbo.training.times import warped
+from nelbo.training.data import Batch
+from nelbo.training.objective import HybridObjective, NoisedBatch, SimpleObjective
+from nelbo.training.schedule import TrainableSchedule
+from nelbo.training.times import inverse_transform
 from nelbo.training.weighting import EDMMonotone, MinSNR, Sigmoid
 
 LOGSNR = torch.linspace(-9, 9, 181, dtype=torch.float64)
@@ -71,20 +72,21 @@ def _(c: Checks) -> None:
         net, schedule=schedules.linear(T, 0.02, 0.5), domain=DataDomain((2,), 8), predicts="eps",
         time="index", variance="learned_range",
     )  # fmt: skip
-    batch = Batch.of(model, torch.tensor([[0, 3], [7, 5]]).repeat(2 * T, 1), 3, 0)
+    batch = NoisedBatch.draw(model, Batch(torch.tensor([[0, 3], [7, 5]]).repeat(2 * T, 1), 3, 0))
 
     def slopes(objective) -> torch.Tensor:
-        (slope,) = torch.autograd.grad(objective.losses(model, batch).each.double().mean(), weights)
+        (slope,) = torch.autograd.grad(objective.losses(model, batch).per_example.double().mean(), weights)
         return slope
 
-    simple, hybrid, strong = slopes(Simple()), slopes(Hybrid(0.001)), slopes(Hybrid(1.0))
+    simple, hybrid, strong = slopes(SimpleObjective()), slopes(HybridObjective(0.001)), slopes(HybridObjective(1.0))
     c.holds("the gradient of the mean is that of the noise loss", (hybrid - simple)[0], 1e-6)
     c.holds("whatever the bound's weight", (strong - simple)[0], 1e-6)
     c.holds(
         "that of the variance is the bound's alone, in proportion, relative", strong[1] / hybrid[1] / 1000 - 1, 1e-4
     )
     c.must_fail("the noise loss teaches the variance nothing", strong[1] - simple[1], 1e-3)
-    values = (Hybrid(1.0).losses(model, batch).each - Simple().losses(model, batch).each).detach()
+    simple, hybrid = (o.losses(model, batch).per_example for o in (SimpleObjective(), HybridObjective(1.0)))
+    values = (hybrid - simple).detach()
     level = model.levels()
     index = (batch.unit * T).long()
     i = int((index > 0).nonzero()[0])
@@ -105,21 +107,21 @@ def _(c: Checks) -> None:
     density = root / root.mean()
     n = 40_000
     u = (torch.arange(n, dtype=torch.float64) + 0.5) / n
-    t, weight = warped(u, density)
+    t, weight = inverse_transform(u, density)
     loss = root[(t * 4).long()]
     c.holds("∫ ℓ/p p dt = ∫ ℓ dt for ℓ constant on the cells", (weight * loss).mean() - root.mean(), 1e-9)
     c.must_fail("1/p forgotten", loss.mean() - root.mean(), 0.5)
     c.holds("p ∝ ℓ leaves no noise", (weight * loss).var(), 1e-9)
     c.holds("any power of t", (weight * t**3).mean() - 0.25, 2e-5)
     for name, other in (("uniform", torch.ones(4, dtype=torch.float64)), ("ℓ²", root.square() / root.square().mean())):
-        t, weight = warped(u, other)
+        t, weight = inverse_transform(u, other)
         second = float((weight * root[(t * 4).long()]).square().mean())
         c.true(f"p {name}: more noise than p ∝ √E ℓ²", second > 1.2 * float(root.mean().square()), second)
 
 
 @check("schedule-variance-gradient")
 def _(c: Checks) -> None:
-    law = LearnedLaw(4.0, -3.0, segments=3)
+    law = TrainableSchedule(4.0, -3.0, segments=3)
     with torch.no_grad():
         law.shape.copy_(torch.tensor([0.4, -0.3, 0.1]))
     model = laws.model(schedules.logsnr_linear(4.0, -3.0), laws.poor)

@@ -19,7 +19,9 @@ from nelbo.model.domain import DataDomain
 from nelbo.process import forward, schedule
 from nelbo.process.levels import Levels
 from nelbo.process.prediction import Output, from_x0
-from nelbo.training.objective import simple_loss
+from nelbo.training.criterion import Criterion
+from nelbo.training.data import Batch
+from nelbo.training.objective import SimpleObjective
 
 
 class Draws(NamedTuple):
@@ -101,7 +103,8 @@ def _(w: Walk) -> None:
         printed.append(d.mean((d.eps - (z - math.sqrt(abar) * x_hat) / math.sqrt(1 - abar)).square()))
     w.line(np.mean(printed))
     data = gaussian_data(chain.data_mean, chain.data_variance)
-    found = [float(simple_loss(twin.model, data.sample(1024, seed=k), 0, k)) for k in range(12)]
+    loss = Criterion(SimpleObjective())
+    found = [float(loss(twin.model, Batch(data.sample(1024, seed=k), 0, k))["loss"]) for k in range(12)]
     w.checks.z("twelve batches of the training loss average to line 8", np.mean(found), np.mean(printed), _se(found))
     w.checks.must_fail("L_simple is the mean of the denoising terms", np.mean(printed) - lines[0].mean(), 0.1)
 

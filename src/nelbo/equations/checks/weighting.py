@@ -16,7 +16,9 @@ from nelbo.equations.oracles.affine import AffineChain
 from nelbo.process import schedule as schedules
 from nelbo.process.levels import Levels, Path
 from nelbo.process.prediction import Output, from_x0
-from nelbo.training.objective import simple_loss
+from nelbo.training.criterion import Criterion
+from nelbo.training.data import Batch
+from nelbo.training.objective import SimpleObjective
 from nelbo.training.weighting import Sigmoid, augmentation_level
 
 HIGH, LOW, X = 6.0, -6.0, 0.8
@@ -228,12 +230,13 @@ def _(c: Checks) -> None:
 
     model = laws.model(laws.bent(cosine, 4.0, -4.0, 400), gain)
     xs = VARIANCE**0.5 * torch.tensor([-1.0, 1.0], dtype=torch.float64).repeat(512)[:, None]
-    losses = torch.stack([simple_loss(model, xs, 16, k) for k in range(40)]).double()
+    loss = Criterion(SimpleObjective())
+    losses = torch.stack([loss(model, Batch(xs, 16, k))["loss"] for k in range(40)]).double()
     logsnr, w = nodes.interval(-4.0, 4.0, 80)
     error = laws.noise_error(gain, VARIANCE, logsnr)
     implied = float((w / torch.cosh(logsnr / 2)) @ error) / (2 * math.pi) / (1 - 2 * edge)
     c.z(
-        "nelbo's simple_loss on a cosine law = the loss of weight sech(λ/2)",
+        "nelbo's L_simple on a cosine law = the loss of weight sech(λ/2)",
         losses.mean(),
         implied,
         nodes.standard_error(losses),

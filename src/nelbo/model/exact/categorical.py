@@ -17,17 +17,15 @@ from nelbo.maths import gaussian
 from nelbo.maths.keys import Purpose
 from nelbo.model.decoder import NetworkCategorical
 from nelbo.model.denoiser import CategoricalDenoiser
-from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.domain import DataDomain
-from nelbo.model.prior import GaussianPrior, Prior
-from nelbo.model.reverse import BetaTilde, Reverse
-from nelbo.process import grid as grids
+from nelbo.model.exact.data import ExactData
+from nelbo.model.prior import Prior
 from nelbo.process.levels import Levels
 from nelbo.process.schedule import Schedule
 
 
 @dataclass(frozen=True, eq=False)
-class CategoricalData:
+class CategoricalData(ExactData):
     """probabilities (D, K) of the codes of D independent pixels, values on the lattice of [low, high]."""
 
     probabilities: Tensor
@@ -65,17 +63,13 @@ class CategoricalData:
         """The exact posterior over codes at every level."""
         return CategoricalDenoiser(_ConstantLogits(self.probabilities.log()), self.domain)
 
-    def model(self, schedule: Schedule, grid: grids.Grid, *, exact_ends: bool = True) -> DiffusionModel:
-        """The model with the exact denoiser and decoder; with `exact_ends` the prior is q(z_L), else N(0, I)."""
-        return DiffusionModel(
-            domain=self.domain,
-            schedule=schedule,
-            grid=grid,
-            denoiser=self.denoiser(),
-            reverse=Reverse(BetaTilde()),
-            decoder=NetworkCategorical(),
-            prior=CodePrior(self.probabilities, self.low, self.high) if exact_ends else GaussianPrior(),
-        )
+    def prior(self, t: Levels) -> CodePrior:
+        """p(z_L) = q(z_L), the marginal at the last level, whichever it is."""
+        return CodePrior(self.probabilities, self.low, self.high)
+
+    def decoder(self) -> NetworkCategorical:
+        """The denoiser's own posterior over codes, which is exact."""
+        return NetworkCategorical()
 
 
 class _ConstantLogits(nn.Module):
@@ -100,7 +94,7 @@ class CodePrior(Prior, kind="code_mixture"):
         nodes, weights = (torch.from_numpy(a).to(x.device) for a in np.polynomial.hermite_e.hermegauss(80))
         weights = weights / weights.sum()
         alpha, sigma = t.alpha[:, None, None], t.sigma[:, None, None]
-        lattice = DataDomain((1,), self.probabilities.shape[1], self.low, self.high).lattice(device=x.device)
+        lattice = self._lattice(x.device)
         z = alpha * x[..., None] + sigma * nodes
         log_normal = gaussian.log_density(z[..., None], alpha[..., None] * lattice, sigma[..., None].square())
         log_p = (self.probabilities.to(x.device).log()[None, :, None, :] + log_normal).logsumexp(-1)
@@ -108,9 +102,11 @@ class CodePrior(Prior, kind="code_mixture"):
 
     def log_density(self, z: Tensor, t: Levels) -> Tensor:
         alpha, sigma = t.alpha[:, None, None], t.sigma[:, None, None]
-        lattice = DataDomain((1,), self.probabilities.shape[1], self.low, self.high).lattice(device=z.device)
-        log_normal = gaussian.log_density(z[..., None], alpha * lattice, sigma.square())
+        log_normal = gaussian.log_density(z[..., None], alpha * self._lattice(z.device), sigma.square())
         return (self.probabilities.to(z.device).log() + log_normal).logsumexp(-1).sum(1)
+
+    def _lattice(self, device: torch.device) -> Tensor:
+        return DataDomain((1,), self.probabilities.shape[1], self.low, self.high).lattice(device=device)
 
     def draw(self, eps: Tensor) -> Tensor:
         raise UsageError("the exact prior over codes scores, it does not sample", "use CategoricalData.sample")

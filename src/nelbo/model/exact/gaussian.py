@@ -18,13 +18,11 @@ from nelbo.equation import equation
 from nelbo.errors import DomainError, ShapeError
 from nelbo.maths import gaussian
 from nelbo.maths.keys import Purpose
-from nelbo.model.decoder import ContinuousGaussian, Decoder
+from nelbo.model.decoder import Decoder
 from nelbo.model.denoiser import Denoiser
-from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.domain import DataDomain
-from nelbo.model.prior import GaussianPrior, Prior
-from nelbo.model.reverse import Reverse, parse_variance
-from nelbo.process import grid as grids
+from nelbo.model.exact.data import ExactData
+from nelbo.model.prior import Prior
 from nelbo.process.levels import Levels
 from nelbo.process.prediction import Prediction
 from nelbo.process.schedule import Schedule
@@ -32,7 +30,7 @@ from nelbo.typing import Condition, Json, Shape
 
 
 @dataclass(frozen=True, eq=False)
-class GaussianData:
+class GaussianData(ExactData):
     """N(mean, covariance): mean (D,), covariance (D, D) symmetric positive definite; float64."""
 
     mean: Tensor
@@ -57,6 +55,11 @@ class GaussianData:
     def dimensions(self) -> int:
         """D."""
         return len(self.mean)
+
+    @property
+    def domain(self) -> DataDomain:
+        """(D,), real numbers."""
+        return DataDomain((self.dimensions,))
 
     def log_prob(self, x: Tensor) -> Tensor:
         """log N(x; m, C) in nats, (N,), for x (N, D)."""
@@ -85,20 +88,6 @@ class GaussianData:
     def decoder(self) -> ExactGaussianDecoder:
         """p(x | z_1) = q(x | z_1), the exact posterior of the data given the first level."""
         return ExactGaussianDecoder(self.mean, self.covariance)
-
-    def model(self, schedule: Schedule, grid: grids.Grid, *, exact_ends: bool = True, variance="beta_tilde"):
-        """The model with the exact denoiser; with `exact_ends` also prior q(z_L) and decoder q(x | z_1), else N(0, I)
-        and N(x; z/α, σ²/α²)."""
-        last = grid.levels(schedule, False)[-1:]
-        return DiffusionModel(
-            domain=DataDomain((self.dimensions,)),
-            schedule=schedule,
-            grid=grid,
-            denoiser=self.denoiser(),
-            reverse=Reverse(parse_variance(variance)),
-            decoder=self.decoder() if exact_ends else ContinuousGaussian(),
-            prior=self.prior(last) if exact_ends else GaussianPrior(),
-        )
 
 
 class ExactGaussianDenoiser(Denoiser):

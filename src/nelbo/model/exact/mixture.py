@@ -19,13 +19,11 @@ from nelbo.equation import equation
 from nelbo.errors import DomainError, ShapeError, UsageError
 from nelbo.maths import gaussian
 from nelbo.maths.keys import Purpose
-from nelbo.model.decoder import ContinuousGaussian, Decoder
+from nelbo.model.decoder import Decoder
 from nelbo.model.denoiser import Denoiser
-from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.domain import DataDomain
-from nelbo.model.prior import GaussianPrior, Prior
-from nelbo.model.reverse import Reverse, parse_variance
-from nelbo.process import grid as grids
+from nelbo.model.exact.data import ExactData
+from nelbo.model.prior import Prior
 from nelbo.process.levels import Levels
 from nelbo.process.prediction import Prediction
 from nelbo.process.schedule import Schedule
@@ -33,7 +31,7 @@ from nelbo.typing import Condition, Json
 
 
 @dataclass(frozen=True, eq=False)
-class MixtureData:
+class MixtureData(ExactData):
     """weights (M,), means (M, D), covariances (M, D, D); float64. Weights are normalised."""
 
     weights: Tensor
@@ -75,6 +73,11 @@ class MixtureData:
         for name, value in vars(self).items():
             object.__setattr__(moved, name, value.to(device))
         return moved
+
+    @property
+    def domain(self) -> DataDomain:
+        """(D,), real numbers."""
+        return DataDomain((self.dimensions,))
 
     @equation("gaussian-merge")
     def noised(self, t: Levels) -> MixtureData:
@@ -126,21 +129,14 @@ class MixtureData:
         """x̂ = E[x | z_t], exact at every level of every schedule (which is therefore not needed)."""
         return ExactMixtureDenoiser(self)
 
-    def model(self, schedule: Schedule, grid: grids.Grid, *, exact_ends: bool = True, variance="beta_tilde"):
-        """The model with the exact denoiser; `exact_ends` as in GaussianData.model (the exact prior needs D = 1)."""
-        last = grid.levels(schedule, False)[-1:]
-        noisy = self.noised(last)
-        return DiffusionModel(
-            domain=DataDomain((self.dimensions,)),
-            schedule=schedule,
-            grid=grid,
-            denoiser=self.denoiser(),
-            reverse=Reverse(parse_variance(variance)),
-            decoder=ExactMixtureDecoder(self.weights, self.means, self.covariances)
-            if exact_ends
-            else ContinuousGaussian(),
-            prior=MixturePrior(noisy.weights, noisy.means, noisy.covariances) if exact_ends else GaussianPrior(),
-        )
+    def prior(self, t: Levels) -> MixturePrior:
+        """p(z_L) = q(z_L), the marginal at the last level t (a Levels of one element); its KL needs D = 1."""
+        noisy = self.noised(t)
+        return MixturePrior(noisy.weights, noisy.means, noisy.covariances)
+
+    def decoder(self) -> ExactMixtureDecoder:
+        """p(x | z_1) = q(x | z_1), the exact posterior of the data given the first level."""
+        return ExactMixtureDecoder(self.weights, self.means, self.covariances)
 
 
 class ExactMixtureDenoiser(Denoiser):

@@ -1,0 +1,71 @@
+"""What every verb is given: a model, data, rows of a condition and choices, resolved from strings in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nelbo import data as readers
+from nelbo.adapters.choices import Overrides
+from nelbo.adapters.load import Model, load
+from nelbo.errors import UsageError
+from nelbo.model.diffusion import DiffusionModel
+from nelbo.model.examples import Examples
+from nelbo.process.grid import Grid
+from nelbo.typing import Condition
+
+Data = Examples | Tensor | str | Path | Any
+"""Codes or values (N, *shape) as an array or tensor, a torch Dataset, `Examples` or a DATA string."""
+Device = str | torch.device
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """A model on its grid, the examples, the rows of its condition, and what was chosen in the place of its own."""
+
+    model: DiffusionModel
+    examples: Examples
+    condition: Condition | None
+    overrides: Overrides
+
+    @classmethod
+    def of(
+        cls,
+        model: Model,
+        data: Data,
+        *,
+        limit: int | None = None,
+        condition: Condition | str | None = None,
+        overrides: Overrides | None = None,
+        grid: Grid | None = None,
+    ) -> Inputs:
+        """From what a verb is given. Errors: those of `load` and of the readers, and UsageError."""
+        examples = readers.resolve(data, limit=limit)
+        chosen = overrides or Overrides()
+        rows = rows_of(condition, examples)
+        loaded = load(model, overrides=chosen)
+        return cls(loaded if grid is None else loaded.with_grid(grid), examples, rows, chosen)
+
+
+def rows_of(condition: Condition | str | None, examples: Examples) -> Condition | None:
+    """Keywords of the network with one row an example: as given, or the labels of the data under the name given.
+
+    Errors: UsageError where labels are asked for that the data do not have.
+    """
+    if not isinstance(condition, str):
+        return condition
+    if not condition.isidentifier():
+        raise UsageError(f"the condition {condition!r}", "give the name of the network's keyword, such as y")
+    if examples.labels is None:
+        raise UsageError(
+            f"the condition {condition!r} takes the labels of the data, and {examples.name} has none",
+            "labels come from an npz key (labels, y), an IDX companion file or sub-folder names; in Python give "
+            "condition={name: rows}",
+        )
+    return {condition: examples.labels}

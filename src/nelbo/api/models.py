@@ -1,0 +1,291 @@
+"""The verbs that make something of a model or with it: `train`, `tighten`, `sample`, `save_pretrained`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, overload
+
+from torch import Tensor
+
+from nelbo import data as readers
+from nelbo import sampling
+from nelbo.adapters import diffusers
+from nelbo.adapters.choices import Overrides
+from nelbo.adapters.load import Model, load
+from nelbo.api.inputs import Data, Device, Inputs, Progress, rows_of
+from nelbo.bound.result import Bound
+from nelbo.errors import UsageError
+from nelbo.files import write_atomic
+from nelbo.model import folder
+from nelbo.model.diffusion import DiffusionModel
+from nelbo.process.grid import Grid
+from nelbo.report import card
+from nelbo.sampling import Sampler, Trajectory
+from nelbo.tightening import certificate as certificates
+from nelbo.tightening import tighten as tightenings
+from nelbo.tightening.certificate import Certificate
+from nelbo.tightening.ends import DecoderKind
+from nelbo.training import TrainConfig, check_config
+from nelbo.training import train as train_model
+from nelbo.typing import Condition, Json
+from nelbo.workers import Alone, Run, Workers
+
+
+def train(
+    data: Data,
+    out: str | Path,
+    config: Json | TrainConfig | None = None,
+    *,
+    validation: Data | None = None,
+    resume: bool = False,
+    device: Device | None = None,
+    progress: Callable[[Json], None] | None = None,
+    message: Callable[[str], None] | None = None,
+    workers: Workers | None = None,
+) -> DiffusionModel:
+    """Train a model on `data`, write it to the folder `out`, and return it (with the averaged weights).
+
+    config: settings as of `nelbo.training.TrainConfig`; a dict may name some of them. validation: data to bound along
+    the way, in the place of a part of `data`, where the configuration does not name any. resume: continue from the
+    newest checkpoint in out/checkpoints, to the same result, bit for bit on the same machine, as a run that was never
+    stopped. device: where to train, the CPU where None. progress: called with a record a step (step, steps, and every
+    `log_every` steps loss, diffusion, reconstruction, prior in bits/dim, lr, seconds; or bound, standard_error, nfe,
+    best). message: called with lines for a person. workers: the processes that share the run
+    (`nelbo.runtime.workers()`), each of which calls this with the same arguments.
+
+    Ctrl-C or SIGTERM finishes the step, saves a checkpoint and raises Interrupted; a second Ctrl-C does not wait.
+    Errors: UsageError, DomainError, NumericalError (a loss that is not finite), DataError, WorkerError, OSError (no
+    space left); the last checkpoint stays.
+
+    >>> import nelbo, tempfile, torch
+    >>> codes = torch.randint(0, 4, (64, 3), generator=torch.Generator().manual_seed(0))
+    >>> settings = {"steps": 2, "batch_size": 8, "bins": 4, "net": {"name": "mlp", "width": 8}}
+    >>> nelbo.train(codes, tempfile.mkdtemp() + "/run", settings).domain.shape
+    (3,)
+    """
+    examples = check_config(config).validation.data if validation is None else validation
+    return train_model(
+        readers.resolve(data),
+        out,
+        config,
+        validation=None if examples is None else readers.resolve(examples),
+        resume=resume,
+        progress=progress,
+        message=message,
+        run=Run(device=device, workers=workers or Alone()),
+    )
+
+
+def tighten(
+    model: Model,
+    data: Data,
+    steps: int | None = None,
+    *,
+    target: float | None = None,
+    held_out: Data | None = None,
+    first_level: str | DecoderKind = "auto",
+    out: str | Path | None = None,
+    limit: int | None = None,
+    condition: Condition | str | None = None,
+    held_out_condition: Condition | None = None,
+    overrides: Overrides | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    device: Device | None = None,
+    progress: Progress | None = None,
+    message: Callable[[str], None] | None = None,
+) -> tuple[DiffusionModel, Certificate]:
+    """The same weights with a better bound in `steps` evaluations (25): (tightened model, certificate).
+
+    Chooses the levels of the chain, the first of them with a decoder fitted there, and reverse covariances, on a half
+    of `data`, which the model must not have been trained on, and certifies the bound on the other half.
+
+    target: in place of steps, a bound in bits/dim: the fewest steps for which the fit predicts it. held_out: data to
+    certify on, so that all of `data` are fitted to; held_out_condition: their rows of the condition. first_level:
+    "auto", or the decoder there: "own", "gaussian", "histogram", "pixel", "context". out: a folder to write the model
+    and certificate.json to; a model of package.module:function is kept as that name and the fitted parts. limit: only
+    the first so many examples of `data`. message: called with a line at every stage. condition, overrides, seed,
+    batch_size, device and progress are as of `evaluate`.
+
+    Errors: UsageError (too few examples, too many steps, a target out of reach), and those of `evaluate`.
+    Source: Watson et al. 2021 (grids); Bao et al. 2022 (variances).
+
+    >>> import nelbo, torch, warnings
+    >>> data = nelbo.exact.CategoricalData(torch.tensor([[0.7, 0.2, 0.1]] * 4))
+    >>> model = data.model(nelbo.schedules.logsnr_linear(6.0, -6.0), nelbo.grids.even(32))
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("ignore")          # it is not known what it was trained on
+    ...     tight, certificate = nelbo.tighten(model, data.sample(64), steps=4)
+    >>> tight.steps, certificate.after.examples
+    (4, 32)
+    """
+    source, model = model, load(model, overrides=overrides)
+    if out is not None:
+        _check_tightened_folder(source, model, out)
+    given = Inputs.of(model, data, limit=limit, condition=condition)
+    other = None if held_out is None else readers.resolve(held_out)
+    if other is not None and isinstance(condition, str):
+        held_out_condition = rows_of(condition, other)
+    tight, certificate = tightenings.tighten(
+        given.model,
+        given.examples,
+        steps,
+        target=target,
+        held_out=other,
+        first_level=first_level,
+        condition=given.condition,
+        held_out_condition=held_out_condition,
+        seed=seed,
+        batch_size=batch_size,
+        device=device,
+        progress=progress,
+        message=message,
+    )
+    if out is not None:
+        document = json.dumps(certificate.to_dict(), indent=1, allow_nan=False) + "\n"
+        write_atomic(Path(out) / certificates.FILE, document)
+        folder.save(tight, out)
+    return tight, certificate
+
+
+def _check_tightened_folder(source: Model, model: DiffusionModel, out: str | Path) -> None:
+    """Errors: UsageError where `out` cannot hold the tightened model, or is the model's own folder; before the work."""
+    folder.check_keepable(model)
+    path = Path(out)
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"the folder {out} is a file", "give the name of a folder; it is made where it is missing")
+    if not isinstance(source, DiffusionModel) and path.exists() and Path(source).resolve() == path.resolve():
+        raise UsageError(f"the tightened model would replace the model in {out}", "give another folder for --out")
+
+
+@overload
+def sample(
+    model: Model,
+    n: int,
+    *,
+    sampler: str | Sampler = ...,
+    steps: int | None = ...,
+    grid: str | Grid | None = ...,
+    codes: bool = ...,
+    condition: Condition | None = ...,
+    guidance: float | None = ...,
+    null_condition: Condition | None = ...,
+    start: Tensor | None = ...,
+    trajectory: Literal[True],
+    overrides: Overrides | None = ...,
+    seed: int = ...,
+    batch_size: int | None = ...,
+    device: Device | None = ...,
+    progress: Progress | None = ...,
+    workers: Workers | None = ...,
+) -> Trajectory: ...
+
+
+@overload
+def sample(
+    model: Model,
+    n: int,
+    *,
+    sampler: str | Sampler = ...,
+    steps: int | None = ...,
+    grid: str | Grid | None = ...,
+    codes: bool = ...,
+    condition: Condition | None = ...,
+    guidance: float | None = ...,
+    null_condition: Condition | None = ...,
+    start: Tensor | None = ...,
+    trajectory: Literal[False] = ...,
+    overrides: Overrides | None = ...,
+    seed: int = ...,
+    batch_size: int | None = ...,
+    device: Device | None = ...,
+    progress: Progress | None = ...,
+    workers: Workers | None = ...,
+) -> Tensor: ...
+
+
+def sample(
+    model: Model,
+    n: int,
+    *,
+    sampler: str | Sampler = "ancestral",
+    steps: int | None = None,
+    grid: str | Grid | None = None,
+    codes: bool = True,
+    condition: Condition | None = None,
+    guidance: float | None = None,
+    null_condition: Condition | None = None,
+    start: Tensor | None = None,
+    trajectory: bool = False,
+    overrides: Overrides | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    device: Device | None = None,
+    progress: Progress | None = None,
+    workers: Workers | None = None,
+) -> Tensor | Trajectory:
+    """n draws of p_θ(x), (n, *shape): integer codes where the domain has bins and `codes`, else real values, unclipped.
+
+    The last step is the model's decoder: codes are drawn from p(x | z_1), real values are E[x | z_1]. Sample i depends
+    on (seed, i) alone, whatever the batches and processes.
+
+    sampler: a name of `nelbo.samplers.NAMED` or an instance, such as `nelbo.samplers.DDIM(eta=0.5)`; "ancestral" draws
+    from the model itself. steps: network evaluations of a pass with one evaluation a step (Heun and midpoint make two),
+    spaced as `grid` says: "even", "quadratic", "karras", "logsnr", or a `Grid` in the place of both. None: the model's
+    grid. condition: keywords of the network, one row a sample. guidance, null_condition: the scale w of classifier-free
+    guidance, x̂ = x̂_null + w (x̂_condition − x̂_null), and the one row that the network takes for no condition. start:
+    z_L (n, *shape) in the place of draws of the prior, as `nelbo.sampling.encode` gives it. trajectory: return a
+    `Trajectory` with every level. progress: called with (evaluations done, planned). workers: the processes that share
+    the samples (`nelbo.runtime.workers()`); every one gets all of them. model, overrides, seed, batch_size and device
+    are as of `evaluate`.
+
+    Errors: UsageError, UnknownNameError, ShapeError, NumericalError. Source: Ho et al. 2020, algorithm 2.
+
+    >>> import nelbo, torch
+    >>> data = nelbo.exact.GaussianData(torch.zeros(4), torch.eye(4))
+    >>> model = data.model(nelbo.schedules.logsnr_linear(8.0, -8.0), nelbo.grids.even(16))
+    >>> nelbo.sample(model, 2, sampler="ddim", steps=8).shape
+    torch.Size([2, 4])
+    """
+    return sampling.sample(
+        load(model, overrides=overrides),
+        n,
+        sampler=sampler,
+        steps=steps,
+        grid=grid,
+        codes=codes,
+        condition=condition,
+        guidance=guidance,
+        null_condition=null_condition,
+        start=start,
+        trajectory=trajectory,
+        run=Run(device=device, batch_size=batch_size, seed=seed, progress=progress, workers=workers or Alone()),
+    )
+
+
+def save_pretrained(model: Model, out: str | Path, *, bound: Bound | None = None, license: str | None = None) -> Path:
+    """Write `model`, whose network is diffusers' UNet2DModel, as a folder that `DDPMPipeline.from_pretrained` loads.
+
+    With the folder `out` goes a model card, README.md with YAML metadata; bound: the result of `evaluate` that it
+    states; license: an identifier such as "apache-2.0". The folder can be uploaded to the hub as it is. Errors:
+    UsageError where diffusers cannot express the model, with the part of it that it cannot.
+
+    >>> import nelbo, tempfile
+    >>> from diffusers import DDPMScheduler, UNet2DModel
+    >>> net = UNet2DModel(8, 1, 1, block_out_channels=(32, 32), down_block_types=("DownBlock2D",) * 2,
+    ...                   up_block_types=("UpBlock2D",) * 2)
+    >>> folder = nelbo.save_pretrained(nelbo.from_diffusers((net, DDPMScheduler(100)), bins=17), tempfile.mkdtemp())
+    >>> nelbo.load(folder).steps
+    100
+    """
+    if bound is not None and bound.quantity != "vlb":
+        raise UsageError(
+            f"a result of quantity {bound.quantity!r} for a model card, which states the variational bound",
+            "give what nelbo.evaluate returned",
+        )
+    model = load(model)
+    written = diffusers.save_pretrained(model, out)
+    write_atomic(written / "README.md", card.card(model, bound, name=Path(out).resolve().name, license=license))
+    return written

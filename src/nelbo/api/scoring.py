@@ -1,0 +1,236 @@
+"""The verbs that score data under a model: `evaluate`, `ode_likelihood`, `compare`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from nelbo.adapters.choices import Overrides
+from nelbo.adapters.load import Model, load
+from nelbo.api.inputs import Data, Device, Inputs, Progress
+from nelbo.bound import compare as comparisons
+from nelbo.bound import evaluate as bounds
+from nelbo.bound.compare import Comparison
+from nelbo.bound.estimators import Estimator
+from nelbo.bound.result import Bound
+from nelbo.bound.results import compare_results
+from nelbo.errors import UsageError
+from nelbo.likelihood import Dequantisation, OdeLikelihood, Solver, Trace
+from nelbo.likelihood import likelihood as odes
+from nelbo.likelihood.scores import Settings
+from nelbo.process.grid import Grid
+from nelbo.typing import Condition
+from nelbo.workers import Alone, Run, Workers
+
+
+def evaluate(
+    model: Model,
+    data: Data,
+    *,
+    tolerance: float = 0.01,
+    max_nfe: int | None = None,
+    grid: Grid | None = None,
+    estimator: str | Estimator = "auto",
+    per_example: bool = False,
+    limit: int | None = None,
+    condition: Condition | str | None = None,
+    overrides: Overrides | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    device: Device | None = None,
+    precision: str = "float32",
+    progress: Progress | None = None,
+    watch: Callable[[float, float], None] | None = None,
+    state: str | Path | None = None,
+    workers: Workers | None = None,
+) -> Bound:
+    """The variational bound −log p_θ(x) ≤ prior + diffusion + reconstruction of `data` under `model`, with error bars.
+
+    model: a DiffusionModel or MODEL string. data: an array or tensor (N, *shape) of integer codes (of real values where
+    the domain has no bins), a torch Dataset, `Examples` or a DATA string.
+
+    What is computed:
+        tolerance: the standard error of the estimator to reach, in bits/dim; max_nfe: at most so many evaluations.
+        grid: another grid than the model's own (the network, decoder and prior stay).
+        estimator: "auto" (plans its draws from a pilot), another name of `nelbo.bound.evaluate.ESTIMATORS`, or an
+        `Estimator`. per_example: keep every example's bound with its standard error in `Bound.per_example`.
+        limit: only the first so many examples. condition: keywords of the network with one row an example, or the name
+        of the keyword that takes the labels of the data. overrides: choices that replace the model's own.
+
+    How it is run:
+        seed: of all noise. batch_size: examples of one network call, chosen by their size where None. device: where the
+        network computes, the CPU where None. precision: of the network, "float32", "float64" or "bf16"; all else is
+        float64. progress: called with (evaluations done, planned; 0 where not known); watch: called with (bits/dim,
+        standard error) as they become known. state: a file from which an interrupted evaluation goes on to the same
+        number. workers: the processes that share the work (`nelbo.runtime.workers()`).
+
+    Errors: ShapeError, DomainError, UsageError, UnknownNameError, NumericalError.
+    Source: Ho et al. 2020, eq. 5; Kingma et al. 2021, eq. 11-17.
+
+    >>> import nelbo, torch
+    >>> data = nelbo.exact.CategoricalData(torch.full((4, 17), 1 / 17))
+    >>> model = data.model(nelbo.schedules.logsnr_linear(8.0, -8.0), nelbo.grids.continuous())
+    >>> bound = nelbo.evaluate(model, data.sample(16), estimator="stratified", seed=0)
+    >>> abs(bound.bits_per_dim - 4.087) < 4 * bound.standard_error.total        # log2(17), the entropy
+    True
+    """
+    given = Inputs.of(model, data, limit=limit, condition=condition, overrides=overrides, grid=grid)
+    bound = bounds.evaluate(
+        given.model,
+        given.examples,
+        tolerance=tolerance,
+        max_nfe=max_nfe,
+        estimator=estimator,
+        per_example=per_example,
+        condition=given.condition,
+        seed=seed,
+        batch_size=batch_size,
+        device=device,
+        precision=precision,
+        progress=progress,
+        watch=watch,
+        state=state,
+        workers=workers,
+    )
+    return dataclasses.replace(bound, overrides=given.overrides.to_json())
+
+
+def ode_likelihood(
+    model: Model,
+    data: Data,
+    *,
+    solver: str | Solver = "rk4",
+    steps: int | None = None,
+    tolerance: float | None = None,
+    max_steps: int = 1024,
+    trace: Trace | None = None,
+    exact_trace: bool | None = None,
+    probes: int | None = None,
+    dequantisation: str | Dequantisation = "variational",
+    draws: int | None = None,
+    importance: int = 1,
+    grid: Grid | None = None,
+    per_example: bool = False,
+    limit: int | None = None,
+    condition: Condition | str | None = None,
+    overrides: Overrides | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    device: Device | None = None,
+    precision: str = "float32",
+    progress: Progress | None = None,
+    state: str | Path | None = None,
+    workers: Workers | None = None,
+) -> OdeLikelihood:
+    """−log p of `data` by the probability-flow ODE of `model`, in the form of a bound whose `quantity` is "ode".
+
+    With s = d log σ/dλ in the clock log-SNR λ, from the first level λ_1 to the last λ_L,
+
+        dz/dλ = s z + ½ α x̂(z, λ),        log p(z_1) = log p(z_L) + ∫_{λ_1}^{λ_L} ∇·(dz/dλ) dλ
+
+    Solver:
+        solver: "rk4" (order 4) or "heun" (order 2), with `steps` even steps in λ (64); or an object such as
+        `nelbo.likelihood.RK4(64)`. Half the steps are solved too, and the difference estimates the error of every
+        example. tolerance: double the steps of each example, up to max_steps, until its own error is at most so many
+        bits/dim.
+    Divergence:
+        trace: `nelbo.likelihood.ExactTrace()`, by D backward passes an evaluation (the default up to 16 dimensions), or
+        `nelbo.likelihood.Hutchinson(probes)`, by so many random signs an example, fixed along a solve and unbiased.
+        exact_trace=True and probes=N are short for these.
+    Starting points:
+        dequantisation: "variational", "uniform", "truncated_normal", "flow" (fitted to the model on the first examples,
+        in some thousand evaluations) or, for real data, "none"; see `nelbo.likelihood.dequantisation`. draws:
+        independent starting points an example, whose spread gives its standard error (2). importance: K points under
+        one logarithm, −log (1/K) Σ_k p(x | z_k) p(z_k)/q(z_k | x): still a bound, biased upwards by about
+        Var(weight)/2K; needs the exact trace.
+
+    model, data, grid, per_example, limit, condition, overrides, seed, batch_size, device, precision (no bf16),
+    progress, state and workers are as of `evaluate`. After an interrupt the result is that of the examples finished.
+
+    Errors: ShapeError, DomainError, UsageError, UnknownNameError, NumericalError, Interrupted.
+    Source: Song et al. 2021, eq. 39; Burda et al. 2016, eq. 8.
+
+    >>> import nelbo, torch
+    >>> data = nelbo.exact.CategoricalData(torch.tensor([[0.7, 0.2, 0.1]] * 4))
+    >>> model = data.model(nelbo.schedules.logsnr_linear(6.0, -8.0), nelbo.grids.continuous())
+    >>> codes, solver = data.sample(8), nelbo.likelihood.RK4(64)
+    >>> ode = nelbo.ode_likelihood(model, codes, solver=solver, precision="float64", per_example=True)
+    >>> bool((ode.per_example.nats + data.log_prob(codes)).abs().max() < 0.01)   # the exact model's −log P
+    True
+    """
+    given = Inputs.of(model, data, limit=limit, condition=condition, overrides=overrides, grid=grid)
+    how = Settings.parse(
+        given.model,
+        solver=solver,
+        steps=steps,
+        tolerance=tolerance,
+        max_steps=max_steps,
+        trace=trace,
+        probes=probes,
+        exact_trace=exact_trace,
+        dequantisation=dequantisation,
+        draws=draws,
+        importance=importance,
+    )
+    run = Run(device, precision, batch_size, seed, state, workers or Alone(), progress)
+    ode = odes.ode_likelihood(
+        given.model, given.examples, how, condition=given.condition, per_example=per_example, run=run
+    )
+    return dataclasses.replace(ode, overrides=given.overrides.to_json())
+
+
+def compare(
+    model_a: Model | Bound,
+    model_b: Model | Bound,
+    data: Data | None = None,
+    *,
+    tolerance: float = 0.01,
+    max_nfe: int | None = None,
+    limit: int | None = None,
+    condition: Condition | str | None = None,
+    overrides: Overrides | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    device: Device | None = None,
+    precision: str = "float32",
+    progress: Progress | None = None,
+    workers: Workers | None = None,
+) -> Comparison:
+    """The difference of the bounds of model_a and model_b on the same examples, A − B in bits/dim, with paired errors.
+
+    Common random numbers: the same positions and noise for both models. tolerance: the paired standard error to reach,
+    in bits/dim; max_nfe: at most so many evaluations of both together. data, limit, condition and overrides (of both
+    models), seed, batch_size, device, precision, progress and workers are as of `evaluate`.
+
+    Two results in the place of models, of `evaluate` or of `ode_likelihood` with per_example=True, are compared as they
+    are, without data, and only with results of the same kind.
+
+    Errors: those of `evaluate`; UsageError where the models or results are of unlike quantities.
+
+    >>> import nelbo, torch
+    >>> data = nelbo.exact.CategoricalData(torch.tensor([[0.7, 0.2, 0.1]] * 4))
+    >>> fine, coarse = (data.model(nelbo.schedules.logsnr_linear(8.0, -8.0), nelbo.grids.even(K)) for K in (64, 8))
+    >>> nelbo.compare(fine, coarse, data.sample(64), tolerance=0.05).difference < 0
+    True
+    """
+    if isinstance(model_a, Bound) or isinstance(model_b, Bound):
+        return compare_results(model_a, model_b)
+    if data is None:
+        raise UsageError("two models are to be compared on no data", "give data, such as 'digits:test' or an array")
+    given = Inputs.of(model_a, data, limit=limit, condition=condition, overrides=overrides)
+    difference = comparisons.compare(
+        given.model,
+        load(model_b, overrides=overrides),
+        given.examples,
+        tolerance=tolerance,
+        max_nfe=max_nfe,
+        condition=given.condition,
+        seed=seed,
+        batch_size=batch_size,
+        device=device,
+        precision=precision,
+        progress=progress,
+        workers=workers,
+    )
+    return dataclasses.replace(difference, overrides=given.overrides.to_json())

@@ -1,0 +1,194 @@
+"""Where decompressed images go: a tensor, or a file or folder in the form that its name asks for."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+import struct
+import tempfile
+import zipfile
+from abc import ABC, abstractmethod
+from pathlib import Path, PurePosixPath
+from typing import IO, BinaryIO, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nelbo import files
+from nelbo.codec.header import Header
+from nelbo.data import idx, pictures
+from nelbo.errors import UsageError
+
+LOSSLESS = (".png", ".bmp", ".tif", ".tiff")
+"""Endings of pictures that keep every pixel; a name with another ending gets .png appended."""
+
+
+class Target(ABC):
+    """Takes images in order and publishes them at once when all are there."""
+
+    @abstractmethod
+    def add(self, images: np.ndarray, names: list[str], first: int) -> None:
+        """Add images (n, *shape) in their own type, the first of which is number `first`."""
+
+    @abstractmethod
+    def publish(self, partial: bool) -> object:
+        """Make them appear under their name, or beside it if some are missing; returns the path or the tensor."""
+
+    @abstractmethod
+    def discard(self) -> None:
+        """Delete everything."""
+
+
+class TensorTarget(Target):
+    """A tensor of all images."""
+
+    def __init__(self):
+        self.parts: list[Tensor] = []
+
+    def add(self, images, names, first):
+        self.parts.append(torch.from_numpy(np.ascontiguousarray(images)))
+
+    def publish(self, partial):
+        return torch.cat(self.parts) if self.parts else None
+
+    def discard(self):
+        self.parts = []
+
+
+class ArrayTarget(Target):
+    """An npy, npz or IDX file; its rows are collected in a temporary file in the same folder."""
+
+    def __init__(self, header: Header, out: Path):
+        self.header, self.out, self.count = header, out, 0
+        out.parent.mkdir(parents=True, exist_ok=True)
+        self.rows = cast(BinaryIO, tempfile.TemporaryFile(dir=out.parent))  # noqa: SIM115  closed when done
+        self.indices: list[np.ndarray] = []
+
+    def add(self, images, names, first):
+        self.rows.write(np.ascontiguousarray(images).tobytes())
+        self.indices.append(np.arange(first, first + len(images)))
+        self.count += len(images)
+
+    def publish(self, partial):
+        if not self.count:
+            return None
+        path = recovered(self.out) if partial else self.out
+        with files.writing(path) as file:
+            self._write(file, path.suffix.lower(), partial)
+        self.rows.close()
+        return path
+
+    def discard(self):
+        self.rows.close()
+
+    def _write(self, file: BinaryIO, suffix: str, partial: bool) -> None:
+        if suffix == ".npy":
+            self._npy(file)
+        elif suffix == ".npz":
+            with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+                with archive.open(f"{self.header.key or 'images'}.npy", "w", force_zip64=True) as member:
+                    self._npy(member)
+                if partial:
+                    with archive.open("index.npy", "w") as member:
+                        np.lib.format.write_array(member, np.concatenate(self.indices))
+        elif suffix == ".gz":
+            with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as inner:
+                self._idx(cast(IO[bytes], inner))
+        else:
+            self._idx(file)
+
+    def _npy(self, file: IO[bytes]) -> None:
+        shape = (self.count, *self.header.shape)
+        descr = np.lib.format.dtype_to_descr(np.dtype(self.header.dtype))
+        np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
+        self.rows.seek(0)
+        shutil.copyfileobj(self.rows, file)
+
+    def _idx(self, file: IO[bytes]) -> None:
+        dtype = np.dtype(self.header.dtype)
+        kinds = {np.dtype(text).newbyteorder("="): (code, text) for code, text in idx.TYPES.items()}
+        if dtype not in kinds:
+            raise UsageError(f"IDX has no type for {dtype} codes", "choose --out FILE.npz")
+        code, text = kinds[dtype]
+        shape = (self.count, *self.header.shape)
+        file.write(struct.pack(f">BBBB{len(shape)}I", 0, 0, code, len(shape), *shape))
+        self.rows.seek(0)
+        while piece := self.rows.read(dtype.itemsize << 18):
+            file.write(np.frombuffer(piece, dtype).astype(text).tobytes())
+
+
+class FolderTarget(Target):
+    """A folder of pictures, written under a temporary name and renamed."""
+
+    def __init__(self, header: Header, out: Path, black_and_white: bool):
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UsageError(f"--out {out} exists and is not an empty folder", "give the name of a new folder")
+        self.header, self.out, self.count = header, out, 0
+        if len(header.shape) not in (2, 3) or (len(header.shape) == 3 and header.shape[0] not in (1, 3)):
+            raise UsageError(
+                f"images of shape {tuple(header.shape)} cannot be written as pictures", "choose --out FILE.npz"
+            )
+        self.mode = "1" if black_and_white else "L"
+        self.image = pictures.pillow("the pictures of an archive")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        self.temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=".nelbo-", suffix=".tmp"))
+        self.temporary.chmod(0o777 & ~files._umask())
+
+    def add(self, images, names, first):
+        for i, codes in enumerate(images):
+            name = names[i] if names else f"{first + i:0{len(str(self.header.images - 1))}d}.png"
+            path = self.temporary / safe(name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._picture(codes).save(path)
+            self.count += 1
+
+    def publish(self, partial):
+        if not self.count:
+            self.discard()
+            return None
+        path = recovered(self.out) if partial else self.out
+        if path.exists():
+            if any(path.iterdir()):
+                raise UsageError(f"{path} exists and is not an empty folder", "move it away")
+            path.rmdir()
+        self.temporary.rename(path)
+        return path
+
+    def discard(self):
+        shutil.rmtree(self.temporary, ignore_errors=True)
+
+    def _picture(self, codes: np.ndarray):
+        codes = codes.astype(np.uint8)
+        if codes.ndim == 3:
+            codes = codes[0] if len(codes) == 1 else codes.transpose(1, 2, 0)
+        if self.mode == "1" and codes.ndim == 2:
+            return self.image.fromarray(codes * np.uint8(255)).convert("1")
+        return self.image.fromarray(np.ascontiguousarray(codes))
+
+
+def safe(name: str) -> PurePosixPath:
+    """A name from an archive as a path that stays below its folder, with an ending that keeps pixels."""
+    parts = [
+        part for part in PurePosixPath(name.replace("\\", "/").replace("\0", "_")).parts if part not in ("/", "..", ".")
+    ]
+    path = PurePosixPath(*parts) if parts else PurePosixPath("image.png")
+    return path if path.suffix.lower() in LOSSLESS else path.with_name(path.name + ".png")
+
+
+def recovered(out: Path) -> Path:
+    """Where the images go if some are lost: images.npz → images.recovered.npz."""
+    return out.with_name(f"{out.stem}.recovered{out.suffix}" if out.suffix else f"{out.name}.recovered")
+
+
+def target(header: Header, out: Path | None, bins: int) -> Target:
+    """The target for `out` by its name: .npz, .npy, an IDX name, else a folder; None: a tensor. Errors: UsageError."""
+    if out is None:
+        return TensorTarget()
+    if out.suffix.lower() in (".npz", ".npy") or idx.is_idx(out):
+        if out.is_dir():
+            raise UsageError(f"--out {out} is a folder", "give the name of a file, or of a new folder")
+        return ArrayTarget(header, out)
+    if bins > 256:
+        raise UsageError(f"codes of {bins} values do not fit into pictures of 8 bits", "choose --out FILE.npz")
+    return FolderTarget(header, out, bins == 2 and len(header.shape) == 2)

@@ -1,0 +1,77 @@
+"""A torch `Dataset`: its items stacked, in its order; labels where the items are pairs (x, y)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nelbo.data import arrays, pictures
+from nelbo.errors import DataError
+from nelbo.model.examples import Examples
+
+
+def read_dataset(dataset: Any, limit: int | None = None) -> Examples:
+    """The items 0..N−1 of a `Dataset` with `__len__`: tensors, arrays, Pillow images, or pairs (x, label).
+
+    Tensors keep their type. Labels are kept if every one is an integer.
+    Errors: DataError for a dataset without a length or without items, for items of another kind, and for shapes or
+    types that differ (two of them are named).
+    """
+    name = type(dataset).__name__
+    try:
+        total = len(dataset)
+    except TypeError:
+        raise DataError(
+            f"the dataset {name} has no length", "give a map-style Dataset, or an array of its items"
+        ) from None
+    if total == 0:
+        raise DataError(f"the dataset {name} has no items", "give at least one example")
+    count = total if limit is None else min(limit, total)
+    values: list[Tensor] = []
+    bins: list[int | None] = []
+    labels: list[int] = []
+    for i in range(count):
+        item = dataset[i]
+        paired = isinstance(item, (tuple, list))
+        value, codes = _value(item[0] if paired and item else item, f"item {i} of the dataset {name}")
+        if values and (value.shape, value.dtype, codes) != (values[0].shape, values[0].dtype, bins[0]):
+            raise DataError(
+                f"the items of the dataset {name} differ: item 0 is {_about(values[0], bins[0])}, "
+                f"item {i} is {_about(value, codes)}",
+                "give items of one shape and type; nothing is resized or converted",
+            )
+        values.append(value)
+        bins.append(codes)
+        if paired and len(item) > 1 and (label := _label(item[1])) is not None:
+            labels.append(label)
+    name = name if count == total else f"{name}[:{count}]"
+    return Examples(torch.stack(values), name, arrays.labels(labels) if len(labels) == count else None, bins[0])
+
+
+def _value(item: Any, what: str) -> tuple[Tensor, int | None]:
+    """The item as a tensor, and its number of codes if it is a picture."""
+    bins = None
+    if isinstance(item, Tensor):
+        return item.detach().cpu(), bins
+    if hasattr(item, "mode") and hasattr(item, "getbands"):
+        bins, item = pictures.bins(item.mode), pictures.codes(item, what)
+    if not isinstance(item, np.ndarray):
+        raise DataError(
+            f"{what} is a {type(item).__name__}, not a tensor, an array or a picture",
+            "give a Dataset whose items are x or (x, y)",
+        )
+    return arrays.tensor(item[None], what)[0], bins
+
+
+def _label(value: Any) -> int | None:
+    if isinstance(value, (Tensor, np.ndarray)) and value.ndim == 0:
+        value = value.item()
+    return int(value) if isinstance(value, (int, np.integer)) and not isinstance(value, bool) else None
+
+
+def _about(value: Tensor, bins: int | None) -> str:
+    kind = str(value.dtype).removeprefix("torch.") if bins is None else f"a picture of {bins} codes"
+    return f"{kind} of shape {tuple(value.shape)}"

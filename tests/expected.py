@@ -1,0 +1,15 @@
+"""Warnings that tests about something else expect; any other warning fails a test (`filterwarnings` in pyproject.toml).
+
+Use one as a decorator, or `pytestmark = [untrained, early_end]` for a whole file.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+untrained = pytest.mark.filterwarnings("ignore:the network is worse than none")
+"""Networks that nobody trained."""
+early_end = pytest.mark.filterwarnings("ignore:the chain does not end at its prior")
+"""Schedules that keep some signal at the last level."""
+seen = pytest.mark.filterwarnings(r"ignore:\d+ of \d+ examples are among those the model was trained on")
+"""Evaluation of training examples."""

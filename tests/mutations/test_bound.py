@@ -1,0 +1,99 @@
+"""The bound and the likelihood of the ODE broken on purpose: terms, problem, estimators, error bars, the flow."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+
+from tests.bound import checks as bound
+from tests.bound import ddpm
+from tests.bound.test_per_example import check_drawn_again
+from tests.bound.test_sanity import check_without_network
+from tests.likelihood import checks as ode
+from tests.mutations.breaks import Break, assert_noticed, cases
+from tests.mutations.places import call, display, field, number, operation, result, subscript
+
+unbiased_finite = functools.partial(bound.check_unbiased, "stratified-finite")
+unbiased_continuous = functools.partial(bound.check_unbiased, "stratified-continuous")
+unbiased_exhaustive = functools.partial(bound.check_unbiased, "exhaustive-2")
+levels_exhaustive = functools.partial(bound.check_levels_unbiased, "exhaustive-2")
+error_exhaustive = functools.partial(bound.check_predicted_error, "exhaustive-2")
+error_paired = functools.partial(bound.check_predicted_error, "exhaustive-1-paired")
+error_stratified = functools.partial(bound.check_predicted_error, "stratified-finite")
+without_network = functools.partial(check_without_network, "beta")
+
+BREAKS = [
+    # ------------------------------------------------------------ terms and problem
+    Break("noise of the level before: z_s for z_t", "terms:diffusion", call("noised").argument(2).becomes("s"),
+          bound.check_gaps, "loss-index-convention", "vdm-denoising-matching"),
+    Break("the network is asked at the level before", "diffusion_at", call("predict").argument(1).becomes("s"),
+          "loss-term-denoise"),
+    Break("the continuous term loses its ½", "diffusion_rate_of", number(0.5).to(1.0), bound.check_continuous_gaussian,
+          "snr-and-limit", "snr-continuous-limit", "time-derivative-kl", "weighted-loss",
+          "weighted-loss-elbo-augmentation"),
+    Break("the continuous term is the ε-loss, without dλ/dt", "diffusion_rate_of", operation("*")[0].keep_left(),
+          bound.check_continuous_codes),
+    Break("the first step predicts at the wrong level", "terms:reconstruction", call("noised").becomes("x"),
+          "chain-split-first"),
+    Break("the first step's network sees twice the state", "reconstruction_at", call("predict").argument(0).times(2),
+          "vlb-sum-form"),
+    Break("the prior term is dropped from the sum", "Estimate.of", operation("+")[0].keep_right(), ddpm.check_ddpm),
+    Break("the prior term is scored at the first level", "Problem.prior", subscript()[-1].to(":1"),
+          unbiased_exhaustive),
+    Break("reconstruction is scored at the second level", "Problem.reconstruction_columns", subscript()[0].to("1:2"),
+          unbiased_exhaustive),
+    Break("every step leads to the first level", "Problem.cell_columns", operation("-").times(0), levels_exhaustive),
+    Break("a slice of λ weighs twice its width", "Problem.cell_columns", number(2).to(4), unbiased_continuous),
+    Break("the weight is off by one level: L for L − 1", "Problem.diffusion_total", result().left().plus(1),
+          unbiased_finite),
+    Break("positions off by one level", "Problem.diffusion_total", call("floor").to("ceil"), unbiased_finite),
+    Break("the continuous grid ends halfway", "Cells.of", operation("-")[0].times(0.5), unbiased_continuous,
+          "snr-schedule-invariance"),
+    Break("the scale of a cell without its ½", "Cells.of", operation("*")[1].keep_right(), "snr-eps-expm1"),
+    Break("noise is reused across examples", "Problem._batch", call("normal").argument(1).times(0),
+          bound.check_noise_keys),
+    Break("noise is reused across levels", "Problem._batch", call("normal").argument(2).times(0), error_exhaustive),
+    # ------------------------------------------------------------ estimators and error bars
+    Break("a level is forgotten by the exhaustive estimator", "Exhaustive.estimate", operation("+")[0].keep_left(),
+          "vlb-average-data"),
+    Break("the variance of a mean is not divided by its draws", "Exhaustive._level", operation("/")[0].keep_left(),
+          error_exhaustive),
+    Break("the variance of a stratum is not divided by its two draws", "Stratified.estimate", number(4).to(2),
+          error_stratified),
+    Break("draws that are added do not shorten the errors they have", "_beside", operation("*").keep_right(),
+          check_drawn_again),
+    Break("the data error keeps the estimator's noise", "TermEstimate.of", operation("-").keep_left(),
+          bound.check_data_error),
+    Break("the control variate forgets the mean of the data", "GaussianSurrogate.coordinates",
+          operation("-").keep_left(), "eps-optimal-predictor"),
+    Break("no network errs by the spread, not its root", "without_network", call("sqrt").drop(), without_network),
+    # ------------------------------------------------------------ the flow
+    Break("the flow's drift without its ½: the reverse SDE's", "drift", number(0.5).to(1.0), ode.check_drift),
+    Break("the flow's drift shrinks z the wrong way", "drift", call("column")[0].negated(), ode.check_exact),
+    Break("the flow is followed from noise to data", "span", display(2)[-1].swapped(), ode.check_exact),
+    Break("the trace is that of one dimension", "divergence", subscript()[-2].to(":, 0"), ode.check_exact),
+    Break("a change of scale without its D log", "solve", operation("+")[-1].keep_left(), ode.check_exact),
+    Break("the divergence has the wrong sign", "ode:log_density", field("divergence").negated(), ode.check_exact),
+    Break("the end of the flow is scored where it began", "ode:log_density", field("z").becomes("z"), ode.check_exact),
+    # ------------------------------------------------------------ where the flow starts
+    Break("uniform dequantisation without its Jacobian", "dequantisation:uniform", field("dimensions").times(0),
+          ode.check_dequantisation),
+    Break("a bin is 1/K of the range", "bin_width", operation("-")[-1].keep_left(), ode.check_dequantisation),
+    Break("a cut normal without its normaliser", "truncated_normal", operation("+")[1].keep_left(),
+          ode.check_dequantisation),
+    Break("a fitted start without the slope of its spline", "DequantisationFlow.start", call("sum").times(0),
+          ode.check_fitted),
+    Break("a fitted start without its Jacobian", "DequantisationFlow.start", field("dimensions")[1].times(0),
+          ode.check_fitted),
+    Break("the fit climbs away from the density", "dequantisation:fit", operation("-")[0].to("+"),
+          ode.check_fit_finds_the_law),
+    Break("the entropy of the start is left out", "_solved", call("cpu")[2].times(0), ode.check_codes),
+    Break("the residual below the first level is left out", "_solved", call("cpu")[3].times(0), ode.check_residual),
+    Break("the density of z_1 for that of x", "dequantisation:start", field("log_alpha").times(0), ode.check_real),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("broken", "check"), cases(BREAKS))
+def test_break_is_noticed(broken, check, monkeypatch: pytest.MonkeyPatch):
+    assert_noticed(monkeypatch, broken, check)
