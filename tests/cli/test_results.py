@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import nelbo as library
-from nelbo.cli import rivals
+from nelbo.cli import image_formats
 from nelbo.cli.output import session
 from nelbo.data import read
 
@@ -162,12 +162,12 @@ def test_no_nan_gets_into_json(capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_rivals_are_measured_on_exactly_these_codes():
+def test_image_formats_are_measured_on_exactly_these_codes():
     codes = read("digits:test").data
-    sheet = rivals.sheet(codes.numpy())
+    sheet = image_formats.sheet(codes.numpy())
     assert sheet.shape == (18 * 8, 20 * 8)
     assert (sheet[8:16, 16:24] == codes[22].numpy()).all()
-    rows = {row["name"]: row for row in rivals.comparison(codes)["rows"]}
+    rows = {row["name"]: row for row in image_formats.comparison(codes)["rows"]}
     assert (rows["JPEG XL"]["bits_per_dim"], rows["JPEG XL"]["measured"]) == (2.40, False)
     assert "measured elsewhere" in rows["JPEG XL"]["note"]
     pytest.importorskip("PIL")
@@ -176,9 +176,9 @@ def test_rivals_are_measured_on_exactly_these_codes():
         assert rows[name]["bits_per_dim"] == 8 * rows[name]["bytes"] / codes.numel()
 
 
-def test_rivals_without_pillow_are_references(monkeypatch):
+def test_image_formats_without_pillow_are_references(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "PIL", None)
-    rows = rivals.comparison(np.zeros((4, 8, 8), np.int64))["rows"]
+    rows = image_formats.comparison(np.zeros((4, 8, 8), np.int64))["rows"]
     assert [(r["name"], r["bits_per_dim"], r["measured"]) for r in rows] == [
         ("JPEG XL", 2.40, False),
         ("WebP", 3.08, False),
