@@ -13,7 +13,8 @@ import time
 import pytest
 import torch
 
-from nelbo.bound.evaluate import NelboWarning, evaluate
+from nelbo import evaluate
+from nelbo.bound.checks import NelboWarning
 from nelbo.errors import Interrupted
 from tests.expected import early_end, untrained
 from tests.runtime.cases import start, until, workplace

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import threading
-
 import pytest
 import torch
 
 import nelbo
-from nelbo.bound.prepare import NelboWarning, prepare
+from nelbo.bound.checks import NelboWarning
+from nelbo.bound.prepare import prepare
 from nelbo.errors import Interrupted, UsageError
 from nelbo.likelihood import derivative
-from tests.bound.test_batches import Pair
+from tests.bound.workers import on_two
 from tests.likelihood import checks
 
 LAW = nelbo.schedules.logsnr_linear(4.0, -8.0)
@@ -37,17 +36,9 @@ def test_two_processes_are_one(options, monkeypatch):
     monkeypatch.setattr("nelbo.likelihood.dequantisation.STEPS", 5)
     x = checks.CODES.sample(9)
     alone = nelbo.ode_likelihood(chain(), x, **SHORT, **options)
-    meeting, table, found = threading.Barrier(2, timeout=60), {}, {}
-    workers = [Pair(rank, meeting, table) for rank in (0, 1)]
-
-    def work(rank: int) -> None:
-        found[rank] = nelbo.ode_likelihood(chain(), x, workers=workers[rank], **SHORT, **options)
-
-    threads = [threading.Thread(target=work, args=(rank,)) for rank in (0, 1)]
-    [t.start() for t in threads]
-    [t.join() for t in threads]
-    for rank in (0, 1):
-        same(alone, found[rank])
+    results, workers = on_two(lambda worker: nelbo.ode_likelihood(chain(), x, workers=worker, **SHORT, **options))
+    for result in results:
+        same(alone, result)
     assert min(w.rows for w in workers) >= 3
 
 

@@ -139,7 +139,7 @@ def test_the_tolerance_is_kept_example_by_example():
     assert float((result.per_example.nats - exact).abs().max()) <= 3 * allowed
     most = result.estimator["most_steps"]
     assert most > 4 and result.nfe_per_example < 4 * (2 * most - 2) + 50 / 12  # not every example went all the way
-    with pytest.warns(nelbo.bound.prepare.NelboWarning, match="miss the ODE tolerance"):
+    with pytest.warns(nelbo.bound.checks.NelboWarning, match="miss the ODE tolerance"):
         nelbo.ode_likelihood(model, x, steps=4, tolerance=1e-9, max_steps=8, **options)
 
 
@@ -150,7 +150,7 @@ def test_a_table_is_followed_between_its_levels():
     q = checks.noisy(data, model.levels()[:1])
     z = q.sample(3)
     assert float((checks.log_density(model, z, RK4(128)) - q.log_prob(z)).abs().max()) <= 1e-5
-    with pytest.warns(nelbo.bound.prepare.NelboWarning, match="fractional positions"):
+    with pytest.warns(nelbo.bound.checks.NelboWarning, match="fractional positions"):
         result = nelbo.ode_likelihood(model, data.sample(3))
     assert result.estimator["law"] == "interpolated"
 

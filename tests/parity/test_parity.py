@@ -16,10 +16,10 @@ import torch
 import nelbo
 from nelbo.adapters.diffusers import tables
 from nelbo.adapters.diffusers.scheduler import chain
-from nelbo.bound import terms
 from nelbo.model.denoiser import NetworkDenoiser
 from nelbo.process import forward
 from nelbo.process.prediction import Prediction, x0_from
+from nelbo.testing import at_noise
 from tests.parity.peers import peer
 
 diffusers = pytest.importorskip("diffusers")
@@ -276,7 +276,7 @@ def test_ddp_learned_variance_terms():
     i = torch.tensor([1, 2, 10, 100, 500, 999])
     x, eps = batch(len(i))
     s, t = model.schedule.at_index(i - 1), model.schedule.at_index(i)
-    mine = terms.diffusion(model, x.double(), eps.double(), s, t) / (D * math.log(2))
+    mine = at_noise.diffusion(model, x.double(), eps.double(), s, t) / (D * math.log(2))
     torch.testing.assert_close(_vb(peers, x, eps, i), mine.detach(), rtol=2e-3, atol=1e-5)
 
 
@@ -294,7 +294,7 @@ def test_ddp_clamps_the_first_variance():
     # a network that is nearly right about x, so that only the variance matters: half way between β̃ and β
     peers.model = _Near(x.float(), first)
     model = _learned(peers)
-    mine = float(terms.reconstruction(model, x, codes, eps, first)) / (D * math.log(2))
+    mine = float(at_noise.reconstruction(model, x, codes, eps, first)) / (D * math.log(2))
     theirs = float(_vb(peers, x.float(), eps.float(), torch.zeros(1, dtype=torch.int64)))
     prediction = model.predict(z, first)
     b1, b2 = 1e-4, 1e-4 + (2e-2 - 1e-4) / (T - 1)

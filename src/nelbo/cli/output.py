@@ -59,7 +59,7 @@ def session(as_json: bool = False, silent: bool = False) -> Iterator[Output]:
     output = Output(as_json, silent)
 
     def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-        from nelbo.bound.evaluate import NelboWarning
+        from nelbo.bound.checks import NelboWarning
 
         kind = "" if issubclass(category, NelboWarning) else f"{category.__name__}: "
         output.message(f"warning: {kind}{' '.join(str(message).split())}")
