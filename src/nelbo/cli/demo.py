@@ -47,9 +47,7 @@ def demo(
         from nelbo.data import read
         from nelbo.files import write_atomic
 
-        torch.set_num_threads(
-            1
-        )  # the network is too small to share: on a busy machine threads only wait for each other
+        torch.set_num_threads(1)  # for so small a network threads on a busy machine only wait for each other
         resume = prepare(out, seed)
         output.message(f"training on {TRAIN}")
         try:

@@ -26,9 +26,9 @@ def info(
 ) -> None:
     """Describe this installation, a model or a compressed file.
 
-    Without an argument: versions and devices. For a model: its parts, steps, parameters, floating-point operations of an
-    evaluation of one example, fingerprint and provenance. For a compressed file: its header, the model that wrote it,
-    and the images that damage has lost.
+    Without an argument: versions and devices. For a model: its parts, steps, parameters, floating-point operations of
+    an evaluation of one example, fingerprint and provenance. For a compressed file: its header, the model that wrote
+    it, and the images that damage has lost.
     """
     with session(as_json) as output:
         if model is None:
