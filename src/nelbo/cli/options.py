@@ -218,7 +218,7 @@ class Files:
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
     """The command with the options of its groups in the place of the parameters that are groups."""
     hints = get_type_hints(command, include_extras=True)
-    groups = {name: kind for name, kind in hints.items() if dataclasses.is_dataclass(kind)}
+    groups: dict[str, Any] = {name: kind for name, kind in hints.items() if dataclasses.is_dataclass(kind)}
     parameters: dict[str, inspect.Parameter] = {}
     for name, parameter in inspect.signature(command).parameters.items():
         fields = {name: (hints[name], parameter.default)}
