@@ -44,8 +44,8 @@ def number(document):
 
 def test_estimator_by_name(nelbo, here):
     nine = ("plug:make", "--data", "nine.npy")
-    told = nelbo("evaluate", *nine, "--estimator", "stratified", "--json")
-    assert told.status == 0 and told.json["estimator"]["name"] == "stratified"
+    result = nelbo("evaluate", *nine, "--estimator", "stratified", "--json")
+    assert result.status == 0 and result.json["estimator"]["name"] == "stratified"
     assert "stratifed" in nelbo("evaluate", *nine, "--estimator", "stratifed").refused()
 
 
