@@ -18,10 +18,8 @@ def test_help(nelbo):
 def test_list(nelbo):
     result = nelbo("equations", "list")
     assert result.status == 0 and result.err == ""
-    assert (
-        result.out.splitlines()[0] == "A preliminaries"
-        and result.out.splitlines()[-1] == f"{len(catalogue())} equations"
-    )
+    lines = result.out.splitlines()
+    assert (lines[0], lines[-1]) == ("A preliminaries", f"{len(catalogue())} equations")
     assert all(id in result.out for id in catalogue())
     document = nelbo("equations", "list", "--json").json
     assert [e["id"] for e in document["entries"]] == list(catalogue())
@@ -32,8 +30,8 @@ def test_list_filters(nelbo):
     ids = {e["id"] for e in wrong["entries"]}
     assert ids == {e.id for e in catalogue().by_tag("posterior") if "misprinted" in e.statuses and "003" in e.documents}
     assert "posterior-mean" in ids
-    found = nelbo("equations", "list", "--search", "posterior mean", "--json").json["entries"]
-    assert found[0]["id"] == "posterior-mean"
+    entries = nelbo("equations", "list", "--search", "posterior mean", "--json").json["entries"]
+    assert entries[0]["id"] == "posterior-mean"
     assert nelbo("equations", "list", "--search", "xyzzy").out == "no equation fits\n"
 
 
@@ -63,7 +61,7 @@ def test_a_failing_check(nelbo, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("show", "posterior-men"), "unknown equation 'posterior-men'"),
         (("verify", "bayes-rule", "nope"), "unknown equation 'nope'"),
@@ -75,8 +73,8 @@ def test_a_failing_check(nelbo, monkeypatch):
         (("build",), "missing option"),
     ],
 )
-def test_refusals(nelbo, arguments, said):
-    assert said in nelbo("equations", *arguments).refused()
+def test_refusals(nelbo, arguments, message):
+    assert message in nelbo("equations", *arguments).refused()
 
 
 def test_build_refuses_a_file(nelbo, tmp_path):
@@ -98,8 +96,8 @@ def test_build_writes_the_site(nelbo, tmp_path):
 
 def test_build_warns_of_a_check_that_fails(nelbo, tmp_path):
     row = {"name": "a row", "kind": "holds", "expected": "<= 1", "observed": 2.0, "ok": False}
-    found = {"entries": [{"id": "bayes-rule", "ok": False, "seconds": 0.1, "checks": [row]}]}
-    (tmp_path / "checks.json").write_text(json.dumps(found))
+    failed = {"entries": [{"id": "bayes-rule", "ok": False, "seconds": 0.1, "checks": [row]}]}
+    (tmp_path / "checks.json").write_text(json.dumps(failed))
     result = nelbo("equations", "build", "--out", tmp_path / "site", "--checks", tmp_path / "checks.json")
     assert result.status == 0 and "warning: the pages show checks that fail: bayes-rule" in result.err
     assert "does not hold" in (tmp_path / "site/equations/bayes-rule.html").read_text()
