@@ -19,22 +19,23 @@ import torch
 from evaluation_cost import SHARED, UNET
 
 import nelbo
-from nelbo.bound.evaluate import evaluate
+from nelbo import evaluate
+from nelbo.bound.compare import compare_results
 from nelbo.bound.result import Bound
-from nelbo.bound.results import compare_results
 from nelbo.data import read
+from nelbo.maths.stable import expm1_difference
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
 from nelbo.model.reverse import Beta, BetaTilde
-from nelbo.tightening import choose, ends
-from nelbo.tightening.chains import Chains
-from nelbo.tightening.ends import DecoderKind
+from nelbo.process.levels import Levels
+from nelbo.tightening.candidates import Candidates, interpolated_at
+from nelbo.tightening.decoders import DecoderKind, suitable_kinds
 from nelbo.tightening.families import Family
-from nelbo.tightening.fitting import Fitting, bits, plans
-from nelbo.tightening.levels import linear
-from nelbo.tightening.path import fixed_edges, only
+from nelbo.tightening.path import fixed_end
+from nelbo.tightening.plan import DecoderCosts, Fitting, bits, prior_costs
 from nelbo.tightening.split import split
 from nelbo.tightening.tighten import estimator_of
+from nelbo.workers import Run
 
 
 def case(name: str, runs: Path, quick: bool) -> tuple[DiffusionModel, torch.Tensor]:
@@ -94,25 +95,16 @@ def report(name: str, options: argparse.Namespace) -> None:
     model, images = case(name, options.runs, options.quick)
     parts = split(model, Examples(images[: 2 * options.images], name), None, 0)
     fit_examples = parts.fit_examples
-    chains = Chains.of(model)
-    D, levels = model.domain.dimensions, chains.levels
+    candidates = Candidates.of(model)
+    D, levels = model.domain.dimensions, candidates.levels
     table = Table(parts.held_out_examples)
     started = time.process_time()
-    fitting = Fitting(
-        chains.model,
-        fit_examples,
-        levels,
-        {},
-        seed=0,
-        batch_size=None,
-        device=None,
-        progress=lambda done, planned: None,
-    )
-    seen, priced = fitting.covariances()
+    fitting = Fitting(candidates, fit_examples, {}, Run())
+    measured, priced = fitting.covariances()
     cheapest = min(priced.values(), key=lambda one: np.diagonal(one.edges, 1).sum())
-    sources, measured = fitting.sources(choose.tail(cheapest.edges, np.zeros(len(levels))), ends.kinds(model.domain))
-    prior = choose.prior_costs(measured, levels)
-    last = only(len(levels), len(levels) - 1, prior[-1])
+    sources, predictions = fitting.decoder_costs(cheapest.remaining(), suitable_kinds(model.domain))
+    prior = prior_costs(predictions, levels)
+    last = fixed_end(len(levels), len(levels) - 1, prior[-1])
     seconds = time.process_time() - started
     print(f"\n### {name}: D = {D}, {len(fit_examples)} images to fit, {len(parts.held_out)} held out\n")
     print(f"Fit: {fitting.nfe / len(fit_examples):.0f} evaluations an image, {seconds:.0f} s of processor time.\n")
@@ -120,28 +112,31 @@ def report(name: str, options: argparse.Namespace) -> None:
     table.row("as it was", model)
     rich = min((f for f in priced), key=lambda f: np.diagonal(priced[f].edges, 1).sum())
     if model.steps is not None and model.steps <= len(levels):
-        table.row("as it was, β", chains.on(model.grid, Beta()))
-        table.row("as it was, scalar", chains.on(model.grid, priced[Family.SCALAR].found.policy))
-        table.row(f"as it was, {rich.value}", chains.on(model.grid, priced[rich].found.policy))
+        table.row("as it was, β", candidates.with_parts(model.grid, Beta()))
+        table.row("as it was, scalar", candidates.with_parts(model.grid, priced[Family.SCALAR].fit.policy))
+        table.row(f"as it was, {rich.value}", candidates.with_parts(model.grid, priced[rich].fit.policy))
         for family, kind in ((Family.SCALAR, DecoderKind.GAUSSIAN), (rich, DecoderKind.CONTEXT)):
             if kind in sources.nats and model.grid.to_config().get("first", 0) == 0:
                 name = f"as it was, {family.value}, {kind.value} decoder"
-                table.row(name, chains.on(model.grid, priced[family].found.policy, fitting.decoder(kind, 0)))
-    curve = linear(levels, _at(levels, seen.logsnr), (seen.error.mean(1) / D).log()[:, None]).exp()[:, 0]
-    own = sources.fixed(DecoderKind.OWN)
+                table.row(name, candidates.with_parts(model.grid, priced[family].fit.policy, fitting.decoder(kind, 0)))
+    mean_square = (measured.error.mean(1) / D).log()[:, None]
+    curve = interpolated_at(levels, _at(levels, measured.logsnr), mean_square).exp()[:, 0]
+    own = sources.at_first(DecoderKind.OWN)
     scalar = priced[Family.SCALAR]
-    for K in (k for k in options.steps if k <= chains.most):
+    for K in (k for k in options.steps if k <= candidates.max_steps):
         fixed = {
             "β̃": (BetaTilde(), fixed_edges(levels, curve, D, 0.0)),
             "β": (Beta(), fixed_edges(levels, curve, D, 1.0)),
         }
-        ways = {**({} if options.brief else fixed), "scalar": (scalar.found.policy, scalar.edges)}
+        ways = {**({} if options.brief else fixed), "scalar": (scalar.fit.policy, scalar.edges)}
         for said, (policy, edges) in ways.items():
             if not options.brief:
-                table.row(f"{K} even, {said}", chains.on(chains.even(K), policy))
-            paths = choose.paths(edges, own, last, K)
+                table.row(f"{K} even, {said}", candidates.with_parts(candidates.even(K), policy))
+            paths = own.paths(edges, last, K)
             table.row(
-                f"{K} best, {said}", chains.on(chains.grid(paths.chain(K)[0]), policy), bits(model, paths.cost[K])
+                f"{K} best, {said}",
+                candidates.with_parts(candidates.grid(paths.chain(K)[0]), policy),
+                bits(model, paths.cost[K]),
             )
         for said, among, families in (
             ("own decoder", own, priced),
@@ -151,18 +146,20 @@ def report(name: str, options: argparse.Namespace) -> None:
             ("histograms", only_kinds(sources, [DecoderKind.HISTOGRAM, DecoderKind.PIXEL]), priced),
             ("all decoders", sources, priced),
         ):
-            found = plans(seen, families, among, prior, levels, fitting, K, lambda paths, K=K: _has(paths, K))
+            found = fitting.plans(measured, families, among, prior, K, lambda paths, K=K: K if paths.has(K) else None)
             if not found:
                 continue
             plan = min(found.values(), key=lambda p: p.nats)
-            tight = chains.on(chains.grid(plan.chain), plan.found.policy, fitting.decoder(plan.decoder, plan.chain[0]))
+            tight = candidates.with_parts(
+                candidates.grid(plan.chain), plan.fit.policy, fitting.decoder(plan.decoder, plan.chain[0])
+            )
             start = float(levels.logsnr[plan.chain[0]])
             what = f"{plan.family.value}, {plan.decoder.value} at λ = {start:.1f}"
             fitted = table.bound(tight, fit_examples.first(100)).bits_per_dim if said == "all decoders" else math.nan
             what += "" if math.isnan(fitted) else f"; on fit images {fitted:.3f}"
             table.row(f"{K} tight, {said}", tight, bits(model, plan.nats), what)
-    if chains.most >= 50 and "50 even, scalar" not in table.bounds and not options.brief:
-        table.row("50 even, scalar", chains.on(chains.even(50), scalar.found.policy))
+    if candidates.max_steps >= 50 and "50 even, scalar" not in table.bounds and not options.brief:
+        table.row("50 even, scalar", candidates.with_parts(candidates.even(50), scalar.fit.policy))
     print()
     for a, b in (
         ("as it was", "25 tight, all decoders"),
@@ -179,13 +176,21 @@ def report(name: str, options: argparse.Namespace) -> None:
             print(f"- {table.difference(a, b)}", flush=True)
 
 
-def only_kinds(sources: choose.Sources, kinds: list[DecoderKind]) -> choose.Sources:
+def only_kinds(sources: DecoderCosts, kinds: list[DecoderKind]) -> DecoderCosts:
     """Of the decoders only some kinds."""
-    return choose.Sources({kind: v for kind, v in sources.nats.items() if kind in kinds}, sources.calls)
+    return DecoderCosts({kind: v for kind, v in sources.nats.items() if kind in kinds}, sources.calls)
 
 
-def _has(paths, steps: int) -> int | None:
-    return steps if steps < len(paths.cost) and np.isfinite(paths.cost[steps]) else None
+def fixed_edges(levels: Levels, error: torch.Tensor, dimensions: int, f: float) -> np.ndarray:
+    """F (M, M) in nats an example of steps whose variance is fixed: log v = log β̃ + f log(β/β̃); f = 0: β̃, f = 1: β.
+
+    error (M,): E(x − x̂)² an element at every candidate, e_j. With δ_ij = SNR_i − SNR_j, β/β̃ = σ_j²/σ_i²,
+
+        F_ij = ½ D [(1 + δ_ij e_j) (β̃/β)^f − 1 + f log(β/β̃)].
+    """
+    delta = expm1_difference(levels.logsnr[:, None], levels.logsnr[None]).clamp_min(0.0)
+    ratio = (2 * f * (levels.log_sigma[None] - levels.log_sigma[:, None])).clamp_min(0.0)
+    return (0.5 * dimensions * (torch.expm1(-ratio) + delta * error * torch.exp(-ratio) + ratio)).numpy()
 
 
 def _at(levels, logsnr: torch.Tensor):

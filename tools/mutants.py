@@ -59,7 +59,8 @@ FORMULAS = """
     bound/features  bound/fit  bound/per_example  bound/pilot  bound/plan  bound/pooled  bound/problem  bound/refit
     bound/sanity  bound/shift  bound/stretches  bound/surrogate  bound/terms
     likelihood/*  sampling/*
-    tightening/chains  tightening/ends  tightening/families  tightening/fitting  tightening/regress*  tightening/steps
+    tightening/candidates  tightening/costs  tightening/decoders  tightening/diagonal  tightening/families
+    tightening/log_linear  tightening/path  tightening/plan  tightening/regression
     training/objective  training/schedule  training/times  training/weighting
     codec/lattice  codec/tables
 """

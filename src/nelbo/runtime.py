@@ -2,13 +2,13 @@
 
     torchrun --nproc-per-node 4 -m nelbo evaluate …          accelerate launch --num-processes 4 -m nelbo evaluate …
 
-Values travel between processes as float64 rows on the CPU (gloo), whatever device the networks run on; gradients of
-training by DDP, between GPUs over NCCL. Of the processes one speaks: rank 0 prints and writes the result, and a failure
-is told once, by the process that met it first. A process that dies ends the others with `WorkerError`: they learn of it
-from the launcher (SIGTERM), from the connection that broke, or at last from a timeout. Ctrl-C is agreed on: all stop
-after the same round of batches, or the same step.
+Values are exchanged as float64 rows on the CPU (gloo), whatever device the networks run on; gradients of training by
+DDP, between GPUs over NCCL. Only rank 0 prints and writes the result, and a failure is reported once, by the process in
+which it happens first. When a process dies the others end with `WorkerError`: they learn of it from the launcher
+(SIGTERM), from a broken connection, or at last from a timeout. After Ctrl-C all processes stop after the same round of
+batches, or the same step.
 
-This is the only module that knows accelerate.
+This is the only module that imports accelerate.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from nelbo.workers import Workers
 
 TIMEOUT = timedelta(minutes=30)
-"""How long a process waits for a peer that is alive but says nothing."""
-_CLAIM = timedelta(seconds=5)
+"""How long a process waits for a peer that is alive: a round of batches of a large network may take minutes."""
+_STORE_TIMEOUT = timedelta(seconds=5)
+"""How long a process that has failed waits for the launcher's store, which answers at once where it is alive."""
 
 
 class Processes:
@@ -45,7 +46,7 @@ class Processes:
         from accelerate import PartialState
 
         try:
-            # the networks run where --device says; the processes talk through the CPU, hence gloo
+            # the networks run on --device; the processes exchange values on the CPU, hence gloo
             state = PartialState(cpu=True, timeout=TIMEOUT)
             self._group: Any = dist.new_group(backend="gloo", timeout=TIMEOUT)
             self._store = _store()
@@ -57,7 +58,7 @@ class Processes:
         """Whether all processes know that the user wants to stop; the same on every rank after a `gather`."""
         self._asked = False
         self._failed = False
-        """Whether the end of the others is no news any more."""
+        """Whether this process has failed or is done, so that the end of the others is no error of its own."""
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, self._on_interrupt)
             signal.signal(signal.SIGTERM, self._on_end)
@@ -75,7 +76,7 @@ class Processes:
         try:
             dist.all_gather(heads, mine, group=self._group)
             rows = [int(head[0]) for head in heads]
-            # gloo exchanges equal shapes only; what fills them up is cut off again
+            # gloo exchanges equal shapes only: shorter blocks are padded, and the padding is cut off again
             block = torch.full((max(rows), *values.shape[1:]), math.nan, dtype=torch.float64)
             block[: len(values)] = values
             blocks = [torch.empty_like(block) for _ in range(self.size)]
@@ -87,7 +88,7 @@ class Processes:
         return [b[:n] for b, n in zip(blocks, rows, strict=True)]
 
     def replicated(self, module: nn.Module, device: torch.device) -> nn.Module:
-        """`module` as one of equal copies, whose gradients are averaged over the processes in every backward pass."""
+        """`module` as one of equal replicas, whose gradients are averaged over the processes in every backward pass."""
         import torch.distributed as dist
         from torch.nn.parallel import DistributedDataParallel
 
@@ -100,18 +101,18 @@ class Processes:
             raise self.lost(error) or error from None
 
     def lost(self, error: RuntimeError) -> WorkerError | None:
-        """The error that stands for `error`, where that says that a peer is gone; None where it says something else."""
+        """The WorkerError for an `error` that means that another process has ended; None for any other."""
         text = str(error).lower()
         if not any(word in text for word in ("gloo", "nccl", "connection", "broken pipe", "recvvalue", "socket")):
             return None
         return _lost(f"another of the {self.size} processes of this run ended ({_first_line(error)})")
 
     def finish(self) -> None:
-        """Wait until every process is here, so that none that leaves early takes the others with it."""
+        """Wait for all processes, because a launcher ends the others when one leaves early."""
         import torch
 
         if self.rank == 0:
-            self._failed = True  # its work is done and delivered; what becomes of the others does not change it
+            self._failed = True  # its result is written: a failure of the others does not change it
         try:
             self.gather(torch.empty(0, 1, dtype=torch.float64))
         except WorkerError:
@@ -119,14 +120,14 @@ class Processes:
                 raise
 
     def claim(self) -> bool:
-        """Whether this process is the one that tells of the run's failure: the first that asks."""
+        """Whether this process reports the failure of the run: the first that asks."""
         self._failed = True
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         return _first_to_fail(self._store)
 
     def _on_interrupt(self, *_: Any) -> None:
-        self._asked = True  # a launcher sends it again; the next gather tells the others
+        self._asked = True  # a launcher may send it again; the others learn of it by the next gather
 
     def _on_end(self, *_: Any) -> None:
         if not self._failed:
@@ -168,21 +169,21 @@ def leads() -> bool:
     return not launched() or _number("RANK", 0) == 0
 
 
-def tells() -> bool:
-    """Whether this process tells of the failure that ends it; asked once, when it fails."""
+def reports_failure() -> bool:
+    """Whether this process reports the failure that ends it; asked once, when it fails."""
     if _here is not None:
         return _here.claim()
     return leads() and (not launched() or _first_to_fail())
 
 
 def finish() -> None:
-    """Wait for the other processes, where there are any, before leaving. Errors: WorkerError."""
+    """Wait for the other processes, if any, before leaving. Errors: WorkerError."""
     if _here is not None:
         _here.finish()
 
 
 def leave(status: int) -> NoReturn:
-    """End this process with an exit status; of several, without the tidying up that gloo's threads do not survive."""
+    """End this process with an exit status; one of several without Python's clean-up, in which gloo's threads crash."""
     if _here is None:
         sys.exit(status)
     for stream in (sys.stdout, sys.stderr):
@@ -192,7 +193,7 @@ def leave(status: int) -> NoReturn:
 
 
 def device(name: str | None) -> str | None:
-    """The device of this process where the user said `name`: "cuda" is one GPU a process, everything else as it is.
+    """The device of this process for the user's `name`: "cuda" is one GPU for each process, anything else is itself.
 
     Errors: UsageError where a machine has fewer GPUs than processes.
     """
@@ -210,7 +211,7 @@ def device(name: str | None) -> str | None:
 
 
 class Tracker(Protocol):
-    """Where the numbers of a run are shown while it goes on, such as tensorboard."""
+    """A display of the numbers of a run while it goes on, such as tensorboard."""
 
     def log(self, values: Json, step: int) -> None:
         """The values of one step."""
@@ -222,7 +223,7 @@ class Tracker(Protocol):
 
 
 def tracker(name: str, folder: Path, config: Json) -> Tracker:
-    """accelerate's tracker called `name`, of a run called as the folder is; where it writes files, below `folder`.
+    """accelerate's tracker called `name`, for a run with the name of the folder; its files are written below `folder`.
 
     Errors: UsageError where accelerate or the tracker's own package is missing, UnknownNameError listing the names.
     """
@@ -240,19 +241,19 @@ def tracker(name: str, folder: Path, config: Json) -> Tracker:
     kind: Any = LOGGER_TYPE_TO_CLASS[name]
     place = (str(folder / "tracker"),) if kind.requires_logging_directory else ()
     try:
-        found = kind(folder.resolve().name, *place)
-        getattr(found, "start", lambda: None)()  # older ones start when they are made
+        made = kind(folder.resolve().name, *place)
+        getattr(made, "start", lambda: None)()  # older versions start when they are made
     except ImportError as error:
         raise UsageError(
             f"the tracker {name!r} needs a package that is not installed: {error}",
             "install it, or leave tracker out: log.jsonl is always written",
         ) from None
-    found.store_init_configuration(_flat(config))
-    return found
+    made.store_init_configuration(_flat(config))
+    return made
 
 
 def _flat(config: Json, prefix: str = "") -> Json:
-    """The settings as one level of names (net.width) and plain values, which is all that trackers take."""
+    """The settings as one table of names (net.width) and plain values, as trackers need them."""
     flat: Json = {}
     for key, value in config.items():
         if isinstance(value, dict):
@@ -266,19 +267,19 @@ def _store() -> Any:
     """The launcher's store of keys and values, which outlives the connections between the processes."""
     import torch.distributed as dist
 
-    return dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), timeout=_CLAIM)
+    return dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), timeout=_STORE_TIMEOUT)
 
 
 def _first_to_fail(store: Any = None) -> bool:
-    """Whether no other process of this run has claimed the failure; this one has from now on.
+    """Whether no other process of this run has reported a failure yet; from now on this one has.
 
-    Without a `store` this process failed while it was looking for the others, perhaps because one had just left.
+    store: None where this process failed while it was connecting to the others, perhaps because one had just ended.
     """
     try:
         store = store or _store()
         return store.add(f"nelbo/failed/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", 1) == 1
     except (RuntimeError, KeyError, ValueError):
-        return True  # the launcher is gone as well: better said twice than never
+        return True  # the launcher has ended as well: a second report is better than none
 
 
 def _number(variable: str, otherwise: int) -> int:

@@ -51,7 +51,7 @@ guidance = functools.partial(test_samplers.test_guidance_is_the_line_through_two
 
 BREAKS = [
     # ------------------------------------------------------------ training
-    Break("the diffusion term weighs too much", "BoundObjective.losses", call("diffusion_of").times(1.1),
+    Break("the diffusion term weighs too much", "BoundObjective.losses", call("diffusion").times(1.1),
           "sum-objective", "vdm-elbo"),
     Break("L_simple never draws the last step", "SimpleObjective.losses", call("len")[0].plus(-1), "loss-simple",
           "loss-simple-reparam"),
@@ -90,19 +90,19 @@ BREAKS = [
           any_batch),
     Break("guidance from the wrong end", "Guidance.predict", operation("-")[-1].swapped(), guidance),
     # ------------------------------------------------------------ tightening
-    Break("the cost of a step without its ½", "steps:expected", number(0.5).to(1.0), covariance.check_expected),
+    Break("the cost of a step without its ½", "expected_kl", number(0.5).to(1.0), covariance.check_expected),
     Break("the length of a step is e^{λ_s − λ_t}, not that less one", "StepCost.of", call("expm1").to("exp"),
           covariance.check_costs),
     Break("short steps cost what the shortest of the table does", "StepCost.at", operation("+")[2].keep_left(),
           covariance.check_costs),
-    Break("first moments for second", "Diagonal.take", call("square").to("abs"), covariance.check_scalar),
-    Break("the gradient of the regression forgets the squares", "gamma:_value", operation("*")[0].keep_right(),
+    Break("first moments for second", "DiagonalFitter.add", call("square").to("abs"), covariance.check_scalar),
+    Break("the gradient of the regression forgets the squares", "_gamma_value", operation("*")[0].keep_right(),
           covariance.check_gamma),
     Break("the regression's slope has V for y", "_derivatives", operation("-").keep_left(), covariance.check_regress),
-    Break("the regression's cost without its logarithm", "regress:cost", operation("+")[-1].keep_left(),
+    Break("the regression's cost without its logarithm", "regression:cost", operation("+")[-1].keep_left(),
           covariance.check_regress),
-    Break("the slope of what a network says keeps the scale of the fit", "Learned.found", operation("/").keep_left(),
-          covariance.check_learned),
+    Break("the slope of what a network says keeps the scale of the fit", "CalibrationFitter.result",
+          operation("/").keep_left(), covariance.check_learned),
     # ------------------------------------------------------------ the codec
     Break("latents drawn without the signal's decay", "LatticeChain.forward_mean", operation("*")[1].keep_right(),
           codec.check_draws, "bits-back-code-length"),

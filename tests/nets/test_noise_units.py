@@ -104,9 +104,9 @@ def test_refusals():
     with pytest.raises(UsageError, match=r"net\.end_gate for a plain head that predicts 'v'") as caught:
         build_model(data, check_config({"net": {"name": "unet", "head": "plain", "predicts": "v", "end_gate": True}}))
     assert "net.predicts=eps" in caught.value.hint
-    with pytest.raises(UsageError, match="an end gate is for a network that says eps"):
+    with pytest.raises(UsageError, match="an end gate is for a network that predicts eps"):
         build("unet", {"end_gate": True}, shape=(8, 8), codes=5, logsnr_max=9, logsnr_min=-7)
-    with pytest.raises(UsageError, match="was told a step and not the log-SNR"):
+    with pytest.raises(UsageError, match="was given a step and not the log-SNR"):
         NoiseUnits((-1.0, 1.0))(noisy(), torch.tensor([3, 2, 1]))
 
 

@@ -159,7 +159,7 @@ def test_ctrl_c_ends_both_with_the_estimate(here):
 def test_without_a_launcher_it_is_alone(monkeypatch):
     for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
-    assert isinstance(runtime.workers(), Alone) and runtime.leads() and runtime.tells()
+    assert isinstance(runtime.workers(), Alone) and runtime.leads() and runtime.reports_failure()
     assert [runtime.device(name) for name in (None, "cpu", "cuda", "cuda:1")] == [None, "cpu", "cuda", "cuda:1"]
     runtime.finish()
 

@@ -15,10 +15,12 @@ from nelbo.model.fitted.pixel_map import MapVariance, surroundings
 from nelbo.model.fitted.variance import CalibratedVariance, Fitted, FittedVariance
 from nelbo.model.reverse import LearnedRange, Reverse
 from nelbo.process.prediction import Prediction
-from nelbo.tightening import covariance, gamma, regress
-from nelbo.tightening.families import Family, Found, Seen, fitter
-from nelbo.tightening.regressions import Local, Regression
-from nelbo.tightening.steps import LOG_W, expected
+from nelbo.tightening import covariance
+from nelbo.tightening.costs import LOG_W, expected_kl
+from nelbo.tightening.diagonal import ErrorBatch, FamilyFit
+from nelbo.tightening.families import Family, diagonal_fitter
+from nelbo.tightening.log_linear import LocalFitter, RegressionFitter
+from nelbo.tightening.regression import cost, fit_cost, fit_gamma
 from tests.model.cases import BASES, IMAGE
 from tests.process.checks import close
 from tests.tightening import oracles
@@ -59,7 +61,7 @@ def check_costs() -> None:
 def check_expected() -> None:
     """½ [(1 + ρ r²)/(1 + ρ V) − 1 + log(1 + ρ V)] by plain arithmetic."""
     square, V, snr = torch.tensor([0.3, 0.02]).double(), torch.tensor([0.1, 0.4]).double(), 2.5
-    for w, found in zip(LOG_W.exp()[::20], expected(square, V, snr)[::20], strict=True):
+    for w, found in zip(LOG_W.exp()[::20], expected_kl(square, V, snr)[::20], strict=True):
         rho = snr * w
         wanted = 0.5 * ((1 + rho * square) / (1 + rho * V) - 1 + (1 + rho * V).log())
         close(found, wanted, 1e-6)
@@ -72,11 +74,10 @@ def check_gamma() -> None:
     R, true = 6000, torch.tensor([[-1.0, 0.5, -0.8], [2.0, 0.0, 0.3]]).double()
     X = torch.cat([torch.ones(2, R, 1), torch.randn(2, R, 2, generator=make)], 2).double()
     y = torch.randn(2, R, generator=make, dtype=torch.float64).square() * (X @ true[..., None])[..., 0].exp()
-    w = gamma.fit(X, y, 1e-9)
+    w = fit_gamma(X, y, 1e-9)
     assert float(((w - true) / (2 / R) ** 0.5).abs().max()) < 4.5
     rest = 1 - y * (-(X @ w[..., None])[..., 0]).exp()
     close(X.mT @ rest[..., None] / R, torch.zeros(2, 3, 1), 0, 1e-3)
-    assert bool((gamma.scores(X, y, w) < gamma.scores(X, y, true)).all())
 
 
 def check_regress() -> None:
@@ -87,7 +88,7 @@ def check_regress() -> None:
     X = torch.cat([torch.ones(2, R, 1), torch.randn(2, R, 2, generator=make)], 2).double()
     y = torch.randn(2, R, generator=make, dtype=torch.float64).square() * (X @ true[..., None])[..., 0].exp()
     for rho in ([0.3, 3.0], [1.0]):
-        w = regress.fit(X, y, torch.tensor(rho), 1e-9)
+        w = fit_cost(X, y, torch.tensor(rho), 1e-9)
         # a step says less of V than the square itself: by 2.5 at ρ = 1, where V is about 1/3
         assert float(((w - true) / (2 / R) ** 0.5).abs().max()) < 2.5 * 4.5
 
@@ -100,14 +101,14 @@ def check_regress() -> None:
         for k in range(3):
             for by in (-0.01, 0.01):
                 assert bool((kl(w + by * torch.eye(3)[k]) > kl(w)).all())
-        close(regress.cost(y, (X @ w[..., None])[..., 0].exp(), torch.tensor(rho).double()) / 2, kl(w), 1e-6)
-    close(regress.fit(X, y, torch.tensor([1e9]), 1e-9), gamma.fit(X, y, 1e-9), 1e-3, 1e-3)
+        close(cost(y, (X @ w[..., None])[..., 0].exp(), torch.tensor(rho).double()) / 2, kl(w), 1e-6)
+    close(fit_cost(X, y, torch.tensor([1e9]), 1e-9), fit_gamma(X, y, 1e-9), 1e-3, 1e-3)
     # a ridge takes all weights but the constant
-    flat = regress.fit(X, y, torch.tensor([1.0]), 1e6)
+    flat = fit_cost(X, y, torch.tensor([1.0]), 1e6)
     close(flat[:, 1:], torch.zeros(2, 2), 0, 1e-3)
 
 
-class Rows(Regression):
+class Rows(RegressionFitter):
     """Regressions on given rows: squares of Gaussians, each with `FEATURES` features that say nothing of them."""
 
     FEATURES, ROWS, COUNT = 30, 40, 20
@@ -115,23 +116,23 @@ class Rows(Regression):
     def __init__(self, seed: int):
         at = oracles.LAW.at(torch.tensor([0.3]).double())
         shape = (1, self.ROWS, 1)
-        super().__init__(fitter(Family.SCALAR, Pixel(), torch.Size(shape), at.logsnr, self.COUNT), seed)
+        super().__init__(diagonal_fitter(Family.SCALAR, Pixel(), torch.Size(shape), at.logsnr, self.COUNT), seed)
         self.coordinates = torch.tensor([float(self.ROWS)], dtype=torch.float64)
         make = torch.Generator().manual_seed(seed)
         error = torch.randn(self.COUNT, *shape, generator=make, dtype=torch.float64) * float((-at.logsnr / 2).exp())
         fold = torch.arange(self.COUNT) % 5
-        seen = Seen(0, at.expand(self.COUNT), torch.arange(self.COUNT), fold, Prediction(error), error)
-        self.base.take(seen)
+        seen = ErrorBatch(0, at.expand(self.COUNT), torch.arange(self.COUNT), fold, Prediction(error), error)
+        self.base.add(seen)
         features = torch.randn(self.COUNT * self.ROWS, 1, self.FEATURES, generator=make)
-        self.keep(features, error.square().reshape(-1, 1), fold.repeat_interleave(self.ROWS))
-        self.close(0, at)
+        self.add_rows(features, error.square().reshape(-1, 1), fold.repeat_interleave(self.ROWS))
+        self.finish_level(0, at)
 
-    def take(self, seen: Seen) -> None: ...
+    def add(self, batch: ErrorBatch) -> None: ...
 
-    def found(self) -> Found:
-        note, cost, tables = self.chosen()
+    def result(self) -> FamilyFit:
+        note, cost, tables = self.combined()
         log_error = tables["w"][:, 0, 0].reshape(-1, 1, 1, 1)
-        return Found(FittedVariance(Pixel(), self.logsnr, log_error), cost, note)
+        return FamilyFit(FittedVariance(Pixel(), self.logsnr, log_error), cost, note)
 
 
 def check_turns() -> None:
@@ -140,9 +141,9 @@ def check_turns() -> None:
     gains, kept = [], []
     for seed in range(12):
         rows = Rows(seed)
-        plain, found = rows.base.banded().nats[0, ::10], rows.found().cost.nats[0, ::10]
+        plain, found = rows.base.band_cost().nats[0, ::10], rows.result().cost.nats[0, ::10]
         gains.append(found / plain - 1)
-        kept += rows.trust
+        kept += rows.shares
     gain = torch.stack(gains)
     assert float(gain.mean()) > -0.002
     assert sum(kept) / len(kept) < 0.5
@@ -158,16 +159,16 @@ def check_prices() -> None:
     basis = Cosine(torch.eye(1), 4)
     coordinates = torch.randn(count, *shape, generator=make, dtype=torch.float64) * spread
     error, white = basis.values(coordinates), torch.randn(count, *shape, generator=make, dtype=torch.float64)
-    base = fitter(Family.BLOCK, basis, shape, at.logsnr, count)
-    local = Local(base, 1e-4, 0)
+    base = diagonal_fitter(Family.BLOCK, basis, shape, at.logsnr, count)
+    local = LocalFitter(base, 1e-4, 0)
     state = at.sigma[:, None, None, None] * white
-    seen = Seen(
+    seen = ErrorBatch(
         0, at.expand(count), torch.arange(count), torch.arange(count) % 5, Prediction(0 * error, z=state), error
     )
-    base.take(seen)
-    local.take(seen)
-    local.close(0, at)
-    banded, place, found = base.banded().nats, base.found().cost.nats, local.found().cost.nats
+    base.add(seen)
+    local.add(seen)
+    local.finish_level(0, at)
+    banded, place, found = base.band_cost().nats, base.result().cost.nats, local.result().cost.nats
     middle = slice(14, 30)  # lengths of real steps
     assert bool((place[0, middle] < 0.9 * banded[0, middle]).all())
     assert bool((found[0, middle] > 0.97 * banded[0, middle]).all())

@@ -14,7 +14,7 @@ from nelbo.model.fitted import context
 from nelbo.model.fitted.context import ENERGIES, KAPPA, ContextGaussian, allowed, mean_features
 from nelbo.process.levels import Levels, Path
 from nelbo.process.prediction import Prediction
-from nelbo.tightening.context import fit_context
+from nelbo.tightening.decoders import fit_context
 
 
 def level(logsnr: float) -> Levels:

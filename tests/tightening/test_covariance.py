@@ -18,6 +18,7 @@ from nelbo.process import grid as grids
 from nelbo.process import schedule as schedules
 from nelbo.tightening import covariance
 from nelbo.tightening.families import Family
+from nelbo.workers import Run
 from tests.tightening import covariance_checks as checks
 from tests.tightening import oracles
 from tests.tightening.oracles import PLANE, diffusion_nats
@@ -48,7 +49,7 @@ def images(n: int, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.fixture(scope="module")
-def patch_fit() -> tuple[nelbo.DiffusionModel, covariance.Measured]:
+def patch_fit() -> tuple[nelbo.DiffusionModel, covariance.Measurement]:
     model = oracles.patch_model(6)
     families = ["pixel", "dct", "block", "local", "map", "pca"]
     return model, covariance.measure(model, oracles.patches(300), families=families)
@@ -59,7 +60,7 @@ def test_the_costs_are_those_of_the_bound(patch_fit):
     of it; correlations are worth what they are, and so is the dependence on the input."""
     model, measured = patch_fit
     x, levels = oracles.patches(120, seed=9), model.levels()
-    nats = {f: diffusion_nats(model, x, measured[f].policy) for f in measured.found}
+    nats = {f: diffusion_nats(model, x, measured[f].policy) for f in measured.fits}
     for family, found in nats.items():
         said, error = measured.cost(family, levels), float(found.std()) / math.sqrt(len(x))
         assert abs(said - float(found.mean())) < 4 * error + 0.02 * said, family
@@ -207,7 +208,7 @@ def test_the_work_is_counted_and_shown():
     seen: list[tuple[int, int]] = []
     model = oracles.texture_model(100)
     fitted = covariance.fit(
-        model, images(60), family="dct", nodes=12, limit=40, progress=lambda *p: seen.append(p), batch_size=16
+        model, images(60), family="dct", nodes=12, limit=40, run=Run(progress=lambda *p: seen.append(p), batch_size=16)
     )
     assert fitted.nfe == 40 * len(fitted.measured.logsnr) and len(fitted.measured.logsnr) <= 12
     assert seen[-1] == (fitted.nfe, fitted.nfe) and [d for d, _ in seen] == sorted(d for d, _ in seen)
@@ -219,7 +220,7 @@ def test_the_work_is_counted_and_shown():
 def test_batches_change_nothing():
     """The same policy whatever the batch: noise, folds and blocks are keyed."""
     model = oracles.texture_model(4)
-    a, b = (covariance.fit(model, images(40), family="hybrid", batch_size=n).reverse.variance for n in (7, 40))
+    a, b = (covariance.fit(model, images(40), family="hybrid", run=Run(batch_size=n)).reverse.variance for n in (7, 40))
     assert a.to_config() == b.to_config() and isinstance(a, Fitted)
     for name, tensor in a.to_tensors().items():
         torch.testing.assert_close(tensor, b.to_tensors()[name], rtol=1e-4, atol=1e-6)

@@ -124,7 +124,7 @@ def test_the_splits_share_nothing_and_leave_training_data_out(codes):
     assert not torch.isin(fit, held).any() and len(torch.cat([fit, held]).unique()) == 66
     assert not torch.isin(torch.cat([fit, held]), model.trained_on).any()
     assert any("30 examples of the data are training data" in n for n in parts.notes)
-    assert any("3 examples of the data are there twice" in n for n in parts.notes)
+    assert any("3 examples of the data are copies of others" in n for n in parts.notes)
     other = split(model, Examples(codes[:80]), Examples(codes[70:]), 0)
     assert not torch.isin(other.fit_examples.hashes, other.held_out_examples.hashes).any()
     assert len(other.held_out) == 26 and len(other.fit) == 40
@@ -135,7 +135,7 @@ def test_the_splits_share_nothing_and_leave_training_data_out(codes):
 
 def test_few_examples_are_said_to_be_few(codes):
     parts = split(of_kind("eps"), Examples(codes[:40]), None, 0)
-    assert any("20 examples are few to fit to" in note for note in parts.notes)
+    assert any("only 20 examples to fit to" in note for note in parts.notes)
     with pytest.raises(UsageError, match="to fit and"):
         nelbo.tighten(of_kind("eps"), codes[:20], 3)
 

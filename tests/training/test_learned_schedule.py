@@ -8,13 +8,13 @@ import math
 import pytest
 import torch
 
-from nelbo.bound import terms
 from nelbo.errors import UsageError
 from nelbo.model import folder
 from nelbo.model.exact import GaussianData
 from nelbo.process import grid as grids
 from nelbo.process import schedule as schedules
 from nelbo.process.schedule import Schedule
+from nelbo.testing import at_noise
 from nelbo.training.build import build_model
 from nelbo.training.config import check_config
 from nelbo.training.criterion import Criterion
@@ -48,7 +48,7 @@ def whole(schedule: Schedule, model) -> float:
         t = (k + 0.5 + 0.5 * nodes) / 5
         at, slope = schedule.at(t), schedule.dlogsnr_dt(t)
         for i in range(len(t)):
-            each = terms.diffusion_rate(model, x, eps, at[i : i + 1].expand(4), slope[i].expand(4))
+            each = at_noise.diffusion_rate(model, x, eps, at[i : i + 1].expand(4), slope[i].expand(4))
             total += float(w[i] * each.mean()) / 10
     return total
 
@@ -92,7 +92,7 @@ def check_gradient() -> None:
 
     def values(at) -> torch.Tensor:
         t, slope = at.at(batch.unit), at.dlogsnr_dt(batch.unit)
-        return terms.diffusion_rate(model, batch.x, batch.eps, t, slope)
+        return at_noise.diffusion_rate(model, batch.x, batch.eps, t, slope)
 
     each = values(law)
     each.mean().backward()

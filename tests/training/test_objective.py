@@ -9,8 +9,8 @@ import torch
 from scipy import stats
 
 import nelbo
+from nelbo import evaluate
 from nelbo.bound.estimators import Exhaustive, Stratified
-from nelbo.bound.evaluate import evaluate
 from nelbo.maths import random
 from nelbo.model.exact import CategoricalData, GaussianData
 from nelbo.process import grid as grids

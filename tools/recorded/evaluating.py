@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import threading
 from typing import Any
 
 import torch
 from tools.recorded import cases
-from tools.recorded.cases import Adaptive, Exhaustive, Stratified, baseline, of_kind
+from tools.recorded.cases import Adaptive, Exhaustive, Stratified, Threshold, baseline, of_kind
 from tools.recorded.registry import Document, On, row
 
 import nelbo
@@ -51,6 +53,13 @@ def letters(n: int = 64):
 def few() -> torch.Tensor:
     """24 images of codes."""
     return cases.codes(24)
+
+
+def thresholded() -> nelbo.DiffusionModel:
+    """A model whose x̂ is clipped by dynamic thresholding."""
+    model = of_kind("x0")
+    reverse = dataclasses.replace(model.reverse, clip=Threshold(0.9, 1.5))
+    return dataclasses.replace(model, reverse=reverse)
 
 
 # ---------------------------------------------------------------- estimators
@@ -106,6 +115,7 @@ evaluation("variance.table", lambda: of_kind("eps", variance=torch.linspace(0.00
            estimator=Stratified(5, 2))  # fmt: skip
 evaluation("clip.range", lambda: of_kind("eps", clip=(-0.8, 0.9)), few, estimator=Stratified(5, 2))
 evaluation("clip.true", lambda: of_kind("x0", clip=True), few, estimator=Exhaustive(2), grid=grids.even(5))
+evaluation("clip.threshold", thresholded, few, estimator=Stratified(5, 2))
 evaluation("decoder.categorical-prior",
            lambda: of_kind("vdm", decoder=nelbo.decoders.Categorical(torch.linspace(0.1, 1, 8).double().log())),
            few, estimator=Stratified(5, 2))  # fmt: skip
@@ -117,9 +127,13 @@ for name, levels in {
     "quadratic": grids.quadratic(6),
     "logsnr": grids.logsnr_uniform(6),
 }.items():
-    evaluation(f"grid.{name}", cases.mixture, points, grid=levels)
+    evaluation(f"grid.{name}", cases.mixture, points, grid=levels, estimator=Exhaustive(2))
+DENSITY = grids.Density(4, (4.0, 1.0, -3.0), (0.3, 0.7))
+for name, levels in {"times": grids.times([0.0, 0.3, 1.0]), "density": DENSITY}.items():
+    evaluation(f"grid.{name}", cases.mixture, points, grid=levels, estimator=Exhaustive(2))
 evaluation("grid.subset", lambda: of_kind("eps"), few, grid=grids.subset([0, 3, 8, 39]))
 for name, law in {
+    "interpolated": cases.TABLE.interpolated(),
     "cosine": nelbo.schedules.cosine(30),
     "betas": nelbo.schedules.from_betas(torch.linspace(0.01, 0.4, 20)),
 }.items():
@@ -127,7 +141,7 @@ for name, law in {
         f"schedule.{name}",
         lambda law=law: nelbo.from_callable(cases.Net(), schedule=law, domain=cases.DOMAIN),
         few,
-        estimator=Exhaustive(2),
+        estimator=Stratified(5, 2),
     )
 LEARNED = nelbo.schedules.learned(7.0, -6.0, shape=[1.0, 3.0, 0.5])
 evaluation(
@@ -177,3 +191,54 @@ def progress(on: On) -> dict[str, Any]:
         watch=lambda bits, error: seen["watch"].append([bits, error]),
     )  # fmt: skip
     return {name: Document(values) for name, values in seen.items()}
+
+
+class Thread:
+    """One of two workers that are threads of this process."""
+
+    size, stopping = 2, False
+
+    def __init__(self, rank: int, barrier: threading.Barrier, shelf: dict[int, torch.Tensor]):
+        self.rank, self.barrier, self.shelf = rank, barrier, shelf
+
+    def gather(self, values: torch.Tensor) -> list[torch.Tensor]:
+        """The rows of both, in the order of ranks."""
+        self.shelf[self.rank] = values
+        self.barrier.wait(60)
+        both = [self.shelf[rank] for rank in range(2)]
+        self.barrier.wait(60)
+        return both
+
+
+def by_two(compute) -> list[Any]:
+    """What compute(workers) returns in either of two threads."""
+    barrier, shelf, found = threading.Barrier(2), {}, {}
+
+    def work(rank: int) -> None:
+        try:
+            found[rank] = compute(Thread(rank, barrier, shelf))
+        except BaseException:
+            barrier.abort()
+            raise
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return [found[rank] for rank in range(2)]
+
+
+@row("evaluate.workers")
+def workers(on: On) -> dict[str, Any]:
+    """Shared between two workers: both have the result, and it is that of one process."""
+    found: dict[str, Any] = {}
+    for design in ("pooled", "per_example", "exhaustive", "stratified"):
+        options = {"estimator": design, "tolerance": 0.5, "grid": grids.even(12)}
+        models = of_kind("eps"), of_kind("eps")  # not made in the threads, which share torch's generator
+        pair = by_two(lambda it, m=models, o=options: nelbo.evaluate(m[it.rank], few(), workers=it, **o))
+        alone = nelbo.evaluate(of_kind("eps"), few(), **options)
+        found |= {f"{design}.{i}": bound.bits_per_dim for i, bound in enumerate(pair)}
+        found[f"{design}.same"] = [bound.bits_per_dim == alone.bits_per_dim for bound in pair]
+        found[f"{design}.nfe"] = [bound.nfe_total for bound in pair]
+    return found

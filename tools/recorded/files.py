@@ -15,7 +15,7 @@ import torch
 from tools.recorded import cases
 from tools.recorded.cases import Stratified, command, of_kind
 from tools.recorded.registry import Document, On, row, stripped
-from tools.recorded.tightening import oracle
+from tools.recorded.tightening import oracle, tightened_model
 from tools.recorded.training import MLP, PLAIN, SMALL, images
 
 import nelbo
@@ -37,11 +37,6 @@ def coded(name: str, make, data, **options: Any) -> None:
             "inspect": Document(nelbo.codec.inspect(path)),
             "equal": bool((back == torch.as_tensor(given)).all()),
         }
-
-
-def tightened_model() -> nelbo.DiffusionModel:
-    """A model with a fitted covariance and a fitted decoder."""
-    return nelbo.tighten(of_kind("eps"), cases.codes(64), 3, first_level="context")[0]
 
 
 coded("categorical", lambda: cases.categorical(), lambda: cases.CODES.sample(48).to(torch.uint8))
@@ -134,6 +129,7 @@ def cli(on: On) -> dict[str, Any]:
         "sample": ("sample", model, "-n", "4", "--steps", "4", "--out", on.folder / "s.npz"),
         "compress": ("compress", model, "digits:test", "--limit", "12", "--few", "--out", on.folder / "d.nelbo"),
         "info": ("info", on.folder / "d.nelbo"),
+        "decompress": ("decompress", model, on.folder / "d.nelbo", "--out", on.folder / "d.npy"),
     }  # fmt: skip
     found: dict[str, Any] = {}
     for name, args in calls.items():
@@ -141,13 +137,66 @@ def cli(on: On) -> dict[str, Any]:
         document = json.loads(text) if text.strip().startswith("{") else {"none": text == ""}
         found |= {f"{name}.status": status, name: Document(_without_paths(document, on.folder))}
         found[f"{name}.keys"] = Document(sorted(document))
+    found["decompressed"] = np.load(on.folder / "d.npy")
     with np.load(rows) as table:
         found |= {f"rows.{key}": table[key] for key in sorted(table)}
     return found
 
 
+def small_unet() -> Any:
+    """A U-Net of diffusers with 8 channels."""
+    from diffusers import UNet2DModel
+
+    torch.manual_seed(0)
+    return UNet2DModel(
+        sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4,
+        down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"),
+    )  # fmt: skip
+
+
 def _without_paths(document: Any, folder: Path) -> Any:
     return json.loads(json.dumps(document).replace(str(folder), "FOLDER"))
+
+
+@row("data.files")
+def data(on: On) -> dict[str, Any]:
+    """Files of data: what is read from them, by fingerprint, and a bound."""
+    from PIL import Image
+
+    codes = cases.codes(6, bins=256, side=8)[:, 0].numpy().astype("uint8")
+    np.save(on.folder / "a.npy", codes)
+    np.savez(on.folder / "b.npz", pictures=codes, labels=np.arange(6))
+    head = np.array([0x803, *codes.shape], ">i4").tobytes()
+    (on.folder / "c-ubyte").write_bytes(head + codes.tobytes())
+    for i, picture in enumerate(codes):
+        (on.folder / "d" / str(i % 2)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(on.folder / "d" / str(i % 2) / f"{i}.png")
+    found: dict[str, Any] = {}
+    for name in ("a.npy", "b.npz#pictures", "c-ubyte", "d", "digits:test"):
+        shape, bins = ((1, 8, 8), 256) if name == "d" else ((8, 8), 256)
+        model = nelbo.from_callable(lambda z, t: 0.5 * z, schedule=cases.TABLE, domain=nelbo.DataDomain(shape, bins))
+        place = name if name.startswith("digits") else on.folder / name
+        bound = nelbo.evaluate(model, str(place), limit=5, estimator=Stratified(3, 2))
+        found |= {name: bound.bits_per_dim, f"{name}.fingerprint": "sha256:" + bound.data["fingerprint"]}
+    return found
+
+
+@row("folder.diffusers", rel=1e-4)
+def diffusers(on: On) -> dict[str, Any]:
+    """Networks of diffusers with the schedulers that are laws."""
+    from diffusers import DDIMScheduler, EDMEulerScheduler, FlowMatchEulerDiscreteScheduler
+
+    found: dict[str, Any] = {}
+    schedulers = {
+        "flow": FlowMatchEulerDiscreteScheduler(num_train_timesteps=50),
+        "edm": EDMEulerScheduler(num_train_timesteps=50),
+        "ddim": DDIMScheduler(50, beta_schedule="squaredcos_cap_v2", prediction_type="sample"),
+    }
+    for name, scheduler in schedulers.items():
+        model = nelbo.from_diffusers((small_unet(), scheduler), bins=8)
+        bound = nelbo.evaluate(model, cases.codes(4, side=8), estimator=Stratified(3, 2))
+        found |= {name: bound.bits_per_dim, f"{name}.fingerprint": "sha256:" + model.fingerprint()}
+    return found
 
 
 @row("words.texts")
@@ -167,14 +216,9 @@ def words(on: On) -> dict[str, Any]:
 @row("words.card")
 def card(on: On) -> dict[str, Any]:
     """A network of diffusers: its bound, the folder written for it, and the model card."""
-    from diffusers import DDPMScheduler, UNet2DModel
+    from diffusers import DDPMScheduler
 
-    torch.manual_seed(0)
-    net = UNet2DModel(
-        sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4,
-        down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"),
-    )  # fmt: skip
-    model = nelbo.from_diffusers((net, DDPMScheduler(20, prediction_type="v_prediction")), bins=8)
+    model = nelbo.from_diffusers((small_unet(), DDPMScheduler(20, prediction_type="v_prediction")), bins=8)
     bound = nelbo.evaluate(model, cases.codes(8, side=8), estimator=Stratified(4, 2))
     out = nelbo.save_pretrained(model, on.folder / "pipeline", bound=bound, license="apache-2.0")
     text = (out / "README.md").read_text()

@@ -8,6 +8,7 @@ import torch
 from tools.recorded import cases
 from tools.recorded.cases import of_kind
 from tools.recorded.registry import On, row
+from tools.recorded.tightening import tightened_model
 
 import nelbo
 
@@ -34,6 +35,9 @@ sampling("clipped", lambda: of_kind("x0", clip=True), steps=6, seed=4, batch_siz
 sampling("learned-range", lambda: of_kind("learned_range"), steps=6, codes=False)
 sampling("categorical", cases.categorical)
 sampling("gaussian", lambda: cases.gaussian(nelbo.grids.even(6)))
+sampling("density", lambda: of_kind("real"), steps=6)
+sampling("exact-ends.gaussian", lambda: cases.gaussian(nelbo.grids.even(4)), codes=False)
+sampling("fitted", tightened_model)
 sampling("trajectory", lambda: of_kind("eps"), steps=4, trajectory=True, sampler="dpmpp_2m", codes=False)
 sampling("condition", lambda: of_kind("conditional"), steps=4, condition={"y": cases.labels(6)}, codes=False)
 sampling("guidance", lambda: of_kind("conditional"), steps=4, condition={"y": cases.labels(6)}, codes=False,

@@ -65,3 +65,8 @@ def oracle() -> nelbo.DiffusionModel:
 
 
 tightened("oracle", oracle, lambda: torch.arange(3 * 80).reshape(80, 3) * 7 % 5 % 3, 3)
+
+
+def tightened_model() -> nelbo.DiffusionModel:
+    """A model with a fitted covariance and a fitted decoder."""
+    return nelbo.tighten(of_kind("eps"), cases.codes(64), 3, first_level="context")[0]

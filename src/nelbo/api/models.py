@@ -26,7 +26,7 @@ from nelbo.sampling import Sampler, Trajectory
 from nelbo.tightening import certificate as certificates
 from nelbo.tightening import tighten as tightenings
 from nelbo.tightening.certificate import Certificate
-from nelbo.tightening.ends import DecoderKind
+from nelbo.tightening.decoders import DecoderKind
 from nelbo.training import TrainConfig, check_config
 from nelbo.training import train as train_model
 from nelbo.typing import Condition, Json
@@ -137,10 +137,7 @@ def tighten(
         first_level=first_level,
         condition=given.condition,
         held_out_condition=held_out_condition,
-        seed=seed,
-        batch_size=batch_size,
-        device=device,
-        progress=progress,
+        run=Run(device=device, batch_size=batch_size, seed=seed, progress=progress),
         message=message,
     )
     if out is not None:

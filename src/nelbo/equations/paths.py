@@ -20,6 +20,7 @@ from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.prior import GaussianPrior
 from nelbo.process import forward
 from nelbo.process.levels import Levels, column
+from nelbo.testing import at_noise
 
 Path = np.ndarray | Tensor
 
@@ -101,7 +102,7 @@ class PathDensities:
         """L_{t−1} at (x_t, x_0), t ≥ 2, by `nelbo.bound.terms.diffusion`."""
         x = torch.as_tensor(x)
         s, level = self.level(t - 1, x), self.level(t, x)
-        return terms.diffusion(self.model, x[:, :1], self._eps(x, t), s, level)
+        return at_noise.diffusion(self.model, x[:, :1], self._eps(x, t), s, level)
 
     def prior_kl(self, x: Path) -> Tensor:
         """L_T at x_0, by `nelbo.bound.terms.prior`."""
@@ -110,7 +111,7 @@ class PathDensities:
     def reconstruction(self, x: Path) -> Tensor:
         """L_0 at (x_1, x_0), by `nelbo.bound.terms.reconstruction`."""
         x = torch.as_tensor(x)
-        return terms.reconstruction(self.model, x[:, :1], x[:, :1], self._eps(x, 1), self.level(1, x))
+        return at_noise.reconstruction(self.model, x[:, :1], x[:, :1], self._eps(x, 1), self.level(1, x))
 
     def three_terms(self, x: Path) -> Tensor:
         """L_T + Σ_{t≥2} L_{t−1} + L_0 at a path."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from nelbo.equations import entry as entries
 from nelbo.equations.check import CHECKS, Checks
 from nelbo.equations.coverage import Document, documents
-from nelbo.equations.entry import GROUPS, Entry
+from nelbo.equations.entry import Entry
 from nelbo.equations.places import Place, markers
 from nelbo.errors import UnknownNameError
 
@@ -82,13 +82,6 @@ class Catalogue(Mapping[str, Entry]):
         if document not in self.documents:
             raise UnknownNameError.of("source document", document, self.documents)
         return [e for e in self.values() if document in e.documents]
-
-    def by_group(self, letter: str) -> list[Entry]:
-        """Entries of a group, by its letter A … J. Errors: UnknownNameError."""
-        letters = [g[0] for g in GROUPS]
-        if letter not in letters:
-            raise UnknownNameError.of("group", letter, letters)
-        return [e for e in self.values() if e.letter == letter]
 
     @property
     def tags(self) -> tuple[str, ...]:

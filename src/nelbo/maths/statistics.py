@@ -78,15 +78,3 @@ class Moments:
     def standard_error(self) -> Tensor:
         """Standard error of the mean, sqrt(variance / n); NaN where n < 2."""
         return torch.sqrt(self.variance / self.count)
-
-
-def z_score(estimate: Tensor | float, exact: Tensor | float, standard_error: Tensor | float) -> Tensor:
-    """(estimate - exact) / standard_error, elementwise, float64: standard normal for an unbiased estimate.
-
-    A standard error of 0 gives 0 where the two are equal and an infinity where they are not.
-    """
-    estimate, exact, standard_error = (
-        torch.as_tensor(v, dtype=torch.float64) for v in (estimate, exact, standard_error)
-    )
-    difference = estimate - exact
-    return torch.where((difference == 0) & (standard_error == 0), 0.0, difference / standard_error)

@@ -1,4 +1,4 @@
-"""Networks that nelbo trains, by name. Each is told the log-SNR and says one value or K logits an element."""
+"""Networks that nelbo trains, by name. Each takes z and the log-SNR, and returns a value or K logits an element."""
 
 from nelbo.nets.build import NETS, build
 

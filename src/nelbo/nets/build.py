@@ -1,4 +1,4 @@
-"""From a name and settings to a network, and back: what a saved model holds instead of pickled code."""
+"""From a name and settings to a network. A saved model holds these, its recipe, instead of pickled code."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ SIZES: dict[str, dict[str, Json]] = {
         "base": {"width": 128, "multipliers": [1, 2, 2, 2], "blocks": 3},
     },
 }
-"""Settings by size, which `net.size` stands for; settings given beside it come on top."""
+"""Settings that `net.size` stands for; other settings come on top."""
 
 _GIVEN = {"self", "shape", "codes", "logsnr_max", "logsnr_min"}
 
 
 def time_input(name: str) -> str:
-    """How the network `name` is told the level: "logsnr", or "index" (DDPM's step − 1) for those of diffusers."""
+    """The time that the network `name` takes: "logsnr", or "index" (DDPM's step − 1) for those of diffusers."""
     return getattr(NETS.get(name), "time", "logsnr")
 
 
@@ -70,18 +70,18 @@ def build(
         ) from None
     if classes is not None and not hasattr(net, "embedding"):
         raise UsageError(
-            f"the network {name!r} cannot be told labels", f"use one of nelbo's own networks: {', '.join(NETS)}"
+            f"the network {name!r} does not take labels", f"use one of nelbo's own networks: {', '.join(NETS)}"
         )
     if classes is not None:
         net = ClassConditional(net, classes, keyword)
     if isinstance(maker, NetworkMaker):
-        return net  # its recipe holds the whole configuration, defaults of diffusers included
+        return net  # its recipe is the whole configuration, with the defaults of diffusers
     net.recipe = {"name": name, "settings": settings, "logsnr_max": logsnr_max, "logsnr_min": logsnr_min}  # type: ignore
     return net
 
 
 def _sized(name: str, settings: Json) -> Json:
-    """The settings with those of their `size` below them, and without it: a recipe says the numbers themselves."""
+    """The settings with their `size` replaced by what it stands for, so that a recipe holds the numbers themselves."""
     if "size" not in settings:
         return settings
     sizes = SIZES.get(name, {})

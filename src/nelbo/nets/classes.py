@@ -1,4 +1,4 @@
-"""Class-conditional networks: any network of ours, told the label of every example beside the log-SNR."""
+"""Class-conditional networks: any network of ours that also takes the label of every example."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from nelbo.errors import UsageError
 class ClassConditional(nn.Module):
     """net(z, λ, KEYWORD=y): z (B, *shape), λ (B,), labels y (B,) in 0..classes−1; e(λ) becomes e(λ) + c_y.
 
-    The table c is zero at the start, so that training begins from the network without labels. `net` has an `embedding`
-    that is all it makes of λ.
+    The table c is zero at the start, so that training begins with the network without labels. λ must enter `net` by its
+    module `embedding` alone.
     """
 
     def __init__(self, net: nn.Module, classes: int, keyword: str):
@@ -22,7 +22,7 @@ class ClassConditional(nn.Module):
 
     @property
     def hidden(self) -> tuple[str, ...]:
-        """Modules that neither see the data nor say the answer."""
+        """Names of the inner modules: all but the first and the last layers."""
         return tuple(f"net.{name}" for name in self.net.hidden)  # type: ignore[union-attr]
 
     @property
@@ -44,7 +44,7 @@ class ClassConditional(nn.Module):
                 f"labels from {int(y.min())} to {int(y.max())} for a network of {self.classes} classes",
                 f"give labels 0..{self.classes - 1}, as the training data had them",
             )
-        wide = torch.promote_types(logsnr.dtype, torch.float32)  # in bf16 a label of 257 is none
+        wide = torch.promote_types(logsnr.dtype, torch.float32)  # bf16 has no 257
         return self.net(z, torch.stack([logsnr.to(wide), y.to(wide)], -1))
 
 
@@ -58,6 +58,6 @@ class _Labelled(nn.Module):
         self.table = nn.Embedding(classes, weights.shape[0])
         nn.init.zeros_(self.table.weight)
 
-    def forward(self, told: Tensor) -> Tensor:
-        logsnr, y = told.unbind(-1)
+    def forward(self, logsnr_and_label: Tensor) -> Tensor:
+        logsnr, y = logsnr_and_label.unbind(-1)
         return self.embedding(logsnr.to(self.table.weight.dtype)) + self.table(y.long())

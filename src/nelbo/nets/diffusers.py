@@ -31,10 +31,10 @@ def library(what: str) -> Any:
 
 @dataclass(frozen=True)
 class Adaptation:
-    """What stands between the level and the network's time, and between its output and what it is declared to say.
+    """From the level to the network's time, and from its output to what it is declared to predict.
 
-    The network is told time_scale · t; what it says is multiplied by `output_scale`; outputs: "all" channels, only the
-    "mean" half of them, or "raw_variance", where the second half is a variance and not its logarithm.
+    The network's time is time_scale · t, and its output is multiplied by `output_scale`; outputs: "all" channels, only
+    the "mean" half of them, or "raw_variance", where the second half is a variance and not its logarithm.
     """
 
     time_scale: float = 1.0
@@ -42,7 +42,7 @@ class Adaptation:
     outputs: str = "all"
 
     def to_config(self) -> Json:
-        """The fields that are not as they usually are."""
+        """The fields that differ from their defaults."""
         plain = Adaptation()
         return {k: v for k, v in dataclasses.asdict(self).items() if v != getattr(plain, k)}
 
@@ -54,10 +54,10 @@ class DiffusersNet(nn.Module):
     """
 
     time_dtype = torch.float32
-    """What diffusers' embeddings of time compute in, whatever the precision of the network."""
+    """The dtype of diffusers' embeddings of time, whatever the precision of the network."""
 
     hidden = ("inner.down_blocks", "inner.mid_block", "inner.up_blocks")
-    """Modules that neither see the data nor say the answer, of diffusers' U-Nets."""
+    """Names of the inner modules of diffusers' U-Nets: all but the first and the last layers."""
 
     def __init__(self, inner: nn.Module, name: str, adaptation: Adaptation = Adaptation()):
         super().__init__()
@@ -94,7 +94,7 @@ class DiffusersNet(nn.Module):
         if a.outputs == "mean":
             value = value[:, :C]
         elif a.outputs == "raw_variance":
-            value = torch.cat([value[:, :C], value[:, C:].log()], 1)  # NaN where a variance is negative, which is told
+            value = torch.cat([value[:, :C], value[:, C:].log()], 1)  # NaN of a negative variance is refused later
         return value.squeeze(1) if planar and value.shape[1] == 1 else value
 
 
@@ -107,14 +107,14 @@ def conditions(config: Json, name: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class NetworkMaker:
-    """Makes one of diffusers' networks of the class `model` from settings, with the data's shape filled in."""
+    """Makes a network of diffusers' class `model` from settings and the shape of the data."""
 
     name: str
     model: str
     time: str = "index"
 
     def settings(self) -> list[str]:
-        """The settings it knows: those of the class in diffusers."""
+        """Its settings: those of the class in diffusers."""
         known = inspect.signature(getattr(library(f"the network {self.name!r}"), self.model).__init__).parameters
         return [name for name in known if name != "self"] + ["adaptation"]
 

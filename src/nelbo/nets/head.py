@@ -26,12 +26,12 @@ class ValueHead(nn.Module):
         return self.maps(self.out(features).reshape(-1, *self.shape))
 
     def start_at(self, values: Tensor) -> None:
-        """Begin from a number a map, (outputs,)."""
+        """Set the bias to one number a map, (outputs,)."""
         self.maps.start_at(values)  # type: ignore[operator]
 
 
 class MapsHead(nn.Module):
-    """Several numbers an element: (B, outputs·n, …) for a shape (n, …), map after map, plus a trained number a map."""
+    """Several numbers an element: (B, outputs·n, …) for a shape (n, …), map after map, plus a trained bias a map."""
 
     def __init__(self, outputs: int, shape: Shape):
         super().__init__()
@@ -44,7 +44,7 @@ class MapsHead(nn.Module):
 
     @torch.no_grad()
     def start_at(self, values: Tensor) -> None:
-        """Begin from a number a map, (outputs,)."""
+        """Set the bias to one number a map, (outputs,)."""
         self.bias.copy_(values.reshape(self.bias.shape))
 
 
@@ -53,10 +53,10 @@ class LogitHead(nn.Module):
 
         logits_dk = Σ_r a_dr(features) b_rk + c_dk.
 
-    Every pixel says `rank` numbers a, which a basis b shared by all pixels turns into K logits; c starts as the log
-    frequencies of the training codes and a as zero, so that the first prediction is the histogram's posterior. With
-    basis functions 1, x_k, x_k² this would be a discretised Gaussian; the learned basis is the same idea, and
-    generalises far better than K free logits a pixel.
+    A basis b shared by all pixels turns `rank` numbers a of a pixel into K logits; c starts as the log frequencies of
+    the training codes and a as zero, so that the first prediction is the histogram's posterior. With basis functions 1,
+    x_k, x_k² this would be a discretised Gaussian; the learned basis is the same idea, and generalises far better than
+    K free logits a pixel.
     """
 
     def __init__(self, width: int, shape: Shape, codes: int, rank: int):
@@ -73,7 +73,7 @@ class LogitHead(nn.Module):
 
     @torch.no_grad()
     def start_at(self, log_frequencies: Tensor) -> None:
-        """Begin from the per-pixel log frequencies of the codes, (*shape, K)."""
+        """Set c to the per-pixel log frequencies of the codes, (*shape, K)."""
         self.bias.copy_(log_frequencies)
 
 
@@ -96,6 +96,6 @@ class PixelLogitHead(nn.Module):
 
     @torch.no_grad()
     def start_at(self, log_frequencies: Tensor) -> None:
-        """Begin from the log frequencies of the codes, averaged over pixels, of (*shape, K) tables."""
+        """Set c to the log of the mean over pixels of the frequencies of the codes, from their logs (*shape, K)."""
         C, K = self.bias.shape
         self.bias.copy_(log_frequencies.double().exp().reshape(C, -1, K).mean(1).log())

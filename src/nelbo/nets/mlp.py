@@ -19,7 +19,7 @@ class ResidualMLP(nn.Module):
     """
 
     hidden = ("blocks",)
-    """Modules that neither see the data nor say the answer."""
+    """Names of the inner modules: all but the first and the last layers."""
 
     def __init__(
         self,

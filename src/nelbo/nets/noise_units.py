@@ -1,7 +1,7 @@
-"""What an image shows in units of its noise: features for the first layer of a network, and a gate behind its last.
+"""An image in units of its noise: features for the first layer of a network, and a gate after its last.
 
-At high log-SNR the noise is a hundredth of the picture, and ε̂ asks for it at full size; a convolution of z alone has to
-learn that gain, at every level anew. α² = sigmoid(λ) and σ² = sigmoid(−λ): the process preserves variance.
+At high log-SNR the noise is a hundredth of the image, and ε̂ is this noise at unit scale; a convolution of z alone has
+to learn that gain for every level. The process preserves variance: α² = sigmoid(λ), σ² = sigmoid(−λ).
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from nelbo.errors import UsageError
 def alpha_and_inverse_sigma(logsnr: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
     """α and 1/σ, (B, 1, 1, 1) for z (B, C, H, W), in float32 at least: bf16 would round 1/σ by more than the noise.
 
-    Errors: UsageError for a position in a table in the place of λ.
+    Errors: UsageError for the index of a table in the place of λ.
     """
     if not logsnr.is_floating_point():
         raise UsageError(
-            "a network that sees its input in units of the noise was told a step and not the log-SNR",
-            "tell it the log-SNR (time='logsnr')",
+            "a network whose input is in units of the noise was given a step and not the log-SNR",
+            "give it the log-SNR (time='logsnr')",
         )
     wide = logsnr.to(torch.promote_types(z.dtype, torch.float32))[:, None, None, None]
     return wide.sigmoid().sqrt(), (-wide).sigmoid().rsqrt()
@@ -34,8 +34,8 @@ class NoiseUnits(nn.Module):
 
         tanh((z − α v)/2σ) for every v of `ends`,   tanh((z − z')/3σ) for the four neighbours z' of every pixel
 
-    Values that stand out by many deviations saturate, so that edges do not drown texture. Outside the image lie copies
-    of its border.
+    Differences of many standard deviations saturate, so that edges do not dominate texture. The image is padded with
+    copies of its border.
     """
 
     def __init__(self, ends: Sequence[float]):
@@ -49,21 +49,21 @@ class NoiseUnits(nn.Module):
 
     def forward(self, z: Tensor, logsnr: Tensor) -> Tensor:
         alpha, per_sigma = alpha_and_inverse_sigma(logsnr, z)
-        around = F.pad(z, (1, 1, 1, 1), mode="replicate")
-        sides = around[..., 1:-1, :-2], around[..., 1:-1, 2:], around[..., :-2, 1:-1], around[..., 2:, 1:-1]
+        padded = F.pad(z, (1, 1, 1, 1), mode="replicate")
+        neighbours = padded[..., 1:-1, :-2], padded[..., 1:-1, 2:], padded[..., :-2, 1:-1], padded[..., 2:, 1:-1]
         from_ends = [(z - alpha * v) * (per_sigma / 2) for v in self.ends]
-        from_sides = [(z - side) * (per_sigma / 3) for side in sides]
-        return torch.cat([*from_ends, *from_sides], 1).tanh().to(z.dtype)
+        from_neighbours = [(z - neighbour) * (per_sigma / 3) for neighbour in neighbours]
+        return torch.cat([*from_ends, *from_neighbours], 1).tanh().to(z.dtype)
 
 
 class EndGate(nn.Module):
-    """ε̂ where a pixel may be exactly at an end v of the data's range, as the background of many images is:
+    """ε̂ for pixels that may be exactly at an end v of the data's range, as the background of many images is:
 
         ε̂ = w_0 ê + Σ_v w_v (z − α v)/σ,     w_v/w_0 = e^{a_v} N(z; α v, σ²) √2π,     w_0 + Σ_v w_v = 1
 
-    This is E[ε | z] of a prior with mass at the ends and a density between them, where ê is E[ε | z, x between] and
-    e^{a_v} is the ratio of the mass at v to the density of z that the rest makes, over √2π. ê (B, C, H, W) and
-    a (B, len(ends) C, H, W) are the network's; → (B, C, H, W).
+    This is E[ε | z] for a prior with mass at the ends and a density between them, where ê is E[ε | z, x between] and
+    e^{a_v} is the ratio of the mass at v to the density of z under the rest of the prior, over √2π. ê (B, C, H, W) and
+    a (B, len(ends) C, H, W) are outputs of the network; → (B, C, H, W).
     """
 
     def __init__(self, ends: Sequence[float]):

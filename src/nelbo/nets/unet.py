@@ -1,4 +1,4 @@
-"""A small U-Net for images: space-to-depth stem, residual blocks told the log-SNR, attention at the coarsest scale."""
+"""A small U-Net for images: space-to-depth stem, residual blocks that take λ, attention at the coarsest scale."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ from nelbo.typing import Shape
 class UNet(nn.Module):
     """z (B, C, H, W) or (B, H, W), λ (B,) → the same shape, or logits (…, codes) where a number of codes is given.
 
-    The stem folds patch × patch pixels into channels, which on a CPU is worth a factor of three or four in speed; then
-    len(multipliers) scales of `blocks` residual blocks each, the next one half as large, and back up with skips.
-    width × multiplier channels must be multiples of 8 (1.5 × 32 are 48). outputs: numbers an element, on axis 1 (2: a
-    learned variance behind the value). fourier: the stem also sees sin and cos of 2π z/(P · step) for each period P,
-    counted in steps between codes (Kingma et al. 2021, app. C, have periods of 1, 2 and 4 in their lattice). shuffle:
-    back up by a convolution at the coarse scale whose channels become pixels. noise_units: the stem also sees z in
-    units of its noise (`NoiseUnits`). end_gate: the first output is ε̂, behind an `EndGate`. ends: the least and the
-    greatest value of the data, for both.
-    Errors: ShapeError for shapes that patches do not tile; ValueError for a gate before logits.
+    The stem folds patch × patch pixels into channels, which makes it three or four times as fast on a CPU; then follow
+    len(multipliers) scales of `blocks` residual blocks each, every one half as large as the one before, and the way
+    back up with skips. width × multiplier channels must be multiples of 8 (1.5 × 32 are 48).
+
+    outputs: numbers an element, on axis 1 (2: the value, then a learned variance). fourier: further input of the stem:
+    sin and cos of 2π z/(P · step) for each period P, in steps between codes (Kingma et al. 2021, app. C, have periods
+    of 1, 2 and 4 in their lattice). shuffle: upsampling by a convolution at the coarse scale, whose channels become
+    pixels. noise_units: further input of the stem: z in units of its noise (`NoiseUnits`). end_gate: the first output
+    is ε̂, through an `EndGate`. ends: the least and the greatest value of the data, for both.
+    Errors: ShapeError for shapes that patches do not tile; ValueError for a gate with logits.
     """
 
     hidden = ("down", "middle", "up")
-    """Modules that neither see the data nor say the answer."""
+    """Names of the inner modules: all but the first and the last layers."""
 
     def __init__(
         self,
@@ -64,7 +65,7 @@ class UNet(nn.Module):
         e = 2 * width
         self.patch, self.planar = patch, len(shape) == 2
         self.embedding = LogSNREmbedding(e, logsnr_max, logsnr_min)
-        self.frequencies = [2 * math.pi / (step * period) for period in fourier]  # no buffer: bf16 would round it
+        self.frequencies = [2 * math.pi / (step * period) for period in fourier]  # no buffer, which bf16 would round
         self.units = NoiseUnits(ends) if noise_units else None
         features = 1 + 2 * len(fourier) + (self.units.maps if self.units is not None else 0)
         self.stem = nn.Conv2d(C * features * patch**2, width, 3, padding=1)
@@ -96,7 +97,7 @@ class UNet(nn.Module):
         self.out = nn.Conv2d(channels, C * (outputs if codes is None else rank) * patch**2, 3, padding=1)
         self.gate = _Gate(channels, C, patch, ends) if end_gate else None
         if end_gate and codes is not None:
-            raise ValueError("an end gate is for a network that says eps, and not logits")
+            raise ValueError("an end gate is for a network that predicts eps, and not logits")
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
         self.head = PixelLogitHead(shape, codes, rank) if codes is not None else nn.Identity()
@@ -105,7 +106,7 @@ class UNet(nn.Module):
 
     def forward(self, z: Tensor, logsnr: Tensor) -> Tensor:
         e = self.embedding(logsnr)
-        logsnr = logsnr if logsnr.ndim == 1 else logsnr[:, 0]  # a label may stand behind it (ClassConditional)
+        logsnr = logsnr if logsnr.ndim == 1 else logsnr[:, 0]  # with a label behind it (ClassConditional)
         image = z[:, None] if self.planar else z
         h = self.stem(F.pixel_unshuffle(self._features(image, logsnr), self.patch))
         skips = [h]
@@ -139,7 +140,7 @@ class UNet(nn.Module):
 
 
 class _Gate(nn.Module):
-    """An `EndGate` told by the network's last features."""
+    """An `EndGate` whose a is a convolution of the network's last features."""
 
     def __init__(self, channels: int, C: int, patch: int, ends: Sequence[float]):
         super().__init__()
@@ -153,7 +154,7 @@ class _Gate(nn.Module):
 
 
 class _Block(nn.Module):
-    """GroupNorm, SiLU, convolution, twice, scaled and shifted by the level's embedding; then attention, where asked."""
+    """GroupNorm, SiLU, convolution, twice, scaled and shifted by the level's embedding; then attention, if any."""
 
     def __init__(self, inner: int, outer: int, embedding: int, dropout: float, attention: bool):
         super().__init__()
@@ -196,7 +197,7 @@ class _Halve(nn.Module):
 
 
 class _Double(nn.Module):
-    """To the size of the skip it will meet, which need not be even: 7 × 7 comes back from 4 × 4."""
+    """To the size of the next skip, which need not be even: from 4 × 4 to 7 × 7."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -207,7 +208,7 @@ class _Double(nn.Module):
 
 
 class _Shuffle(nn.Module):
-    """To the size of the skip, as `_Double`, with four channels of the coarse scale for the pixels of one."""
+    """To the size of the next skip, like `_Double`: four channels of the coarse scale become the pixels of one."""
 
     def __init__(self, inner: int, outer: int):
         super().__init__()

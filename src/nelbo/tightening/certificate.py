@@ -6,12 +6,12 @@ data: {fit, held_out}: each {name, examples, fingerprint}
 bits_per_dim: {before, after}                held-out bounds of the model as it was and of the tightened one
 gain: {bits_per_dim, standard_error: {estimator, data, total}}        before − after, paired
 stages: [{name, steps, bits_per_dim, standard_error, fitted_bits_per_dim, part}]
-from the model as it was on; fitted_bits_per_dim is what the fit promised (null: it promised nothing);
+beginning with the model as it was; fitted_bits_per_dim is the bound that the fit predicted (null: none);
 part: {bits_per_dim, standard_error} gained over the stage before, paired (null for the first)
 chain: {positions (of a table) or times, logsnr}
 decoder: {kind, calls_network, tried: {kind: {logsnr, bits_per_dim}}}
-covariance: {family, note, tried: {family: bits_per_dim}}    promised bounds of the best chain under each family
-curve: [{steps, bits_per_dim}]               promised bounds of the best chain of every number of steps
+covariance: {family, note, tried: {family: bits_per_dim}}    predicted bounds of the best chain under each family
+curve: [{steps, bits_per_dim}]               predicted bounds of the best chain of every number of steps
 error: [{logsnr, mean_square}]               E(x − x̂)² an element
 nfe: {fit, fit_per_example, certificate}
 """
@@ -22,8 +22,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from nelbo.bound.compare import compare_results
 from nelbo.bound.result import Bound, without_nan
-from nelbo.bound.results import compare_results
 from nelbo.errors import DataError
 from nelbo.typing import Json
 
@@ -33,11 +33,11 @@ FILE = "certificate.json"
 
 @dataclass(frozen=True, eq=False)
 class Stage:
-    """A model on the way, its held-out bound, and what the fit promised for it in bits/dim (nan: nothing)."""
+    """A model, its held-out bound, and the bound that the fit predicted for it in bits/dim (nan: none)."""
 
     name: str
     bound: Bound
-    promised: float = math.nan
+    predicted: float = math.nan
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +46,7 @@ class Certificate:
 
     stages: tuple[Stage, ...]
     details: Json
-    """The fields of the schema that the stages do not say."""
+    """The fields of the schema that do not follow from the stages."""
     warnings: tuple[str, ...]
 
     @property
@@ -62,8 +62,8 @@ class Certificate:
     @property
     def gain(self) -> tuple[float, float]:
         """Before − after in bits/dim and its standard error, of the paired differences."""
-        found = compare_results(self.before, self.after)
-        return found.difference, found.standard_error.total
+        whole = compare_results(self.before, self.after)
+        return whole.difference, whole.standard_error.total
 
     def to_dict(self) -> Json:
         """JSON form; see the head of this file."""
@@ -77,7 +77,7 @@ class Certificate:
                     "steps": stage.bound.description["grid"]["steps"],
                     "bits_per_dim": stage.bound.bits_per_dim,
                     "standard_error": stage.bound.standard_error.total,
-                    "fitted_bits_per_dim": stage.promised,
+                    "fitted_bits_per_dim": stage.predicted,
                     "part": part and {"bits_per_dim": part.difference, "standard_error": part.standard_error.total},
                 }
             )
@@ -97,7 +97,7 @@ class Certificate:
     def __str__(self) -> str:
         gain, error = self.gain
         lines = [
-            f"{'held-out bound of':<34}{'steps':>7}{'bits/dim':>11}{'gained':>11}{'±':>9}{'promised':>11}",
+            f"{'held-out bound of':<34}{'steps':>7}{'bits/dim':>11}{'gained':>11}{'±':>9}{'predicted':>11}",
             "─" * 83,
         ]
         for stage in self.to_dict()["stages"]:
@@ -125,16 +125,17 @@ def _cell(value: float | None, width: int) -> str:
 
 
 WIDTH = 60
+"""Characters of the line that shows where the levels are."""
 
 
 def _chain(logsnr: list[float]) -> str:
-    """Where the steps are, drawn in one line from little noise to much: a digit says how many lie in one place."""
+    """The positions of the levels on one line, from little noise to much; a digit counts levels in one place."""
     first, last = logsnr[0], logsnr[-1]
     counts = [0] * WIDTH
     for v in logsnr:
         counts[round((first - v) / ((first - last) or 1) * (WIDTH - 1))] += 1
-    drawn = "".join("·" if n == 0 else "|" if n == 1 else str(min(n, 9)) for n in counts)
-    return f"λ {first:.2f} {drawn} {last:.2f}"
+    line = "".join("·" if n == 0 else "|" if n == 1 else str(min(n, 9)) for n in counts)
+    return f"λ {first:.2f} {line} {last:.2f}"
 
 
 def read(path: Path) -> Json | None:
@@ -142,11 +143,11 @@ def read(path: Path) -> Json | None:
     import json
 
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} is not readable JSON: {error}", "tighten the model again, or move it away") from None
-    if not isinstance(found, dict) or found.get("schema") != SCHEMA:
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         raise DataError(f"{path} is no certificate of {SCHEMA}", "tighten the model again, or move it away")
-    return found
+    return document

@@ -1,11 +1,11 @@
 """Fit the covariance of reverse steps to examples: one pass at a few levels serves every family, grid and step.
 
     measured = measure(model, examples, families=[…])      network evaluations: examples × levels
-    measured["dct"].policy                                 a variance policy, for any grid of the schedule
-    measured["dct"].cost.of(s, t)                          what a step costs on examples left out, nats
-    fit(model, examples, grid)                             measure, and pick by the cost of that grid
+    measured["dct"].policy                                 a variance policy for any grid of the schedule
+    measured["dct"].cost.of(s, t)                          nats that a step costs on examples left out of the fit
+    fit(model, examples, grid)                             measure, and choose the family by the cost of that grid
 
-The examples must not be those that a bound is reported on: what is fitted flatters the examples it was fitted to.
+The examples must not be those that a bound is reported on: a bound on the examples of the fit is too low.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from nelbo.bound.gaussian_chain import GaussianChain
 from nelbo.bound.prepare import prepare
-from nelbo.bound.problem import Problem
 from nelbo.errors import UsageError
-from nelbo.maths import random
+from nelbo.maths.keys import Purpose
 from nelbo.maths.units import bits_per_dim
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
@@ -33,83 +33,83 @@ from nelbo.process import forward
 from nelbo.process.grid import Grid
 from nelbo.process.levels import Levels
 from nelbo.process.schedule import Table
-from nelbo.tightening import fitters
-from nelbo.tightening.families import FOLDS, Family, Found, Seen
-from nelbo.tightening.steps import StepCost
+from nelbo.tightening.costs import StepCost
+from nelbo.tightening.diagonal import FOLDS, ErrorBatch, FamilyFit
+from nelbo.tightening.families import PARTS, Family, expanded, make_fitters, suitable
+from nelbo.typing import Condition
+from nelbo.workers import Run
 
 NODES = 32
-"""Levels where errors are looked at, unless a chain has fewer."""
+"""Levels at which errors are measured, unless a chain has fewer."""
 FIRST = 3
-"""Levels at the beginning of a chain that are all looked at: there the bound sits."""
+"""Levels at the beginning of a chain that are all measured: most of the bound lies there."""
 MOST_EXAMPLES = 2000
 LEAST_EXAMPLES = 2 * FOLDS
-DRAW = 1 << 30
-"""Draw number of the noise of a fit, which no estimate uses."""
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
-    """What `measure` found: policies by family, what was seen, and what it took.
+class Measurement:
+    """What `measure` returns: a fit for each family, the errors, and the work.
 
-    logsnr (N,) and error (N, n): ‖x − x̂‖² of every example, for the levels in falling log-SNR. nfe: network
-    evaluations; notes: what a reader should know.
+    logsnr (N,), falling, and error (N, n): ‖x − x̂‖² of every example at these levels. nfe: network evaluations.
     """
 
-    found: dict[Family, Found]
+    fits: dict[Family, FamilyFit]
     logsnr: Tensor
     error: Tensor
     nfe: int
     notes: tuple[str, ...]
 
-    def __getitem__(self, family: str | Family) -> Found:
-        """The policy of a family and what its steps cost. Errors: UnknownNameError, UsageError where not measured."""
+    def __getitem__(self, family: str | Family) -> FamilyFit:
+        """The fit of a family. Errors: UnknownNameError; UsageError where the family was not measured."""
         chosen = Family.parse(family)
-        if chosen not in self.found:
+        if chosen not in self.fits:
             raise UsageError(
                 f"the family {chosen.value!r} was not measured",
-                f"measured are: {', '.join(f.value for f in self.found)}; ask for it in measure(families=…)",
+                f"measured are: {', '.join(f.value for f in self.fits)}; ask for it in measure(families=…)",
             )
-        return self.found[chosen]
+        return self.fits[chosen]
 
     def cost(self, family: str | Family, levels: Levels) -> float:
-        """Nats an example of all steps of a chain with these levels (L,), by the costs of a family."""
+        """Nats an example of all steps of a chain with these levels (L,) under a family."""
         return float(self[family].cost.of(levels[:-1], levels[1:]).sum())
 
-    def hybrid(self, levels: Levels) -> Found:
-        """Of the families that a hybrid may be made of one at the levels with less noise and another above: the two,
-        and where they change, by which the steps of a chain cost least."""
-        among = [family for family in fitters.PARTS if family in self.found]
-        if not among:
+    def hybrid(self, levels: Levels) -> FamilyFit:
+        """The cheapest hybrid for the steps of a chain: one family at the levels with less noise, another above.
+
+        Both families and the log-SNR at which they change are chosen. Errors: UsageError where no part was measured.
+        """
+        parts = [family for family in PARTS if family in self.fits]
+        if not parts:
             raise UsageError("a hybrid of families of which none was measured", "measure(families=['hybrid'])")
         s, t = levels[:-1], levels[1:]
-        costs = {family: self[family].cost.of(s, t) for family in among}
+        costs = {family: self[family].cost.of(s, t) for family in parts}
         start = torch.zeros(1, dtype=torch.float64)
-        least, fine, coarse, keep = math.inf, among[0], among[0], 0
-        for one, other in itertools.permutations(among, 2):
+        least, fine, coarse, change = math.inf, parts[0], parts[0], 0
+        for one, other in itertools.permutations(parts, 2):
             total = torch.cat([start, (costs[one] - costs[other]).cumsum(0)]) + costs[other].sum()
             if float(total.min()) < least:
-                least, fine, coarse, keep = float(total.min()), one, other, int(total.argmin())
-        if len(among) == 1:
+                least, fine, coarse, change = float(total.min()), one, other, int(total.argmin())
+        if len(parts) == 1:
             return self[fine]
         a, b = self[fine], self[coarse]
-        switch = _between(levels.logsnr, keep)
+        switch = _switch(levels.logsnr, change)
         rows = (self.logsnr >= switch)[:, None]
         cost = StepCost(self.logsnr, torch.where(rows, a.cost.nats, b.cost.nats))
+        policy = HybridVariance(a.policy, b.policy, switch)
         note = f"{fine.value} at log-SNR ≥ {switch:.3g}, {coarse.value} below"
-        return Found(
-            HybridVariance(a.policy, b.policy, switch), cost, "; ".join(n for n in (note, a.note, b.note) if n)
-        )
+        return FamilyFit(policy, cost, "; ".join(n for n in (note, a.note, b.note) if n))
 
 
 @dataclass(frozen=True, eq=False)
-class Fit:
-    """A fitted covariance for a grid: reverse steps, their family, notes, evaluations, and all that was measured."""
+class CovarianceFit:
+    """A covariance fitted for a grid: the reverse steps, their family, notes, evaluations, and all measurements."""
 
     reverse: Reverse
     family: Family
     notes: tuple[str, ...]
     nfe: int
-    measured: Measured
+    measured: Measurement
 
 
 def fit(
@@ -117,19 +117,24 @@ def fit(
     examples: Examples | Tensor | Any,
     grid: Grid | None = None,
     family: str | Family = "auto",
-    **settings: Any,
-) -> Fit:
+    *,
+    nodes: int = NODES,
+    condition: Condition | None = None,
+    limit: int = MOST_EXAMPLES,
+    run: Run | None = None,
+) -> CovarianceFit:
     """The reverse steps of `model` with a covariance fitted to `examples`, for the steps of `grid` (its own).
 
-    family: a `Family`, or "auto": the one that costs least on examples left out, in steps of this grid. A family that
-    would cost more than the scalar one is not used, and the notes say so. settings: those of `measure`.
-    Errors: UsageError (a continuous grid, too few examples, a basis that the examples do not have), those of `measure`.
+    family: a `Family`, or "auto": the one that costs least in steps of this grid on examples left out of the fit. A
+    family that costs more than the scalar one is replaced by it, and a note says so. nodes, condition, limit, run: as
+    of `measure`. Errors: UsageError (a continuous grid, too few examples, a basis that the examples do not have), those
+    of `measure`.
 
     >>> import nelbo
     >>> data = nelbo.exact.GaussianData([0.0, 1.0], [[1.0, 0.9], [0.9, 1.0]])
     >>> model = data.model(nelbo.schedules.logsnr_linear(6.0, -6.0), nelbo.grids.even(5))
-    >>> found = fit(model, data.sample(200), family="pca")
-    >>> found.reverse.variance.kind, found.nfe
+    >>> fitted = fit(model, data.sample(200), family="pca")
+    >>> fitted.reverse.variance.kind, fitted.nfe
     ('fitted', 1200)
     """
     chain = model if grid is None else model.with_grid(grid)
@@ -143,26 +148,25 @@ def fit(
         raise UsageError(
             "a covariance was to be fitted for a chain of one level, which has no steps", "use a finer grid"
         )
-    wanted = fitters.suitable(model) if family == "auto" else [Family.parse(family)]
-    measured = measure(chain, examples, families=wanted, **settings)
-    found = dict(measured.found)
-    if Family.HYBRID in wanted:
-        found[Family.HYBRID] = measured.hybrid(levels)
-    costs = {f: float(found[f].cost.of(levels[:-1], levels[1:]).sum()) for f in found}
+    families = suitable(model) if family == "auto" else [Family.parse(family)]
+    measured = measure(chain, examples, families=families, nodes=nodes, condition=condition, limit=limit, run=run)
+    fits = dict(measured.fits)
+    if Family.HYBRID in families:
+        fits[Family.HYBRID] = measured.hybrid(levels)
+    costs = {f: float(fits[f].cost.of(levels[:-1], levels[1:]).sum()) for f in fits}
     notes = list(measured.notes)
-    asked = [f for f in wanted if f in found]
-    chosen = min(asked, key=lambda f: costs[f])
+    chosen = min((f for f in families if f in fits), key=lambda f: costs[f])
     if costs[chosen] > costs[Family.SCALAR]:
         more = float(bits_per_dim(costs[chosen] - costs[Family.SCALAR], model.domain.dimensions))
         notes.append(
             f"the covariance {chosen.value!r} costs {more:.2g} bits/dim more than one number a level on examples left "
-            "out of the fit, and that was taken instead; fit to more examples"
+            "out of the fit, so one number a level was taken; fit to more examples"
         )
         chosen = Family.SCALAR
-    if found[chosen].note:
-        notes.append(f"{chosen.value}: {found[chosen].note}")
-    reverse = dataclasses.replace(model.reverse, variance=found[chosen].policy)
-    return Fit(reverse, chosen, tuple(notes), measured.nfe, measured)
+    if fits[chosen].note:
+        notes.append(f"{chosen.value}: {fits[chosen].note}")
+    reverse = dataclasses.replace(model.reverse, variance=fits[chosen].policy)
+    return CovarianceFit(reverse, chosen, tuple(notes), measured.nfe, measured)
 
 
 def measure(
@@ -172,101 +176,95 @@ def measure(
     families: Sequence[str | Family] = ("scalar",),
     nodes: int = NODES,
     levels: Levels | None = None,
-    condition: Mapping[str, Tensor] | None = None,
+    condition: Condition | None = None,
     limit: int = MOST_EXAMPLES,
-    seed: int = 0,
-    batch_size: int | None = None,
-    device: str | torch.device | None = None,
-    precision: str = "float32",
-    progress: Callable[[int, int], None] | None = None,
-) -> Measured:
-    """Look at x − x̂ of `examples` at some levels of the model's grid, once an example and level, and fit `families`.
+    run: Run | None = None,
+) -> Measurement:
+    """Measure x − x̂ of `examples` at some levels of the model's grid, once an example and level, and fit `families`.
 
-    levels: where to look, in place of at most `nodes` of the grid's own: all of them where they are no more, else its
-    first ones and then evenly in log-SNR. limit: most examples looked at, drawn by `seed`. progress: called with
-    evaluations done and planned. The scalar family is always fitted; 'hybrid' stands for 'local', 'map' and 'dct'.
-    Errors: UsageError (fewer than 10 examples; a basis of images for vectors; 'learned' of a network that says no
-    variance), and those of `evaluate` for data.
+    levels: the levels to measure at, in place of at most `nodes` of the grid's own: all of them where they are no more,
+    else the first ones and then some evenly spaced in log-SNR. limit: most examples used, selected by the seed. run:
+    its device, precision, batch_size, seed and progress. The scalar family is always fitted; 'hybrid' stands for
+    'local', 'map' and 'dct'. Errors: UsageError (fewer than 10 examples; a basis of images for vectors; 'learned' of a
+    network that predicts no variance), and those of `evaluate` for data.
     """
-    wanted = fitters.expanded([Family.parse(f) for f in families])
+    run = run or Run()
+    wanted = expanded([Family.parse(f) for f in families])
     given = examples if isinstance(examples, Examples) else Examples(torch.as_tensor(examples))
-    problem, _ = prepare(
-        model, given, condition=condition, seed=seed, batch_size=batch_size, device=device, precision=precision
-    )
+    prepared = prepare(model, given, run, condition=condition)
+    problem = prepared.chain
     count = min(limit, problem.examples)
     if count < LEAST_EXAMPLES:
         raise UsageError(
             f"a covariance was to be fitted to {count} example(s)",
             f"give at least {LEAST_EXAMPLES}, better 300 or more",
         )
-    chosen = random.permutation(seed, problem.examples, draw=2)[:count]
+    chosen = Purpose.COVARIANCE_EXAMPLES.permutation(run.seed, problem.examples)[:count]
     chosen = chosen.sort().values
-    fold = random.permutation(seed, count, draw=3) % FOLDS
+    fold = Purpose.COVARIANCE_FOLDS.permutation(run.seed, count) % FOLDS
     at = (_levels(problem, nodes) if levels is None else levels).to(device=problem.device)
     logsnr = at.logsnr.cpu()
-    every = fitters.fitters(wanted, problem, chosen, fold, logsnr, seed)
+    fitters = make_fitters(wanted, problem, chosen, fold, logsnr, run.seed)
     error = torch.empty(len(at), count, dtype=torch.float64)
     planned, done = len(at) * count, 0
     with torch.no_grad(), problem.model.denoiser.inference():
         for node in range(len(at)):
-            for rows in torch.arange(count).split(problem.batch_size):
-                seen = _seen(problem, at, node, chosen[rows], fold[rows], seed)
-                error[node, rows] = seen.error.double().flatten(1).square().sum(1).cpu()
-                for one in every.values():
-                    one.take(seen)
+            for rows in torch.arange(count).split(prepared.runner.batch_size):
+                batch = _errors(problem, at, node, chosen[rows], fold[rows], run.seed)
+                error[node, rows] = batch.error.double().flatten(1).square().sum(1).cpu()
+                for fitter in fitters.values():
+                    fitter.add(batch)
                 done += len(rows)
-                if progress is not None:
-                    progress(done, planned)
-            for one in every.values():
-                one.close(node, at[node : node + 1])
-    found = {f: one.found() for f, one in every.items()}
+                if run.progress is not None:
+                    run.progress(done, planned)
+            for fitter in fitters.values():
+                fitter.finish_level(node, at[node : node + 1])
     notes = ()
     if problem.examples > count:
         notes = (f"the covariance was fitted to {count} of {problem.examples} examples",)
-    return Measured(found, logsnr, error, done, notes)
+    return Measurement({f: fitter.result() for f, fitter in fitters.items()}, logsnr, error, done, notes)
 
 
-def _seen(problem: Problem, at: Levels, node: int, examples: Tensor, fold: Tensor, seed: int) -> Seen:
-    """The network's errors on a batch of examples at one level, at keyed noise."""
+def _errors(problem: GaussianChain, at: Levels, node: int, examples: Tensor, fold: Tensor, seed: int) -> ErrorBatch:
+    """The network's errors on a batch of examples at one level, with keyed noise."""
     model = problem.model
     x = problem.values(examples)
     t = at[node : node + 1].expand(len(x))
-    eps = random.normal(seed, examples, node, DRAW, model.domain.shape, device=problem.device)
+    eps = Purpose.COVARIANCE_NOISE.normal(seed, examples, node, 0, model.domain.shape, device=problem.device)
     z = forward.noised(x, eps, t)
-    condition = {k: v[examples].to(problem.device) for k, v in problem.condition.items()}
-    prediction = dataclasses.replace(model.predict(z, t, condition), z=z)
+    prediction = dataclasses.replace(model.predict(z, t, problem.condition_of(examples)), z=z)
     error = x - prediction.x0
     if not bool(torch.isfinite(error).all()):
         raise UsageError(
             f"the network returned NaN or infinity at log-SNR {float(at.logsnr[node]):.3g}",
             "check its weights, its precision and the declared output (eps, x0, v)",
         )
-    return Seen(node, t, examples, fold, prediction, error)
+    return ErrorBatch(node, t, examples, fold, prediction, error)
 
 
-def _levels(problem: Problem, nodes: int) -> Levels:
+def _levels(problem: GaussianChain, nodes: int) -> Levels:
     """At most `nodes` levels of the chain: all, or the first `FIRST` and then the nearest to even steps in log-SNR."""
     if nodes < FIRST + 2:
-        raise UsageError(f"a covariance was to be fitted at {nodes} levels", f"look at {FIRST + 2} at least")
+        raise UsageError(f"a covariance was to be fitted at {nodes} levels", f"give at least {FIRST + 2}")
     levels = problem.levels.to(device="cpu")
     schedule = problem.model.schedule
-    if problem.continuous:
+    if problem.cells.continuous:
         assert not isinstance(schedule, Table)
         ends = levels.logsnr
         return schedule.at(schedule.time_of(torch.linspace(float(ends[0]), float(ends[1]), nodes, dtype=torch.float64)))
     if len(levels) <= nodes:
         return levels
-    wanted = torch.linspace(float(levels.logsnr[FIRST]), float(levels.logsnr[-1]), nodes - FIRST, dtype=torch.float64)
-    nearest = (levels.logsnr[None] - wanted[:, None]).abs().argmin(1)
+    even = torch.linspace(float(levels.logsnr[FIRST]), float(levels.logsnr[-1]), nodes - FIRST, dtype=torch.float64)
+    nearest = (levels.logsnr[None] - even[:, None]).abs().argmin(1)
     return levels[torch.unique(torch.cat([torch.arange(FIRST), nearest]))]
 
 
-def _between(logsnr: Tensor, keep: int) -> float:
-    """A log-SNR such that the steps from exactly `keep` levels after the first are at or above it."""
-    if keep == 0:
+def _switch(logsnr: Tensor, change: int) -> float:
+    """A log-SNR at or above which lie exactly the steps from the `change` levels after the first."""
+    if change == 0:
         return float(logsnr[0]) + 1.0
-    if keep == len(logsnr) - 1:
+    if change == len(logsnr) - 1:
         return float(logsnr[-1]) - 1.0
-    above, below = float(logsnr[keep]), float(logsnr[keep + 1])
+    above, below = float(logsnr[change]), float(logsnr[change + 1])
     middle = (above + below) / 2
     return middle if math.isfinite(middle) else above

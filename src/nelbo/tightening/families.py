@@ -1,32 +1,20 @@
-"""The families of reverse covariances, and how each is fitted from errors x − x̂ seen at some levels.
-
-A fitter is handed the errors of every level in batches, one level after the other, and keeps sums only. What it says
-in the end is a policy and what its steps cost on examples that its numbers were not fitted to (cross-validation in
-the fit set), by which its shrinkage is chosen, and by which families are compared.
-"""
+"""The families of reverse covariances, which of them suit a model, and a fitter for each."""
 
 from __future__ import annotations
 
-import itertools
-from abc import ABC, abstractmethod
-from dataclasses import dataclass
+import math
 
 import torch
 from torch import Tensor
 
-from nelbo.model.fitted.basis import Basis, Pixel
-from nelbo.model.fitted.variance import Fitted, FittedVariance
-from nelbo.process.levels import Levels
-from nelbo.process.prediction import Prediction
-from nelbo.tightening.steps import LOG_W, StepCost, expected
+from nelbo.bound.gaussian_chain import GaussianChain
+from nelbo.errors import UsageError
+from nelbo.model.diffusion import DiffusionModel
+from nelbo.model.fitted.basis import MIN_SIDE, Basis, Cosine, Pixel, Reflections
+from nelbo.model.reverse import LearnedLog, LearnedRange
+from nelbo.tightening.diagonal import DiagonalFitter, Fitter
+from nelbo.tightening.log_linear import CalibrationFitter, LocalFitter, MapFitter
 from nelbo.typing import Choice, Shape
-
-FOLDS = 5
-BASIS_FOLDS = 2
-"""Folds that the principal directions of 'pca' are taken from. Errors of the same examples would look too small across
-the weak directions: there is little of just these examples there."""
-STRENGTHS = (0.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, float("inf"))
-"""Examples that what is alike counts for, where a number of its own is shrunk towards it."""
 
 
 class Family(Choice, noun="family of covariances"):
@@ -44,152 +32,129 @@ class Family(Choice, noun="family of covariances"):
     LEARNED = "learned"
 
 
-@dataclass(frozen=True, eq=False)
-class Found:
-    """A fitted policy, what its steps cost on examples left out, and what its shrinkage came to, in words."""
-
-    policy: Fitted
-    cost: StepCost
-    note: str = ""
-
-
-@dataclass(frozen=True, eq=False)
-class Seen:
-    """A batch of one level: which node it is, its levels (b,), example numbers, folds, predictions and x − x̂."""
-
-    node: int
-    t: Levels
-    examples: Tensor
-    fold: Tensor
-    prediction: Prediction
-    error: Tensor
+BLOCK = 4
+"""Side of the blocks of the families 'block' and 'local', in pixels."""
+RANK = 256
+"""Most principal directions of the family 'pca'."""
+BASIS_FOLDS = 2
+"""Folds that the principal directions of 'pca' are computed from, and its moments are not: the directions fit just
+these examples, whose errors would look too small across the weak directions."""
+IMAGES = (Family.DCT, Family.BLOCK, Family.LOCAL, Family.MAP, Family.HYBRID)
+"""Families that need images."""
+PARTS = (Family.LOCAL, Family.MAP, Family.DCT)
+"""Families that a hybrid is made of."""
+_REGRESSIONS = (Family.LOCAL, Family.MAP, Family.LEARNED)
 
 
-class Fitter(ABC):
-    """Abstract: sums over the errors of `count` examples of a shape at log-SNRs (N,)."""
-
-    def __init__(self, shape: Shape, logsnr: Tensor, count: int):
-        self.shape, self.logsnr, self.count = shape, logsnr, count
-
-    @abstractmethod
-    def take(self, seen: Seen) -> None:
-        """Add a batch of one level."""
-
-    def close(self, node: int, t: Levels) -> None:
-        """All batches of a level have been taken."""
-        return
-
-    @abstractmethod
-    def found(self) -> Found:
-        """The policy."""
+def suitable(model: DiffusionModel) -> list[Family]:
+    """The families worth trying."""
+    learned = [Family.LEARNED] if isinstance(model.reverse.variance, (LearnedRange, LearnedLog)) else []
+    if _is_image(model.domain.shape):
+        return [Family.SCALAR, *learned, Family.DCT, Family.LOCAL, Family.MAP, Family.HYBRID]
+    return [Family.SCALAR, *learned, Family.PCA]
 
 
-class Diagonal(Fitter):
-    """Second moments of the coordinates in a basis, shrunk along `ties`.
-
-    ties: from fine to coarse, which of the coordinates share a number, each (*shape) int64. The log of each number is
-    averaged with that of the number next coarser, weighted by the count of examples and by a strength chosen by
-    cross-validation: the code length r²/V + log V of the examples left out, all levels together. Folds below `first`
-    are not looked at: the basis came from them.
-    """
-
-    def __init__(self, shape: Shape, logsnr: Tensor, count: int, basis: Basis, ties: list[Tensor], first: int = 0):
-        super().__init__(shape, logsnr, count * (FOLDS - first) // FOLDS)
-        basis.check(shape)
-        self.first = first
-        self.basis, self.ties = basis, [tie.reshape(-1) for tie in ties]
-        D = len(self.ties[0])
-        self.sums = torch.zeros(len(logsnr), FOLDS, D, dtype=torch.float64)
-        self.counts = torch.zeros(len(logsnr), FOLDS, dtype=torch.float64)
-
-    def take(self, seen: Seen) -> None:
-        rows = seen.fold >= self.first
-        square = self.basis.coordinates(seen.error[rows]).flatten(1).double().square().cpu()
-        self.sums[seen.node].index_add_(0, seen.fold[rows], square)
-        self.counts[seen.node].index_add_(0, seen.fold[rows], torch.ones(len(square), dtype=torch.float64))
-
-    def moments(self) -> Tensor:
-        """E r² of all examples, (N, D)."""
-        return self.sums.sum(1) / self.counts.sum(1)[:, None]
-
-    def found(self) -> Found:
-        rest, held = self._turns()
-        kept = self.count * (1 - 1 / len(rest))
-        links = [self._means(r) for r in rest]
-        best, strengths = float("inf"), tuple(0.0 for _ in self.ties[1:])
-        for tried in itertools.product(STRENGTHS, repeat=len(self.ties) - 1):
-            score = 0.0
-            for means, square in zip(links, held, strict=True):
-                log_V = shrunk(means, kept, tried)
-                score += float((square * (-log_V).exp() + log_V).mean())
-            if score < best - 1e-12:
-                best, strengths = score, tried
-        cost = self._cost([shrunk(means, kept, strengths) for means in links], held)
-        table = shrunk(self._means(self.moments()), self.count, strengths)
-        policy = FittedVariance(self.basis, self.logsnr, self._table(table))
-        note = ", ".join(f"{s:g}" for s in strengths)
-        return Found(policy, cost, f"shrunk by {note} examples" if note else "")
-
-    def banded(self) -> StepCost:
-        """What steps cost on examples left out where every band has one number, and nothing is shrunk."""
-        rest, held = self._turns()
-        return self._cost([self._means(r)[-2:][0] for r in rest], held)
-
-    def _turns(self) -> tuple[list[Tensor], list[Tensor]]:
-        """E r² (N, D) of the examples that are fitted to and of those left out, in turns."""
-        present = [f for f in range(FOLDS) if bool((self.counts[:, f] > 0).all())]
-        every, counts = self.sums.sum(1), self.counts.sum(1)
-        rest = [(every - self.sums[:, f]) / (counts - self.counts[:, f])[:, None] for f in present]
-        return rest, [self.sums[:, f] / self.counts[:, f, None] for f in present]
-
-    def _cost(self, log_V: list[Tensor], held: list[Tensor]) -> StepCost:
-        nats = torch.zeros(len(self.logsnr), len(LOG_W), dtype=torch.float64)
-        for told, square in zip(log_V, held, strict=True):
-            V = told.exp().expand(square.shape)
-            for i, snr in enumerate(self.logsnr.exp().tolist()):
-                nats[i] += expected(square[i], V[i], snr).sum(1) / len(held)
-        return StepCost(self.logsnr, nats.clamp_min(1e-12))
-
-    def _means(self, square: Tensor) -> list[Tensor]:
-        """log E r² (N, D) of every tie, fine to coarse; no coordinate's below 1e-9 of the mean of all."""
-        least = 1e-9 * square.mean(1, keepdim=True).clamp_min(1e-300)
-        return [_tied(square, tie).clamp_min(least).log() for tie in self.ties]
-
-    def _table(self, log_V: Tensor) -> Tensor:
-        """(N, D) as (N, …), in as few numbers as the finest tie has where that is one, or one a channel."""
-        table = log_V.reshape(-1, *self.shape)
-        finest = int(self.ties[0].max()) + 1
-        if finest == 1:
-            return table[(slice(None), *(slice(0, 1) for _ in self.shape))].clone()
-        if len(self.shape) == 3 and finest == self.shape[0]:
-            return table[:, :, :1, :1].clone()
-        return table.clone()
+def expanded(families: list[Family]) -> list[Family]:
+    """The families to fit for those asked for, each once: the scalar one first, a hybrid as its parts."""
+    parts = [Family.SCALAR]
+    for family in families:
+        parts += PARTS if family is Family.HYBRID else [family]
+    return list(dict.fromkeys(parts))
 
 
-def shrunk(means: list[Tensor], count: float, strengths: tuple[float, ...]) -> Tensor:
-    """log V (N, D): from the coarsest of `means` (fine to coarse) on, each averaged with what is coarser."""
-    log_V = means[-1]
-    for mean, strength in zip(means[-2::-1], strengths[::-1], strict=True):
-        own = 0.0 if strength == float("inf") else count / (count + strength)
-        log_V = own * mean + (1 - own) * log_V
-    return log_V
+def make_fitters(
+    families: list[Family], problem: GaussianChain, chosen: Tensor, fold: Tensor, logsnr: Tensor, seed: int
+) -> dict[Family, Fitter]:
+    """Fitters of `families` and of those they build on, for the examples `chosen` of a problem and log-SNRs (N,)."""
+    model = problem.model
+    shape, count = model.domain.shape, len(chosen)
+    needing_images = [family for family in families if family in IMAGES]
+    if needing_images and not _is_image(shape):
+        raise UsageError(
+            f"the covariance {needing_images[0].value!r} of examples of shape {shape}",
+            f"it needs images, (H, W) or (C, H, W) of at least {MIN_SIDE}×{MIN_SIDE}; use 'pca', 'pixel' or 'scalar'",
+        )
+    fitters: dict[Family, Fitter] = {}
+    colours = _colours(problem, chosen) if needing_images else None
+
+    def diagonal(family: Family) -> DiagonalFitter:
+        if family not in fitters:
+            basis = _basis(family, problem, chosen, fold, colours)
+            fitters[family] = diagonal_fitter(family, basis, shape, logsnr, count)
+        fitter = fitters[family]
+        assert isinstance(fitter, DiagonalFitter)
+        return fitter
+
+    for family in families:
+        if family not in _REGRESSIONS:
+            diagonal(family)
+    if Family.LOCAL in families:
+        fitters[Family.LOCAL] = LocalFitter(diagonal(Family.BLOCK), _energy_floor(problem, chosen), seed)
+    if Family.MAP in families:
+        base = diagonal(Family.CHANNEL if math.prod(shape[:-2]) > 1 else Family.SCALAR)
+        fitters[Family.MAP] = MapFitter(base, _energy_floor(problem, chosen), *_range(problem, chosen), seed)
+    if Family.LEARNED in families:
+        policy = model.reverse.variance
+        if not isinstance(policy, (LearnedRange, LearnedLog)):
+            raise UsageError(
+                f"the covariance 'learned' of a model whose variance is {policy.kind!r}",
+                "it calibrates the variance that a network predicts (learned_range, learned_log); use another family",
+            )
+        logarithmic = isinstance(policy, LearnedLog)
+        fitters[Family.LEARNED] = CalibrationFitter(diagonal(Family.SCALAR), logarithmic, seed)
+    return fitters
 
 
-def _tied(square: Tensor, tie: Tensor) -> Tensor:
-    """Means over the coordinates that share a number, (N, D) → (N, D)."""
-    groups = int(tie.max()) + 1
-    if groups == len(tie):
-        return square
-    sums = square.new_zeros(len(square), groups).index_add_(1, tie, square)
-    return (sums / tie.bincount(minlength=groups).clamp_min(1))[:, tie]
-
-
-def fitter(family: Family, basis: Basis, shape: Shape, logsnr: Tensor, count: int) -> Diagonal:
+def diagonal_fitter(family: Family, basis: Basis, shape: Shape, logsnr: Tensor, count: int) -> DiagonalFitter:
     """The fitter of a family that is diagonal in `basis`."""
-    every = torch.arange(torch.Size(shape).numel()).reshape(shape)
+    each = torch.arange(torch.Size(shape).numel()).reshape(shape)
     one = torch.zeros(shape, dtype=torch.int64)
     if family is Family.SCALAR:
-        return Diagonal(shape, logsnr, count, Pixel(), [one])
+        return DiagonalFitter(shape, logsnr, count, Pixel(), [one])
     bands = basis.bands(shape)
-    ties = [bands, one] if family is Family.CHANNEL else [every, bands, one]
-    return Diagonal(shape, logsnr, count, basis, ties, BASIS_FOLDS if family is Family.PCA else 0)
+    ties = [bands, one] if family is Family.CHANNEL else [each, bands, one]
+    return DiagonalFitter(shape, logsnr, count, basis, ties, BASIS_FOLDS if family is Family.PCA else 0)
+
+
+def _is_image(shape: Shape) -> bool:
+    return len(shape) in (2, 3) and min(shape[-2:]) >= MIN_SIDE
+
+
+def _basis(family: Family, problem: GaussianChain, chosen: Tensor, fold: Tensor, colours: Tensor | None) -> Basis:
+    if family is Family.DCT or family is Family.BLOCK:
+        assert colours is not None
+        return Cosine(colours, BLOCK if family is Family.BLOCK else 0)
+    if family is Family.PCA:
+        x = problem.values(chosen[fold < BASIS_FOLDS]).flatten(1).cpu()
+        _, _, V = torch.linalg.svd(x - x.mean(0), full_matrices=False)
+        return Reflections.through(V[: min(RANK, len(x) - 1, x.shape[1])].mT)
+    return Pixel()
+
+
+def _colours(problem: GaussianChain, chosen: Tensor) -> Tensor:
+    """Principal directions of the channels of a pixel, (C, C), the strongest first, each mostly positive."""
+    shape = problem.model.domain.shape
+    x = problem.values(chosen).reshape(len(chosen), -1, *shape[-2:]).transpose(0, 1).flatten(1).cpu()
+    x = x - x.mean(1, keepdim=True)
+    _, V = torch.linalg.eigh(x @ x.mT / x.shape[1])
+    V = V.flip(1).mT
+    return V * torch.where(V.sum(1, keepdim=True) < 0, -1.0, 1.0)
+
+
+def _energy_floor(problem: GaussianChain, chosen: Tensor) -> float:
+    """The square of 1/200 of the range of codes, or 1e-4 of the variance of real data; added to energies of x̂."""
+    domain = problem.model.domain
+    if domain.discrete:
+        return ((domain.high - domain.low) / 200) ** 2
+    x = problem.values(chosen)
+    return 1e-4 * max(float((x - x.mean()).square().mean()), 1e-12)
+
+
+def _range(problem: GaussianChain, chosen: Tensor) -> tuple[float, float]:
+    """The range of the codes, or of the examples where the data are real numbers."""
+    domain = problem.model.domain
+    if domain.discrete:
+        return domain.low, domain.high
+    x = problem.values(chosen)
+    low, high = float(x.min()), float(x.max())
+    return low, max(high, low + 1e-6)

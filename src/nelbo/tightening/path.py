@@ -1,4 +1,4 @@
-"""Shortest paths: the cheapest chain of K network evaluations through a set of candidate levels, for every K at once.
+"""Dynamic programming over steps: the cheapest chain of K network evaluations through candidates, for every K at once.
 
 With candidates z_1 … z_M of falling log-SNR, cost F_ij of the step between levels i < j, cost R_i of a chain that
 begins at i (reconstruction) and P_j of one that ends at j (prior), the least bound of K evaluations is
@@ -6,7 +6,7 @@ begins at i (reconstruction) and P_j of one that ends at j (prior), the least bo
     A_0(i) = R_i (decoder without the network),   A_1(j) = min(R_j (decoder with it), min_i A_0(i) + F_ij),
     A_k(j) = min_i A_{k−1}(i) + F_ij,             bound_K = min_j A_K(j) + P_j
 
-(Watson et al. 2021, algorithm 1, with both ends fixed there: R and P infinite but at the first and last candidate).
+(Watson et al. 2021, algorithm 1, where both ends are fixed: R and P infinite but at the first and last candidate).
 O(M²) for each K.
 """
 
@@ -15,17 +15,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from nelbo.errors import UsageError
-from nelbo.maths.stable import expm1_difference
-from nelbo.process.levels import Levels
 
 
 @dataclass(frozen=True, eq=False)
 class Paths:
-    """The least cost of every number of evaluations, (K + 1,), inf where no chain has so many; how it is reached."""
+    """The cheapest chain of every number of evaluations.
+
+    cost (K + 1,): inf where no chain has so many; last (K + 1,): the candidate it ends at; back (K + 1, M): the
+    candidate before each, −1 where the chain begins with a decoder that calls the network.
+    """
 
     cost: np.ndarray
     back: np.ndarray
@@ -36,7 +36,7 @@ class Paths:
 
         Errors: UsageError where no chain has so many evaluations.
         """
-        if not (0 <= steps < len(self.cost) and np.isfinite(self.cost[steps])):
+        if not self.has(steps):
             possible = np.flatnonzero(np.isfinite(self.cost))
             raise UsageError(
                 f"a chain of {steps} network evaluations",
@@ -53,10 +53,14 @@ class Paths:
             chain.append(j)
         return chain[::-1], False
 
+    def has(self, steps: int) -> bool:
+        """Whether there is a chain of so many evaluations."""
+        return 0 <= steps < len(self.cost) and bool(np.isfinite(self.cost[steps]))
+
     def fewest(self, target: float) -> int | None:
         """The smallest number ≥ 1 of evaluations whose cost is at most `target`; None where there is none."""
-        good = np.flatnonzero(self.cost[1:] <= target)
-        return int(good[0]) + 1 if len(good) else None
+        reached = np.flatnonzero(self.cost[1:] <= target)
+        return int(reached[0]) + 1 if len(reached) else None
 
 
 def shortest(
@@ -82,26 +86,14 @@ def shortest(
             direct = called < best
             best = np.where(direct, called, best)
             back[1, direct] = -1
-        whole = best + prior
-        last[k] = whole.argmin()
-        cost[k] = whole[last[k]]
+        total = best + prior
+        last[k] = total.argmin()
+        cost[k] = total[last[k]]
     return Paths(cost, back, last)
 
 
-def only(M: int, index: int, value: float = 0.0) -> np.ndarray:
-    """(M,) with `value` at one candidate and inf elsewhere: an end that is fixed."""
+def fixed_end(M: int, index: int, value: float = 0.0) -> np.ndarray:
+    """(M,) with `value` at one candidate and inf elsewhere."""
     ends = np.full(M, np.inf)
     ends[index] = value
     return ends
-
-
-def fixed_edges(levels: Levels, error: Tensor, dimensions: int, f: float) -> np.ndarray:
-    """F (M, M) in nats an example of steps whose variance is fixed: log v = log β̃ + f log(β/β̃); f = 0: β̃, f = 1: β.
-
-    error (M,): E(x − x̂)² an element at every candidate, e_j. With δ_ij = SNR_i − SNR_j, β/β̃ = σ_j²/σ_i²,
-
-        F_ij = ½ D [(1 + δ_ij e_j) (β̃/β)^f − 1 + f log(β/β̃)].
-    """
-    delta = expm1_difference(levels.logsnr[:, None], levels.logsnr[None]).clamp_min(0.0)
-    ratio = (2 * f * (levels.log_sigma[None] - levels.log_sigma[:, None])).clamp_min(0.0)
-    return (0.5 * dimensions * (torch.expm1(-ratio) + delta * error * torch.exp(-ratio) + ratio)).numpy()

@@ -1,11 +1,11 @@
 """`tighten`: the same weights on fewer and better steps, from a better first level, with fitted reverse covariances.
 
-    1. split        examples to fit to, and examples to certify on: never the same, never training data
-    2. measure      x − x̂ at a few levels: covariances of several families, and what their steps cost
+    1. split        examples to fit to and examples to certify on: disjoint, and no training data
+    2. covariances  x − x̂ at a few levels: covariances of several families, and what their steps cost
     3. decoders     several kinds, fitted at a few levels and scored on examples left out
-    4. path         the cheapest chain of K evaluations from any first level to any last, by dynamic programming, under
+    4. plan         the cheapest chain of K evaluations from any first level to any last, by dynamic programming, under
                     every family; the cheapest of all is taken and its decoder fitted again at the level where it sits
-    5. certificate  held-out bounds of the model before, on the way, and after
+    5. certificate  held-out bounds of the model before, of intermediate models, and after
 
 Nothing is trained, and every stage is a complete model whose bound is a bound.
 """
@@ -16,7 +16,7 @@ import dataclasses
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,30 +24,30 @@ import torch
 from torch import Tensor
 
 from nelbo._version import __version__
-from nelbo.bound.adaptive import Adaptive
+from nelbo.bound.checks import NelboWarning
 from nelbo.bound.estimators import Estimator, Exhaustive, Stratified
 from nelbo.bound.evaluate import evaluate
-from nelbo.bound.prepare import NelboWarning
+from nelbo.bound.planned.adaptive import Adaptive
 from nelbo.bound.result import Bound
 from nelbo.errors import Interrupted, UnknownNameError, UsageError
 from nelbo.maths.units import nats
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
-from nelbo.tightening import choose, ends
+from nelbo.tightening.candidates import Candidates, NodePredictions
 from nelbo.tightening.certificate import Certificate, Stage
-from nelbo.tightening.chains import Chains
-from nelbo.tightening.ends import DecoderKind
+from nelbo.tightening.decoders import DecoderKind, suitable_kinds
 from nelbo.tightening.families import Family
-from nelbo.tightening.fitting import Fitting, bits, plans, rows_of, tried_decoders
-from nelbo.tightening.path import Paths, only
+from nelbo.tightening.path import Paths, fixed_end
+from nelbo.tightening.plan import DecoderCosts, Fitting, bits, decoder_costs, prior_costs
 from nelbo.tightening.split import split
-from nelbo.typing import Json
+from nelbo.typing import Condition, Json
+from nelbo.workers import Run
 
 MOST_STEPS = 128
-"""Steps that the curve of bound against steps goes to, where no more are asked for."""
+"""Steps up to which the curve of the bound against steps is drawn, where no more are asked for."""
 STEPS = 25
 EVERY = 25
-"""Steps of a chain that is evaluated at every one of them, twice for every held-out example."""
+"""Most steps of a chain whose every step is evaluated, twice for each held-out example."""
 
 
 def tighten(
@@ -58,124 +58,129 @@ def tighten(
     target: float | None = None,
     held_out: Examples | Tensor | Any | None = None,
     first_level: str | DecoderKind = "auto",
-    condition: Mapping[str, Tensor] | None = None,
-    held_out_condition: Mapping[str, Tensor] | None = None,
-    seed: int = 0,
-    batch_size: int | None = None,
-    device: str | torch.device | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    condition: Condition | None = None,
+    held_out_condition: Condition | None = None,
+    run: Run | None = None,
     message: Callable[[str], None] | None = None,
 ) -> tuple[DiffusionModel, Certificate]:
-    """A model with the same weights and a lower bound in `steps` evaluations (25), and the certificate of it.
+    """A model with the same weights and a lower bound in `steps` evaluations (25), and its certificate.
 
     data: examples that the model was not trained on. Half fit and half certify; all fit where held_out is given.
-    target: in place of steps, a bound in bits/dim: as few steps are taken as the fit promises it for. first_level:
-    "auto" chooses it with the decoder that costs least there; a `DecoderKind` ("gaussian", "histogram", "pixel",
-    "context") chooses it for that kind; "own" keeps the model's own.
-    condition, held_out_condition: keywords of the network, a row an example. progress: called with evaluations done and
-    planned (0: not known); message: with a line at every stage.
+    target: in place of steps, a bound in bits/dim; the chain gets the fewest steps that the fit predicts to reach it.
+    first_level: "auto" chooses the first level together with the decoder that costs least there; a `DecoderKind`
+    ("gaussian", "histogram", "pixel", "context") chooses it for that kind; "own" keeps the model's own.
+    condition, held_out_condition: keywords of the network, a row an example. run: its device, batch_size, seed and
+    progress, which is called with evaluations done and planned (0: not known). message: called with a line at every
+    stage.
 
     Errors: UsageError (too few examples, too many steps, a target that cannot be met), and those of `evaluate`.
     Source: Watson et al. 2021 (grids); Bao et al. 2022 (variances).
     """
     started = time.perf_counter()
-    say, show = message or (lambda text: None), progress or (lambda done, planned: None)
+    run, say = run or Run(), message or (lambda text: None)
     examples = _examples(model, data)
     other = None if held_out is None else _examples(model, held_out)
-    chains = Chains.of(model)
-    base, levels = chains.model, chains.levels
+    candidates = Candidates.of(model)
+    base, levels = candidates.model, candidates.levels
     kinds = _kinds(first_level, base)
-    kept = kinds == [DecoderKind.OWN]
-    wanted = _wanted(steps, target, chains.most)
-    parts = split(model, examples, other, seed)
+    own_end = kinds == [DecoderKind.OWN]
+    steps = _checked_steps(steps, target, candidates.max_steps)
+    parts = split(model, examples, other, run.seed)
     fit_examples, certify = parts.fit_examples, parts.held_out_examples
     say(f"fitting to {len(fit_examples)} examples, certifying on {len(certify)}")
-    fitting = Fitting(
-        base,
-        fit_examples,
-        levels,
-        rows_of(condition, parts.fit),
-        seed=seed,
-        batch_size=batch_size,
-        device=device,
-        progress=show,
-    )
-    seen, priced = fitting.covariances()
-    cheapest = min(priced.values(), key=lambda one: np.diagonal(one.edges, 1).sum())
-    rough = np.zeros(len(levels))
-    sources, measured = fitting.sources(choose.tail(cheapest.edges, rough), kinds)
-    prior = choose.prior_costs(measured, levels)
-    if kept:
-        sources = sources.fixed(DecoderKind.OWN)
-    length = _length(wanted, target, base)
-    most = max(wanted or 0, MOST_STEPS)
-    found = plans(seen, priced, sources, prior, levels, fitting, most, length)
-    if not found:
-        raise UsageError(f"a bound of {target} bits/dim", _nearest(priced, sources, prior, most, base))
-    plan = min(found.values(), key=lambda p: (p.steps, p.nats))
+
+    fitting = Fitting(candidates, fit_examples, _rows(condition, parts.fit), run)
+    measured, families = fitting.covariances()
+    cheapest = min(families.values(), key=lambda costs: np.diagonal(costs.edges, 1).sum())
+    decoders, predictions = fitting.decoder_costs(cheapest.remaining(), kinds)
+    prior = prior_costs(predictions, levels)
+    if own_end:
+        decoders = decoders.at_first(DecoderKind.OWN)
+    most = max(steps or 0, MOST_STEPS)
+    plans = fitting.plans(measured, families, decoders, prior, most, _length(steps, target, base))
+    if not plans:
+        best = min(float(decoders.paths(c.edges, prior, most).cost[1:].min()) for c in families.values())
+        raise UsageError(
+            f"a bound of {target} bits/dim",
+            f"the fit predicts {bits(base, best):.4f} bits/dim at best, with up to {most} steps; give a higher target",
+        )
+    plan = min(plans.values(), key=lambda p: (p.steps, p.nats))
     K, decoder = plan.steps, fitting.decoder(plan.decoder, plan.chain[0])
     say(f"{K} steps, decoder {plan.decoder.value}, covariance {plan.family.value}")
 
-    one = priced[Family.SCALAR]
-    ways = [("the model as it was", model, math.nan)]
-    own = choose.paths(one.edges, _own(sources, measured, levels), only(len(levels), len(levels) - 1, prior[-1]), K)
-    if len(own.cost) > K and np.isfinite(own.cost[K]):
-        chain, _ = own.chain(K)
-        ways.append(("even steps, one variance a level", chains.on(chains.even(K), one.found.policy), math.nan))
-        ways.append(("best steps between its ends", chains.on(chains.grid(chain), one.found.policy), own.cost[K]))
-    scalar = found.get(Family.SCALAR)
-    if plan.family is not Family.SCALAR and scalar is not None and scalar.steps == K:
-        its = fitting.decoder(scalar.decoder, scalar.chain[0])
-        ways.append((_ends(kept), chains.on(chains.grid(scalar.chain), scalar.found.policy, its), scalar.nats))
-    name = _ends(kept) if plan.family is Family.SCALAR else f"+ covariance {plan.family.value}"
-    tight = chains.on(chains.grid(plan.chain), plan.found.policy, decoder)
-    provenance = {**model.provenance, "tightened": _tightened(model, K, fit_examples, seed)}
-    ways.append((name, dataclasses.replace(tight, provenance=provenance), plan.nats))
+    scalar = families[Family.SCALAR]
+    models = [("the model as it was", model, math.nan)]
+    last = fixed_end(len(levels), len(levels) - 1, prior[-1])
+    between_ends = _own_decoder(decoders, predictions, levels).paths(scalar.edges, last, K)
+    if between_ends.has(K):
+        chain, _ = between_ends.chain(K)
+        even, best = candidates.even(K), candidates.grid(chain)
+        models.append(("even steps, one variance a level", candidates.with_parts(even, scalar.fit.policy), math.nan))
+        predicted = between_ends.cost[K]
+        models.append(("best steps between its ends", candidates.with_parts(best, scalar.fit.policy), predicted))
+    ends = "best steps and last level" if own_end else "best ends and decoder"
+    simple = plans.get(Family.SCALAR)
+    if plan.family is not Family.SCALAR and simple is not None and simple.steps == K:
+        its_decoder = fitting.decoder(simple.decoder, simple.chain[0])
+        grid = candidates.grid(simple.chain)
+        models.append((ends, candidates.with_parts(grid, simple.fit.policy, its_decoder), simple.nats))
+    tight = candidates.with_parts(candidates.grid(plan.chain), plan.fit.policy, decoder)
+    provenance = {
+        "from": model.fingerprint(),
+        "steps": K,
+        "fit": _description(fit_examples),
+        "seed": run.seed,
+        "version": __version__,
+    }
+    tight = dataclasses.replace(tight, provenance={**model.provenance, "tightened": provenance})
+    name = ends if plan.family is Family.SCALAR else f"+ covariance {plan.family.value}"
+    models.append((name, tight, plan.nats))
 
     stages: list[Stage] = []
-    rows = rows_of(held_out_condition if other is not None else condition, parts.held_out)
-    for name, way, promised in ways:
+    rows = _rows(held_out_condition if other is not None else condition, parts.held_out)
+    for name, stage, predicted in models:
         say(f"certifying: {name}")
-        bound = _certified(way, certify, rows, seed, batch_size, device, show)
-        stages.append(Stage(name, bound, bits(base, promised)))
-    notes = [*parts.notes, *seen.notes]
+        stages.append(Stage(name, _held_out_bound(stage, certify, rows, run), bits(base, predicted)))
+    notes = [*parts.notes, *measured.notes]
     if stages[-1].bound.bits_per_dim > stages[0].bound.bits_per_dim:
         notes.append("the tightened bound is above that of the model as it was; take more steps")
     for note in notes:
         warnings.warn(note, NelboWarning, stacklevel=2)
-    at = torch.tensor(plan.chain)
+    chain = torch.tensor(plan.chain)
+    mean_square = (measured.error.mean(1) / base.domain.dimensions).tolist()
     details: Json = {
         "version": __version__,
-        "seed": seed,
+        "seed": run.seed,
         "seconds": time.perf_counter() - started,
         "steps": K,
-        "data": {"fit": _said(fit_examples), "held_out": _said(certify)},
+        "data": {"fit": _description(fit_examples), "held_out": _description(certify)},
         "chain": {
-            "positions" if chains.table else "times": chains.positions[at].tolist(),
-            "logsnr": levels.logsnr[at].tolist(),
+            "positions" if candidates.on_table else "times": candidates.positions[chain].tolist(),
+            "logsnr": levels.logsnr[chain].tolist(),
         },
         "decoder": {
             "kind": plan.decoder.value,
-            "calls_network": sources.calls[plan.decoder],
-            "tried": tried_decoders(measured, sources),
+            "calls_network": decoders.calls[plan.decoder],
+            "tried": _decoder_curves(predictions, decoders),
         },
         "covariance": {
             "family": plan.family.value,
-            "note": plan.found.note,
-            "tried": {family.value: bits(base, p.nats) for family, p in found.items()},
+            "note": plan.fit.note,
+            "tried": {family.value: bits(base, p.nats) for family, p in plans.items()},
         },
-        "curve": _curve(plan.paths, base),
-        "error": [
-            {"logsnr": a, "mean_square": b}
-            for a, b in zip(seen.logsnr.tolist(), (seen.error.mean(1) / base.domain.dimensions).tolist(), strict=True)
+        "curve": [
+            {"steps": k, "bits_per_dim": bits(base, float(cost))}
+            for k, cost in enumerate(plan.paths.cost)
+            if k and np.isfinite(cost)
         ],
+        "error": [{"logsnr": a, "mean_square": b} for a, b in zip(measured.logsnr.tolist(), mean_square, strict=True)],
         "nfe": {
             "fit": fitting.nfe,
             "fit_per_example": fitting.nfe / len(fit_examples),
             "certificate": sum(stage.bound.nfe_total for stage in stages),
         },
     }
-    return ways[-1][1], Certificate(tuple(stages), details, tuple(notes))
+    return tight, Certificate(tuple(stages), details, tuple(notes))
 
 
 def _examples(model: DiffusionModel, data: Any) -> Examples:
@@ -183,9 +188,14 @@ def _examples(model: DiffusionModel, data: Any) -> Examples:
     return dataclasses.replace(examples, data=model.domain.checked(examples.data, release=examples.release))
 
 
+def _rows(condition: Condition | None, rows: Tensor) -> dict[str, Tensor]:
+    """The condition of the examples `rows`."""
+    return {k: torch.as_tensor(v)[rows] for k, v in (condition or {}).items()}
+
+
 def _kinds(first_level: str | DecoderKind, model: DiffusionModel) -> list[DecoderKind]:
     """The kinds of decoder to choose from. Errors: UnknownNameError; UsageError for one that the domain has not."""
-    possible = ends.kinds(model.domain)
+    possible = suitable_kinds(model.domain)
     if first_level == "auto":
         return possible
     values = {kind.value: kind for kind in DecoderKind}
@@ -200,8 +210,8 @@ def _kinds(first_level: str | DecoderKind, model: DiffusionModel) -> list[Decode
     return [kind]
 
 
-def _wanted(steps: int | None, target: float | None, most: int) -> int | None:
-    """The number of steps asked for; None where a target says it. Errors: UsageError."""
+def _checked_steps(steps: int | None, target: float | None, most: int) -> int | None:
+    """The number of steps asked for; None where a target decides it. Errors: UsageError."""
     if steps is not None and target is not None:
         raise UsageError(f"{steps} steps and a target of {target} bits/dim", "give one of them")
     if target is not None:
@@ -214,72 +224,62 @@ def _wanted(steps: int | None, target: float | None, most: int) -> int | None:
     return steps
 
 
-def _length(wanted: int | None, target: float | None, model: DiffusionModel) -> Callable[[Paths], int | None]:
-    """How many steps a chain has: those wanted, or the fewest that reach the target."""
-    if target is not None:
-        goal = float(nats(target, model.domain.dimensions))
-        return lambda paths: paths.fewest(goal)
-    return lambda paths: wanted if wanted < len(paths.cost) and np.isfinite(paths.cost[wanted]) else None  # type: ignore
+def _length(steps: int | None, target: float | None, model: DiffusionModel) -> Callable[[Paths], int | None]:
+    """The number of steps of a chain: as asked for, or the fewest that reach the target; None where there is none."""
+
+    def length(paths: Paths) -> int | None:
+        if steps is None:
+            assert target is not None
+            return paths.fewest(float(nats(target, model.domain.dimensions)))
+        return steps if paths.has(steps) else None
+
+    return length
 
 
-def _nearest(priced, sources, prior, most: int, model: DiffusionModel) -> str:
-    best = min(float(choose.paths(one.edges, sources, prior, most).cost[1:].min()) for one in priced.values())
-    return f"the fit promises {bits(model, best):.4f} bits/dim at best, with up to {most} steps; give a higher target"
-
-
-def _own(sources, measured, levels):
+def _own_decoder(decoders: DecoderCosts, predictions: NodePredictions, levels) -> DecoderCosts:
     """The model's own decoder at its own first level."""
-    if DecoderKind.OWN in sources.nats:
-        return sources.fixed(DecoderKind.OWN)
-    return choose.source_costs(measured, levels, [DecoderKind.OWN], np.zeros(len(levels))).fixed(DecoderKind.OWN)
+    if DecoderKind.OWN not in decoders.nats:
+        decoders = decoder_costs(predictions, levels, [DecoderKind.OWN], np.zeros(len(levels)))
+    return decoders.at_first(DecoderKind.OWN)
 
 
-def _ends(kept: bool) -> str:
-    return "best steps and last level" if kept else "best ends and decoder"
-
-
-def _curve(paths: Paths, model: DiffusionModel) -> list[Json]:
-    return [
-        {"steps": k, "bits_per_dim": bits(model, float(cost))}
-        for k, cost in enumerate(paths.cost)
-        if k and np.isfinite(cost)
-    ]
-
-
-def _said(examples: Examples) -> Json:
+def _description(examples: Examples) -> Json:
     return {"name": examples.name, "examples": len(examples), "fingerprint": examples.fingerprint}
 
 
-def _tightened(model: DiffusionModel, steps: int, fit: Examples, seed: int) -> Json:
-    return {"from": model.fingerprint(), "steps": steps, "fit": _said(fit), "seed": seed, "version": __version__}
+def _decoder_curves(predictions: NodePredictions, decoders: DecoderCosts) -> Json:
+    """What each kind of decoder cost at the levels where it was fitted, in bits/dim."""
+    curves: Json = {}
+    for kind, nats_at in decoders.nats.items():
+        fitted = [float(nats_at[i]) for i in predictions.indices.tolist() if np.isfinite(nats_at[i])]
+        logsnr = predictions.levels.logsnr[: len(fitted)].tolist()
+        curves[kind.value] = {"logsnr": logsnr, "bits_per_dim": [bits(predictions.model, v) for v in fitted]}
+    return curves
 
 
 def estimator_of(model: DiffusionModel) -> Estimator:
-    """How a held-out bound is estimated, every example by itself: each step twice where they are few, else strata.
+    """The estimator of a held-out bound, every example by itself: each step twice where they are few, else strata.
 
-    The steps of a chosen chain cost about the same each, so that even strata of them are near the best there are.
+    The steps of a chosen chain cost about the same each, so that even strata of them are close to optimal.
     """
-    cells = len(model.levels()) - 1
-    if not model.grid.continuous and cells <= EVERY:
+    steps = len(model.levels()) - 1
+    if not model.grid.continuous and steps <= EVERY:
         return Exhaustive(2)
-    if not model.grid.continuous and cells <= 4 * EVERY:
+    if not model.grid.continuous and steps <= 4 * EVERY:
         return Stratified(EVERY, 4)
     return Adaptive(design="per_example", strata=6)
 
 
-def _certified(model, examples, condition, seed, batch_size, device, show) -> Bound:
+def _held_out_bound(model: DiffusionModel, examples: Examples, condition: Condition, run: Run) -> Bound:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NelboWarning)  # of the model as it was, and not of this certificate
+        warnings.simplefilter("ignore", NelboWarning)  # about the model as it was, and not about this certificate
         bound = evaluate(
             model,
             examples,
+            Run(device=run.device, batch_size=run.batch_size, seed=run.seed, progress=run.progress),
             estimator=estimator_of(model),
             per_example=True,
             condition=condition,
-            seed=seed,
-            batch_size=batch_size,
-            device=device,
-            progress=show,
         )
     if bound.interrupted:
         raise Interrupted("interrupted while certifying; nothing was written", "run the same command again")

@@ -16,6 +16,7 @@ from nelbo.model.decoder import (
     NetworkCategorical,
     Spread,
 )
+from nelbo.model.denoiser import Denoiser
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.domain import DataDomain
 from nelbo.model.examples import Examples
@@ -31,72 +32,21 @@ from nelbo.training.config import TrainConfig
 from nelbo.training.criterion import make_objective
 from nelbo.typing import Json, Shape
 
-_KINDS = {"categorical": "categorical", "mixture": "mixture", "plain": "network"}
-"""Kinds of denoisers by the head that the settings name."""
 MOST_COUNTED = 10_000
-"""Examples that histograms are counted on, of data that stay on disk."""
+"""Examples that histograms are counted on, of data that stay on disk: as many are read once before the first step."""
 
 
 def build_model(examples: Examples, settings: TrainConfig, rows: Tensor | None = None) -> DiffusionModel:
     """The model that `settings` describe for these examples, with fresh weights keyed by the seed.
 
-    rows: those of them that are trained on, where it is not all.
-
-    Bins: settings.bins, else what the data say (17 for digits, 256 for bytes); real data have none and get a
-    continuous decoder. Errors: UsageError where the two cannot be reconciled.
+    rows: the examples that are trained on, where these are not all. Bins: settings.bins, else those of the data (17 for
+    digits, 256 for bytes); real data have none and get a continuous decoder. Errors: UsageError where settings and data
+    do not fit.
     """
     domain = _domain(examples, settings, rows)
-    examples = _looked_at(examples, domain, rows)
+    examples = _counted(examples, domain, rows)
     schedule = schedules.named(settings.schedule.name, settings.schedule.model_dump())
-    head = settings.net.head
-    beside = head == "plain" and settings.decoder == "mixture"
-    if head != "plain" and not domain.discrete:
-        raise UsageError(f"a {head} head was asked for on real-valued data", "use --set net.head=plain")
-    if beside and not domain.discrete:
-        raise UsageError("a mixture over codes was asked for on real-valued data", "use --set decoder=plain")
-    if (head != "plain" or beside) and not make_objective(settings.objective, 1.0).trains_decoder:
-        own = "a decoder of mixtures is the network's own" if beside else f"a {head} head is its own decoder"
-        other = "decoder=histogram" if beside else "net.head=plain"
-        raise UsageError(
-            f"the objective {settings.objective.name!r} does not train a decoder, and {own}",
-            f"use --set {other}, or objective=bound",
-        )
-    learned = settings.variance in ("learned_range", "learned_log")
-    if learned and (head != "plain" or beside or not isinstance(schedule, Table)):
-        raise UsageError(
-            f"variance = {settings.variance!r} with a {head} head on the schedule {settings.schedule.name!r} and the "
-            f"decoder {settings.decoder!r}",
-            "a network says the variance of DDPM's steps: use --set net.head=plain --set schedule=linear (or cosine), "
-            "and not decoder=mixture",
-        )
-    levels = schedule.table if isinstance(schedule, Table) else None
-    time = time_input(settings.net.name)
-    if time == "index" and levels is None:
-        raise UsageError(
-            f"the network {settings.net.name!r} is told DDPM's step, and the schedule {settings.schedule.name!r} has "
-            "none",
-            "use --set schedule=linear or --set schedule=cosine",
-        )
-    recipe = {
-        "name": settings.net.name,
-        "settings": _net_settings(examples, settings, domain, learned),
-        "logsnr_max": float(levels[0]) if levels is not None else settings.schedule.logsnr_max,
-        "logsnr_min": float(levels[-1]) if levels is not None else settings.schedule.logsnr_min,
-    }
-    config: Json = {"kind": "mixture" if beside else _KINDS[head], "time": time, "net": recipe}
-    if head == "plain":
-        config |= {"output": settings.net.predicts, **({"learned_variance": True} if learned else {})}
-    if head == "mixture" or beside:
-        config["components"] = settings.net.components
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        denoiser = make_denoiser(config, domain)
-    if head != "plain" or beside:
-        codes = examples.data.long()
-        start = log_frequencies(codes, domain) if head == "categorical" else None
-        if start is None:
-            start = start_weights(codes, domain, settings.net.components, beside)
-        denoiser.net.head.start_at(start)  # type: ignore[operator]
+    _check(settings, domain, schedule)
     grid: grids.Grid
     if isinstance(schedule, Table):
         grid = grids.Full()
@@ -107,25 +57,93 @@ def build_model(examples: Examples, settings: TrainConfig, rows: Tensor | None =
         domain=domain,
         schedule=schedule,
         grid=grid,
-        denoiser=denoiser,
+        denoiser=_denoiser(examples, domain, schedule, settings),
         reverse=Reverse(variance, Clip(domain.low, domain.high) if settings.clip and domain.discrete else None),
         decoder=_decoder(examples, domain, schedule, settings, variance),
         prior=GaussianPrior(),
     )
 
 
+def _mixture_decoder(settings: TrainConfig) -> bool:
+    """Whether a plain head has a mixture for the decoder as further outputs."""
+    return settings.net.head == "plain" and settings.decoder == "mixture"
+
+
+def _learned_variance(settings: TrainConfig) -> bool:
+    return settings.variance in ("learned_range", "learned_log")
+
+
+def _check(settings: TrainConfig, domain: DataDomain, schedule: Schedule) -> None:
+    """Errors: UsageError where head, decoder, variance, schedule, objective and data do not fit each other."""
+    head, mixture_decoder = settings.net.head, _mixture_decoder(settings)
+    if head != "plain" and not domain.discrete:
+        raise UsageError(f"a {head} head was asked for on real-valued data", "use --set net.head=plain")
+    if mixture_decoder and not domain.discrete:
+        raise UsageError("a mixture over codes was asked for on real-valued data", "use --set decoder=plain")
+    if (head != "plain" or mixture_decoder) and not make_objective(settings.objective, 1.0).trains_decoder:
+        decoder = "a decoder of mixtures" if mixture_decoder else f"the decoder of a {head} head"
+        other = "decoder=histogram" if mixture_decoder else "net.head=plain"
+        raise UsageError(
+            f"the objective {settings.objective.name!r} does not train a decoder, and {decoder} is part of the network",
+            f"use --set {other}, or objective=bound",
+        )
+    table = isinstance(schedule, Table)
+    if _learned_variance(settings) and (head != "plain" or mixture_decoder or not table):
+        raise UsageError(
+            f"variance = {settings.variance!r} with a {head} head on the schedule {settings.schedule.name!r} and the "
+            f"decoder {settings.decoder!r}",
+            "a network predicts the variance of DDPM's steps: use --set net.head=plain --set schedule=linear (or "
+            "cosine), and not decoder=mixture",
+        )
+    if time_input(settings.net.name) == "index" and not table:
+        raise UsageError(
+            f"the time of the network {settings.net.name!r} is the index of a table, and the schedule "
+            f"{settings.schedule.name!r} has none",
+            "use --set schedule=linear or --set schedule=cosine",
+        )
+
+
+def _denoiser(examples: Examples, domain: DataDomain, schedule: Schedule, settings: TrainConfig) -> Denoiser:
+    """The network of the settings, with the weights of its head started from the frequencies of the codes."""
+    head, mixture_decoder, learned = settings.net.head, _mixture_decoder(settings), _learned_variance(settings)
+    levels = schedule.table if isinstance(schedule, Table) else None
+    recipe = {
+        "name": settings.net.name,
+        "settings": _net_settings(examples, settings, domain),
+        "logsnr_max": float(levels[0]) if levels is not None else settings.schedule.logsnr_max,
+        "logsnr_min": float(levels[-1]) if levels is not None else settings.schedule.logsnr_min,
+    }
+    kind = "mixture" if mixture_decoder else "network" if head == "plain" else head
+    config: Json = {"kind": kind, "time": time_input(settings.net.name), "net": recipe}
+    if head == "plain":
+        config |= {"output": settings.net.predicts, **({"learned_variance": True} if learned else {})}
+    if head == "mixture" or mixture_decoder:
+        config["components"] = settings.net.components
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        denoiser = make_denoiser(config, domain)
+    if head != "plain" or mixture_decoder:
+        codes = examples.data.long()
+        if head == "categorical":
+            start = log_frequencies(codes, domain)
+        else:
+            start = start_weights(codes, domain, settings.net.components, mixture_decoder)
+        denoiser.net.head.start_at(start)  # type: ignore[operator]
+    return denoiser
+
+
 def log_frequencies(codes: Tensor, domain: DataDomain, pseudo_count: float = 0.5) -> Tensor:
     """Log of the smoothed frequency of every code at every pixel, (*shape, K), from training codes (N, *shape)."""
     D, K = domain.dimensions, domain.lattice().numel()
-    each = (codes.reshape(-1, D) + K * torch.arange(D)).flatten()  # one number for a pixel and a code
-    counts = torch.bincount(each, minlength=D * K).reshape(*domain.shape, K) + pseudo_count
+    pairs = (codes.reshape(-1, D) + K * torch.arange(D)).flatten()  # one number for every pair of pixel and code
+    counts = torch.bincount(pairs, minlength=D * K).reshape(*domain.shape, K) + pseudo_count
     return (counts / counts.sum(-1, keepdim=True)).log().float()
 
 
-def _looked_at(examples: Examples, domain: DataDomain, rows: Tensor | None) -> Examples:
-    """The examples that starting values and histograms are counted on: those trained on, in memory.
+def _counted(examples: Examples, domain: DataDomain, rows: Tensor | None) -> Examples:
+    """The examples that frequencies are counted on: those trained on, in memory.
 
-    Of data that stay on disk a part, MOST_COUNTED spread over all of them. Errors: those of the domain's checks.
+    Of data that stay on disk these are about MOST_COUNTED, evenly spaced. Errors: those of the domain's checks.
     """
     data = domain.checked(examples.data)
     if isinstance(data, Tensor):
@@ -135,15 +153,15 @@ def _looked_at(examples: Examples, domain: DataDomain, rows: Tensor | None) -> E
 
 
 def _standardised(shape: Shape, examples: Examples, rows: Tensor | None) -> DataDomain:
-    """The domain of real data with the mean and the standard deviation of every number, of what is trained on."""
+    """The domain of real data with the mean and the standard deviation of every column, over what is trained on."""
     data = DataDomain(shape).checked(examples.data).double()
     data = data if rows is None else data[rows]
     mean, scale = data.mean(0), data.std(0, unbiased=False)
-    still = (scale <= 1e-12 * (1 + mean.abs())).flatten().nonzero()
-    if len(still):
+    constant = (scale <= 1e-12 * (1 + mean.abs())).flatten().nonzero()  # rounding of a sum of equal float64 numbers
+    if len(constant):
         raise UsageError(
-            f"standardise: number {int(still[0])} of the examples of {examples.name} does not vary, so that they have "
-            "no density",
+            f"standardise: column {int(constant[0])} of the examples of {examples.name} does not vary, so that they "
+            "have no density",
             "remove that column, or leave standardise out",
         )
     return DataDomain(shape, mean=mean, scale=scale)
@@ -154,7 +172,7 @@ def _domain(examples: Examples, settings: TrainConfig, rows: Tensor | None) -> D
     if settings.standardise and not examples.data.is_floating_point():
         raise UsageError(
             f"standardise = true was set, but {examples.name} holds integer codes",
-            "leave it out: codes have their values from their range; or give the numbers as floats",
+            "leave it out: the values of codes follow from their range; or give the numbers as floats",
         )
     if settings.standardise:
         return _standardised(shape, examples, rows)
@@ -169,19 +187,19 @@ def _domain(examples: Examples, settings: TrainConfig, rows: Tensor | None) -> D
     if bins is None:
         raise UsageError(
             f"the number of bins of {examples.name} is not known: its codes run to {int(examples.data.max())}",
-            "say it: --set bins=256",
+            "give it: --set bins=256",
         )
     return DataDomain(shape, bins)
 
 
-def _net_settings(examples: Examples, settings: TrainConfig, domain: DataDomain, learned: bool) -> Json:
-    """The network's own settings, with what follows from head, variance and domain."""
+def _net_settings(examples: Examples, settings: TrainConfig, domain: DataDomain) -> Json:
+    """The network's own settings, with those that follow from head, variance and domain."""
     chosen = dict(settings.net.settings)
     if settings.condition is not None and examples.labels is not None:
         chosen |= {"classes": int(examples.labels.max()) + 1, "keyword": settings.condition}
-    beside = settings.net.head == "plain" and settings.decoder == "mixture"
-    if settings.net.head == "mixture" or beside:
-        chosen["outputs"] = outputs(settings.net.components) + beside
+    mixture_decoder, learned = _mixture_decoder(settings), _learned_variance(settings)
+    if settings.net.head == "mixture" or mixture_decoder:
+        chosen["outputs"] = outputs(settings.net.components) + mixture_decoder
     if learned and settings.net.name == "unet2d":
         chosen |= {"out_channels": 2 * (1 if len(domain.shape) == 2 else domain.shape[0])}
     elif learned:
@@ -189,7 +207,7 @@ def _net_settings(examples: Examples, settings: TrainConfig, domain: DataDomain,
     if chosen.get("end_gate") and (settings.net.head != "plain" or settings.net.predicts != "eps"):
         raise UsageError(
             f"net.end_gate for a {settings.net.head} head that predicts {settings.net.predicts!r}",
-            "the gate makes ε̂: use --set net.predicts=eps, or --set net.end_gate=false",
+            "the gate gives ε̂: use --set net.predicts=eps, or --set net.end_gate=false",
         )
     if (chosen.get("noise_units") or chosen.get("end_gate")) and domain.discrete:
         chosen.setdefault("ends", [domain.low, domain.high])

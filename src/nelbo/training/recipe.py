@@ -1,9 +1,9 @@
-"""The recipe for images of many levels: what `nelbo train` does with them unless it is told otherwise.
+"""The recipe for images of many codes: the defaults of `nelbo train` for them.
 
-Digits of 17 levels are well served by the defaults of `TrainConfig`: a residual MLP with a table of logits. Images of
-64 levels and more get a U-Net at full resolution that sees z in units of its noise and says ε̂ behind a gate for the end
-codes, and, for the decoder alone, a mixture a pixel; Muon; log-SNR from 9 to −7, times drawn by importance, and x̂
-clipped to the codes' range (what each is worth: benchmarks/training.py).
+The defaults of `TrainConfig`, a residual MLP with a table of logits, suit digits of 17 codes. For images of 64 codes
+and more the recipe is a U-Net at full resolution, whose input includes z in units of its noise, and which predicts ε̂
+through a gate for the end codes and, for the decoder, a mixture for every pixel; Muon; log-SNR from 9 to −7, importance
+sampling of times, and x̂ clipped to the range of the codes (benchmarks/training.py measures what each of them gives).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from nelbo.training.config import TrainConfig
 from nelbo.typing import Json
 
 MANY = 64
-"""Codes from which on the recipe is used."""
+"""The recipe is for images of this many codes or more."""
 
 IMAGES: Json = {
     "steps": 5000,
@@ -39,34 +39,34 @@ IMAGES: Json = {
 
 
 def with_recipe(config: Json | TrainConfig | None, examples: Examples) -> Json | TrainConfig:
-    """The settings `config` on top of the recipe that fits `examples`; as they are where none does.
+    """The settings `config` on top of the recipe where it fits `examples`; else as they are.
 
-    Settings reach inside (`net.size` keeps the recipe's head). A config that names its own network, by net.name or
-    net.head, describes a model of its own and gets nothing from the recipe.
+    Tables are merged (`net.size` keeps the recipe's head). A config that names its network, by net.name or net.head,
+    describes a model of its own and gets nothing from the recipe.
     """
     if isinstance(config, TrainConfig):
         return config
     given = config or {}
     net = given.get("net", {})
-    own = isinstance(net, str) or (isinstance(net, dict) and ("name" in net or "head" in net))
+    own_network = isinstance(net, str) or (isinstance(net, dict) and ("name" in net or "head" in net))
     bins = given.get("bins") or examples.bins
     sides = examples.data.shape[-2:]
     image = examples.data.ndim in (3, 4) and all(n >= 8 and n % 2 == 0 for n in sides)
     many = isinstance(bins, int) and bins >= MANY and not examples.data.is_floating_point()
-    if not image or not many or own:
+    if not image or not many or own_network:
         return given
-    joined = _over(IMAGES, given)
-    if joined["net"]["predicts"] != "eps" and "end_gate" not in net:  # the gate makes ε̂
-        joined["net"] = {**joined["net"], "end_gate": False}
-    return joined
+    merged = _merged(IMAGES, given)
+    if merged["net"]["predicts"] != "eps" and "end_gate" not in net:  # the gate gives ε̂
+        merged["net"] = {**merged["net"], "end_gate": False}
+    return merged
 
 
-def _over(base: Json, given: Json) -> Json:
-    """`given` on top of `base`: tables join, and a name alone replaces the table that it names."""
-    joined = dict(base)
+def _merged(base: Json, given: Json) -> Json:
+    """`given` on top of `base`: tables are merged, and a name alone replaces the table that it names."""
+    merged = dict(base)
     for key, value in given.items():
         below = base.get(key)
-        if key == "net" and isinstance(value, dict) and "size" in value:  # a size brings its own widths
+        if key == "net" and isinstance(value, dict) and "size" in value:  # a size stands for widths of its own
             below = {k: v for k, v in IMAGES["net"].items() if k not in ("width", "multipliers", "attention")}
-        joined[key] = _over(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
-    return joined
+        merged[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged

@@ -16,6 +16,7 @@ from nelbo.equations.check import Checks, check
 from nelbo.equations.oracles.quadrature import expectation
 from nelbo.equations.twins import POINTS, gaussian_data, grid_twin, linear_twin, misspecified, nonlinear, perfect
 from nelbo.model.examples import Examples
+from nelbo.workers import Run
 
 TWO = (0.2, 0.4)
 """The two betas of the mixture model whose path posterior fits on one square of nodes."""
@@ -106,7 +107,7 @@ def _(c: Checks) -> None:
     c.true("L_VLB ≥ −E log p(x0)", whole > nll, whole - nll)
     c.must_fail("000: line 5 is line 4 at a fixed x0", [whole - twin.bound(x0) for x0 in POINTS], 0.1)
     data = gaussian_data(mean, variance)
-    found = evaluate(twin.model, Examples(data.sample(2000, seed=5)), estimator="exhaustive", precision="float64")
+    found = evaluate(twin.model, Examples(data.sample(2000, seed=5)), Run(precision="float64"), estimator="exhaustive")
     nats = math.log(2.0)
     error = found.standard_error.total * nats
     c.z("nelbo.evaluate on 2000 draws of the data", found.bits_per_dim * nats, chain.log_ratio.mean(chain.q), error)

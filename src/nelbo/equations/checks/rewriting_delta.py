@@ -22,6 +22,7 @@ from nelbo.model.reverse import BetaTilde, Reverse
 from nelbo.process import forward, grid, schedule
 from nelbo.process.levels import Levels, Path
 from nelbo.process.prediction import Prediction
+from nelbo.testing import at_noise
 
 DECODER_MEAN, DECODER_VARIANCE = 0.3, 0.2
 
@@ -111,8 +112,8 @@ def _(c: Checks) -> None:
         target = torch.full((60, 1), code)
         x = model.domain.values(target)
         one, two = first.expand(60), second.expand(60)
-        common = float(terms.prior(model, x[:1], second)) + float(w @ terms.diffusion(model, x, eps, one, two))
-        split.append(common + float(w @ terms.reconstruction(model, x, target, eps, one)))
+        common = float(terms.prior(model, x[:1], second)) + float(w @ at_noise.diffusion(model, x, eps, one, two))
+        split.append(common + float(w @ at_noise.reconstruction(model, x, target, eps, one)))
         z = forward.noised(x, eps, one)
         pmf = model.decoder.log_pmf(z, one, model.predict(z, one), model.domain)[:, 0]  # type: ignore[attr-defined]
         merged.append(common + float(w @ (0.0 - pmf[:, code])))  # KL(δ ‖ p) at t = 1, where log q(x_0 | x_1, x_0) = 0

@@ -18,6 +18,7 @@ from nelbo.model.examples import Examples
 from nelbo.training.criterion import Criterion
 from nelbo.training.data import Batch
 from nelbo.training.objective import BoundObjective
+from nelbo.workers import Run
 
 NATS = math.log(2.0)
 LATER = range(2, len(BETAS) + 1)
@@ -51,7 +52,7 @@ def _(c: Checks) -> None:
     short = values - bent.paths.step_kl(x, 3).numpy()
     c.z_must_fail("the sum stops at T − 1", short.mean(), exact, _error(short))
     data = Examples(torch.from_numpy(bent.chain.data.sample(2000, np.random.default_rng(28)))[:, None])
-    found = evaluate(bent.model, data, estimator="exhaustive", precision="float64")
+    found = evaluate(bent.model, data, Run(precision="float64"), estimator="exhaustive")
     c.z("nelbo.evaluate on 2000 draws", found.bits_per_dim * NATS, exact, found.standard_error.total * NATS)
     parts = found.terms.prior, found.terms.diffusion, found.terms.reconstruction
     c.holds("its three terms add up to its bound", sum(t.bits_per_dim for t in parts) - found.bits_per_dim, 1e-12)
@@ -153,8 +154,8 @@ def _(c: Checks) -> None:
     found = evaluate(
         twin.model,
         Examples(gaussian_data(0.4, 0.7).sample(3000, seed=3)),
+        Run(precision="float64"),
         estimator="exhaustive",
-        precision="float64",
     )
     levels = np.array([level.bits_per_dim * NATS for level in found.levels])
     errors = np.array([level.standard_error * NATS for level in found.levels])

@@ -13,7 +13,7 @@ import math
 import numpy as np
 import torch
 
-from nelbo.bound.cells import Cells
+from nelbo.bound.gaussian_chain import cells_of
 from nelbo.equations.check import Checks, check
 from nelbo.equations.oracles.linear import LinearChain, Normal, Quadratic
 from nelbo.equations.paths import PathDensities
@@ -176,7 +176,7 @@ def _(c: Checks) -> None:
         exact = one_random([chain.step_kl(t) for t in LATER], chain.q)
         c.holds(f"{name}: Var closed of the library is that of the regressions", b - exact, 1e-10)
     twin = linear_twin(misspecified())
-    c.holds("the library cuts the T − 1 steps that t is drawn from", float(len(Cells.of(twin.model)) - 3), 0.0)
+    c.holds("the library cuts the T − 1 steps that t is drawn from", float(len(cells_of(twin.model)) - 3), 0.0)
 
 
 def one_random(forms: list[Quadratic], law: Normal) -> float:

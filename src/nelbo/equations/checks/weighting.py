@@ -9,13 +9,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from nelbo.bound import terms
 from nelbo.equations.check import Checks, check
 from nelbo.equations.oracles import affine, laws, models, nodes
 from nelbo.equations.oracles.affine import AffineChain
 from nelbo.process import schedule as schedules
 from nelbo.process.levels import Levels, Path
 from nelbo.process.prediction import Output, from_x0
+from nelbo.testing import at_noise
 from nelbo.training.criterion import Criterion
 from nelbo.training.data import Batch
 from nelbo.training.objective import SimpleObjective
@@ -99,7 +99,7 @@ def _(c: Checks) -> None:
     for name, law in (("uniform", _uniform), ("logistic", _logistic)):
         drawn, density = law(u)
         at = Levels(STRAIGHT.time_of(drawn), drawn, Path.VP)
-        square = 2 * terms.diffusion_rate(straight, xs, eps, at, -torch.ones_like(drawn))
+        square = 2 * at_noise.diffusion_rate(straight, xs, eps, at, -torch.ones_like(drawn))
         values = 0.5 * weight(drawn) / density * square
         c.z(f"λ drawn from a {name} law, nelbo's terms times w/p", values.mean(), exact, nodes.standard_error(values))
         wrong = 0.5 * weight(drawn) * square

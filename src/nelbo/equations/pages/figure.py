@@ -22,6 +22,7 @@ from nelbo.model.exact import MixtureData
 from nelbo.process import grid as grids
 from nelbo.process import schedule as schedules
 from nelbo.process.levels import Levels
+from nelbo.testing import at_noise
 from nelbo.typing import Json
 
 FOLDER = Path(__file__).parent / "forward"
@@ -71,7 +72,7 @@ def numbers() -> Json:
         "fan": [[round(v, 3) for v in row] for row in torch.stack([_quantiles(m) for m in noisy], 1).tolist()],
         "rate": _rounded(_rate(continuous, levels)),
         "chains": {str(steps): _rounded(_chain(model(steps)), 5) for steps in STEPS},
-        "reconstruction": round(_mean(lambda x, e, at: terms.reconstruction(continuous, x, x, e, at), ends[:1]), 5),
+        "reconstruction": round(_mean(lambda x, e, at: at_noise.reconstruction(continuous, x, x, e, at), ends[:1]), 5),
         "prior": round(_mean(lambda x, e, at: terms.prior(continuous, x, ends[1:]), ends[1:]), 5),
         "entropy": round(oracle.entropy(), 5),
         "limit": round(_limit(continuous), 5),
@@ -99,7 +100,7 @@ def _chain(of: DiffusionModel) -> Tensor:
     levels = of.levels()
     pairs = [(levels[j - 1 : j], levels[j : j + 1]) for j in range(1, len(levels))]
     return torch.tensor(
-        [_mean(lambda x, e, t, s=s: terms.diffusion(of, x, e, s.expand(len(x)), t), t) for s, t in pairs],
+        [_mean(lambda x, e, t, s=s: at_noise.diffusion(of, x, e, s.expand(len(x)), t), t) for s, t in pairs],
         dtype=torch.float64,
     )
 
@@ -109,7 +110,7 @@ def _rate(of: DiffusionModel, levels: Levels) -> Tensor:
     slope = of.schedule.dlogsnr_dt(levels.t)
 
     def one(k: int) -> float:
-        return _mean(lambda x, e, t: terms.diffusion_rate(of, x, e, t, slope[k].expand(len(x))), levels[k : k + 1])
+        return _mean(lambda x, e, t: at_noise.diffusion_rate(of, x, e, t, slope[k].expand(len(x))), levels[k : k + 1])
 
     return torch.tensor([one(k) for k in range(len(levels))], dtype=torch.float64)
 
