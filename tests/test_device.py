@@ -11,19 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from benchmarks.one_time import OneTime
 
 import nelbo
-from nelbo.bound.adaptive import Adaptive
+from nelbo.bound.checks import NelboWarning
 from nelbo.bound.estimators import Exhaustive, Stratified
-from nelbo.bound.prepare import NelboWarning
-from nelbo.likelihood import fitted
-from nelbo.likelihood.dequantisation import Dequantisation
-from nelbo.sampling.names import NAMED
+from nelbo.bound.planned.adaptive import Adaptive
+from nelbo.likelihood import Dequantisation, dequantisation
 from nelbo.tightening import covariance
 from nelbo.tightening.families import Family
 from nelbo.training import TrainConfig
 from nelbo.training.build import build_model
-from nelbo.training.run import Run
+from nelbo.training.trainer import Trainer
+from nelbo.workers import Run
 from tests import standin
 from tests.folder_cases import CASES, data_for, make
 from tests.standin import Elsewhere
@@ -153,7 +153,7 @@ def test_gradients_and_fused_optimisers_work(device):
 
 def test_a_tensor_that_stays_on_the_cpu_is_noticed(device):
     kept = torch.ones(SHAPE)
-    schedule, domain = nelbo.schedules.linear(3, 0.1, 0.9), nelbo.DataDomain(SHAPE, bins=BINS)
+    schedule, domain = nelbo.schedules.linear(3, 0.1, 0.999), nelbo.DataDomain(SHAPE, bins=BINS)
     model = nelbo.from_callable(lambda z, t: z * kept, schedule=schedule, domain=domain)
     nelbo.evaluate(model, DATA[:4], estimator=Exhaustive(2))
     with pytest.raises(RuntimeError, match="same device"):
@@ -175,7 +175,7 @@ ESTIMATORS = {
     "exhaustive": Exhaustive(2),
     "paired": Exhaustive(1, paired=8),
     "stratified": Stratified(3, 2),
-    **{name: name for name in ("uniform", "low_discrepancy", "importance")},
+    **{kind: OneTime(kind, passes=2) for kind in ("uniform", "low_discrepancy", "importance")},
     "pooled": Adaptive(design="pooled", tolerance=0.5, max_nfe=1500),
     "per_example": Adaptive(design="per_example", tolerance=0.5, max_nfe=800),
 }
@@ -220,7 +220,7 @@ SOLVED = {
 
 @pytest.mark.parametrize("name", SOLVED)
 def test_ode_likelihood(name, monkeypatch):
-    monkeypatch.setattr(fitted, "STEPS", 3)
+    monkeypatch.setattr(dequantisation, "STEPS", 3)
     model = make("continuous")
     alike(nelbo.ode_likelihood, model, data_for(model), steps=2, **SOLVED[name])
 
@@ -249,10 +249,11 @@ def test_tighten(name):
 
 def test_covariances():
     model = dataclasses.replace(table("learned_range"), domain=nelbo.DataDomain((1, 8, 8), bins=BINS))
-    alike(covariance.measure, model, DATA.repeat(1, 1, 2, 2), families=[f.value for f in Family], nodes=6)
+    images, families = DATA.repeat(1, 1, 2, 2), [family.value for family in Family]
+    alike(lambda device: covariance.measure(model, images, families=families, nodes=6, run=Run(device)))
 
 
-@pytest.mark.parametrize("sampler", NAMED)
+@pytest.mark.parametrize("sampler", nelbo.samplers.NAMED)
 def test_sample(sampler):
     alike(nelbo.sample, law(), 3, sampler=sampler, steps=4)
     alike(nelbo.sample, law(), 3, sampler=sampler, steps=4, codes=False, trajectory=True)
@@ -290,9 +291,9 @@ TRAINED = {
 def test_steps_of_training(name):
     def trained(device) -> Any:
         settings, examples = TrainConfig(**small(log_every=1, **TRAINED[name])), codes()
-        run = Run.of(build_model(examples, settings), examples, settings, device)
-        records = [run.advance() for _ in range(3)]
-        return records, [p.detach().cpu() for p in run.ema.module.parameters()]
+        trainer = Trainer.alone(build_model(examples, settings), examples, settings, device)
+        records = [trainer.advance() for _ in range(3)]
+        return records, [p.detach().cpu() for p in trainer.ema.module.parameters()]
 
     alike(trained)
 
