@@ -1,4 +1,4 @@
-"""Names for the few types that every floor speaks of."""
+"""Types that every floor uses."""
 
 from __future__ import annotations
 
@@ -33,6 +33,3 @@ class Choice(enum.Enum):
         if name not in values:
             raise UnknownNameError.of(cls._noun, name, values)
         return values[name]
-
-
-__all__ = ["Choice", "Condition", "Json", "Shape", "Tensor"]
