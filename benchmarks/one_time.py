@@ -23,7 +23,7 @@ from nelbo.bound.planned.allocation import CellDensity
 from nelbo.bound.problem import Draws, Problem
 from nelbo.bound.runner import Runner
 from nelbo.errors import UnknownNameError, UsageError
-from nelbo.maths import random
+from nelbo.maths.keys import Purpose
 from nelbo.typing import Json
 
 KINDS = ("uniform", "low_discrepancy", "importance")
@@ -68,10 +68,10 @@ class OneTime(Estimator):
         together = self.batch if self.kind == "low_discrepancy" else 1
         # which examples share a sequence, and their places in it: the same in every pass, at random
         place = torch.empty(N, dtype=torch.long)
-        place[random.permutation(problem.seed, N, draw=5)] = torch.arange(N)
+        place[Purpose.ONE_TIME_GROUPS.permutation(problem.seed, N)] = torch.arange(N)
         examples, number = torch.arange(N).repeat(R), torch.arange(R).repeat_interleave(N)
         group = (place // together).repeat(R)
-        u = random.uniform(problem.seed, group, 2, number, stream=random.Stream.TIME)
+        u = Purpose.ONE_TIME_PLACE.uniform(problem.seed, group, 0, number)
         if together > 1:
             u = (u + (place % together).repeat(R) / together) % 1
         cells, inner = density.place(u)

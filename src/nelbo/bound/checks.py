@@ -28,7 +28,8 @@ from nelbo.bound.gaussian_chain import GaussianChain
 from nelbo.bound.planned.pooled import random_examples
 from nelbo.bound.problem import Draws
 from nelbo.bound.runner import Runner
-from nelbo.maths import gaussian, random
+from nelbo.maths import gaussian
+from nelbo.maths.keys import Purpose
 from nelbo.maths.units import bits_per_dim, nats
 from nelbo.model.decoder import DiscretizedGaussian
 from nelbo.model.denoiser import CategoricalDenoiser, NetworkDenoiser
@@ -49,8 +50,6 @@ PAIRED_DRAWS = 256
 """Draws of two precisions, paired: their difference varies little."""
 LEAST_PAIRED = 16
 """Fewer draws than these say too little."""
-_FIRST_DRAW = 1 << 30
-"""Number of the first paired draw, out of the way of the estimate's own."""
 
 
 class NelboWarning(UserWarning):
@@ -213,12 +212,12 @@ def precision_shift(
 def _paired_draws(chain: GaussianChain, runner: Runner, n: int) -> Tensor:
     """n draws (n,) in nats whose mean is that of diffusion and reconstruction together."""
     number = torch.arange(n)
-    draws = _FIRST_DRAW + number
+    draws = Purpose.PRECISION_NOISE.draw + number
     N = chain.examples
-    examples = random_examples(chain.seed, torch.full((N,), 1 / N), 3, number)
+    examples = random_examples(chain.seed, torch.full((N,), 1 / N), 0, number)
     total = runner.nats(chain, Draws.first_level(examples, draws))
     if len(chain.cells):
-        inside = random.uniform(chain.seed, 0, 1, draws, stream=random.Stream.TIME)
+        inside = Purpose.PRECISION_PLACE.uniform(chain.seed, 0, 0, number)
         keys = torch.ones_like(examples)
         total = total + diffusion_total(chain, runner, examples, (number + inside) / n, keys, draws)
     return total

@@ -16,7 +16,7 @@ from nelbo.bound.estimate import Estimate, Stratum
 from nelbo.bound.problem import Draws, Problem
 from nelbo.bound.runner import Runner
 from nelbo.errors import UsageError
-from nelbo.maths import random
+from nelbo.maths.keys import Purpose
 from nelbo.typing import Json
 
 
@@ -91,7 +91,7 @@ class Exhaustive(Estimator):
         examples = torch.arange(n).repeat(self.draws)
         draws = torch.arange(self.draws).repeat_interleave(n)
         if self.draws == 1:
-            subset = random.permutation(problem.seed, n)[: min(self.paired, n)].sort().values
+            subset = Purpose.PAIRED_EXAMPLES.permutation(problem.seed, n)[: min(self.paired, n)].sort().values
             examples, draws = torch.cat([examples, subset]), torch.cat([draws, torch.ones_like(subset)])
         return examples, draws
 
@@ -148,7 +148,7 @@ class Stratified(Estimator):
         examples, numbers = torch.arange(n).repeat(2), torch.arange(2).repeat_interleave(n)
         for k in range(self.strata if len(problem.cells) else 0):
             keys = torch.full_like(examples, k + 1)
-            inside = random.uniform(problem.seed, examples, keys, numbers, stream=random.Stream.TIME)
+            inside = Purpose.STRATUM_PLACE.uniform(problem.seed, examples, k, numbers)
             y = diffusion_total(problem, runner, examples, (k + inside) / self.strata, keys, numbers).reshape(2, n)
             v, w = y.mean(0) / self.strata, (y[0] - y[1]).square() / 4 / self.strata**2
             value += v

@@ -25,7 +25,8 @@ from nelbo.bound.problem import Cells, Draws, Problem
 from nelbo.bound.surrogate import GaussianSurrogate
 from nelbo.equation import equation
 from nelbo.errors import NumericalError
-from nelbo.maths import random, tiles
+from nelbo.maths import tiles
+from nelbo.maths.keys import Purpose
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.process import forward
 from nelbo.process.levels import Levels
@@ -155,7 +156,7 @@ class GaussianChain(Problem):
         columns = torch.zeros(len(rows), 3, dtype=torch.float64, device=self.device)
         with torch.no_grad():
             keys, numbers = draws.keys[rows], draws.numbers[rows]
-            eps = random.normal(self.seed, examples, keys, numbers, model.domain.shape, device=self.device)
+            eps = Purpose.TERM_NOISE.normal(self.seed, examples, keys, numbers, model.domain.shape, device=self.device)
             x, z = torch.empty_like(eps), torch.empty_like(eps)
             data = self.data_of(examples)
             for part in tiles.tiles(len(rows), D, self.device):

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from nelbo.bound.planned.regression import Features, TermFit
-from nelbo.maths import random
+from nelbo.maths.keys import Purpose
 
 FOLDS = 4
 """Three quarters of the draws correct each fold's fit; more folds would cost as many regressions more."""
@@ -55,7 +55,7 @@ def split(seed: int, N: int, features: int) -> Tensor:
     to or few examples."""
     folds = min(FOLDS, N // LEAST) if features else 1
     fold = torch.empty(N, dtype=torch.long)
-    fold[random.permutation(seed, N, draw=7)] = torch.arange(N) % max(1, folds)
+    fold[Purpose.FOLDS.permutation(seed, N)] = torch.arange(N) % max(1, folds)
     return fold
 
 

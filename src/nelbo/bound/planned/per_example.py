@@ -24,7 +24,7 @@ from nelbo.bound.planned.regression import TermFit
 from nelbo.bound.planned.summary import BINS, ExampleValues, Summary, binned, residuals
 from nelbo.bound.problem import Draws, Problem
 from nelbo.bound.runner import Runner
-from nelbo.maths import random
+from nelbo.maths.keys import Purpose
 
 AGAIN = 40
 """Most times that a block of examples is drawn again because the variance is more than what was planned for."""
@@ -52,7 +52,7 @@ class PerExampleDesign:
     def __init__(self, problem: Problem, runner: Runner, pilot: Pilot, density: CellDensity):
         N = problem.examples
         self.problem, self.runner, self.pilot, self.density = problem, runner, pilot, density
-        self.order = random.permutation(problem.seed, N, draw=2)
+        self.order = Purpose.PER_EXAMPLE_ORDER.permutation(problem.seed, N)
         self.blocks: list[Block] = []
         self.offset = 0
         self.values = torch.full((N,), math.nan, dtype=torch.float64)
@@ -130,7 +130,7 @@ class PerExampleDesign:
             self.values[rows] = 0.0
             return
         examples, number = rows.repeat_interleave(2 * strata), torch.arange(2 * strata).repeat(len(rows))
-        inside = random.uniform(problem.seed, examples, 1, offset + number, stream=random.Stream.TIME)
+        inside = Purpose.PER_EXAMPLE_PLACE.uniform(problem.seed, examples, 0, offset + number)
         cells, inner = self.density.place((number // 2 + inside) / strata)
         draws = Draws(examples, cells + 1, offset + number, cells, inner)
         columns = runner.columns(problem, draws, controls, partial=True)

@@ -17,7 +17,7 @@ from nelbo.bound.planned import regression
 from nelbo.bound.planned.regression import Features, TermFit
 from nelbo.bound.problem import Cells, Draws, Problem
 from nelbo.bound.runner import Runner
-from nelbo.maths import random
+from nelbo.maths.keys import Purpose
 
 NODES = 9
 """Cells along the chain that a pilot evaluates."""
@@ -25,8 +25,6 @@ EXAMPLES = 24
 """Examples of a pilot, where nothing else is said."""
 _CONTROLS_ON = 2048
 """Most examples that controls are fitted to."""
-_DRAW = 1 << 31
-"""Draw number of the pilot's noise, out of the way of the estimate's own."""
 _BLOCK = 256
 _ROUND = 8
 """Blocks of examples whose features a worker computes between two exchanges."""
@@ -100,7 +98,7 @@ def run(problem: Problem, runner: Runner, examples: int, *, regressed: bool = Tr
     """
     before = runner.nfe
     N, cells = problem.examples, problem.cells
-    order = random.permutation(problem.seed, N, draw=1)
+    order = Purpose.PILOT_EXAMPLES.permutation(problem.seed, N)
     controls = None
     features = Features(torch.zeros(N, 0))
     chance = torch.full((N,), 1 / N, dtype=torch.float64)
@@ -113,7 +111,7 @@ def run(problem: Problem, runner: Runner, examples: int, *, regressed: bool = Tr
     P = len(chosen)
     nodes = _nodes(cells)
     K, width = len(nodes), 1 + problem.control_columns
-    draws = Draws.first_level(chosen.repeat(2), _DRAW + torch.arange(2).repeat_interleave(P))
+    draws = Draws.first_level(chosen.repeat(2), Purpose.PILOT_NOISE.draw + torch.arange(2).repeat_interleave(P))
     first = runner.columns(problem, draws, controls if controlled else None)
     F = features[chosen].numpy()
     reconstruction = regression.at_nodes(first[:P].reshape(P, 1, width).numpy(), np.ones(1), F, pooled=0)
@@ -121,7 +119,8 @@ def run(problem: Problem, runner: Runner, examples: int, *, regressed: bool = Tr
     columns = torch.zeros(P, K, width, dtype=torch.float64)
     if K:
         which, inner = nodes.repeat(P), torch.full((P * K,), 0.5)
-        draws = Draws(chosen.repeat_interleave(K), which + 1, torch.full((P * K,), _DRAW), which, inner)
+        number = torch.full((P * K,), Purpose.PILOT_NOISE.draw)
+        draws = Draws(chosen.repeat_interleave(K), which + 1, number, which, inner)
         columns = runner.columns(problem, draws, controls).reshape(P, K, width)
     diffusion = regression.at_nodes(columns.numpy(), cells.scale[nodes].numpy(), F, pooled=1)
     return Pilot(

@@ -25,7 +25,7 @@ from nelbo.bound.planned.regression import TermFit
 from nelbo.bound.planned.summary import BINS, Summary, binned, residuals
 from nelbo.bound.problem import Draws, Problem
 from nelbo.bound.runner import Runner
-from nelbo.maths import random
+from nelbo.maths.keys import Purpose
 
 LOOKS = tuple(0.5 * 1.07**i for i in range(64))
 """Multiples of the plan, to 35, at which the error bar is looked at: 7 % apart, so that little is drawn in vain."""
@@ -35,8 +35,6 @@ _LEAST_VARIANCE = 0.4
 """Least variance of a result, of that without the credit: the credit is known roughly."""
 _FIT_LESS = 0.9
 """Factor by which a stage is made smaller until the evaluations that remain allow it."""
-_KEYS = 8
-"""Level keys of random numbers that a fold has to itself."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +96,7 @@ class PooledDesign:
         controls = self.pilot.controls
         offset, self.offset = self.offset, self.offset + 2 * max(strata, reconstructions)
 
-        order = random.permutation(seed, reconstructions, level=6, draw=offset)
+        order = Purpose.RECONSTRUCTION_ORDER.permutation(seed, reconstructions, draw=offset)
         past = [s.reconstruction for s in self.stages]
         examples, numbers, weight = folds.draws(_even(reconstructions, len(folds)), 0, offset, order, past)
         draws = Draws.first_level(examples, numbers)
@@ -108,13 +106,13 @@ class PooledDesign:
         planned = _even(strata if len(problem.cells) else 0, len(folds))
         counts = [0] * len(planned) if self.runner.stopped else planned
         # in random order, so that an interrupt leaves a sample of the strata and not the first stretch of the chain
-        pairs = random.permutation(seed, sum(counts), level=2, draw=offset)
+        pairs = Purpose.DIFFUSION_ORDER.permutation(seed, sum(counts), draw=offset)
         order = torch.stack([2 * pairs, 2 * pairs + 1], 1).reshape(-1)
         past = [s.diffusion for s in self.stages]
         examples, numbers, weight = folds.draws([2 * n for n in counts], 1, offset, order, past)
         stratum = torch.cat([torch.arange(n).repeat_interleave(2) for n in counts])[order]
         fold = folds.fold[examples]
-        inside = random.uniform(seed, fold, 0, numbers, stream=random.Stream.TIME)
+        inside = Purpose.POOLED_PLACE.uniform(seed, fold, 0, numbers)
         cells, inner = self.density.place((stratum + inside) / torch.tensor(counts).clamp_min(1)[fold])
         draws = Draws(examples, cells + 1, numbers, cells, inner)
         columns = self.runner.columns(problem, draws, controls, partial=True)
@@ -224,7 +222,7 @@ class Folds:
         examples, weight, number = [], [], []
         for k, (rows, q, n) in enumerate(zip(self.members, self.chance, counts, strict=True)):
             before = sum(int((self.fold[d.examples] == k).sum()) for d in past)
-            own = random_examples(self.seed, q, _KEYS * (k + 1) + term, before + torch.arange(n))
+            own = random_examples(self.seed, q, 1 + 2 * k + term, before + torch.arange(n))
             examples.append(rows[own])
             weight.append(1 / (len(q) * q[own]))
             number.append(offset + torch.arange(n))
@@ -243,24 +241,25 @@ class Folds:
         return self._means[k]
 
 
-def random_examples(seed: int, chance: Tensor, level: int, draws: Tensor) -> Tensor:
-    """An example, 0..N−1, for every draw (n,), each by itself with the probabilities `chance` (N,).
+def random_examples(seed: int, chance: Tensor, sample: int, draws: Tensor) -> Tensor:
+    """An example, 0..N−1, for every draw (n,), each by itself with the probabilities `chance` (N,). sample: which of the
+    independent samples of `Purpose.LAP_ORDER`; 0 is that of `checks.precision_shift`.
 
     Laps of N draws, each a systematic sample of all examples in keyed random order: example i comes ⌊N q_i⌋ or
     ⌈N q_i⌉ times, so that n ≤ N draws with equal probabilities are of different examples. A lap is then shuffled, which
-    makes every part of it a sample of the same kind. Level keys `level` and `level` + 4 are used.
+    makes every part of it a sample of the same kind.
     """
     N = len(chance)
     lap = draws // N
     parts = [draws[:0]]
     for k in torch.unique_consecutive(lap).tolist():
-        order = random.permutation(seed, N, level=level, draw=k)
+        order = Purpose.LAP_ORDER.permutation(seed, N, sample, k)
         if bool((chance != chance[0]).any()):
             edges = chance[order].cumsum(0)
-            v = random.uniform(seed, 0, level, k, stream=random.Stream.SELECT)
+            v = Purpose.LAP_START.uniform(seed, 0, sample, k)
             at = (torch.arange(N, dtype=torch.float64) + v) / N * edges[-1]
             order = order[torch.searchsorted(edges, at, right=True).clamp_max(N - 1)]
-            order = order[random.permutation(seed, N, level=level + 4, draw=k)]
+            order = order[Purpose.LAP_SHUFFLE.permutation(seed, N, sample, k)]
         parts.append(order[draws[lap == k] % N])
     return torch.cat(parts)
 
