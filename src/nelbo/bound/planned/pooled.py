@@ -242,8 +242,8 @@ class Folds:
 
 
 def random_examples(seed: int, chance: Tensor, sample: int, draws: Tensor) -> Tensor:
-    """An example, 0..N−1, for every draw (n,), each by itself with the probabilities `chance` (N,). sample: which of the
-    independent samples of `Purpose.LAP_ORDER`; 0 is that of `checks.precision_shift`.
+    """An example, 0..N−1, for every draw (n,), each by itself with the probabilities `chance` (N,). sample: the number
+    of an independent sample, as in `Purpose.LAP_ORDER`; 0 is that of `checks.precision_shift`.
 
     Laps of N draws, each a systematic sample of all examples in keyed random order: example i comes ⌊N q_i⌋ or
     ⌈N q_i⌉ times, so that n ≤ N draws with equal probabilities are of different examples. A lap is then shuffled, which
