@@ -36,8 +36,9 @@ import torch
 from torch import Tensor
 
 from nelbo.bound import terms
-from nelbo.bound.adaptive import Adaptive
-from nelbo.bound.problem import Problem
+from nelbo.bound.gaussian_chain import GaussianChain
+from nelbo.bound.planned.adaptive import Adaptive
+from nelbo.bound.runner import Runner
 from nelbo.model.decoder import ContinuousGaussian, DiscretizedGaussian
 from nelbo.model.denoiser import Denoiser
 from nelbo.model.diffusion import DiffusionModel
@@ -49,6 +50,8 @@ from nelbo.process import grid
 from nelbo.process import schedule as schedules
 from nelbo.process.levels import Levels, column
 from nelbo.process.prediction import Prediction
+from nelbo.testing import at_noise
+from nelbo.workers import Run
 
 LEVELS = 200
 
@@ -91,9 +94,9 @@ def _terms(model: DiffusionModel, x: Tensor, target: Tensor, eps: Tensor, j: Ten
     levels = model.levels()
     with torch.no_grad():
         if int(j) == 0:
-            return terms.reconstruction(model, x, target, eps, levels[:1].expand(len(x)))
+            return at_noise.reconstruction(model, x, target, eps, levels[:1].expand(len(x)))
         s, t = (levels[k].expand(len(x)) for k in (slice(j - 1, j), slice(j, j + 1)))
-        return terms.diffusion(model, x, eps, s, t)
+        return at_noise.diffusion(model, x, eps, s, t)
 
 
 def gaussian(N: int, D: int = 12, far: float = 1.0) -> tuple[DiffusionModel, Tensor, float]:
@@ -181,8 +184,9 @@ def repeat(case: str, N: int, tolerance: float, seeds: range, settings: dict) ->
     D = model.domain.dimensions
     found = []
     for seed in seeds:
-        problem = Problem(model, data, {}, seed, 8192, torch.device("cpu"))
-        estimate = Adaptive(tolerance=tolerance, **settings).estimate(problem)
+        chain = GaussianChain(model, data, seed=seed)
+        runner = Runner(Run(batch_size=8192), D)
+        estimate = Adaptive(tolerance=tolerance, **settings).estimate(chain, runner)
         unit = 1 / (D * math.log(2))
         found.append(
             {
@@ -192,7 +196,7 @@ def repeat(case: str, N: int, tolerance: float, seeds: range, settings: dict) ->
                 "se_r": math.sqrt(estimate.reconstruction.variance) * unit,
                 "design": estimate.estimator["picked"],
                 "stages": estimate.estimator["stages"],
-                "nfe": problem.nfe,
+                "nfe": runner.nfe,
                 "noted": estimate.note is not None,
             }
         )

@@ -21,14 +21,17 @@ from pathlib import Path
 import foreign
 import numpy as np
 import torch
+from one_time import OneTime
 
 import nelbo
-from nelbo.bound.adaptive import Adaptive
-from nelbo.bound.baselines import OneTime
+from nelbo import evaluate
 from nelbo.bound.estimators import Estimator, Stratified
-from nelbo.bound.evaluate import evaluate
+from nelbo.bound.planned.adaptive import Adaptive
+from nelbo.bound.prepare import prepare
+from nelbo.bound.problem import Draws
 from nelbo.data import read
 from nelbo.maths import random
+from nelbo.workers import Run
 
 SHARED = Path(os.environ.get("NELBO_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 UNET = {
@@ -88,23 +91,25 @@ def full_loop(case: Case, subset: int, every: int) -> Loop:
     model, N = case.model, len(case.images)
     levels = len(model.levels())
     keep = sorted({*range(min(50, levels)), *range(0, levels, every), levels - 1})
-    from nelbo.bound.prepare import prepare
-
     rows = torch.linspace(0, N - 1, min(subset, N)).long()
-    problem, _ = prepare(model, nelbo.Examples(case.images[rows]), seed=7)
-    who = torch.arange(len(rows)).repeat(2)
-    draws = torch.arange(2).repeat_interleave(len(rows))
+    one = prepare(model, case.images[rows], Run(seed=7))
+    examples = torch.arange(len(rows)).repeat(2)
+    numbers = torch.arange(2).repeat_interleave(len(rows))
+
+    def noise_of(draws: Draws) -> float:
+        y = one.runner.nats(one.chain, draws).reshape(2, -1)
+        return float((y[0] - y[1]).square().mean() / 2)
+
     noise = []
-    with problem.model.denoiser.inference():
-        y = problem.reconstruction(who, draws).reshape(2, -1)
-        first = float((y[0] - y[1]).square().mean() / 2)
+    with one.chain.model.denoiser.inference():
+        first = noise_of(Draws.first_level(examples, numbers))
         for j in keep[1:]:
-            y = problem.diffusion(who, torch.full_like(who, j), draws).reshape(2, -1)
-            noise.append(float((y[0] - y[1]).square().mean() / 2))
+            cells = torch.full_like(examples, j - 1)
+            noise.append(noise_of(Draws(examples, cells + 1, numbers, cells, torch.zeros(len(cells)))))
     curve = np.interp(np.arange(1, levels), keep[1:], noise)
     D = model.domain.dimensions
-    one = math.sqrt(first + curve.sum()) / D / math.log(2)
-    return Loop(model.steps or levels, one / math.sqrt(N), one)
+    error = math.sqrt(first + curve.sum()) / D / math.log(2)
+    return Loop(model.steps or levels, error / math.sqrt(N), error)
 
 
 def protocols(loop: Loop, scale: int) -> list[tuple[str, Estimator]]:

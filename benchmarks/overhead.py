@@ -25,8 +25,8 @@ import torch
 from torch import Tensor, nn
 
 import nelbo
+from nelbo.bound.checks import NelboWarning
 from nelbo.bound.estimators import Exhaustive
-from nelbo.bound.prepare import NelboWarning
 from nelbo.maths import random
 from nelbo.nets.build import build
 

@@ -19,9 +19,9 @@ import torch
 from evaluation_cost import SHARED, UNET
 
 import nelbo
-from nelbo.bound.evaluate import evaluate
+from nelbo import evaluate
+from nelbo.bound.compare import compare_results
 from nelbo.bound.result import Bound
-from nelbo.bound.results import compare_results
 from nelbo.data import read
 from nelbo.maths.stable import expm1_difference
 from nelbo.model.diffusion import DiffusionModel

@@ -6,8 +6,8 @@ import dataclasses
 
 import torch
 
+from nelbo import evaluate
 from nelbo.bound.estimators import Stratified
-from nelbo.bound.evaluate import evaluate
 from nelbo.model import folder
 from nelbo.model.decoder import Categorical, ContinuousGaussian, DiscretizedGaussian, NetworkCategorical
 from nelbo.model.diffusion import DiffusionModel

@@ -123,6 +123,7 @@ import torch
 import nelbo
 from nelbo.bound.estimate import Estimate
 from nelbo.bound.estimators import Estimator
+from nelbo.bound.problem import Draws
 from nelbo.model import folder
 from nelbo.model.decoder import MassDecoder
 from nelbo.model.diffusion import DiffusionModel
@@ -160,18 +161,19 @@ class Once(Estimator):
         return {"name": self.name}
 
     def cost(self, problem):
-        return 2 * problem.examples * (problem.transitions + 1)
+        return 2 * problem.examples * (problem.steps + problem.first_cost)
 
-    def estimate(self, problem):
+    def estimate(self, problem, runner):
         n = problem.examples
         examples, draws = torch.arange(n).repeat(2), torch.arange(2).repeat_interleave(n)
         total, variance = torch.zeros(n).double(), torch.zeros(n).double()
-        for j in range(1, problem.transitions + 1):
-            pair = problem.diffusion(examples, torch.full_like(examples, j), draws).reshape(2, n)
+        for j in range(problem.steps):
+            cells, inner = torch.full_like(examples, j), torch.zeros(2 * n)
+            pair = runner.nats(problem, Draws(examples, cells + 1, draws, cells, inner)).reshape(2, n)
             total, variance = total + pair.mean(0), variance + pair.var(0) / 2
-        pair = problem.reconstruction(examples, draws).reshape(2, n)
+        pair = runner.nats(problem, Draws.first_level(examples, draws)).reshape(2, n)
         reconstruction = pair.mean(0), pair.var(0) / 2
-        return Estimate.of(problem.prior(), (total, variance), reconstruction, [], self.describe())
+        return Estimate.of(problem.priors(), (total, variance), reconstruction, [], self.describe())
 
 
 domain = nelbo.DataDomain((2,), bins=4)

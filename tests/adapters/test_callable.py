@@ -13,14 +13,15 @@ import torch
 from scipy import stats
 
 import nelbo
+from nelbo import evaluate
 from nelbo.bound import terms
 from nelbo.bound.estimators import Exhaustive
-from nelbo.bound.evaluate import evaluate
 from nelbo.errors import ShapeError, UnknownNameError, UsageError
 from nelbo.model.decoder import Categorical, ContinuousGaussian, DiscretizedGaussian
 from nelbo.model.prior import GaussianPrior
 from nelbo.model.reverse import Beta
 from nelbo.process.schedule import logsnr_linear
+from nelbo.testing import at_noise
 from tests.expected import early_end
 
 T, BINS, D = 20, 256, 3
@@ -111,9 +112,9 @@ def test_every_term_on_shared_noise(name):
     for j in range(1, len(levels)):
         i = reference.first + j
         s, t = (levels[k : k + 1].expand(len(x)) for k in (j - 1, j))
-        ours = terms.diffusion(model, x, torch.from_numpy(eps[i]), s, t).numpy()
+        ours = at_noise.diffusion(model, x, torch.from_numpy(eps[i]), s, t).numpy()
         np.testing.assert_allclose(ours, reference.step(X, eps[i], np.full(len(X), i)), rtol=1e-9)
-    ours = terms.reconstruction(model, x, codes, torch.from_numpy(eps[0]), levels[:1].expand(len(x))).numpy()
+    ours = at_noise.reconstruction(model, x, codes, torch.from_numpy(eps[0]), levels[:1].expand(len(x))).numpy()
     np.testing.assert_allclose(ours, reference.last(X, CODES, eps[0]), rtol=1e-9)
 
 

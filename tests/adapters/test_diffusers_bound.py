@@ -8,6 +8,7 @@ import torch
 
 import nelbo
 from nelbo.bound import terms
+from nelbo.testing import at_noise
 from tests.adapters import plain
 from tests.adapters.pipelines import BINS, KINDS, TABLE, digits, pipeline
 
@@ -38,11 +39,11 @@ def test_exactly_on_shared_noise(trained):
     with torch.no_grad():
         mine = torch.stack(
             [
-                terms.diffusion(model, x, e[i], levels[i - 1 : i].expand(N), levels[i : i + 1].expand(N))
+                at_noise.diffusion(model, x, e[i], levels[i - 1 : i].expand(N), levels[i : i + 1].expand(N))
                 for i in range(1, CHAIN.T)
             ]
         )
-        first = terms.reconstruction(model, x, codes, e[0], levels[:1].expand(N))
+        first = at_noise.reconstruction(model, x, codes, e[0], levels[:1].expand(N))
     np.testing.assert_allclose(terms.prior(model, x, levels[-1:]).numpy(), prior, rtol=1e-10)
     np.testing.assert_allclose(mine.numpy(), steps, rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(first.numpy(), reconstruction, rtol=1e-5)

@@ -9,15 +9,17 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from nelbo import evaluate
 from nelbo.bound.estimate import Estimate, TermEstimate
-from nelbo.bound.estimators import Estimator, Exhaustive, Stratified
-from nelbo.bound.evaluate import evaluate
-from nelbo.bound.problem import Problem
+from nelbo.bound.estimators import Estimator, Exhaustive, Stratified, diffusion_total
+from nelbo.bound.gaussian_chain import GaussianChain
+from nelbo.bound.runner import Runner
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.exact import CategoricalData, GaussianData
 from nelbo.model.reverse import Beta, BetaTilde
 from nelbo.process import grid
 from nelbo.process import schedule as schedules
+from nelbo.workers import Run
 from tests.bound.oracles import (
     Chain,
     Expected,
@@ -144,8 +146,15 @@ def mixture_model(levels: grid.Grid) -> DiffusionModel:
     return MIXTURE_1.model(LAW, levels, exact_ends=False)
 
 
-def problem(model: DiffusionModel, data: Tensor, seed: int = 0, batch_size: int = 4096) -> Problem:
-    return Problem(model, data, {}, seed, batch_size, torch.device("cpu"))
+def estimated(
+    estimator: Estimator, model: DiffusionModel, data: Tensor, seed: int = 0, batch_size: int = 4096
+) -> Estimate:
+    """The estimate in float64, by the engine alone, whose cost is what the estimator says."""
+    chain = GaussianChain(model, data, seed=seed)
+    runner = Runner(Run(batch_size=batch_size), chain.dimensions)
+    estimate = estimator.estimate(chain, runner)
+    assert runner.nfe == estimator.cost(chain)
+    return estimate
 
 
 _EXACT: dict[str, Expected] = {}
@@ -165,7 +174,7 @@ def copies(name: str, n: int, seed: int = 0) -> Estimate:
     estimator, levels = ESTIMATORS[name]
     if isinstance(estimator, Exhaustive) and estimator.draws == 1:
         estimator = Exhaustive(1, estimator.paired * n)
-    return estimator.estimate(problem(mixture_model(levels), POINTS.repeat(n, 1), seed))
+    return estimated(estimator, mixture_model(levels), POINTS.repeat(n, 1), seed)
 
 
 def check_unbiased(name: str, n: int = 6000, shift: float = 0.15) -> None:
@@ -250,16 +259,16 @@ def check_noise_keys() -> None:
     """Noise is a function of (seed, example, level key, draw), each of which changes it; order and batch do not."""
     model = mixture_model(grid.even(5))
     data = POINTS[:1].repeat(4, 1)  # equal examples: only the noise differs
-    one = problem(model, data)
     index, level, draw = torch.arange(4), torch.ones(4, dtype=torch.long), torch.zeros(4, dtype=torch.long)
     u = torch.full((4,), 0.5, dtype=torch.float64)
-    base = one.diffusion_total(index, u, level, draw)
+
+    def total(index: Tensor, level: Tensor, draw: Tensor, seed: int = 0, batch_size: int = 4096) -> Tensor:
+        chain, runner = GaussianChain(model, data, seed=seed), Runner(Run(batch_size=batch_size), 1)
+        return diffusion_total(chain, runner, index, u, level, draw)
+
+    base = total(index, level, draw)
     assert len(set(base.tolist())) == 4
-    for other in (
-        one.diffusion_total(index, u, level + 1, draw),
-        one.diffusion_total(index, u, level, draw + 1),
-        problem(model, data, seed=1).diffusion_total(index, u, level, draw),
-    ):
+    for other in (total(index, level + 1, draw), total(index, level, draw + 1), total(index, level, draw, seed=1)):
         assert not bool((other == base).any())
-    close(one.diffusion_total(index.flip(0), u, level, draw).flip(0), base, 1e-12)
-    close(problem(model, data, batch_size=1).diffusion_total(index, u, level, draw), base, 1e-12)
+    close(total(index.flip(0), level, draw).flip(0), base, 1e-12)
+    close(total(index, level, draw, batch_size=1), base, 1e-12)

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from scipy import stats
 
+from nelbo import evaluate
 from nelbo.bound import terms
 from nelbo.bound.estimators import Exhaustive
-from nelbo.bound.evaluate import evaluate
 from nelbo.maths import random
 from nelbo.model.decoder import DiscretizedGaussian
 from nelbo.model.denoiser import NetworkDenoiser
@@ -20,6 +20,7 @@ from nelbo.model.prior import GaussianPrior
 from nelbo.model.reverse import BetaTilde, Reverse
 from nelbo.process import grid
 from nelbo.process import schedule as schedules
+from nelbo.testing import at_noise
 from tests.model.cases import Tiny
 from tests.process.checks import close
 
@@ -101,9 +102,9 @@ def check_ddpm(model: DiffusionModel | None = None) -> None:
         at = levels[t : t + 1].expand(5)
         with torch.no_grad():
             if t == 0:
-                ours = terms.reconstruction(model, values, codes, torch.from_numpy(eps), at)
+                ours = at_noise.reconstruction(model, values, codes, torch.from_numpy(eps), at)
             else:
-                ours = terms.diffusion(model, values, torch.from_numpy(eps), levels[t - 1 : t].expand(5), at)
+                ours = at_noise.diffusion(model, values, torch.from_numpy(eps), levels[t - 1 : t].expand(5), at)
         close(ours, plain.term(net, x, codes.numpy(), t, eps, bins), 1e-9)
     bound = evaluate(model, codes, estimator=Exhaustive(2), precision="float64", per_example=True, seed=9)
     total = plain.prior(x)

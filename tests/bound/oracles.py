@@ -27,6 +27,7 @@ from nelbo.process.grid import Grid
 from nelbo.process.levels import Levels
 from nelbo.process.prediction import Prediction
 from nelbo.process.schedule import Schedule
+from nelbo.testing import at_noise
 
 Nodes = tuple[Tensor, Tensor]
 
@@ -82,11 +83,11 @@ def expected_terms(model: DiffusionModel, data: Tensor, nodes: Nodes) -> Expecte
     x = domain.values(data) if domain.discrete else data
 
     def step(x: Tensor, eps: Tensor, j: Tensor) -> Tensor:
-        return terms.diffusion(model, x, eps, levels[j], levels[j + 1])
+        return at_noise.diffusion(model, x, eps, levels[j], levels[j + 1])
 
     def first(x: Tensor, eps: Tensor, j: Tensor) -> Tensor:
         target = domain.codes(x) if domain.discrete else x
-        return terms.reconstruction(model, x, target, eps, levels[:1].expand(len(x)))
+        return at_noise.reconstruction(model, x, target, eps, levels[:1].expand(len(x)))
 
     return Expected(
         terms.prior(model, x, levels[-1:]),
@@ -107,7 +108,7 @@ def expected_continuous(
 
     def rate(x: Tensor, eps: Tensor, j: Tensor) -> Tensor:
         t = times[j]
-        return terms.diffusion_rate(model, x, eps, schedule.at(t), schedule.dlogsnr_dt(t))
+        return at_noise.diffusion_rate(model, x, eps, schedule.at(t), schedule.dlogsnr_dt(t))
 
     x = model.domain.values(data) if model.domain.discrete else data
     rates = _over_noise(rate, x, len(times), nodes)

@@ -13,19 +13,20 @@ import math
 import numpy as np
 import pytest
 import torch
+from benchmarks.one_time import OneTime
 
 import nelbo
-from nelbo.bound import designs, pilot
-from nelbo.bound.adaptive import Adaptive
-from nelbo.bound.baselines import OneTime
-from nelbo.bound.evaluate import evaluate
-from nelbo.bound.per_example import PerExample
+from nelbo import evaluate
+from nelbo.bound.planned import allocation, pilot
+from nelbo.bound.planned.adaptive import Adaptive
+from nelbo.bound.planned.per_example import PerExampleDesign
 from nelbo.bound.prepare import prepare
 from nelbo.bound.surrogate import GaussianSurrogate
 from nelbo.errors import UnknownNameError, UsageError
 from nelbo.model.denoiser import Denoiser
 from nelbo.process.levels import Levels, Path
 from nelbo.process.prediction import Prediction
+from nelbo.workers import Run
 
 D, FACTOR = 12, 0.92
 SPECTRUM = torch.logspace(0, -2, D, dtype=torch.float64)
@@ -204,11 +205,11 @@ def test_surrogate_columns_have_mean_zero_and_the_stated_expectation():
 
 
 def test_the_pilot_says_where_the_bound_is():
-    problem, _ = prepare(model(False), nelbo.Examples(X))
-    found = pilot.run(problem, 24)
-    assert found.nfe == problem.nfe == 24 * len(pilot._nodes(problem))  # a decoder without a network costs nothing
+    one = prepare(model(False), X)
+    found = pilot.run(one.chain, one.runner, 24)
+    assert found.nfe == one.runner.nfe == 24 * len(pilot._nodes(one.chain.cells))  # its decoder costs nothing
     assert float(found.diffusion.mean.sum()) == pytest.approx(EXACT[False].mean(), rel=0.3)
-    p = designs.neyman(found.diffusion, found.diffusion.residual).p
+    p = allocation.density(found.diffusion).p
     assert float(p.sum()) == pytest.approx(1) and bool((p > 0).all())
 
 
@@ -231,12 +232,11 @@ def test_bad_settings_are_refused():
 
 def test_reconstruction_errors_of_an_example_are_those_of_its_draws():
     """−log N(x; z/α, σ²/α²) is ½‖ε‖² and a constant: variance D/2 a draw, hence D/2/(2m) for the mean of 2m."""
-    problem, _ = prepare(model(False), nelbo.Examples(X), seed=4)
-    found = pilot.run(problem, 24, regression=False, controls=False)
-    density = designs.neyman(found.diffusion, found.diffusion.residual)
-    drawn = PerExample(problem, found, density)
-    drawn.draw(drawn.new(len(X)), strata=1, reconstructions=3)
-    rows = drawn.said().examples
+    one = prepare(model(False), X, Run(seed=4))
+    found = pilot.run(one.chain, one.runner, 24, regressed=False, controlled=False)
+    design = PerExampleDesign(one.chain, one.runner, found, allocation.density(found.diffusion))
+    design.draw(design.new(len(X)), strata=1, reconstructions=3)
+    rows = design.summary().examples
     assert rows is not None
     variance = float(rows.reconstruction_errors.square().sum(1).mean())
     # 120 examples with 5 degrees of freedom each: the mean of their variances is within 4 × 6 % of the truth

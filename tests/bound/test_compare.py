@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import nelbo
-from nelbo.bound.compare import compare
+from nelbo import compare
 from nelbo.errors import UsageError
 from nelbo.model.denoiser import Denoiser
 from nelbo.model.reverse import Beta, Reverse

@@ -12,19 +12,12 @@ from __future__ import annotations
 import math
 
 import pytest
-import torch
 from benchmarks import coverage
 from scipy import stats
 
-from nelbo.bound.adaptive import Adaptive
 from nelbo.bound.estimators import Exhaustive
-from nelbo.bound.pilot import EXAMPLES
-from nelbo.bound.problem import Problem
-
-
-def problem(case: str, N: int, seed: int = 0) -> tuple[Problem, float]:
-    model, data, exact = coverage.CASES[case](N)
-    return Problem(model, data, {}, seed, 8192, torch.device("cpu")), exact
+from nelbo.bound.planned.pilot import EXAMPLES
+from tests.bound import checks
 
 
 def check_covers(case: str, N: int, tolerance: float, reps: int, designs: set[str], **settings) -> None:
@@ -46,8 +39,8 @@ HEAVY = {"codes", "walls"}
 )
 def test_the_exact_value_of_a_case(case):
     """Sigma points and quadrature against every level many times over: within 4 standard errors, which are small."""
-    one, exact = problem(case, 30)
-    total = Exhaustive(64).estimate(one).total
+    model, data, exact = coverage.CASES[case](30)
+    total = checks.estimated(Exhaustive(64), model, data).total
     error = math.sqrt(total.variance)
     assert abs(total.mean - exact) <= 4 * error
     assert error < 0.02 * abs(exact)
@@ -96,10 +89,9 @@ def test_an_error_bar_that_is_too_short_is_seen():
 
 def test_a_larger_pilot_changes_no_expectation():
     """The pilot is never averaged in: pilots of 8 and of 24 agree within their error bars, at different costs."""
-    found = []
+    costs = []
     for pilot in (8, 24):
-        one, exact = problem("gaussian", 300)
-        total = Adaptive(tolerance=0.05, pilot=pilot).estimate(one).total
-        assert abs(total.mean - exact) <= 4 * math.sqrt(total.variance)
-        found.append(one.nfe)
-    assert found[0] != found[1]
+        (row,) = coverage.repeat("gaussian", 300, 0.05, range(1), {"pilot": pilot})
+        assert abs(row["error"]) <= 4 * row["se"]
+        costs.append(row["nfe"])
+    assert costs[0] != costs[1]

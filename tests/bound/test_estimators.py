@@ -15,10 +15,12 @@ import pytest
 import torch
 from scipy import stats
 
+from nelbo import evaluate
+from nelbo.bound import estimators
 from nelbo.bound.estimate import TermEstimate
 from nelbo.bound.estimators import Estimator, Exhaustive, Stratified
-from nelbo.bound.evaluate import choose, evaluate
-from nelbo.bound.problem import Problem
+from nelbo.bound.evaluate import choose
+from nelbo.bound.gaussian_chain import GaussianChain
 from nelbo.errors import UnknownNameError, UsageError
 from nelbo.model.denoiser import NetworkDenoiser
 from nelbo.process import grid
@@ -62,7 +64,7 @@ def test_predicted_error_of_the_whole_over_seeds(name):
     """200 seeds: the total of N = 4 examples scatters as predicted. The observed SD is known to 5 %: 15 % is 3 σ."""
     estimator, levels = checks.ESTIMATORS[name]
     model = checks.mixture_model(levels)
-    runs = [estimator.estimate(checks.problem(model, checks.POINTS, seed)) for seed in range(200)]
+    runs = [checks.estimated(estimator, model, checks.POINTS, seed) for seed in range(200)]
     means = np.array([run.total.mean for run in runs])
     predicted = math.sqrt(np.mean([run.total.variance for run in runs]))
     assert abs(predicted / means.std(ddof=1) - 1) < 0.15
@@ -76,10 +78,10 @@ def test_predicted_error_of_the_whole_over_seeds(name):
 def test_a_weight_off_by_one_level_is_seen(monkeypatch):
     """L levels for L − 1 steps in the weight of the stratified estimator: the same z-test refuses it, power > 0.999."""
     name = "stratified-finite"
-    honest = Problem.diffusion_total
+    honest = estimators.diffusion_total
     checks.check_unbiased(name)
     wrong = 7 / 6
-    monkeypatch.setattr(Problem, "diffusion_total", lambda self, *given: honest(self, *given) * wrong)
+    monkeypatch.setattr(estimators, "diffusion_total", lambda *given: honest(*given) * wrong)
     estimate = checks.copies(name, 6000)
     shift = (wrong - 1) * float(checks.exact(name).diffusion.sum(0).mean())
     error = math.sqrt(estimate.diffusion.variance)
@@ -95,9 +97,7 @@ def test_four_times_the_budget_halves_the_error(name):
     small, large = (Exhaustive(2), Exhaustive(8)) if name == "exhaustive" else (Stratified(8, 2), Stratified(32, 8))
     errors = []
     for estimator in (small, large):
-        problem = checks.problem(model, checks.POINTS.repeat(n, 1))
-        errors.append(math.sqrt(estimator.estimate(problem).total.variance))
-        assert problem.nfe == estimator.cost(problem)
+        errors.append(math.sqrt(checks.estimated(estimator, model, checks.POINTS.repeat(n, 1)).total.variance))
     # Stratified gains a little more than draws do, by the spread between the positions of a stratum.
     assert 1.9 < errors[0] / errors[1] < (2.1 if name == "exhaustive" else 2.6)
 
@@ -106,7 +106,7 @@ def test_four_times_the_examples_halves_the_data_error():
     """Exact bounds of N(0.4, 0.8) data with exact ends are NLLs: variance ½ an example, so SE² = 1/(2N)."""
     model = GAUSSIAN_1.model(schedules.logsnr_linear(4.0, -5.0), grid.continuous())
     for n in (250, 1000, 4000):
-        estimate = Stratified(16, 2).estimate(checks.problem(model, GAUSSIAN_1.sample(n, seed=2)))
+        estimate = checks.estimated(Stratified(16, 2), model, GAUSSIAN_1.sample(n, seed=2))
         # The variance of n squares of normals is known to √(14/n): 4 of those at n = 250 is 0.95, at 4000 0.24.
         assert abs(estimate.total.data_variance * 2 * n - 1) < 4 * math.sqrt(14 / n)
 
@@ -114,7 +114,7 @@ def test_four_times_the_examples_halves_the_data_error():
 def test_data_error_is_right_over_data_sets():
     """300 data sets of N = 40: E[data²] = ½/N and E[(mean bound − entropy)²] = total², within 4 standard errors."""
     model = GAUSSIAN_1.model(schedules.logsnr_linear(3.0, -3.0), grid.continuous())
-    runs = [Stratified(2, 2).estimate(checks.problem(model, GAUSSIAN_1.sample(40, 1000 + s), s)) for s in range(300)]
+    runs = [checks.estimated(Stratified(2, 2), model, GAUSSIAN_1.sample(40, 1000 + s), s) for s in range(300)]
     data = np.array([run.total.data_variance for run in runs])
     assert abs(data.mean() - 0.5 / 40) <= 4 * data.std() / math.sqrt(300)
     assert data.std() / math.sqrt(300) < 0.2 * 0.5 / 40  # so that a data error 1.7 times too large is seen
@@ -145,7 +145,7 @@ def test_the_batch_size_changes_nothing(name):
     estimator, levels = checks.ESTIMATORS[name]
     model = checks.mixture_model(levels)
     data = checks.POINTS.repeat(5, 1)
-    runs = [estimator.estimate(checks.problem(model, data, batch_size=size)).per_example for size in (1, 7, 4096)]
+    runs = [checks.estimated(estimator, model, data, batch_size=size).per_example for size in (1, 7, 4096)]
     for run in runs[1:]:
         checks.close(run.nats, runs[0].nats, 1e-12)
         checks.close(run.standard_error, runs[0].standard_error, 1e-9, 1e-12)
@@ -154,8 +154,8 @@ def test_the_batch_size_changes_nothing(name):
 def test_other_examples_change_nothing():
     """With two draws an example's value depends on its own index and value alone."""
     model = checks.mixture_model(grid.even(5))
-    alone = Exhaustive(2).estimate(checks.problem(model, checks.POINTS[:2])).per_example
-    more = Exhaustive(2).estimate(checks.problem(model, checks.POINTS)).per_example
+    alone = checks.estimated(Exhaustive(2), model, checks.POINTS[:2]).per_example
+    more = checks.estimated(Exhaustive(2), model, checks.POINTS).per_example
     checks.close(more.nats[:2], alone.nats, 1e-12)
 
 
@@ -164,7 +164,7 @@ def test_paired_examples_are_spread_over_sorted_data():
     model, data = checks.mixture_model(grid.even(2)), torch.linspace(-1, 1, 200, dtype=torch.float64)[:, None]
     picks = []
     for seed in (0, 1):
-        examples, draws = Exhaustive(1, 50)._plan(checks.problem(model, data, seed))
+        examples, draws = Exhaustive(1, 50)._draws(GaussianChain(model, data, seed=seed))
         assert len(examples) == 250 and int(draws.sum()) == 50
         picks.append(examples[200:])
         assert len(set(picks[-1].tolist())) == 50
@@ -174,8 +174,8 @@ def test_paired_examples_are_spread_over_sorted_data():
 
 def test_more_pairs_than_examples_pairs_them_all():
     model = checks.mixture_model(grid.even(5))
-    one = Exhaustive(1, 256).estimate(checks.problem(model, checks.POINTS))
-    two = Exhaustive(2).estimate(checks.problem(model, checks.POINTS))
+    one = checks.estimated(Exhaustive(1, 256), model, checks.POINTS)
+    two = checks.estimated(Exhaustive(2), model, checks.POINTS)
     checks.close(one.per_example.nats, two.per_example.nats, 1e-12)
     checks.close(one.total.variance, two.total.variance, 1e-12)
 
@@ -186,9 +186,8 @@ def test_more_pairs_than_examples_pairs_them_all():
 def test_one_level_has_no_diffusion_term():
     for estimator in (Exhaustive(2), Stratified(4)):
         model = GAUSSIAN_1.model(schedules.logsnr_linear(1.0, -1.0), grid.times([1.0]))
-        problem = checks.problem(model, checks.POINTS)
-        found = estimator.estimate(problem)
-        assert problem.nfe == estimator.cost(problem) == 0
+        found = checks.estimated(estimator, model, checks.POINTS)
+        assert estimator.cost(GaussianChain(model, checks.POINTS)) == 0
         assert found.diffusion.mean == 0 and found.strata == ()
         assert found.total.mean == pytest.approx(found.prior.mean + found.reconstruction.mean)
 
@@ -196,7 +195,7 @@ def test_one_level_has_no_diffusion_term():
 def test_strata_cover_the_chain_from_the_data_to_the_noise():
     for name in CASES:
         estimator, levels = checks.ESTIMATORS[name]
-        strata = estimator.estimate(checks.problem(checks.mixture_model(levels), checks.POINTS)).strata
+        strata = checks.estimated(estimator, checks.mixture_model(levels), checks.POINTS).strata
         assert (strata[0].logsnr_s, strata[-1].logsnr_t) == pytest.approx((4.0, -4.0))
         assert (strata[0].s, strata[-1].t) == pytest.approx((0.0, 1.0))
         for before, after in itertools.pairwise(strata):
@@ -208,16 +207,16 @@ def test_a_decoder_that_calls_the_network_is_paid_for():
     model = CODES_1.model(checks.LAW, grid.even(5))
     assert model.decoder.calls_network and len(model.levels()) == 5
     for estimator, cost in ((Exhaustive(2), 10), (Stratified(4, 3), 11)):
-        problem = checks.problem(model, torch.arange(4)[:, None])
-        estimator.estimate(problem)
-        assert problem.nfe == estimator.cost(problem) == 4 * cost
+        codes = torch.arange(4)[:, None]
+        checks.estimated(estimator, model, codes)
+        assert estimator.cost(GaussianChain(model, codes)) == 4 * cost
 
 
 def test_exhaustive_is_exact_where_there_is_no_noise():
     """x̂ = x exactly: every KL is 0 under β̃, whatever ε."""
     known = NetworkDenoiser(lambda z, t: torch.full_like(z, 0.7), "x0", "unit")
     model = dataclasses.replace(checks.mixture_model(grid.even(5)), denoiser=known)
-    found = Exhaustive(2).estimate(checks.problem(model, torch.full((3, 1), 0.7, dtype=torch.float64)))
+    found = checks.estimated(Exhaustive(2), model, torch.full((3, 1), 0.7, dtype=torch.float64))
     assert abs(found.diffusion.mean) < 1e-14 and found.diffusion.variance < 1e-28
 
 
@@ -240,7 +239,7 @@ def test_a_finite_grid_and_its_estimators_agree_with_quadrature_for_a_gaussian_t
     x = checks.X
     truth = float(expected_terms(model, x, hermite(3)).total.mean())
     for estimator in (Exhaustive(64), Stratified(64, 64)):
-        found = estimator.estimate(checks.problem(model, x.repeat(50, 1))).total
+        found = checks.estimated(estimator, model, x.repeat(50, 1)).total
         assert abs(found.mean - truth) <= 4 * math.sqrt(found.variance) < 0.1
 
 
@@ -248,12 +247,12 @@ def test_a_finite_grid_and_its_estimators_agree_with_quadrature_for_a_gaussian_t
 
 
 def test_names_and_objects():
-    finite = checks.problem(checks.mixture_model(grid.even(5)), checks.POINTS)
+    finite = GaussianChain(checks.mixture_model(grid.even(5)), checks.POINTS)
     assert choose("auto", finite) == Exhaustive()  # four examples at six levels: nothing to save
     assert choose("exhaustive", finite) == Exhaustive() and choose("stratified", finite) == Stratified()
     mine = Exhaustive(5)
     assert choose(mine, finite) is mine
-    continuous = checks.problem(checks.mixture_model(grid.continuous()), checks.POINTS)
+    continuous = GaussianChain(checks.mixture_model(grid.continuous()), checks.POINTS)
     assert not isinstance(choose("auto", continuous), Exhaustive)
 
 
@@ -263,14 +262,19 @@ BAD = [
     (lambda: Stratified(0), UsageError, r"0 strata"),
     (lambda: Stratified(4, 1), UsageError, r"1 reconstruction draws\nhint: .*error bar"),
     (
-        lambda: Exhaustive().estimate(checks.problem(checks.mixture_model(grid.continuous()), checks.POINTS)),
+        lambda: checks.estimated(Exhaustive(), checks.mixture_model(grid.continuous()), checks.POINTS),
         UsageError,
         r"continuous grid\nhint: use estimator='stratified'",
     ),
     (
-        lambda: choose("exhaust", checks.problem(checks.mixture_model(grid.even(2)), checks.POINTS)),
+        lambda: choose("exhaust", GaussianChain(checks.mixture_model(grid.even(2)), checks.POINTS)),
         UnknownNameError,
         r"unknown estimator 'exhaust'\nhint: did you mean 'exhaustive'\? choose one of: auto, .*stratified",
+    ),
+    (
+        lambda: choose("importance", GaussianChain(checks.mixture_model(grid.even(2)), checks.POINTS)),
+        UnknownNameError,
+        r"no longer part of the library\nhint: it is OneTime\('importance'\) of benchmarks/one_time.py .*auto, exh",
     ),
 ]
 

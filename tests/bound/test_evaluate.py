@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from nelbo import evaluate
+from nelbo.bound.checks import NelboWarning
 from nelbo.bound.estimators import Exhaustive, Stratified
-from nelbo.bound.evaluate import NelboWarning, evaluate
 from nelbo.bound.result import Bound
 from nelbo.errors import DomainError, NumericalError, ShapeError, UnknownNameError, UsageError
 from nelbo.model.denoiser import NetworkDenoiser

@@ -9,14 +9,15 @@ import pytest
 import torch
 
 import nelbo
-from nelbo.bound import designs, pilot, plan, stages
-from nelbo.bound.adaptive import Adaptive
-from nelbo.bound.evaluate import evaluate
-from nelbo.bound.per_example import PerExample
+from nelbo import evaluate
+from nelbo.bound.planned import allocation, pilot
+from nelbo.bound.planned.adaptive import Adaptive
+from nelbo.bound.planned.per_example import PerExampleDesign, whole_numbers
 from nelbo.bound.prepare import prepare
 from nelbo.model.decoder import Categorical
 from nelbo.model.denoiser import Denoiser
 from nelbo.process.prediction import Prediction
+from nelbo.workers import Run
 
 D, N = 12, 120
 DATA = nelbo.exact.GaussianData(torch.zeros(D), torch.diag(torch.logspace(0, -2, D, dtype=torch.float64)))
@@ -37,23 +38,23 @@ def model():
     return nelbo.DiffusionModel(**{**vars(whole), "denoiser": Shrunk()})
 
 
-def drawn() -> PerExample:
-    problem, _ = prepare(model(), nelbo.Examples(X), seed=4)
-    found = pilot.run(problem, 24, regression=False, controls=False)
-    return PerExample(problem, found, designs.neyman(found.diffusion, found.diffusion.residual))
+def design() -> PerExampleDesign:
+    one = prepare(model(), X, Run(seed=4))
+    found = pilot.run(one.chain, one.runner, 24, regressed=False, controlled=False)
+    return PerExampleDesign(one.chain, one.runner, found, allocation.density(found.diffusion))
 
 
 @pytest.mark.parametrize("share", [1.0, 0.8, 0.5, 0.3, 0.111, 0.01])
 def test_a_number_of_strata_is_found_by_the_variance_it_leaves(share):
     """`strata` inverts `mixed`, whose values lie on the chords of n^(−fall) between whole numbers."""
     for fall in (1.0, 1.4):
-        assert plan.mixed(plan.strata(share, fall), fall) == pytest.approx(share)
-    assert plan.mixed(2.5, 1.0) == pytest.approx((1 / 2 + 1 / 3) / 2)
+        assert allocation.mixed(allocation.strata(share, fall), fall) == pytest.approx(share)
+    assert allocation.mixed(2.5, 1.0) == pytest.approx((1 / 2 + 1 / 3) / 2)
 
 
 @pytest.mark.parametrize(("examples", "k", "m"), [(100, 2.25, 1.0), (7, 1.5, 1.9), (9000, 3.0, 1.25), (1, 1.99, 1.0)])
 def test_groups_have_whole_numbers_that_are_right_on_average(examples, k, m):
-    groups = list(stages._whole(examples, k, m))
+    groups = list(whole_numbers(examples, k, m))
     assert sum(n for n, _, _ in groups) == examples
     assert max(n for n, _, _ in groups) <= 8192
     for place, wanted in ((1, k), (2, m)):
@@ -65,26 +66,26 @@ def test_groups_have_whole_numbers_that_are_right_on_average(examples, k, m):
 @pytest.mark.parametrize("examples", [9, 30, 120, 1000, 60000])
 def test_parts_are_all_examples(examples):
     for strata in (1, 3, 13):
-        parts = plan.parts(examples, strata)
+        parts = allocation.parts(examples, strata)
         assert sum(parts) == examples and min(parts) > 0
 
 
 def check_drawn_again() -> None:
     """−log N(x; z/α, σ²/α²) is ½‖ε‖² and a constant: variance D/2 a draw. Six draws, then six more of the same
     examples: D/2/12, from errors with 10 degrees of freedom, which is what the squared errors add up to."""
-    some = drawn()
+    some = design()
     block = some.new(N)
     some.draw(block, strata=1, reconstructions=3)
-    before = some.said()
+    before = some.summary()
     some.draw(block, strata=2, reconstructions=3)
-    rows = some.said().examples
+    rows = some.summary().examples
     assert rows is not None
     variance = float(rows.reconstruction_errors.square().sum(1).mean())
     assert abs(variance / (D / 2 / 12) - 1) < 4 * math.sqrt(2 / (N * 10))
     assert rows.reconstruction_errors.shape == (N, 12) and rows.diffusion_errors.shape == (N, 3)
     spread = float(rows.reconstruction.var())  # the same for every example but for the draws
     assert abs(spread / (D / 2 / 12) - 1) < 4 * math.sqrt(2 / N)
-    after = some.said()
+    after = some.summary()
     assert after.diffusion[1] < before.diffusion[1]
     assert float(after.bins[:, 0].sum()) == pytest.approx(after.diffusion[0], rel=1e-6)
     assert int(after.bins[:, 2].sum()) == N * 6
@@ -105,12 +106,12 @@ def test_it_lands_near_its_tolerance():
 
 def test_an_interrupt_between_blocks_speaks_for_all():
     """Two fifths of the examples done: the value is that of all within its error bar, and the bar is longer."""
-    some = drawn()
+    some = design()
     some.draw(some.new(48), strata=4, reconstructions=2)
-    part = some.said()
+    part = some.summary()
     assert part.examples is None and not some.complete
     some.draw(some.new(72), strata=4, reconstructions=2)
-    whole = some.said()
+    whole = some.summary()
     assert some.complete and whole.examples is not None
     assert math.isfinite(part.variance) and part.variance > whole.variance
     assert abs(part.value - whole.value) < 4 * math.sqrt(part.variance)
@@ -126,19 +127,18 @@ def test_a_free_decoder_is_drawn_again_until_the_tolerance_is_reached():
     assert found.nfe_total < 1200  # the network is asked no more than it was for a rough answer: 958 times
 
 
-def test_plans_of_blocks_keep_their_bounds(monkeypatch):
+def test_plans_of_blocks_keep_their_bounds():
     """No more strata than the pilot wanted, however wild the first block was, and never a pair or two an example."""
-    one, wanted = drawn(), plan.Plan("per_example", 8.0, 1.0, 0.0)
-    for A, strata in ((1e12, wanted.strata), (1e-12, max(plan.LEAST_STRATA, plan.MIN_DRAWS / N))):
-        monkeypatch.setattr(one, "scatter", lambda A=A: (0.0, A, 0.0, 1.0))
-        assert plan.block(one, 1.0, 60, wanted)[0] == strata
+    chain, plan = prepare(model(), X).chain, allocation.DesignPlan(8.0, 1.0, 0.0)
+    for A, strata in ((1e12, plan.strata), (1e-12, max(allocation.LEAST_STRATA, allocation.MIN_DRAWS / N))):
+        assert allocation.next_block(chain, allocation.Scatter(0.0, A, 0.0, 1.0), 1.0, 60, plan)[0] == strata
 
 
 def test_a_block_is_drawn_again_for_its_strata_not_for_what_it_showed():
-    one = drawn()
+    one = design()
     fine, rough = one.new(60), one.new(60)
     one.draw(fine, 4, 32)
     one.draw(rough, 3, 32)
     one.errors[fine.rows] *= 3
-    block, strata, _ = plan.again(one, 0.7 * math.sqrt(one.said().variance))
-    assert block is rough and strata >= plan.LEAST_STRATA
+    block, strata, _ = one.roughest(0.7 * math.sqrt(one.summary().variance))
+    assert block is rough and strata >= allocation.LEAST_STRATA

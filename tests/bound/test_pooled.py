@@ -8,8 +8,10 @@ import pytest
 import torch
 
 import nelbo
-from nelbo.bound import errorbar, features, fit, pilot, refit
-from nelbo.bound.pooled import anyone
+from nelbo.bound import features
+from nelbo.bound.planned import crossfit, error_bars, pilot
+from nelbo.bound.planned.pooled import random_examples
+from nelbo.bound.planned.regression import Features, TermFit
 from nelbo.bound.prepare import prepare
 
 N = 120
@@ -46,7 +48,7 @@ def chances(kind: str) -> torch.Tensor:
 def test_a_lap_has_every_example_about_as_often_as_it_should(kind):
     q = chances(kind)
     for lap in range(3):
-        counts = torch.bincount(anyone(0, q, 8, lap * N + torch.arange(N)), minlength=N)
+        counts = torch.bincount(random_examples(0, q, 1, lap * N + torch.arange(N)), minlength=N)
         assert bool(((counts - N * q).abs() < 1 + 1e-9).all())
 
 
@@ -55,7 +57,7 @@ def test_every_draw_by_itself_has_the_stated_probabilities():
     q = chances("unequal")
     expected = torch.cat([q[:3], q[3:].reshape(3, -1).sum(1)]) * 4000
     for place in (0, 77):
-        who = torch.tensor([int(anyone(seed, q, 8, torch.tensor([place]))[0]) for seed in range(4000)])
+        who = torch.tensor([int(random_examples(seed, q, 1, torch.tensor([place]))[0]) for seed in range(4000)])
         group = torch.where(who < 3, who, 3 + (who - 3) // ((N - 3) // 3))
         found = torch.bincount(group, minlength=6).double()
         chi = float(((found - expected).square() / expected).sum())
@@ -66,20 +68,20 @@ def test_error_bars_of_normal_draws_are_those_of_student():
     """For normal draws ν is their number, and the error bar is within a few per cent of t's."""
     values = torch.randn(4000, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     plain = float((values[:, 0] - values[:, 1]).square().sum()) / 4 / 4000**2
-    _, variance = errorbar.of_pairs([values], [4000], [1.0])
+    _, variance = error_bars.of_pairs([values], [4000], [1.0])
     assert variance / plain == pytest.approx(1 + 2.42 / 4000, abs=1e-4)
     draws = values.flatten()
-    value, variance = errorbar.of_draws([draws], [1.0])
+    value, variance = error_bars.of_draws([draws], [1.0])
     assert value == pytest.approx(float(draws.mean()))
     assert variance == pytest.approx(float(draws.var()) / 8000 * (1 + 2.42 / 8000), rel=1e-4)
 
 
 def test_groups_are_averaged_by_their_shares():
     pairs = [torch.tensor([[1.0, 3.0]]).double(), torch.tensor([[0.0, 4.0], [2.0, 2.0]]).double()]
-    value, variance = errorbar.of_pairs(pairs, [1, 2], [0.25, 0.75])
+    value, variance = error_bars.of_pairs(pairs, [1, 2], [0.25, 0.75])
     assert value == pytest.approx(0.25 * 2 + 0.75 * 2)
     plain = 0.25**2 * 4 / 4 + 0.75**2 * 16 / 4 / 4
-    assert variance == pytest.approx(plain * errorbar.widening(0))
+    assert variance == pytest.approx(plain * error_bars.widening(0))
 
 
 def test_a_correction_finds_what_the_pilot_missed_and_never_sees_its_own_fold():
@@ -87,24 +89,24 @@ def test_a_correction_finds_what_the_pilot_missed_and_never_sees_its_own_fold():
     not change when the fold's own draws do."""
     rng = torch.Generator().manual_seed(5)
     M, n = 40, 800
-    F = features.Features(torch.randn(N, 2, generator=rng))
+    F = Features(torch.randn(N, 2, generator=rng))
     nothing = torch.zeros(M, 2, dtype=torch.float64)
     unit = torch.ones(M, dtype=torch.float64)
-    nought = fit.Fit(0 * unit, unit, nothing, nothing.clone(), unit, unit, unit)
-    fold = refit.split(0, N, F.number)
-    assert sorted(torch.bincount(fold).tolist()) == [N // refit.FOLDS] * refit.FOLDS
+    nought = TermFit(0 * unit, unit, nothing, nothing.clone(), unit, unit, unit)
+    fold = crossfit.split(0, N, F.number)
+    assert sorted(torch.bincount(fold).tolist()) == [N // crossfit.FOLDS] * crossfit.FOLDS
     who, cells = torch.randint(N, (n,), generator=rng), torch.randint(M, (n,), generator=rng)
     columns = torch.randn(n, 3, generator=rng, dtype=torch.float64)
     columns[:, 0] = 3 * F[who][:, 0] + 2 * columns[:, 1] + 0.1 * columns[:, 0]
-    draws = refit.Draws(who, cells, columns, torch.ones(n, dtype=torch.float64))
+    draws = crossfit.Observations(who, cells, columns, torch.ones(n, dtype=torch.float64))
     along = (torch.arange(M, dtype=torch.float64) + 0.5) / M
-    before = refit.crossfit(nought, along, F, fold, [draws])
+    before = crossfit.crossfit(nought, along, F, fold, [draws])
     for one in before:
         assert float((one.weights[:, 0] - 3).abs().max()) < 0.1
         assert float((one.controls[:, 0] - 2).abs().max()) < 0.1
     other = columns.clone()
     other[fold[who] == 1] *= -5
-    after = refit.crossfit(nought, along, F, fold, [refit.Draws(who, cells, other, draws.weight)])
+    after = crossfit.crossfit(nought, along, F, fold, [crossfit.Observations(who, cells, other, draws.weight)])
     assert torch.equal(before[1].weights, after[1].weights)
     assert not torch.equal(before[0].weights, after[0].weights)
 
@@ -117,8 +119,8 @@ def test_features_of_images_are_finite_standardised_and_say_where_it_is_black():
     model = nelbo.from_callable(
         lambda x, t: net(x), schedule=nelbo.schedules.linear(50), domain=domain, predicts="eps", time="index"
     )
-    problem, _ = prepare(model, nelbo.Examples(codes.to(torch.uint8)))
-    found = pilot.run(problem, 8)
+    one = prepare(model, codes.to(torch.uint8))
+    found = pilot.run(one.chain, one.runner, 8)
     F = found.features[torch.arange(N)]
     assert F.shape[1] == 2 * features.LEVELS + 4
     assert bool(torch.isfinite(F).all()) and float(F.abs().max()) <= 4

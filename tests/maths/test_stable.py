@@ -38,14 +38,6 @@ def test_log1mexp_ends():
 
 
 @laws
-@given(positive)
-def test_log_expm1_and_inverse(x):
-    with mp.workdps(400):
-        close(stable.log_expm1(t(x)), mp.log(mp.expm1(mp.mpf(x))), 1e-12 if abs(x - 0.6931) < 0.01 else 1e-13)
-    torch.testing.assert_close(torch.nn.functional.softplus(stable.log_expm1(t(x)), threshold=1e9), t(x))
-
-
-@laws
 @given(st.floats(-14, 0).map(lambda e: 10.0**e), st.sampled_from([-0.999, 1.0, 30.0]))
 def test_x_minus_log1p_keeps_relative_accuracy(size, sign):
     x = size * sign
@@ -60,25 +52,6 @@ def test_x_minus_log1p_beats_the_plain_form():
     assert abs(stable.x_minus_log1p(x).item() / exact - 1) < 1e-12
     assert abs((x - torch.log1p(x)).item() / exact - 1) > 1e-3
     assert stable.x_minus_log1p(t(0.0)) == 0.0
-
-
-@laws
-@given(real, positive)
-def test_logdiffexp(b, gap):
-    a = b + gap
-    with mp.workdps(60):
-        exact = mp.mpf(a) + (mp.log1p(-mp.exp(mp.mpf(b) - mp.mpf(a))) if a > b else -mp.inf)
-        value = stable.logdiffexp(t(a), t(b))
-        if a == b:
-            assert value == -torch.inf
-        else:
-            assert mp.fabs(mp.mpf(value.item()) - exact) <= 2e-15 * (abs(a) + mp.fabs(exact - a))
-
-
-def test_logdiffexp_of_nothing():
-    assert stable.logdiffexp(t(1.5), t(-torch.inf)) == 1.5
-    assert stable.logdiffexp(t(-torch.inf), t(-torch.inf)) == -torch.inf
-    assert stable.logdiffexp(t(1.0), t(2.0)).isnan()
 
 
 @laws
@@ -98,39 +71,13 @@ def test_expm1_difference_beats_subtraction():
     assert stable.expm1_difference(t(-800.0), t(800.0)) == -torch.inf
 
 
-@laws
-@given(real)
-def test_sigmoids_and_their_inverse(x):
-    with mp.workdps(700):
-        p = 1 / (1 + mp.exp(-mp.mpf(x)))
-        close(stable.sigmoid(t(x)), p, 1e-14)
-        close(stable.log_sigmoid(t(x)), mp.log(p) if x < 30 else -mp.log1p(mp.exp(-mp.mpf(x))), 1e-14)
-    log_p = stable.log_sigmoid(t(x))
-    torch.testing.assert_close(stable.logit_exp(log_p), t(x), rtol=1e-13, atol=1e-13)
-
-
-def test_log_snr_ratio_of_close_levels():
-    """log(1 - exp(lambda_t - lambda_s)) of levels 1e-12 apart, which 1 - exp() cannot give."""
-    step = t(1e-12)
-    assert abs(stable.log1mexp(step).item() - float(mp.log(-mp.expm1(-mp.mpf(1e-12))))) < 1e-12
-    assert abs(torch.log(1 - torch.exp(-step)).item() - stable.log1mexp(step).item()) > 1e-6
-
-
 UNARY = {
     "log1mexp": [1e-9, 0.3, 0.699, 0.701, 5.0, 700.0],
-    "log_expm1": [1e-9, 0.3, 0.699, 0.701, 5.0, 700.0],
     "x_minus_log1p": [-0.9, -0.2501, -0.2499, -1e-9, 0.0, 1e-9, 0.2499, 0.2501, 1e9],
-    "sigmoid": [-700.0, -1.0, 0.0, 700.0],
-    "log_sigmoid": [-700.0, -1.0, 0.0, 700.0],
-    "logit_exp": [-700.0, -0.7, -0.3, -1e-9],
 }
 DERIVATIVES = {
     "log1mexp": lambda x: 1 / mp.expm1(x),
-    "log_expm1": lambda x: -1 / mp.expm1(-x),
     "x_minus_log1p": lambda x: x / (1 + x),
-    "sigmoid": lambda x: mp.exp(-x) / (1 + mp.exp(-x)) ** 2,
-    "log_sigmoid": lambda x: 1 / (1 + mp.exp(x)),
-    "logit_exp": lambda x: -1 / mp.expm1(x),
 }
 
 
@@ -149,15 +96,10 @@ def test_derivatives_of_differences():
     slopes = torch.autograd.grad(stable.expm1_difference(a, b).sum(), (a, b))
     torch.testing.assert_close(slopes[0], a.exp().detach())
     torch.testing.assert_close(slopes[1], -b.exp().detach())
-    a, b = t([1.0, 1.0]).requires_grad_(), t([-torch.inf, 0.5]).requires_grad_()
-    slopes = torch.autograd.grad(stable.logdiffexp(a, b).sum(), (a, b))
-    ratio = float(mp.exp(-0.5))
-    torch.testing.assert_close(slopes[0], t([1.0, 1 / (1 - ratio)]))
-    torch.testing.assert_close(slopes[1], t([0.0, -ratio / (1 - ratio)]))
 
 
 def test_dtype_and_broadcast():
     for name in UNARY:
-        assert getattr(stable, name)(torch.tensor([-0.5 if name == "logit_exp" else 0.5])).dtype == torch.float32
+        assert getattr(stable, name)(torch.tensor([0.5])).dtype == torch.float32
     a, b = torch.ones(3, 1, dtype=F64), torch.zeros(4, dtype=F64)
-    assert stable.logdiffexp(a, b).shape == stable.expm1_difference(a, b).shape == (3, 4)
+    assert stable.expm1_difference(a, b).shape == (3, 4)

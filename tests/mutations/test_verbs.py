@@ -51,7 +51,7 @@ guidance = functools.partial(test_samplers.test_guidance_is_the_line_through_two
 
 BREAKS = [
     # ------------------------------------------------------------ training
-    Break("the diffusion term weighs too much", "BoundObjective.losses", call("diffusion_of").times(1.1),
+    Break("the diffusion term weighs too much", "BoundObjective.losses", call("diffusion").times(1.1),
           "sum-objective", "vdm-elbo"),
     Break("L_simple never draws the last step", "SimpleObjective.losses", call("len")[0].plus(-1), "loss-simple",
           "loss-simple-reparam"),

@@ -1,8 +1,8 @@
-"""The peers as they are on PyPI, imported without what their packages import and the code under test never calls.
+"""The peers as they are on PyPI, imported without those of their dependencies that the code under test never calls.
 
-`denoising_diffusion_pytorch` and `k_diffusion` import torchvision, kornia, wandb and the like at the top; where such a
-module is not installed, an empty one stands in its place while the peer is imported, and is removed again. Nothing of
-the peer itself is replaced.
+`denoising_diffusion_pytorch` and `k_diffusion` import torchvision, kornia, wandb and the like at the top. If such a
+module is not installed, an empty one replaces it while the peer is imported, and is removed afterwards. Nothing of the
+peer itself is replaced.
 """
 
 from __future__ import annotations
@@ -69,11 +69,11 @@ def _without(names: tuple[str, ...]) -> Iterator[None]:
 
 
 def peer(name: str, module: str) -> Any:
-    """The peer's own module; the test is skipped, saying so, where the package is not installed."""
+    """The peer's own module; the test is skipped, with this reason, if the package is not installed."""
     if importlib.util.find_spec(name) is None:
         pytest.skip(f"{name} is not installed: make peers")
     with _without(UNNEEDED.get(name, ())):
-        found = importlib.import_module(f"{name}.{module}")
-    source = found.__file__ or ""
+        imported = importlib.import_module(f"{name}.{module}")
+    source = imported.__file__ or ""
     assert "site-packages" in source, source
-    return found
+    return imported

@@ -1,4 +1,4 @@
-"""Beside the real packages of PyPI: equal to float32 rounding where they are right; where they are not, by how much.
+"""Comparison with the real packages of PyPI: equal to float32 rounding where they are right, else by how much not.
 
 Every disagreement states the peer's value, ours, and the oracle that decides: mpmath, exact fractions, the definition.
 """
@@ -16,16 +16,16 @@ import torch
 import nelbo
 from nelbo.adapters.diffusers import tables
 from nelbo.adapters.diffusers.scheduler import chain
-from nelbo.bound import terms
 from nelbo.model.denoiser import NetworkDenoiser
 from nelbo.process import forward
 from nelbo.process.prediction import Prediction, x0_from
+from nelbo.testing import at_noise
 from tests.parity.peers import peer
 
 diffusers = pytest.importorskip("diffusers")
 T, D = 1000, 3 * 4 * 4
 FLOAT32 = {"rtol": 1e-4, "atol": 2e-5}
-"""What float32 tables, cumulated over 1000 steps, leave of float64 ones."""
+"""Accuracy of float32 tables that are cumulated over 1000 steps."""
 
 
 def batch(n: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -36,13 +36,13 @@ def batch(n: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 
 def ours(scheduler) -> nelbo.DiffusionModel:
     """The chain of a scheduler with a network that is never called."""
-    found = chain(type(scheduler).__name__, dict(scheduler.config))
-    variance = found.variance or "beta_tilde"
+    trained = chain(type(scheduler).__name__, dict(scheduler.config))
+    variance = trained.variance or "beta_tilde"
     model = nelbo.from_callable(
-        lambda z, t: torch.zeros_like(z), schedule=found.schedule, domain=nelbo.DataDomain((3, 4, 4), 256),
-        predicts=found.predicts, variance=variance if variance[:5] != "learn" else "beta_tilde",
+        lambda z, t: torch.zeros_like(z), schedule=trained.schedule, domain=nelbo.DataDomain((3, 4, 4), 256),
+        predicts=trained.predicts, variance=variance if variance[:5] != "learn" else "beta_tilde",
     )  # fmt: skip
-    return nelbo.DiffusionModel(**{**vars(model), "reverse": type(model.reverse)(model.reverse.variance, found.clip)})
+    return nelbo.DiffusionModel(**{**vars(model), "reverse": type(model.reverse)(model.reverse.variance, trained.clip)})
 
 
 # ---------------------------------------------------------------- diffusers
@@ -141,7 +141,7 @@ def test_diffusers_clamps_the_first_variance():
 
 
 def test_diffusers_fixed_large_log_is_nan():
-    """The logarithm of the variance is taken for the variance: its root is NaN. By its name it is β."""
+    """It uses the logarithm of the variance as the variance, whose root is NaN. By its name it is β."""
     scheduler = diffusers.DDPMScheduler(T, variance_type="fixed_large_log")
     x, out = batch(2)
     assert bool(scheduler.step(out, 500, x).prev_sample.isnan().all())
@@ -150,9 +150,9 @@ def test_diffusers_fixed_large_log_is_nan():
 
 @pytest.mark.parametrize("name", ["linear", "scaled_linear"])
 def test_diffusers_zero_terminal_snr(name):
-    """Lin et al. 2024 ask for ᾱ_T = 0. The peer says 2^-24, and on the linear table that is noisier *before* the end.
+    """Lin et al. 2024 require ᾱ_T = 0. The peer uses 2^-24, and the linear table is then noisier *before* its end.
 
-    The definition decides: ᾱ must fall. Ours falls to 2^-64, and is theirs, to rounding, at all other levels.
+    The definition decides: ᾱ must fall. Ours falls to 2^-64, and equals theirs, to rounding, at all other levels.
     """
     scheduler = diffusers.EulerDiscreteScheduler(
         T, beta_schedule=name, rescale_betas_zero_snr=True, prediction_type="v_prediction"
@@ -166,56 +166,56 @@ def test_diffusers_zero_terminal_snr(name):
 
 
 def test_diffusers_forgets_predict_epsilon(tmp_path):
-    """A configuration of 2022 with predict_epsilon = false: the peer reads it as "epsilon", ours as what it says."""
+    """A configuration of 2022 with predict_epsilon = false: the peer reads it as "epsilon", ours as "sample"."""
     scheduler = diffusers.DDPMScheduler.from_config({"num_train_timesteps": T, "predict_epsilon": False})
     assert scheduler.config.prediction_type == "epsilon"
     assert chain("DDPMScheduler", {"num_train_timesteps": T, "predict_epsilon": False}).predicts == "x0"
 
 
 def test_diffusers_edm_preconditioning():
-    """precondition_outputs is x̂ of edm_F, the network being shown c_in z and told ln σ/4."""
+    """precondition_outputs is x̂ of edm_F; the network gets c_in z and ln σ/4."""
     for prediction in ("epsilon", "v_prediction"):
         scheduler = diffusers.EDMEulerScheduler(prediction_type=prediction)
-        found = chain("EDMEulerScheduler", dict(scheduler.config))
-        shown = []
+        trained = chain("EDMEulerScheduler", dict(scheduler.config))
+        inputs = []
 
-        def net(z, t, shown=shown, found=found):
-            shown.append((z, t))
-            return found.adaptation.output_scale * torch.tanh(z)
+        def net(z, t, inputs=inputs, scale=trained.adaptation.output_scale):
+            inputs.append((z, t))
+            return scale * torch.tanh(z)
 
-        denoiser = NetworkDenoiser(net, found.predicts, found.time, sigma_data=found.sigma_data)
-        t = found.schedule.at(torch.tensor([0.0, 0.3, 0.7, 1.0]))
+        denoiser = NetworkDenoiser(net, trained.predicts, trained.time, sigma_data=trained.sigma_data)
+        t = trained.schedule.at(torch.tensor([0.0, 0.3, 0.7, 1.0]))
         z = batch(4)[0].double() + t.sigma[:, None, None, None] * batch(4)[1].double()
         x0 = denoiser(z, t).x0
         sigma = t.sigma[:, None, None, None]
-        torch.testing.assert_close(shown[0][0], scheduler.precondition_inputs(z, sigma))
-        torch.testing.assert_close(shown[0][1], scheduler.precondition_noise(t.sigma))
-        torch.testing.assert_close(scheduler.precondition_outputs(z, torch.tanh(shown[0][0]), sigma), x0)
+        torch.testing.assert_close(inputs[0][0], scheduler.precondition_inputs(z, sigma))
+        torch.testing.assert_close(inputs[0][1], scheduler.precondition_noise(t.sigma))
+        torch.testing.assert_close(scheduler.precondition_outputs(z, torch.tanh(inputs[0][0]), sigma), x0)
         ends = torch.tensor([scheduler.sigmas[-2], scheduler.sigmas[0]]).double()
         torch.testing.assert_close(t.sigma[[0, -1]], ends, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("shift", [1.0, 3.0])
 def test_diffusers_flow(shift):
-    """scale_noise is the marginal; the scheduler's levels lie on our law, and its network is told the same time."""
+    """scale_noise is the marginal; the scheduler's levels are on our law, and its network gets the same time."""
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(T, shift=shift)
-    found = chain("FlowMatchEulerDiscreteScheduler", dict(scheduler.config))
-    assert found.schedule.t_min == pytest.approx(float(scheduler.sigmas[-1]), rel=1e-6)
+    trained = chain("FlowMatchEulerDiscreteScheduler", dict(scheduler.config))
+    assert trained.schedule.t_min == pytest.approx(float(scheduler.sigmas[-1]), rel=1e-6)
     i = torch.tensor([1, 100, 500, 998])
     tau = scheduler.sigmas[i].double()
-    t = found.schedule.at(found.schedule.time_of(2 * torch.log((1 - tau) / tau)))
+    t = trained.schedule.at(trained.schedule.time_of(2 * torch.log((1 - tau) / tau)))
     x, eps = batch(4)
     peers = scheduler.scale_noise(x, scheduler.timesteps[i], eps)
     torch.testing.assert_close(peers.double(), forward.noised(x.double(), eps.double(), t), **FLOAT32)
-    told = found.adaptation.time_scale * t.time
-    torch.testing.assert_close(told, scheduler.timesteps[i].double(), rtol=1e-5, atol=1e-3)
+    time = trained.adaptation.time_scale * t.time
+    torch.testing.assert_close(time, scheduler.timesteps[i].double(), rtol=1e-5, atol=1e-3)
 
 
 # ---------------------------------------------------------------- denoising-diffusion-pytorch
 
 
 class Two(torch.nn.Module):
-    """A network with a mean and a variance half, in the form that the peer asks for."""
+    """A network with a mean and a variance half, in the form that the peer expects."""
 
     channels, out_dim, self_condition = 3, 6, False
 
@@ -276,14 +276,14 @@ def test_ddp_learned_variance_terms():
     i = torch.tensor([1, 2, 10, 100, 500, 999])
     x, eps = batch(len(i))
     s, t = model.schedule.at_index(i - 1), model.schedule.at_index(i)
-    mine = terms.diffusion(model, x.double(), eps.double(), s, t) / (D * math.log(2))
+    mine = at_noise.diffusion(model, x.double(), eps.double(), s, t) / (D * math.log(2))
     torch.testing.assert_close(_vb(peers, x, eps, i), mine.detach(), rtol=2e-3, atol=1e-5)
 
 
 def test_ddp_clamps_the_first_variance():
-    """Its first step interpolates from log 1e-20 and says 48.8 bits/dim, of a network that is off by 0.01 everywhere.
+    """Its first step interpolates from log 1e-20: 48.8 bits/dim for a network that is off by 0.01 everywhere.
 
-    mpmath and we say 2.37 (on a trained network it was 32.0 and 2.21).
+    mpmath and nelbo give 2.37 (for a trained network it was 32.0 and 2.21).
     """
     peers = ddp(learned=True)
     model = _learned(peers)
@@ -291,10 +291,10 @@ def test_ddp_clamps_the_first_variance():
     x, eps = model.domain.values(codes), batch(1, 3)[1].double()
     first = model.schedule.at_index(torch.zeros(1, dtype=torch.int64))
     z = forward.noised(x, eps, first)
-    # a network that is nearly right about x, so that what is left is the variance: half way between β̃ and β
+    # a network that is nearly right about x, so that only the variance matters: half way between β̃ and β
     peers.model = _Near(x.float(), first)
     model = _learned(peers)
-    mine = float(terms.reconstruction(model, x, codes, eps, first)) / (D * math.log(2))
+    mine = float(at_noise.reconstruction(model, x, codes, eps, first)) / (D * math.log(2))
     theirs = float(_vb(peers, x.float(), eps.float(), torch.zeros(1, dtype=torch.int64)))
     prediction = model.predict(z, first)
     b1, b2 = 1e-4, 1e-4 + (2e-2 - 1e-4) / (T - 1)
@@ -373,7 +373,7 @@ def test_k_diffusion_discrete_schedule():
 
 
 def test_k_diffusion_edm_denoiser():
-    """Its preconditioner is edm_F told σ, and get_sigmas_karras the EDM schedule on an even grid."""
+    """Its preconditioner is edm_F with time σ, and get_sigmas_karras the EDM schedule on an even grid."""
     layers, sampling = peer("k_diffusion", "layers"), peer("k_diffusion", "sampling")
 
     def net(z, sigma):
@@ -390,7 +390,7 @@ def test_k_diffusion_edm_denoiser():
     torch.testing.assert_close(levels.sigma, peers.double(), rtol=2e-5, atol=0)
 
 
-def test_tables_refuse_what_is_none():
+def test_invalid_tables_are_refused():
     from nelbo.errors import UnknownNameError, UsageError
 
     with pytest.raises(UnknownNameError, match="sigmoid"):

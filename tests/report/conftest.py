@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from nelbo.bound.evaluate import evaluate
+from nelbo import evaluate
 from nelbo.model.exact import CategoricalData
 from nelbo.process import grid, schedule
 

@@ -17,7 +17,7 @@ SECTIONS = {
     "The bound, term by term": "bound.json",
     "Where along the chain the bits are": "bound.json",
     "Against general-purpose coders": "comparison.json",
-    "Samples, and the data they should look like": "pictures.npz",
+    "Samples and data": "pictures.npz",
     "The reverse process": "pictures.npz",
     "Training": "model/log.jsonl",
 }
@@ -74,60 +74,44 @@ class Page(HTMLParser):
             self.headings.append(data)
 
 
-def page(folder, tmp_path) -> Page:
-    return Page(write(folder, tmp_path / "report.html").read_text(encoding="utf-8"))
+@pytest.fixture
+def page(demo, tmp_path):
+    """page(FOLDER) is the parsed page of the folder, or of the demo's."""
+
+    def parsed(folder=demo) -> Page:
+        return Page(write(folder, tmp_path / "report.html").read_text(encoding="utf-8"))
+
+    return parsed
 
 
-def test_everything_is_shown(demo, tmp_path):
-    shown = page(demo, tmp_path)
-    assert shown.headings == [*SECTIONS, "Provenance"]
-    assert shown.open == []
-
-
-def test_headline_is_the_bound_with_its_error_and_meaning(demo, tmp_path):
-    bound = json.loads((demo / "bound.json").read_text())
-    text = page(demo, tmp_path).text
+def test_the_page_holds_the_whole_bound(page, demo):
+    """Its value with error and meaning, every term with both errors, every field, also one that is not known."""
+    bound = {**json.loads((demo / "bound.json").read_text()), "invented_later": {"depth": 3}}
+    (demo / "bound.json").write_text(json.dumps(bound))
+    shown = page()
+    assert shown.headings == [*SECTIONS, "Provenance"] and shown.open == []
     value, error = bound["bits_per_dim"], bound["standard_error"]["total"]
     decimals = max(3, 1 - math.floor(math.log10(error)))
-    assert f"{value:.{decimals}f} ± {error:.{decimals}f} bits/dim" in text
-    assert f"{value * 16:,.0f} bits an example" in text
-    assert "log₂ 17 = 4.087" in text
-
-
-def test_table_holds_every_term_and_both_errors(demo, tmp_path):
-    bound = json.loads((demo / "bound.json").read_text())
-    text = page(demo, tmp_path).text
-    for term in bound["terms"].values():
-        assert f"{term['bits_per_dim']:.5f} {term['standard_error']:.5f} {term['standard_error_data']:.5f}" in text
-    assert f"{bound['bits_per_dim']:.5f}" in text
-
-
-def test_provenance_names_every_field_of_the_bound(demo, tmp_path):
-    bound = json.loads((demo / "bound.json").read_text())
-    text = page(demo, tmp_path).text
-    for wanted in (bound["data"]["fingerprint"], bound["model"]["fingerprint"], bound["version"], bound["precision"]):
-        assert wanted in text
-    for wanted in ("network_categorical", "beta_tilde", "logsnr_linear", "exhaustive", "clipping of x̂ none", "seed 0"):
-        assert wanted in text
-    assert "trained by nelbo 0.0" in text
-
-
-def test_unknown_fields_are_shown_too(demo, alter, tmp_path):
-    alter(invented_later={"depth": 3})
-    assert "invented later: depth 3" in page(demo, tmp_path).text
+    texts = [f"{value:.{decimals}f} ± {error:.{decimals}f} bits/dim", f"{value * 16:,.0f} bits an example"]
+    texts += ["log₂ 17 = 4.087", f"{value:.5f}", "invented later: depth 3", "trained by nelbo 0.0", bound["version"]]
+    texts += [f"{t['bits_per_dim']:.5f} {t['standard_error']:.5f} {t['standard_error_data']:.5f}"
+              for t in bound["terms"].values()]  # fmt: skip
+    texts += [bound["data"]["fingerprint"], bound["model"]["fingerprint"], bound["precision"], "seed 0"]
+    texts += ["network_categorical", "beta_tilde", "logsnr_linear", "exhaustive", "clipping of x̂ none"]
+    assert [t for t in texts if t not in shown.text] == []
 
 
 @pytest.mark.parametrize("left_out", sorted(set(SECTIONS.values())))
-def test_only_what_is_there_is_shown(demo, tmp_path, left_out):
+def test_only_what_is_there_is_shown(page, demo, left_out):
     (demo / left_out).unlink()
-    shown = page(demo, tmp_path)
+    shown = page()
     assert [h for h in shown.headings if h in SECTIONS] == [h for h, f in SECTIONS.items() if f != left_out]
     if left_out == "bound.json":
         assert "This folder holds no bound" in shown.text
 
 
-def test_a_model_folder_alone(demo, tmp_path):
-    assert page(demo / "model", tmp_path).headings == ["Training", "Provenance"]
+def test_a_model_folder_alone(page, demo):
+    assert page(demo / "model").headings == ["Training", "Provenance"]
 
 
 def test_the_page_refers_to_nothing_outside(demo, tmp_path):
@@ -151,7 +135,7 @@ def test_ids_are_unique_and_references_are_met(demo, tmp_path):
     assert set(re.findall(r'(?:href="|url\()#([^")]*)', source)) <= set(ids)
 
 
-def test_no_text_is_trusted(demo, alter, tmp_path):
+def test_no_text_is_trusted(page, demo, alter):
     evil = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'{{ 7 * 7 }}"
     alter(data={"name": evil, "fingerprint": evil}, warnings=[evil], precision=evil, **{evil: evil})
     rows = [{"name": evil, "bits_per_dim": 2.0, "note": evil}]
@@ -159,7 +143,7 @@ def test_no_text_is_trusted(demo, alter, tmp_path):
     (demo / "model" / "model.json").write_text(json.dumps({"provenance": {evil: evil, "config": [evil]}}))
     records = [{"step": s, "loss": 2.0, f"validation {evil}": 2.0, "val $\\frac": 1.0, evil: evil} for s in (1, 2, 3)]
     (demo / "model" / "log.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
-    shown = page(demo, tmp_path)
+    shown = page()
     assert "script" not in shown.tags
     assert not [a for a in shown.attributes if a[1].startswith("on")]
     assert evil in shown.text
@@ -186,52 +170,44 @@ def test_large_pictures_and_long_chains_stay_small(demo, alter, tmp_path):
     assert "4000 strata, drawn as 240" in Page(out.read_text(encoding="utf-8")).text
 
 
-def test_an_ode_likelihood_has_terms_of_its_own(demo, alter, tmp_path):
+def test_an_ode_likelihood_has_terms_of_its_own(page, alter):
     names = ("prior", "flow", "dequantisation", "reconstruction", "importance")
     term = {"bits_per_dim": 0.51234, "standard_error": 0.01, "standard_error_data": 0.1}
     alter(quantity="ode", terms=dict.fromkeys(names, term), levels=[])
-    text = page(demo, tmp_path).text
-    assert "not the variational bound" in text and "how volumes change along the flow" in text
+    text = page().text
+    assert "not the variational bound" in text and "the change of volume along the flow" in text
     alter(terms={name: term for name in names if name != "flow"})
     with pytest.raises(DataError, match=r"terms\.flow"):
-        page(demo, tmp_path)
+        page()
 
 
-def test_density_is_not_called_a_code(demo, alter, tmp_path):
-    bound = json.loads((demo / "bound.json").read_text())
-    alter(domain=bound["domain"] | {"bins": None}, bits_per_dim=-1.25)
-    text = page(demo, tmp_path).text
-    assert "−1.25" in text
+def test_density_is_not_called_a_code(page, demo, alter):
+    domain = json.loads((demo / "bound.json").read_text())["domain"]
+    alter(domain=domain | {"bins": None}, bits_per_dim=-1.25)
+    text = page().text
+    assert "−1.25" in text and "log₂" not in text
     assert "bounds a negative log density, not the length of a code" in text
-    assert "log₂" not in text
 
 
-def test_a_model_worse_than_none_says_so(demo, alter, tmp_path):
-    alter(bits_per_dim=5.0)
-    assert "the model is no better" in page(demo, tmp_path).text
+def test_what_a_bound_may_lack_or_fail_at(page, demo, alter):
+    """Errors that do not exist are dashes, a chain without levels has no figure, and a bad bound is called one."""
+    terms = json.loads((demo / "bound.json").read_text())["terms"]
+    terms = {k: v | {"standard_error_data": None} for k, v in terms.items()}
+    errors = {"estimator": 0.01, "data": None, "total": None}
+    alter(terms=terms, standard_error=errors, examples=1, levels=[], bits_per_dim=5.0)
+    shown = page()
+    assert "0.01000 –" in shown.text and "One example does not show how much others differ" in shown.text
+    assert "Where along the chain the bits are" not in shown.headings
+    assert "the model is no better" in shown.text
 
 
-def test_errors_that_do_not_exist_are_dashes(demo, alter, tmp_path):
-    bound = json.loads((demo / "bound.json").read_text())
-    terms = {k: v | {"standard_error_data": None} for k, v in bound["terms"].items()}
-    alter(terms=terms, standard_error={"estimator": 0.01, "data": None, "total": None}, examples=1)
-    text = page(demo, tmp_path).text
-    assert "0.01000 –" in text
-    assert "one example cannot tell" in text
-
-
-def test_a_chain_without_levels_has_no_figure(demo, alter, tmp_path):
-    alter(levels=[])
-    assert "Where along the chain the bits are" not in page(demo, tmp_path).headings
-
-
-def test_a_log_cut_off_by_a_crash_is_counted(demo, tmp_path):
+def test_a_log_cut_off_by_a_crash_is_counted(page, demo):
     log = demo / "model" / "log.jsonl"
     log.write_text(log.read_text() + '{"step": 60, "lo')
-    assert "59 records of 59 steps in 6 seconds" in page(demo, tmp_path).text
-    assert "1 line of the log could not be read" in page(demo, tmp_path).text
+    assert "59 records of 59 steps in 6 seconds" in page().text
+    assert "1 line of the log could not be read" in page().text
     log.write_text('{"step": 1, "loss": 3}\n{"step": 2, "loss": null}\n[]\n')
-    assert "Training" not in page(demo, tmp_path).headings
+    assert "Training" not in page().headings
 
 
 BROKEN = {
@@ -292,15 +268,11 @@ def test_pictures_that_cannot_be_drawn_are_refused(demo, tmp_path, arrays):
         write(demo, tmp_path / "report.html")
 
 
-def test_folders_without_anything(tmp_path):
-    for folder, message in ((tmp_path, "holds nothing"), (tmp_path / "no", "does not exist")):
-        with pytest.raises(DataError, match=message):
-            write(folder, tmp_path / "report.html")
+def test_folders_and_files_that_make_no_page(demo, tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(DataError, match="is a file, not a folder"):
-        write(tmp_path / "file", tmp_path / "report.html")
-
-
-def test_out_must_be_a_file(demo, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for name, message in (("empty", "holds nothing"), ("no", "does not exist"), ("file", "is a file, not a folder")):
+        with pytest.raises(DataError, match=message):
+            write(tmp_path / name, tmp_path / "report.html")
     with pytest.raises(UsageError, match="which is a folder"):
         write(demo, tmp_path)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import nelbo
-from nelbo.bound.evaluate import evaluate
+from nelbo import evaluate
 from nelbo.data import pictures as decoding
 from nelbo.data import read
 from nelbo.data.pictures import LazyRows

@@ -12,7 +12,8 @@ import warnings
 import pytest
 import torch
 
-from nelbo.bound.evaluate import NelboWarning, evaluate
+from nelbo import evaluate
+from nelbo.bound.checks import NelboWarning
 from nelbo.errors import DomainError, Interrupted, NumericalError, ShapeError, UnknownNameError, UsageError
 from nelbo.model import folder
 from nelbo.model.decoder import Categorical, ContinuousGaussian, DiscretizedGaussian, NetworkCategorical

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 import nelbo
-from nelbo.bound import terms
-from nelbo.bound.prepare import NelboWarning
+from nelbo.bound.checks import NelboWarning
 from nelbo.errors import UsageError
 from nelbo.maths.keys import Purpose
 from nelbo.model.decoder import NetworkCategorical
 from nelbo.model.examples import Examples
 from nelbo.model.mixture import NetworkMixture
+from nelbo.testing import at_noise
 from nelbo.training.build import build_model
 from nelbo.training.config import check_config
 from nelbo.training.data import Batch
@@ -109,7 +109,7 @@ def test_one_call_a_step(monkeypatch):
     first = model.levels()[:1]
     eps = Purpose.FIRST_LEVEL_NOISE.normal(0, torch.arange(2), 0, shape=model.domain.shape)
     with torch.no_grad():
-        alone = terms.reconstruction(model, batch.x[:2].double(), batch.target[:2], eps, first.expand(2)).mean()
+        alone = at_noise.reconstruction(model, batch.x[:2].double(), batch.target[:2], eps, first.expand(2)).mean()
     assert float(losses.terms["reconstruction"]) == pytest.approx(float(alone) / (64 * math.log(2)), rel=1e-5)
 
 

@@ -8,8 +8,7 @@ import math
 import pytest
 import torch
 
-from nelbo import runtime
-from nelbo.bound.evaluate import evaluate
+from nelbo import evaluate, runtime
 from nelbo.errors import Interrupted, UnknownNameError, UsageError
 from nelbo.model import folder
 from nelbo.model.examples import Examples

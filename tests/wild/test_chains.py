@@ -11,8 +11,9 @@ import torch
 
 import nelbo
 from nelbo.bound import terms
-from nelbo.bound.prepare import NelboWarning
+from nelbo.bound.checks import NelboWarning
 from nelbo.errors import DomainError, UsageError
+from nelbo.testing import at_noise
 from tests.expected import early_end, untrained
 
 pytestmark = untrained
@@ -131,13 +132,13 @@ def test_strided_steps_take_the_previous_level_from_the_grid():
         return torch.randn(x.shape, generator=make, dtype=torch.float64)
 
     ends = terms.prior(model, x, levels[-1:])
-    ends = ends + terms.reconstruction(model, x, x, noise(), levels[:1].expand(64))
+    ends = ends + at_noise.reconstruction(model, x, x, noise(), levels[:1].expand(64))
     totals = {"wrong": ends, "ours": ends}
     for j in range(1, len(levels)):
         index, eps = int(levels.index[j]), noise()
         t = levels[j : j + 1].expand(64)
         for name, s in (("wrong", full[index - 1 : index]), ("ours", levels[j - 1 : j])):
-            totals[name] = totals[name] + terms.diffusion(model, x, eps, s.expand(64), t)
+            totals[name] = totals[name] + at_noise.diffusion(model, x, eps, s.expand(64), t)
     nll = -float(data.log_prob(x).mean())
     bound = nelbo.evaluate(model, x, estimator="exhaustive", precision="float64")
     assert float(totals["wrong"].mean()) < nll - 1.0 < nll < float(totals["ours"].mean())

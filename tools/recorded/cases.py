@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 
 import torch
+from benchmarks.one_time import OneTime
 from torch import Tensor
 
 import nelbo
-from nelbo.bound.adaptive import Adaptive
 from nelbo.bound.estimators import Exhaustive, Stratified
+from nelbo.bound.planned.adaptive import Adaptive
 from nelbo.cli.main import execute as command
 from nelbo.model.reverse import Threshold
 from nelbo.training import schema as config_schema
@@ -17,9 +18,9 @@ from nelbo.training import schema as config_schema
 __all__ = ["Adaptive", "Exhaustive", "Stratified", "Threshold", "baseline", "command", "config_schema"]
 
 
-def baseline(kind: str):
+def baseline(kind: str) -> OneTime:
     """The estimator of one random time an example: "uniform", "low_discrepancy" or "importance"."""
-    return kind
+    return OneTime(kind)
 
 
 SHAPE, BINS = (1, 6, 6), 8

@@ -11,10 +11,9 @@ from nelbo.adapters.load import Model, load
 from nelbo.api.inputs import Data, Device, Inputs, Progress
 from nelbo.bound import compare as comparisons
 from nelbo.bound import evaluate as bounds
-from nelbo.bound.compare import Comparison
+from nelbo.bound.compare import Comparison, compare_results
 from nelbo.bound.estimators import Estimator
 from nelbo.bound.result import Bound
-from nelbo.bound.results import compare_results
 from nelbo.errors import UsageError
 from nelbo.likelihood import Dequantisation, OdeLikelihood, Solver, Trace
 from nelbo.likelihood import likelihood as odes
@@ -79,19 +78,13 @@ def evaluate(
     bound = bounds.evaluate(
         given.model,
         given.examples,
+        Run(device, precision, batch_size, seed, state, workers or Alone(), progress),
         tolerance=tolerance,
         max_nfe=max_nfe,
         estimator=estimator,
         per_example=per_example,
         condition=given.condition,
-        seed=seed,
-        batch_size=batch_size,
-        device=device,
-        precision=precision,
-        progress=progress,
         watch=watch,
-        state=state,
-        workers=workers,
     )
     return dataclasses.replace(bound, overrides=given.overrides.to_json())
 
@@ -173,9 +166,13 @@ def ode_likelihood(
         draws=draws,
         importance=importance,
     )
-    run = Run(device, precision, batch_size, seed, state, workers or Alone(), progress)
     ode = odes.ode_likelihood(
-        given.model, given.examples, how, condition=given.condition, per_example=per_example, run=run
+        given.model,
+        given.examples,
+        Run(device, precision, batch_size, seed, state, workers or Alone(), progress),
+        how,
+        condition=given.condition,
+        per_example=per_example,
     )
     return dataclasses.replace(ode, overrides=given.overrides.to_json())
 
@@ -223,14 +220,9 @@ def compare(
         given.model,
         load(model_b, overrides=overrides),
         given.examples,
+        Run(device, precision, batch_size, seed, None, workers or Alone(), progress),
         tolerance=tolerance,
         max_nfe=max_nfe,
         condition=given.condition,
-        seed=seed,
-        batch_size=batch_size,
-        device=device,
-        precision=precision,
-        progress=progress,
-        workers=workers,
     )
     return dataclasses.replace(difference, overrides=given.overrides.to_json())

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,23 +17,25 @@ import torch
 from torch import Tensor
 
 from nelbo._version import __version__
-from nelbo.bound import designs, pilot
-from nelbo.bound.designs import Density, Rows
+from nelbo.bound import checks
 from nelbo.bound.estimate import TermEstimate
-from nelbo.bound.per_example import FALL, LARGEST, PerExample
-from nelbo.bound.prepare import NelboWarning, overlap, prepare
-from nelbo.bound.problem import Problem
-from nelbo.bound.result import StandardError, without_nan
+from nelbo.bound.gaussian_chain import GaussianChain
+from nelbo.bound.planned import allocation, pilot
+from nelbo.bound.planned.allocation import FALL, LARGEST, CellDensity
+from nelbo.bound.planned.per_example import PerExampleDesign
+from nelbo.bound.planned.summary import ExampleValues
+from nelbo.bound.prepare import Prepared, prepare
+from nelbo.bound.result import Bound, StandardError, without_nan
 from nelbo.errors import UsageError
 from nelbo.maths.units import bits_per_dim, nats
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
 from nelbo.typing import Json
-from nelbo.workers import Workers
+from nelbo.workers import Run
 
 SCHEMA = "nelbo.comparison/1"
 STAGES = 12
-"""Most stages; each is planned from the paired variance that the ones before have shown."""
+"""Most stages; each is planned from the paired variance that the ones before have shown, so that few are needed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,16 +108,11 @@ def compare(
     model_a: DiffusionModel,
     model_b: DiffusionModel,
     data: Examples | Tensor | Any,
+    run: Run | None = None,
     *,
     tolerance: float = 0.01,
     max_nfe: int | None = None,
     condition: Mapping[str, Tensor] | None = None,
-    seed: int = 0,
-    batch_size: int | None = None,
-    device: str | torch.device | None = None,
-    precision: str = "float32",
-    progress: Callable[[int, int], None] | None = None,
-    workers: Workers | None = None,
 ) -> Comparison:
     """The difference of the bounds of `data` under two models, A − B, to a paired standard error of `tolerance`.
 
@@ -130,120 +126,153 @@ def compare(
             f"the models score unlike data: {domains[0].to_config()} and {domains[1].to_config()}",
             "compare models of one data domain: same shape, bins and range",
         )
-    examples = data if isinstance(data, Examples) else Examples(torch.as_tensor(data))
-    problems: list[Problem] = []
-    notes: list[str] = []
-    for model in (model_a, model_b):
-        problem, scored = prepare(
-            model,
-            examples,
-            condition=condition,
-            seed=seed,
-            batch_size=batch_size,
-            device=device,
-            precision=precision,
-            workers=workers,
-        )
-        problems.append(problem)
-        notes += overlap(model, scored)
-    if progress is not None:
-        for problem in problems:
-            problem.advance = lambda _: progress(sum(p.nfe for p in problems), 0)
+    a = prepare(model_a, data, run, condition=condition)
+    b = prepare(model_b, a.examples, run, condition=condition, runner=a.runner)
+    both, runner = (a, b), a.runner
+    notes = [note for one in both for note in checks.overlap(one.model, one.examples)]
     D = domains[0].dimensions
-    target = float(nats(tolerance, D))
-    with problems[0].model.denoiser.inference(), problems[1].model.denoiser.inference():
-        rows, reached, common = _differences(problems, target, max_nfe)
+    claims = [one.claims() for one in both]
+    a.open_state(compared_with=b.fingerprint, tolerance=repr(tolerance), max_nfe=repr(max_nfe))
+    try:
+        with a.chain.model.denoiser.inference(), b.chain.model.denoiser.inference():
+            rows, reached, common = _differences(both, float(nats(tolerance, D)), max_nfe)
+    finally:
+        runner.close()
     if not reached:
-        notes.append(f"the tolerance {tolerance} was not reached with {sum(p.nfe for p in problems)} evaluations")
-    values = [p.prior() + r.diffusion + r.reconstruction for p, r in zip(problems, rows, strict=True)]
+        notes.append(f"the tolerance {tolerance} was not reached with {runner.nfe} evaluations")
+    values = [p.chain.priors() + r.diffusion + r.reconstruction for p, r in zip(both, rows, strict=True)]
     difference = TermEstimate.of(values[0] - values[1], _paired(*rows))
-    for note in notes:
-        warnings.warn(note, NelboWarning, stacklevel=2)
-
-    def bits(value: float) -> float:
-        return float(bits_per_dim(value, D))
-
+    checks.warn(notes)
     return Comparison(
-        difference=bits(difference.mean),
-        standard_error=StandardError(
-            bits(math.sqrt(difference.variance)),
-            bits(math.sqrt(difference.data_variance)),
-            bits(math.sqrt(difference.variance + difference.data_variance)),
-        ),
-        a=bits(float(values[0].mean())),
-        b=bits(float(values[1].mean())),
+        difference=float(bits_per_dim(difference.mean, D)),
+        standard_error=StandardError.of(difference.variance, difference.data_variance, D),
+        a=float(bits_per_dim(float(values[0].mean()), D)),
+        b=float(bits_per_dim(float(values[1].mean()), D)),
         per_example=values[0] - values[1],
         examples=len(values[0]),
         dimensions=D,
-        nfe_total=sum(p.nfe for p in problems),
+        nfe_total=runner.nfe,
         common_noise=common,
         tolerance=tolerance,
-        seed=seed,
-        precision=precision,
-        data={"name": examples.name, "fingerprint": scored.fingerprint},
-        models=(_said(model_a), _said(model_b)),
+        seed=a.run.seed,
+        precision=a.run.precision,
+        data=claims[0]["data"],
+        models=({**claims[0]["model"], **claims[0]["description"]}, {**claims[1]["model"], **claims[1]["description"]}),
         version=__version__,
         warnings=tuple(notes),
         seconds=time.perf_counter() - started,
     )
 
 
-def _differences(problems: list[Problem], target: float, max_nfe: int | None) -> tuple[list[Rows], bool, bool]:
-    """Rows of both models from as many stages as the paired standard error asks for; whether it was reached; whether
-    the models share their noise."""
-    pilots = [pilot.run(p, pilot.EXAMPLES) for p in problems]
-    densities = [designs.neyman(q.diffusion, q.diffusion.residual) for q in pilots if len(q.diffusion.mean)]
-    common = _same_chain(problems)
-    if common and densities:
-        densities = [Density.of(densities[0].p + densities[1].p)] * 2
-    if not densities:
-        densities = [Density(torch.zeros(0).double(), torch.zeros(1).double())] * 2
-    both = [PerExample(*parts) for parts in zip(problems, pilots, densities, strict=True)]
-    for drawn in both:
-        for rows in torch.arange(drawn.problem.examples).split(LARGEST):
-            drawn.new(len(rows))
-    strata, drew = 2, False
-    for _ in range(STAGES):
+def _differences(
+    both: tuple[Prepared, Prepared], target: float, max_nfe: int | None
+) -> tuple[list[ExampleValues], bool, bool]:
+    """Per-example values of both models from as many stages as the paired standard error asks for; whether it was
+    reached; whether the models share their noise."""
+    a, b = (one.chain for one in both)
+    runner, N = both[0].runner, a.examples
+    pilots = [pilot.run(chain, runner, pilot.EXAMPLES) for chain in (a, b)]
+    densities = [allocation.density(p.diffusion) for p in pilots]
+    common = _same_chain(a, b)
+    if common and len(a.cells):
+        densities = [CellDensity.of(densities[0].p + densities[1].p)] * 2
+    designs = [PerExampleDesign(*parts) for parts in zip((a, b), (runner, runner), pilots, densities, strict=True)]
+    for design in designs:
+        for rows in torch.arange(N).split(LARGEST):
+            design.new(len(rows))
+    strata, values = 2, []
+    for stage in range(STAGES):
         pairs = max(1, strata // 2)
-        cost = sum(drawn.cost(drawn.problem.examples, strata, pairs) for drawn in both)
-        if drew and max_nfe is not None and sum(p.nfe for p in problems) + cost > max_nfe:
-            return _rows(both), False, common
-        for drawn in both:
-            for block in drawn.blocks:
-                drawn.draw(block, strata, pairs)
-                if drawn.problem.stopped:
+        cost = sum(allocation.per_example_cost(chain, N, strata, pairs) for chain in (a, b))
+        if stage and max_nfe is not None and runner.nfe + cost > max_nfe:
+            return values, False, common
+        for design in designs:
+            for block in design.blocks:
+                design.draw(block, strata, pairs)
+                if runner.stopped:
                     raise KeyboardInterrupt
-        drew = True
-        rows = _rows(both)
-        variance = float(_paired(*rows).mean()) / problems[0].examples
+        values = [examples for design in designs if (examples := design.summary().examples) is not None]
+        variance = float(_paired(*values).mean()) / N
         if variance <= target**2:
-            return rows, True, common
-        had = both[0].blocks[0].weight ** (1 / FALL)
-        strata = min(256, max(1, math.ceil(had * (variance / target**2 - 1) ** (1 / FALL))))
-    return _rows(both), False, common
+            return values, True, common
+        weight = designs[0].blocks[0].weight ** (1 / FALL)
+        strata = min(allocation.MOST, max(1, math.ceil(weight * (variance / target**2 - 1) ** (1 / FALL))))
+    return values, False, common
 
 
-def _rows(both: list[PerExample]) -> list[Rows]:
-    found = [drawn.said().examples for drawn in both]
-    return [rows for rows in found if rows is not None]
-
-
-def _paired(a: Rows, b: Rows) -> Tensor:
+def _paired(a: ExampleValues, b: ExampleValues) -> Tensor:
     """Monte Carlo variance of every example's difference, (N,)."""
     diffusion = a.diffusion_errors - b.diffusion_errors
     reconstruction = a.reconstruction_errors - b.reconstruction_errors
     return diffusion.square().sum(1) + reconstruction.square().sum(1)
 
 
-def _same_chain(problems: list[Problem]) -> bool:
-    a, b = (p.cells for p in problems)
+def _same_chain(a: GaussianChain, b: GaussianChain) -> bool:
     return (
-        a.continuous == b.continuous
-        and len(a) == len(b)
-        and torch.allclose(a.logsnr, b.logsnr, rtol=0, atol=1e-9)
-        and problems[0].model.schedule.path is problems[1].model.schedule.path
+        a.cells.continuous == b.cells.continuous
+        and len(a.cells) == len(b.cells)
+        and torch.allclose(a.cells.place, b.cells.place, rtol=0, atol=1e-9)
+        and a.model.schedule.path is b.model.schedule.path
     )
 
 
-def _said(model: DiffusionModel) -> Json:
-    return {"fingerprint": model.fingerprint(), "parameters": model.parameters, **model.describe()}
+def compare_results(a: Bound | Any, b: Bound | Any) -> Comparison:
+    """A − B of two results with per-example values, with the standard error of the paired differences.
+
+    `estimator` takes the two estimates as independent; `total` is the spread of the differences over √N, and nan for
+    one example.
+
+    Errors: UsageError for a result and something else, for a variational bound and an ODE likelihood, for a mass and a
+    density, for other examples or another domain, and where a result has no per-example values.
+    """
+    if not (isinstance(a, Bound) and isinstance(b, Bound)):
+        raise UsageError(
+            f"a {type(a).__name__} was compared with a {type(b).__name__}",
+            "give two models and data, or two results of the same kind",
+        )
+    unlike = {
+        "quantity": (a.quantity, b.quantity),
+        "what is scored": (_scores(a), _scores(b)),
+        "data domain": (a.description["domain"], b.description["domain"]),
+        "examples": (a.data["fingerprint"][:12], b.data["fingerprint"][:12]),
+    }
+    for what, (of_a, of_b) in unlike.items():
+        if of_a != of_b:
+            raise UsageError(
+                f"the results are of unlike {what}: {of_a} and {of_b}",
+                "a variational bound, an ODE likelihood and a density are different numbers even of one model: "
+                "evaluate both models in the same way, on the same examples",
+            )
+    if a.per_example is None or b.per_example is None:
+        raise UsageError(
+            "a result without per-example values cannot be compared", "evaluate both models with per_example=True"
+        )
+    difference = a.per_example.nats - b.per_example.nats
+    n, D = len(difference), a.dimensions
+    noise = (a.per_example.standard_error.square() + b.per_example.standard_error.square()).mean() / n
+    total = difference.var() / n if n > 1 else torch.tensor(math.nan)
+    errors = [float(bits_per_dim(math.sqrt(v), D)) for v in (noise, (total - noise).clamp(min=0), total)]
+
+    return Comparison(
+        difference=float(bits_per_dim(float(difference.mean()), D)),
+        standard_error=StandardError(*errors),
+        a=a.bits_per_dim,
+        b=b.bits_per_dim,
+        per_example=difference,
+        examples=n,
+        dimensions=D,
+        nfe_total=a.nfe_total + b.nfe_total,
+        common_noise=a.seed == b.seed,
+        tolerance=math.nan,
+        seed=a.seed,
+        precision=a.precision,
+        data=a.data,
+        models=({**a.model, **a.description}, {**b.model, **b.description}),
+        version=__version__,
+        warnings=(*a.warnings, *b.warnings),
+        seconds=a.seconds + b.seconds,
+    )
+
+
+def _scores(result: Bound) -> str:
+    return result.estimator.get("scores") or ("mass" if result.description["domain"]["bins"] else "density")

@@ -46,6 +46,14 @@ class Stratum:
     variance: float
     evaluations: int
 
+    @classmethod
+    def between(
+        cls, near: tuple[float, float], far: tuple[float, float], values: Tensor, variances: Tensor, evaluations: int
+    ) -> Stratum:
+        """From (t, log-SNR) of the end near the data and of the other, and every example's share (N,) and variance."""
+        mean, variance = float(values.mean()), float(variances.mean()) / len(variances)
+        return cls(far[0], near[0], far[1], near[1], mean, variance, evaluations)
+
 
 @dataclass(frozen=True, eq=False)
 class PerExample:

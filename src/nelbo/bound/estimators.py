@@ -1,7 +1,7 @@
 """Estimators of the bound: which (example, level, draw) to evaluate, and how to weigh them.
 
-An estimator is a small frozen object with one method, `estimate(problem) → Estimate`. All are unbiased for the exact
-bound of the given examples, and all give an unbiased estimate of their own variance.
+An estimator is a small frozen object with one method, `estimate(problem, runner) → Estimate`. All are unbiased for the
+exact bound of the given examples, and all give an unbiased estimate of their own variance.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from nelbo.bound.estimate import Estimate, Stratum
-from nelbo.bound.problem import Problem
+from nelbo.bound.problem import Draws, Problem
+from nelbo.bound.runner import Runner
 from nelbo.errors import UsageError
-from nelbo.maths import random
+from nelbo.maths.keys import Purpose
 from nelbo.typing import Json
 
 
@@ -25,7 +26,7 @@ class Estimator(ABC):
     name: str
 
     @abstractmethod
-    def estimate(self, problem: Problem) -> Estimate:
+    def estimate(self, problem: Problem, runner: Runner) -> Estimate:
         """The three terms with their variances. Errors: UsageError where the problem is not for this estimator."""
 
     @abstractmethod
@@ -65,50 +66,38 @@ class Exhaustive(Estimator):
         per_level = problem.examples * self.draws
         if self.draws == 1:
             per_level += min(self.paired, problem.examples)
-        return per_level * ((problem.transitions or 0) + int(problem.model.decoder.calls_network))
+        return per_level * ((problem.steps or 0) * problem.cell_cost + problem.first_cost)
 
-    def estimate(self, problem: Problem) -> Estimate:
-        if problem.transitions is None:
+    def estimate(self, problem: Problem, runner: Runner) -> Estimate:
+        if problem.steps is None:
             raise UsageError("the exhaustive estimator was asked of a continuous grid", "use estimator='stratified'")
-        prior = problem.prior()
-        reconstruction = self._level(problem, 0)
+        prior = problem.priors()
+        examples, numbers = self._draws(problem)
+        reconstruction = self._by_example(problem, runner.nats(problem, Draws.first_level(examples, numbers)), examples)
         value, variance = torch.zeros_like(prior), torch.zeros_like(prior)
         strata = []
-        levels = problem.levels.to(device="cpu")
-        for j in range(1, problem.transitions + 1):
-            v, w = self._level(problem, j)
+        for cell in range(problem.steps):
+            cells, inner = torch.full_like(examples, cell), torch.zeros(len(examples))
+            nats = runner.nats(problem, Draws(examples, cells + 1, numbers, cells, inner))
+            v, w = self._by_example(problem, nats, examples)
             value += v
             variance += w
-            strata.append(
-                Stratum(
-                    t=float(levels.t[j]),
-                    s=float(levels.t[j - 1]),
-                    logsnr_t=float(levels.logsnr[j]),
-                    logsnr_s=float(levels.logsnr[j - 1]),
-                    mean=float(v.mean()),
-                    variance=float(w.mean()) / len(w),
-                    evaluations=len(self._plan(problem)[0]),
-                )
-            )
+            strata.append(Stratum.between(problem.edge(cell), problem.edge(cell + 1), v, w, len(examples)))
         return Estimate.of(prior, (value, variance), reconstruction, strata, self.describe())
 
-    def _plan(self, problem: Problem) -> tuple[Tensor, Tensor]:
+    def _draws(self, problem: Problem) -> tuple[Tensor, Tensor]:
+        """Examples and draw numbers of one level."""
         n = problem.examples
         examples = torch.arange(n).repeat(self.draws)
         draws = torch.arange(self.draws).repeat_interleave(n)
         if self.draws == 1:
-            subset = random.permutation(problem.seed, n)[: min(self.paired, n)].sort().values
+            subset = Purpose.PAIRED_EXAMPLES.permutation(problem.seed, n)[: min(self.paired, n)].sort().values
             examples, draws = torch.cat([examples, subset]), torch.cat([draws, torch.ones_like(subset)])
         return examples, draws
 
-    def _level(self, problem: Problem, j: int) -> tuple[Tensor, Tensor]:
-        """Value and Monte Carlo variance of every example at level j (0: reconstruction), each (N,)."""
+    def _by_example(self, problem: Problem, nats: Tensor, examples: Tensor) -> tuple[Tensor, Tensor]:
+        """Value and Monte Carlo variance of every example from the draws of one level, each (N,)."""
         n = problem.examples
-        examples, draws = self._plan(problem)
-        if j == 0:
-            nats = problem.reconstruction(examples, draws)
-        else:
-            nats = problem.diffusion(examples, torch.full_like(examples, j), draws)
         if self.draws > 1:
             by_draw = nats.reshape(self.draws, n)
             return by_draw.mean(0), by_draw.var(0) / self.draws
@@ -145,43 +134,37 @@ class Stratified(Estimator):
         return {"name": self.name, "strata": self.strata, "reconstruction_draws": self.reconstruction_draws}
 
     def cost(self, problem: Problem) -> int:
-        calls = int(problem.model.decoder.calls_network)
-        diffusion = 0 if problem.transitions == 0 else 2 * self.strata
-        return problem.examples * (diffusion + calls * self.reconstruction_draws)
+        return problem.examples * (2 * self.strata * problem.cell_cost + problem.first_cost * self.reconstruction_draws)
 
-    def estimate(self, problem: Problem) -> Estimate:
+    def estimate(self, problem: Problem, runner: Runner) -> Estimate:
         n = problem.examples
-        prior = problem.prior()
+        prior = problem.priors()
         examples = torch.arange(n).repeat(self.reconstruction_draws)
-        draws = torch.arange(self.reconstruction_draws).repeat_interleave(n)
-        by_draw = problem.reconstruction(examples, draws).reshape(self.reconstruction_draws, n)
+        numbers = torch.arange(self.reconstruction_draws).repeat_interleave(n)
+        by_draw = runner.nats(problem, Draws.first_level(examples, numbers)).reshape(self.reconstruction_draws, n)
         reconstruction = by_draw.mean(0), by_draw.var(0) / self.reconstruction_draws
         value, variance = torch.zeros_like(prior), torch.zeros_like(prior)
         strata = []
-        for k in range(0 if problem.transitions == 0 else self.strata):
-            y = self._stratum(problem, k)
+        examples, numbers = torch.arange(n).repeat(2), torch.arange(2).repeat_interleave(n)
+        for k in range(self.strata if len(problem.cells) else 0):
+            keys = torch.full_like(examples, k + 1)
+            inside = Purpose.STRATUM_PLACE.uniform(problem.seed, examples, k, numbers)
+            y = diffusion_total(problem, runner, examples, (k + inside) / self.strata, keys, numbers).reshape(2, n)
             v, w = y.mean(0) / self.strata, (y[0] - y[1]).square() / 4 / self.strata**2
             value += v
             variance += w
-            strata.append(self._describe_stratum(problem, k, v, w))
+            near, far = (problem.position((k + side) / self.strata) for side in (0, 1))
+            strata.append(Stratum.between(near, far, v, w, 2 * n))
         return Estimate.of(prior, (value, variance), reconstruction, strata, self.describe())
 
-    def _stratum(self, problem: Problem, k: int) -> Tensor:
-        """Two values of every example at independent positions of stratum k, (2, N)."""
-        n = problem.examples
-        examples, draws = torch.arange(n).repeat(2), torch.arange(2).repeat_interleave(n)
-        keys = torch.full_like(examples, k + 1)
-        inside = random.uniform(problem.seed, examples, keys, draws, stream=random.Stream.TIME)
-        return problem.diffusion_total(examples, (k + inside) / self.strata, keys, draws).reshape(2, n)
 
-    def _describe_stratum(self, problem: Problem, k: int, value: Tensor, variance: Tensor) -> Stratum:
-        ends = [problem.place((k + side) / self.strata) for side in (0, 1)]
-        return Stratum(
-            t=ends[1][0],
-            s=ends[0][0],
-            logsnr_t=ends[1][1],
-            logsnr_s=ends[0][1],
-            mean=float(value.mean()),
-            variance=float(variance.mean()) / len(variance),
-            evaluations=2 * len(value),
-        )
+def diffusion_total(
+    problem: Problem, runner: Runner, examples: Tensor, u: Tensor, keys: Tensor, numbers: Tensor
+) -> Tensor:
+    """A value whose mean over u ~ U(0, 1) is the whole diffusion term of its example; (n,) nats.
+
+    M × the term of the cell that u falls in. Noise is keyed by `keys`, the caller's level keys (≥ 1).
+    """
+    M = len(problem.cells)
+    cells = (u * M).floor().long().clamp(max=M - 1)
+    return M * runner.nats(problem, Draws(examples, keys, numbers, cells, u * M - cells))

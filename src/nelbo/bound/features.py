@@ -14,78 +14,26 @@ variation and the share of neighbours that are equal.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from nelbo.bound.problem import Problem
 from nelbo.bound.surrogate import GaussianSurrogate
+from nelbo.model.domain import DataDomain
 
 LEVELS = 8
 """Log-SNRs, evenly from the first level to the last, at which a surrogate is asked."""
-_BLOCK = 256
-_ROUND = 8
-"""Blocks that a worker computes between two exchanges."""
 
 
-@dataclass(frozen=True, eq=False)
-class Features:
-    """Features (N, q) of all examples: kept in float32, since they grow with the data, and given in float64."""
-
-    values: Tensor
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def __getitem__(self, rows: Tensor) -> Tensor:
-        return self.values[rows].double()
-
-    @property
-    def number(self) -> int:
-        """q."""
-        return self.values.shape[1]
-
-    def times(self, weights: Tensor, rows: Tensor | None = None) -> Tensor:
-        """F·w of all examples or of `rows`, for weights w (q,); no copy of all features is made."""
-        if rows is None:
-            return torch.cat([part.double() @ weights for part in self.values.split(_BLOCK)])
-        return torch.cat([self[part] @ weights for part in rows.split(_BLOCK)])
-
-
-def of(problem: Problem, surrogate: GaussianSurrogate) -> tuple[Features, Tensor]:
-    """Features, standardised over all examples and within ±4, and the Gaussian's expected errors (N, LEVELS)."""
-    ends = problem.levels.logsnr
-    logsnr = torch.linspace(float(ends[0]), float(ends[-1]), LEVELS, dtype=torch.float64, device=problem.device)
-    blocks = torch.arange(problem.examples).split(_BLOCK)
-    W, rank = problem.workers.size, problem.workers.rank
-    features, expected = torch.empty(0), torch.empty(problem.examples, LEVELS)
-    for start in range(0, len(blocks), _ROUND * W):
-        some = blocks[start : start + _ROUND * W]
-        mine = some[rank::W] or [blocks[0][:0]]
-        found = [_of_block(problem, surrogate, logsnr, rows) for rows in mine]
-        # every worker computes its share, and all know the same numbers: they are to plan the same draws
-        shared = [torch.cat(found)] if W == 1 else problem.workers.gather(torch.cat(found).double())
-        for k, theirs in enumerate(shared):
-            if some[k::W]:
-                rows = torch.cat(some[k::W])
-                if not len(features):
-                    features = torch.empty(problem.examples, theirs.shape[1] - LEVELS)
-                expected[rows], features[rows] = theirs[:, :LEVELS].float(), theirs[:, LEVELS:].float()
-    mean = torch.stack([column.double().mean() for column in features.T])
-    spread = torch.stack([column.double().std(unbiased=False) for column in features.T])
-    told = spread > 1e-6 * (1 + mean.abs())
-    if not bool(told.all()):
-        features, mean, spread = features[:, told], mean[told], spread[told]
-    return Features(features.sub_(mean.float()).div_(spread.float()).clamp_(-4, 4)), expected
-
-
-def _of_block(problem: Problem, surrogate: GaussianSurrogate, logsnr: Tensor, rows: Tensor) -> Tensor:
-    """(n, LEVELS + q) of `rows`: the Gaussian's expected errors and the features, as they are found, on the CPU."""
-    x = problem.values(rows).float()
+def of(
+    x: Tensor, domain: DataDomain, surrogate: GaussianSurrogate, first: Tensor, last: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Features (B, q) of values x (B, *shape) of a chain between two log-SNRs, and the Gaussian's expected errors
+    (B, LEVELS); float32 on the CPU."""
+    logsnr = torch.linspace(float(first), float(last), LEVELS, dtype=torch.float64, device=x.device)
+    x = x.float()
     gaussian = surrogate.expected(x, logsnr).float()
     shrunk = shrinkage(_coefficients(x, surrogate), logsnr.float()).clamp_min(1e-9)
-    return torch.cat([gaussian, gaussian.log(), shrunk.log(), _counts(problem, x)], 1).cpu()
+    return torch.cat([gaussian.log(), shrunk.log(), _counts(x, domain)], 1).cpu(), gaussian.cpu()
 
 
 def shrinkage(coefficients: Tensor, logsnr: Tensor) -> Tensor:
@@ -125,16 +73,16 @@ def _image(x: Tensor) -> bool:
     return x.ndim in (3, 4) and x.shape[-1] > 3 and x.shape[-2] > 3
 
 
-def _counts(problem: Problem, x: Tensor) -> Tensor:
+def _counts(x: Tensor, domain: DataDomain) -> Tensor:
     """(B, 0 to 4): what is counted on the numbers of every example."""
-    found = []
-    if problem.model.domain.discrete:
-        ends = problem.model.domain.lattice(device=x.device)[[0, -1]].to(x.dtype)
-        found += [(x == end).flatten(1).to(x.dtype).mean(1) for end in ends]
+    counts = []
+    if domain.discrete:
+        ends = domain.lattice(device=x.device)[[0, -1]].to(x.dtype)
+        counts += [(x == end).flatten(1).to(x.dtype).mean(1) for end in ends]
     if _image(x):
         steps = [(x[..., 1:, :] - x[..., :-1, :]).flatten(1).abs(), (x[..., 1:] - x[..., :-1]).flatten(1).abs()]
-        found += [
+        counts += [
             sum(s.mean(1) for s in steps) / len(steps),
             sum((s > 0).to(x.dtype).mean(1) for s in steps) / len(steps),
         ]
-    return torch.stack(found, 1) if found else torch.zeros(len(x), 0, dtype=x.dtype, device=x.device)
+    return torch.stack(counts, 1) if counts else torch.zeros(len(x), 0, dtype=x.dtype, device=x.device)

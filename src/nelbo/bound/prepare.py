@@ -1,80 +1,109 @@
-"""From a model and data to a `Problem`: every check of the input, before the first evaluation is spent."""
+"""What every verb that scores examples begins with: a chain over checked examples, and the runner of its draws.
+
+Every check of the input is made here, before the first evaluation is spent.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from nelbo.bound.problem import Problem
-from nelbo.errors import ShapeError, UnknownNameError, UsageError
+from nelbo._version import __version__
+from nelbo.bound.gaussian_chain import GaussianChain
+from nelbo.bound.runner import Runner
+from nelbo.errors import ShapeError, UnknownNameError
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
-from nelbo.workers import Alone, Workers
+from nelbo.process.grid import Grid
+from nelbo.typing import Json
+from nelbo.workers import Run
 
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64, "bf16": torch.bfloat16}
 
 
-class NelboWarning(UserWarning):
-    """Something that does not stop an evaluation but changes what its number means."""
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """model: as asked for, on its grid. examples: as they are scored. chain: of the model in the run's precision."""
+
+    model: DiffusionModel
+    examples: Examples
+    chain: GaussianChain
+    runner: Runner
+    run: Run
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the model."""
+        return self.model.fingerprint()
+
+    def open_state(self, **how: str) -> None:
+        """Open the run's state file, if any; `how` says what is computed, besides model, data and run.
+
+        Errors: UsageError where the file is the state of something else.
+        """
+        if self.run.state is None or self.run.workers.rank > 0:
+            return
+        condition = {name: Examples(rows).fingerprint for name, rows in self.chain.condition.items()}
+        settings = {"seed": self.run.seed, "precision": self.run.precision, "batch_size": self.runner.batch_size}
+        scored = {"data": self.examples.fingerprint, "model": self.fingerprint, "condition": condition}
+        self.runner.open_state({**scored, **settings, **how, "version": __version__})
+
+    def claims(self, examples: Examples | None = None) -> Json:
+        """The fields of a result that say what was scored and how; examples: those scored, if not all."""
+        scored = examples or self.examples
+        return {
+            "precision": self.run.precision,
+            "seed": self.run.seed,
+            "data": {"name": scored.name, "fingerprint": scored.fingerprint},
+            "model": {"fingerprint": self.fingerprint, "parameters": self.model.parameters},
+            "description": self.model.describe(),
+            "version": __version__,
+        }
 
 
 def prepare(
     model: DiffusionModel,
-    examples: Examples,
+    data: Examples | Tensor | Any,
+    run: Run | None = None,
     *,
+    grid: Grid | None = None,
     condition: Mapping[str, Tensor] | None = None,
-    seed: int = 0,
-    batch_size: int | None = None,
-    device: str | torch.device | None = None,
-    precision: str = "float32",
-    workers: Workers | None = None,
-    resumable: bool = False,
-) -> tuple[Problem, Examples]:
-    """The problem of scoring `examples` under `model`, and the examples as they are scored.
+    watch: Callable[[float, float], None] | None = None,
+    runner: Runner | None = None,
+) -> Prepared:
+    """`data` (`Examples`, an array or a tensor) under `model`, checked. watch: as of `Runner`; runner: one to share.
 
     Errors: ShapeError, DomainError, UsageError, UnknownNameError.
     """
+    run = run or Run()
+    examples = data if isinstance(data, Examples) else Examples(torch.as_tensor(data))
+    if grid is not None:
+        model = model.with_grid(grid)
     checked = model.domain.checked(examples.data, release=examples.release)
-    if precision not in PRECISIONS:
-        raise UnknownNameError.of("precision", precision, PRECISIONS)
-    place = torch.device(device or "cpu")
-    rows = {k: torch.as_tensor(v) for k, v in (condition or {}).items()}
+    if run.precision not in PRECISIONS:
+        raise UnknownNameError.of("precision", run.precision, PRECISIONS)
+    device = torch.device(run.device or "cpu")
+    rows = {name: torch.as_tensor(values) for name, values in (condition or {}).items()}
     for name, values in rows.items():
         if len(values) != len(checked):
             raise ShapeError(
                 f"the condition {name!r} has {len(values)} rows for {len(checked)} examples", "give one row an example"
             )
-    if batch_size is not None and batch_size < 1:
-        raise UsageError(f"a batch of {batch_size} examples was asked for", "batch_size is a whole number ≥ 1")
-    problem = Problem(
-        model=model.in_precision(PRECISIONS[precision], place),
+    chain = GaussianChain(
+        model=model.in_precision(PRECISIONS[run.precision], device),
         data=checked,
         condition=rows,
-        seed=seed,
-        batch_size=batch_size or _default_batch(model.domain.dimensions),
-        device=place,
-        workers=workers or Alone(),
-        resumable=resumable,
-        dtype=torch.float64 if precision == "float64" else torch.float32,
+        seed=run.seed,
+        device=device,
+        dtype=torch.float64 if run.precision == "float64" else torch.float32,
         mapped=examples.mapped,
         release=examples.release,
     )
-    return problem, dataclasses.replace(examples, data=checked)
-
-
-def overlap(model: DiffusionModel, examples: Examples) -> list[str]:
-    """A line for the reader where some examples are among those the model was trained on, else none."""
-    if model.trained_on is None:
-        return []
-    seen = int(torch.isin(examples.hashes, model.trained_on).sum())
-    if seen == 0:
-        return []
-    return [f"{seen} of {len(examples)} examples are among those the model was trained on; the bound flatters it"]
-
-
-def _default_batch(dimensions: int) -> int:
-    """Examples a batch: large for small inputs, so that the network and not its launch is what is paid for."""
-    return max(16, min(1024, 65536 // dimensions * 4))
+    runner = runner or Runner(run, model.domain.dimensions, watch)
+    return Prepared(model, dataclasses.replace(examples, data=checked), chain, runner, run)

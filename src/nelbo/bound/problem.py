@@ -1,223 +1,147 @@
-"""The problem an estimator solves: N examples, the levels of a chain, and network evaluations to be spent.
+"""The problem that an estimator solves: what can be asked of a chain, and nothing of how it is computed.
 
-`Problem` computes single terms at keyed noise, in batches, and counts every evaluation. Which (example, position,
-draw) are computed, and how they are weighted, is the estimator's business. The noise of a term depends on
-(seed, example, level key, draw) alone, so batch size, order and number of workers change nothing.
+A bound is, for each of N examples, an exact term plus the means of two random ones: the term of the first level, and
+the sum of the terms of M cells along the chain. A chain says how one draw of a random term is made; an estimator
+chooses which draws are made and weighs them; a `Runner` makes them, in batches. The noise of a draw depends on
+(seed, example, level key, draw number) alone, so that batch size, order and number of workers change nothing.
+
+A kind of chain is a frozen dataclass of `Problem`, such as `gaussian_chain.GaussianChain`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from nelbo.bound import terms
-from nelbo.bound.batches import Draws, computed
-from nelbo.bound.cells import Cells
-from nelbo.bound.store import Store
-from nelbo.bound.surrogate import GaussianSurrogate
-from nelbo.errors import NumericalError
-from nelbo.maths import random, tiles
-from nelbo.model.diffusion import DiffusionModel
-from nelbo.process import forward
-from nelbo.process.levels import Levels
-from nelbo.typing import Condition
-from nelbo.workers import Alone, Workers
-
-_AT_ONCE = 16
-"""Examples read at once: every row of a mapped file may make a megabyte of it resident."""
+from nelbo.workers import Workers
 
 
-@dataclass(eq=False)
-class Problem:
-    """A model on its grid and checked data (N, *shape): codes of any integer type, or real values."""
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """M cells along a chain, from data to noise, by a coordinate that grows along it: −λ for a Gaussian chain.
 
-    model: DiffusionModel
-    data: Tensor
-    condition: Condition
+    start, stop, place (M,): the edges of each cell, and where its term is evaluated. scale (M,) ≥ 0, nats: a cell's
+    term is about its scale times a smooth function of the coordinate, and that function is interpolated between cells.
+    continuous: each cell is a slice of a continuous chain, and a draw has a place in it.
+    """
+
+    start: Tensor
+    stop: Tensor
+    place: Tensor
+    scale: Tensor
+    continuous: bool = False
+
+    def __len__(self) -> int:
+        return len(self.scale)
+
+    def at(self, cells: Tensor, inner: Tensor) -> Tensor:
+        """The coordinate of draws in `cells` (n,), at the fraction `inner` (n,) of a slice."""
+        if self.continuous:
+            return self.start[cells] + inner * (self.stop[cells] - self.start[cells])
+        return self.place[cells]
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """n draws of one random term, each (n,): the example, and the level key and number that key its noise.
+
+    cells, inner: the cell, 0..M−1, and the place in it, in [0, 1). Draws without cells are of the first level's term.
+    """
+
+    examples: Tensor
+    keys: Tensor
+    numbers: Tensor
+    cells: Tensor | None = None
+    inner: Tensor | None = None
+
+    @classmethod
+    def first_level(cls, examples: Tensor, numbers: Tensor) -> Draws:
+        """Draws of the first level's term, whose level key is 0."""
+        return cls(examples, torch.zeros_like(examples), numbers)
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+
+class Problem(ABC):
+    """A chain over N examples, frozen. Everything here is deterministic in what it is given and in the seed.
+
+    seed: of all noise. A subclass defines the abstract members; controls and features are optional.
+    """
+
     seed: int
-    batch_size: int
-    device: torch.device
-    advance: Callable[[int], None] = lambda evaluations: None
-    watch: Callable[[float, float], None] = lambda nats, standard_error: None
-    workers: Workers = field(default_factory=Alone)
-    resumable: bool = False
-    dtype: torch.dtype = torch.float32
-    """What the surrogate's columns are computed in: float64 where all else is, so that batches change nothing."""
-    mapped: bool = False
-    """Whether the data lie in a mapped file, of which as little as possible is to be in memory at once."""
-    release: Callable[[], None] = lambda: None
-    """Gives back the memory of examples that were read from a mapped file."""
-    store: Store | None = None
-    """Of the worker of rank 0, where the evaluation is resumable."""
-    nfe: int = 0
-    calls: int = 0
-    planned: int = 0
-    """Network evaluations that the whole estimate will take, as far as is known; 0 where it is not."""
-    stopped: bool = False
-
-    def __post_init__(self):
-        self.levels: Levels = self.model.levels().to(device=self.device)
-        self.continuous: bool = self.model.grid.continuous
-        self.cells: Cells = Cells.of(self.model)
-        self.fits: int = self.batch_size
-        """Examples that fit into this worker's memory at once; the batches that all workers plan stay as they are."""
-        self.round: int = 1
-        """Batches a worker computes between two exchanges of values and two writes of the state: about a second's."""
 
     @property
+    @abstractmethod
     def examples(self) -> int:
         """N."""
-        return len(self.data)
 
     @property
-    def transitions(self) -> int | None:
-        """L − 1, the number of KL terms between levels; None where the grid is continuous."""
-        return None if self.continuous else len(self.levels) - 1
+    @abstractmethod
+    def dimensions(self) -> int:
+        """Numbers that an example consists of, for units such as bits/dim."""
 
     @property
-    def decoder_cost(self) -> int:
-        """Network evaluations of one draw of the reconstruction term: 0 or 1."""
-        return int(self.model.decoder.calls_network)
+    @abstractmethod
+    def cells(self) -> Cells:
+        """The cells along the chain; none where it has one level."""
 
-    def values(self, rows: Tensor) -> Tensor:
-        """x of the examples `rows` (n,), float64, (n, *shape), on the device."""
-        return self._values(self._rows(rows))
+    @property
+    @abstractmethod
+    def first_cost(self) -> int:
+        """Network evaluations of one draw of the first level's term. 0 where it needs none, or where there is no such
+        term and its draws are zeros."""
 
-    def _rows(self, rows: Tensor) -> Tensor:
-        """The examples `rows` (n,) as the data hold them, on the device; a few at a time."""
-        parts = []
-        for some in rows.split(_AT_ONCE if self.mapped else max(1, len(rows))):
-            parts.append(self.data[some])
-            self.release()
-        return (torch.cat(parts) if len(parts) > 1 else parts[0]).to(self.device)
+    @property
+    def cell_cost(self) -> int:
+        """Network evaluations of one draw of a cell's term, at least 1; 0 where there are no cells."""
+        return int(len(self.cells) > 0)
 
-    def _values(self, data: Tensor) -> Tensor:
-        return self.model.domain.values(data)
+    @abstractmethod
+    def prior(self, examples: Tensor) -> Tensor:
+        """The exact term of `examples` (n,), (n,) float64 nats on the CPU."""
 
-    def prior(self) -> Tensor:
-        """KL(q(z_L | x) ‖ p(z_L)) of every example, (N,) float64 on the CPU; exact, no evaluation."""
-        nats = torch.empty(self.examples, dtype=torch.float64)
-        for rows in torch.arange(self.examples).split(256):
-            nats[rows] = terms.prior(self.model, self.values(rows), self.levels[-1:]).cpu()
-        return nats
+    @abstractmethod
+    def columns(self, draws: Draws, controls: object, rows: Tensor) -> Tensor:
+        """The draws `rows` (b,) of `draws`, (b, 1 + C) float64 on the CPU: the term in nats, then C control columns.
 
-    def reconstruction(self, examples: Tensor, draws: Tensor) -> Tensor:
-        """−log p(x | z_1) of `examples` (n,) at the noise of `draws` (n,); (n,) nats. Level key 0."""
-        return self.reconstruction_columns(examples, draws, None)[:, 0]
-
-    def reconstruction_columns(
-        self, examples: Tensor, draws: Tensor, surrogate: GaussianSurrogate | None, partial: bool = False
-    ) -> Tensor:
-        """(n, 3): the reconstruction term, and two draws of mean zero: the surrogate's excess and ‖ε‖² − D."""
-
-        def levels(rows: Tensor) -> Levels:
-            return self.levels[:1].expand(len(rows))
-
-        def term(rows: Tensor, data: Tensor, x: Tensor, z: Tensor, at: Levels, condition: Condition) -> Tensor:
-            target = data.long() if self.model.domain.discrete else x
-            return terms.reconstruction_at(self.model, target, z, at, condition)
-
-        what = "the reconstruction term"
-        keys = torch.zeros_like(examples)
-        return self._columns(Draws(examples, keys, draws, levels, term, self.decoder_cost, what), surrogate, partial)
-
-    def diffusion(self, examples: Tensor, positions: Tensor, draws: Tensor) -> Tensor:
-        """KL between levels j − 1 and j for `positions` j (n,), 1..L−1; (n,) nats. Level key j."""
-        return self.cell_columns(examples, positions - 1, torch.zeros(len(examples)), positions, draws, None)[:, 0]
-
-    def cell_columns(
-        self,
-        examples: Tensor,
-        cells: Tensor,
-        inner: Tensor,
-        keys: Tensor,
-        draws: Tensor,
-        surrogate: GaussianSurrogate | None,
-        partial: bool = False,
-    ) -> Tensor:
-        """(n, 3): the terms of diffusion `cells` (n,), 0..M−1, and two draws of mean zero as for the reconstruction.
-
-        inner (n,) places a draw in its slice where the grid is continuous. The last two columns are multiplied by the
-        cell's scale, so that they are in nats.
+        Each control column has mean zero over the noise for every example and cell, and is given in units of the cell's
+        scale. controls: what `fit_controls` returned; with None the control columns are zeros.
+        Errors: NumericalError where a term is not finite.
         """
-        logsnr = self.cells.at(cells, inner.double())
-        scale = self.cells.scale[cells]
 
-        def levels(rows: Tensor) -> Levels:
-            if self.continuous:
-                return self.model.schedule.at(self.model.schedule.time_of(logsnr[rows].to(self.device)))
-            return self.levels[cells[rows].to(self.device) + 1]
+    @abstractmethod
+    def position(self, u: float) -> tuple[float, float]:
+        """Time and log-SNR at the fraction u ∈ [0, 1] of the cells, counted from the first level; nan where the chain
+        has none. For reports."""
 
-        def term(rows: Tensor, data: Tensor, x: Tensor, z: Tensor, at: Levels, condition: Condition) -> Tensor:
-            if self.continuous:
-                c = scale[rows].to(self.device)
-                return terms.diffusion_rate_at(self.model, x, z, at, -2 * c, condition)
-            j = cells[rows].to(self.device) + 1
-            return terms.diffusion_at(self.model, x, z, self.levels[j - 1], at, condition)
+    def edge(self, j: int) -> tuple[float, float]:
+        """`position` of the edge before cell j, 0..M."""
+        return self.position(j / len(self.cells))
 
-        columns = self._columns(Draws(examples, keys, draws, levels, term, 1, "the diffusion term"), surrogate, partial)
-        columns[:, 1:] *= scale[:, None]
-        return columns
+    @property
+    def control_columns(self) -> int:
+        """C."""
+        return 0
 
-    def diffusion_total(self, examples: Tensor, u: Tensor, keys: Tensor, draws: Tensor) -> Tensor:
-        """A value whose mean over u ~ U(0, 1) is the whole diffusion term of its example; (n,) nats.
+    def fit_controls(self, examples: Tensor, workers: Workers) -> object:
+        """What `columns` and `features` need besides the draws, from `examples` (n,): the same on every worker, which
+        all plan the same draws. None where nothing is needed."""
+        return None
 
-        M × the term of the cell that u falls in. Noise is keyed by `keys`, the caller's level keys (≥ 1).
-        """
-        M = len(self.cells)
-        cells = (u * M).floor().long().clamp(max=M - 1)
-        return M * self.cell_columns(examples, cells, u * M - cells, keys, draws, None)[:, 0]
+    def features(self, examples: Tensor, controls: object) -> tuple[Tensor, Tensor]:
+        """Closed-form features (n, q) that foretell the terms of `examples` (n,), and expected errors (n, E ≥ 1), about
+        proportional to the size of their terms; float32 on the CPU. n may be 0."""
+        return torch.zeros(len(examples), 0), torch.ones(len(examples), 1)
 
-    def place(self, u: float) -> tuple[float, float]:
-        """(t, λ) at the fraction u ∈ [0, 1] of the cells, counted from the first level; interpolated between levels."""
-        if self.continuous:
-            edges = torch.cat([self.cells.upper, self.cells.lower[-1:]])
-            logsnr = edges[0] + u * (edges[-1] - edges[0])
-            return float(self.model.schedule.time_of(logsnr)), float(logsnr)
-        levels = self.levels.to(device="cpu")
-        position = u * (len(levels) - 1)
-        left = min(int(position), len(levels) - 2)
-        part = position - left
-        return tuple(float(v[left] + part * (v[left + 1] - v[left])) for v in (levels.t, levels.logsnr))  # type: ignore
+    @property
+    def steps(self) -> int | None:
+        """The number of cells of a chain of finitely many levels; None where it is continuous."""
+        return None if self.cells.continuous else len(self.cells)
 
-    def _columns(self, draws: Draws, surrogate: GaussianSurrogate | None, partial: bool) -> Tensor:
-        if surrogate is not None:
-            surrogate = surrogate.in_precision(self.dtype)
-        return computed(self, draws, lambda rows: self._batch(draws, rows, surrogate), partial)
-
-    def _batch(self, all_draws: Draws, rows: Tensor, surrogate: GaussianSurrogate | None) -> Tensor:
-        """The rows (b, 3) of one batch of draws: the term, the surrogate's excess and ‖ε‖² − D; CPU, float64.
-
-        Everything before the network is done on a few examples after the other, see `tiles`.
-        """
-        examples, keys, draws = all_draws.examples[rows], all_draws.keys[rows], all_draws.draws[rows]
-        shape, D = self.model.domain.shape, self.model.domain.dimensions
-        at = all_draws.levels(rows)
-        condition = {k: v[examples].to(self.device) for k, v in self.condition.items()}
-        columns = torch.zeros(len(rows), 3, dtype=torch.float64, device=self.device)
-        with torch.no_grad():
-            eps = random.normal(self.seed, examples, keys, draws, shape, device=self.device)
-            x, z = torch.empty_like(eps), torch.empty_like(eps)
-            data = self._rows(examples)
-            for part in tiles.tiles(len(rows), D, self.device):
-                x[part] = self._values(data[part])
-                z[part] = forward.noised(x[part], eps[part], at[part])
-                if surrogate is not None:
-                    who, of, times = torch.unique_consecutive(examples[part], return_inverse=True, return_counts=True)
-                    first, of = (times.cumsum(0) - times).to(self.device), of.to(self.device)
-                    distinct, of = (x[part][first], of) if len(who) < len(of) else (x[part], None)
-                    columns[part, 1] = surrogate.excess(distinct, eps[part], at.logsnr[part], of)
-                    columns[part, 2] = tiles.squared_norm(eps[part]) - D
-            del eps
-            columns[:, 0] = all_draws.term(rows, data, x, z, at, condition)
-        if not bool(torch.isfinite(columns).all()):
-            bad = int(examples[(~torch.isfinite(columns)).any(1).cpu().nonzero()[0, 0]])
-            raise NumericalError(
-                f"{all_draws.what} of example {bad} is not finite",
-                "the network returned NaN or infinity there, or the example has zero probability under the "
-                "model; check its weights, its precision and the declared output (eps, x0, v)",
-            )
-        return columns.cpu()
+    def priors(self) -> Tensor:
+        """The exact term of every example, (N,)."""
+        return torch.cat([self.prior(rows) for rows in torch.arange(self.examples).split(256)])

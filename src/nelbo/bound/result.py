@@ -23,6 +23,12 @@ class StandardError:
     data: float
     total: float
 
+    @classmethod
+    def of(cls, variance: float, data_variance: float, dimensions: int) -> StandardError:
+        """From variances in nats² of the estimator and of the data."""
+        variances = variance, data_variance, variance + data_variance
+        return cls(*(float(bits_per_dim(math.sqrt(v), dimensions)) for v in variances))
+
 
 @dataclass(frozen=True)
 class Term:
@@ -31,6 +37,12 @@ class Term:
     bits_per_dim: float
     standard_error: float
     standard_error_data: float
+
+    @classmethod
+    def of(cls, estimate: TermEstimate, dimensions: int) -> Term:
+        """From an estimate in nats."""
+        nats = estimate.mean, math.sqrt(estimate.variance), math.sqrt(estimate.data_variance)
+        return cls(*(float(bits_per_dim(v, dimensions)) for v in nats))
 
 
 @dataclass(frozen=True)
@@ -87,24 +99,18 @@ class Bound:
     seconds: float = field(default=math.nan)
 
     @classmethod
-    def of(cls, estimate: Estimate, dimensions: int, **rest: Any) -> Bound:
+    def of(cls, estimate: Estimate, dimensions: int, rest: Json) -> Bound:
         """From an estimate in nats; `rest` holds the fields that say what was scored and how."""
 
         def bits(nats: float) -> float:
             return float(bits_per_dim(nats, dimensions))
 
-        def term(e: TermEstimate) -> Term:
-            return Term(bits(e.mean), bits(math.sqrt(e.variance)), bits(math.sqrt(e.data_variance)))
-
         total = estimate.total
+        terms = (Term.of(e, dimensions) for e in (estimate.prior, estimate.diffusion, estimate.reconstruction))
         return cls(
             bits_per_dim=bits(total.mean),
-            standard_error=StandardError(
-                estimator=bits(math.sqrt(total.variance)),
-                data=bits(math.sqrt(total.data_variance)),
-                total=bits(math.sqrt(total.variance + total.data_variance)),
-            ),
-            terms=Terms(term(estimate.prior), term(estimate.diffusion), term(estimate.reconstruction)),
+            standard_error=StandardError.of(total.variance, total.data_variance, dimensions),
+            terms=Terms(*terms),
             levels=tuple(
                 Level(p.t, p.s, p.logsnr_t, p.logsnr_s, bits(p.mean), bits(math.sqrt(p.variance)), p.evaluations)
                 for p in estimate.strata

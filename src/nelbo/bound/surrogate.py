@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from nelbo.equation import equation
-from nelbo.maths import random, tiles
+from nelbo.maths import tiles
+from nelbo.maths.keys import Purpose
 
 _SMALL = 320
 """Dimensions or examples up to which all principal directions are computed, and not the leading ones alone."""
@@ -136,11 +137,7 @@ def _leading(centred: Tensor, k: int) -> Tensor:
     n, D = centred.shape
     if k == n:
         return torch.linalg.qr(centred.mT)[0]
-    Q = (
-        random.normal(0, torch.arange(k), 0, 0, (D,), stream=random.Stream.PROBE, device=centred.device)
-        .to(centred.dtype)
-        .mT
-    )
+    Q = Purpose.SURROGATE_BASIS.normal(0, torch.arange(k), shape=(D,), device=centred.device).to(centred.dtype).mT
     for _ in range(2):
         Q = torch.linalg.qr(centred.mT @ (centred @ Q))[0]
     return Q

@@ -19,6 +19,7 @@ ROOMS = (
     "model",
     "nets",
     "bound",
+    "likelihood",
     "training",
     "sampling",
     "tightening",

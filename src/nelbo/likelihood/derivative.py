@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nelbo.bound.problem import Problem
+from nelbo.bound.gaussian_chain import GaussianChain
 from nelbo.errors import UsageError
 from nelbo.likelihood import ode
 from nelbo.likelihood.trace import signs
@@ -31,31 +31,31 @@ AGREE, DIFFER = 0.02, 0.05
 agree to 2 %, it is below 0.7 %, so that a derivative 5 % off is wrong and not inaccurately tested."""
 
 
-def check(problem: Problem) -> int:
+def check(chain: GaussianChain) -> int:
     """Compare the two at `PLACES`; the evaluations that it took. Errors: UsageError where they differ."""
-    first, last = ode.span(problem.model)
-    rows = torch.arange(min(ROWS, problem.examples))
-    x = problem.values(rows)
-    shape, device = x.shape[1:], problem.device
-    condition = {k: v[rows].to(device) for k, v in problem.condition.items()}
-    law = ode.law(problem.model.schedule)
+    first, last = ode.span(chain.model)
+    rows = torch.arange(min(ROWS, chain.examples))
+    x = chain.values(rows)
+    shape, device = x.shape[1:], chain.device
+    condition = chain.condition_of(rows)
+    law = ode.law(chain.model.schedule)
     for i, place in enumerate(PLACES):
         at = ode.level_at(law, first + place * (last - first), len(x), device)
-        eps = Purpose.DERIVATIVE_NOISE.normal(problem.seed, rows, 0, i, shape, device=device)
-        e = signs(Purpose.DERIVATIVE_PROBES.uniform(problem.seed, rows, i, 0, shape, device=device))
-        _compare(problem, forward.noised(x, eps, at), e, at, condition)
+        eps = Purpose.DERIVATIVE_NOISE.normal(chain.seed, rows, 0, i, shape, device=device)
+        e = signs(Purpose.DERIVATIVE_PROBES.uniform(chain.seed, rows, i, 0, shape, device=device))
+        _compare(chain, forward.noised(x, eps, at), e, at, condition)
     return len(PLACES) * 5 * len(rows)
 
 
-def _compare(problem: Problem, z: Tensor, e: Tensor, at: Levels, condition: Condition) -> None:
+def _compare(chain: GaussianChain, z: Tensor, e: Tensor, at: Levels, condition: Condition) -> None:
     def x0(state: Tensor) -> Tensor:
         with torch.no_grad():
-            return problem.model.predict(state, at, condition).x0
+            return chain.model.predict(state, at, condition).x0
 
     delta = 0.01 * column(at.sigma, z)
     with torch.enable_grad():
         z = z.detach().requires_grad_()
-        prediction = ode.predicted(problem.model, z, at, condition)
+        prediction = ode.predicted(chain.model, z, at, condition)
         wide, near = ((x0(z + d * e) - x0(z - d * e)) / (2 * d) for d in (delta, 0.5 * delta))
         (row,) = torch.autograd.grad((prediction * near).sum(), z, allow_unused=True)
     expected = near.square().flatten(1).sum(1)  # uᵀ J e where J e is the difference u

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from nelbo._version import __version__
+from nelbo.bound import checks
 from nelbo.bound.estimate import PerExample, TermEstimate
-from nelbo.bound.prepare import NelboWarning, overlap, prepare
-from nelbo.bound.problem import Problem
+from nelbo.bound.gaussian_chain import GaussianChain
+from nelbo.bound.prepare import prepare
 from nelbo.bound.result import Bound, StandardError, Term
-from nelbo.bound.store import Store
 from nelbo.errors import UsageError
 from nelbo.likelihood import dequantisation, ode
 from nelbo.likelihood.dequantisation import Dequantisation
@@ -30,8 +28,6 @@ from nelbo.model.examples import Examples
 from nelbo.process.schedule import Table
 from nelbo.typing import Condition, Json
 from nelbo.workers import Run
-
-DEFAULT_RUN = Run()
 
 
 @dataclass(frozen=True)
@@ -85,11 +81,11 @@ class OdeLikelihood(Bound):
 def ode_likelihood(
     model: DiffusionModel,
     examples: Examples,
+    run: Run,
     how: Settings,
     *,
     condition: Condition | None = None,
     per_example: bool = False,
-    run: Run = DEFAULT_RUN,
 ) -> OdeLikelihood:
     """−log p of `examples` by the model's probability-flow ODE; see `nelbo.ode_likelihood`.
 
@@ -100,38 +96,20 @@ def ode_likelihood(
     if run.precision == "bf16":
         raise UsageError("an ODE likelihood in bf16: derivatives have two digits there", "use float32 or float64")
     ode.span(model)
-    problem, whole = prepare(
-        model,
-        examples,
-        condition=condition,
-        seed=run.seed,
-        batch_size=run.batch_size,
-        device=run.device,
-        precision=run.precision,
-        workers=run.workers,
-        resumable=run.state is not None,
-    )
-    fingerprint = model.fingerprint()
-    if run.state is not None and problem.workers.rank == 0:
-        rows = {k: Examples(v).fingerprint for k, v in problem.condition.items()}
-        own = {"seed": run.seed, "precision": run.precision, "ode": how.identity, "batch_size": problem.batch_size}
-        identity = {"data": whole.fingerprint, "model": fingerprint, **own, "condition": rows, "version": __version__}
-        problem.store = Store(run.state, identity)
-    if run.progress is not None:
-        show, planned = run.progress, problem.examples * how.evaluations(model) // problem.workers.size
-        problem.advance = lambda _: show(problem.nfe, max(planned, problem.nfe))
+    prepared = prepare(model, examples, run, condition=condition)
+    chain, runner = prepared.chain, prepared.runner
+    prepared.open_state(ode=how.identity)
+    runner.plan(chain.examples * how.evaluations(model) // run.workers.size)
     try:
-        with problem.model.denoiser.inference():
-            scores = scored(problem, how)
+        with chain.model.denoiser.inference():
+            scores = scored(chain, runner, how)
     finally:
-        if problem.store is not None:
-            problem.store.close()
-    D = model.domain.dimensions
-    done = whole.first(len(scores))
+        runner.close()
+    D = chain.dimensions
+    done = prepared.examples.first(len(scores))
     total = TermEstimate.of(scores.values["nats"], scores.variances["nats"])
-    notes = overlap(model, done) + _notes(problem, how, scores, total)
-    for note in notes:
-        warnings.warn(note, NelboWarning, stacklevel=3)
+    notes = checks.overlap(model, done) + _notes(chain, runner.stopped, how, scores, total)
+    checks.warn(notes)
     rows = FlowPerExample(
         **{name: scores.values[name] for name in NAMES},
         standard_error=scores.variances["nats"].sqrt(),
@@ -139,43 +117,28 @@ def ode_likelihood(
     )
     return OdeLikelihood(
         bits_per_dim=float(bits_per_dim(total.mean, D)),
-        standard_error=StandardError(
-            float(bits_per_dim(math.sqrt(total.variance), D)),
-            float(bits_per_dim(math.sqrt(total.data_variance), D)),
-            float(bits_per_dim(math.sqrt(total.variance + total.data_variance), D)),
-        ),
-        terms=FlowTerms(**{name: _term(scores, name, D) for name in TERMS}),
+        standard_error=StandardError.of(total.variance, total.data_variance, D),
+        terms=FlowTerms(**{n: Term.of(TermEstimate.of(scores.values[n], scores.variances[n]), D) for n in TERMS}),
         levels=(),
         examples=len(done),
         dimensions=D,
         nfe_total=scores.evaluations,
         estimator=_description(model, how, scores),
-        precision=run.precision,
-        seed=run.seed,
-        data={"name": done.name, "fingerprint": done.fingerprint},
-        model={"fingerprint": fingerprint, "parameters": model.parameters},
-        description=model.describe(),
-        version=__version__,
+        **prepared.claims(done),
         per_example=rows if per_example else None,
         warnings=tuple(notes),
-        interrupted=problem.stopped,
+        interrupted=runner.stopped,
         seconds=time.perf_counter() - started,
     )
 
 
-def _term(scores: Scores, name: str, D: int) -> Term:
-    e = TermEstimate.of(scores.values[name], scores.variances[name])
-    values = (e.mean, math.sqrt(e.variance), math.sqrt(e.data_variance))
-    return Term(*(float(bits_per_dim(value, D)) for value in values))
-
-
-def _notes(problem: Problem, how: Settings, scores: Scores, total: TermEstimate) -> list[str]:
+def _notes(chain: GaussianChain, stopped: bool, how: Settings, scores: Scores, total: TermEstimate) -> list[str]:
     """What a reader of the result must know."""
-    notes, D, n = [], problem.model.domain.dimensions, len(scores)
-    if isinstance(problem.model.schedule, Table):
+    notes, D, n = [], chain.dimensions, len(scores)
+    if isinstance(chain.model.schedule, Table):
         notes.append("between the levels of its table the network is given fractional positions, interpolated in λ")
-    if problem.stopped:
-        notes.append(f"interrupted: the likelihood is that of the first {n} of {problem.examples} examples")
+    if stopped:
+        notes.append(f"interrupted: the likelihood is that of the first {n} of {chain.examples} examples")
     if how.tolerance is not None:
         missed = int((scores.errors > how.tolerance).sum())
         tolerance = f"{bits_per_dim(how.tolerance, D):.3g}"

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nelbo.bound import batches
-from nelbo.bound.problem import Problem
+from nelbo.bound.gaussian_chain import GaussianChain
+from nelbo.bound.runner import Runner
 from nelbo.errors import Interrupted, NumericalError, UsageError
 from nelbo.likelihood import dequantisation as starts
 from nelbo.likelihood import derivative, ode, solvers
@@ -133,36 +133,21 @@ class Scores:
         return len(self.errors)
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """What is computed and kept in a state, one row an example: the sum and its terms for each draw, variances over
-    probes of the sum and of the flow, the error of the solves, the most steps, the evaluations."""
-
-    examples: int
-    draws: int
-    cost: int = 0  # the evaluations of an example depend on it, and are counted as they are spent
-
-    @property
-    def columns(self) -> int:
-        return self.draws * len(NAMES) + 5
-
-    def __len__(self) -> int:
-        return self.examples
-
-
-def scored(problem: Problem, how: Settings) -> Scores:
-    """Every example's likelihood; after an interrupt that of the first so many, with `problem.stopped` set.
+def scored(chain: GaussianChain, runner: Runner, how: Settings) -> Scores:
+    """Every example's likelihood; after an interrupt that of the first so many, with `runner.stopped` set.
 
     Errors: Interrupted where not one batch was finished; UsageError for a network whose derivative is not that of its
     values; NumericalError.
     """
-    flow, problem.nfe = None, derivative.check(problem)
-    if how.dequantisation is Dequantisation.FLOW:
-        flow, fit_cost = starts.fit(problem)
-        problem.nfe += fit_cost
-    before = problem.nfe
-    work = _Rows(problem.examples, how.draws)
-    table = batches.computed(problem, work, lambda rows: _batch(problem, how, flow, rows), partial=True)
+    runner.count(derivative.check(chain))
+    flow = starts.fit(chain, runner) if how.dequantisation is Dequantisation.FLOW else None
+    before = runner.nfe
+
+    def rows_of(examples: Tensor) -> Tensor:
+        return _rows(chain, runner, how, flow, examples)
+
+    # the evaluations of an example depend on it, and are counted as they are spent
+    table = runner.rows(chain.examples, _columns(how), 0, rows_of, partial=True)
     unfinished = table[:, -1].isnan()  # the count of evaluations is never NaN where there is one
     n = int(unfinished.nonzero()[0]) if bool(unfinished.any()) else len(table)
     if n == 0:
@@ -192,11 +177,19 @@ def scored(problem: Problem, how: Settings) -> Scores:
     )
 
 
-def _batch(problem: Problem, how: Settings, flow: DequantisationFlow | None, rows: Tensor) -> Tensor:
-    """The rows (b, columns) of one batch of examples."""
-    table = torch.zeros(len(rows), _Rows(0, how.draws).columns, dtype=torch.float64)
+def _columns(how: Settings) -> int:
+    """Columns of the table that a state keeps, one row an example: the sum and its terms for each draw, variances over
+    probes of the sum and of the flow, the error of the solves, the most steps, the evaluations."""
+    return how.draws * len(NAMES) + 5
+
+
+def _rows(
+    chain: GaussianChain, runner: Runner, how: Settings, flow: DequantisationFlow | None, examples: Tensor
+) -> Tensor:
+    """The rows (b, columns) of a batch of examples."""
+    table = torch.zeros(len(examples), _columns(how), dtype=torch.float64)
     for r in range(how.draws):
-        parts = [_solved(problem, how, flow, rows, r * how.importance + k) for k in range(how.importance)]
+        parts = [_solved(chain, runner, how, flow, examples, r * how.importance + k) for k in range(how.importance)]
         log_w = -torch.stack([p.terms.sum(0) for p in parts])
         weighted = log_w.logsumexp(0) - math.log(how.importance)
         means = torch.stack([p.terms for p in parts]).mean(0)
@@ -223,25 +216,26 @@ class _Part:
     evaluations: Tensor
 
 
-def _solved(problem: Problem, how: Settings, flow: DequantisationFlow | None, rows: Tensor, draw: int) -> _Part:
-    model, device, solver = problem.model, problem.device, how.solver
-    condition = {k: v[rows].to(device) for k, v in problem.condition.items()}
+def _solved(
+    chain: GaussianChain, runner: Runner, how: Settings, flow: DequantisationFlow | None, examples: Tensor, draw: int
+) -> _Part:
+    model, device, solver = chain.model, chain.device, how.solver
+    condition = chain.condition_of(examples)
     start = starts.start(
-        how.dequantisation, model, problem._rows(rows), problem.levels[:1].expand(len(rows)),
-        seed=problem.seed, examples=rows, draw=draw, condition=condition, flow=flow,
+        how.dequantisation, model, chain.data_of(examples), chain.levels[:1].expand(len(examples)),
+        seed=chain.seed, examples=examples, draw=draw, condition=condition, flow=flow,
     )  # fmt: skip
-    every = torch.arange(len(rows))
-    evaluations = torch.zeros(len(rows), dtype=torch.float64)
-    steps = torch.full((len(rows),), float(solver.steps), dtype=torch.float64)
+    every = torch.arange(len(examples))
+    evaluations = torch.zeros(len(examples), dtype=torch.float64)
+    steps = torch.full((len(examples),), float(solver.steps), dtype=torch.float64)
 
     def count(which: Tensor, n: int) -> None:
         evaluations[which] += n
-        problem.nfe += len(which) * n
-        problem.advance(len(which) * n)
+        runner.count(len(which) * n)
 
     count(every, int(how.dequantisation.calls_network(model)))
     shape = model.domain.shape
-    probes = [traces.rademacher(problem.seed, rows, draw, p, shape, device) for p in range(how.trace.probes)]
+    probes = [traces.rademacher(chain.seed, examples, draw, p, shape, device) for p in range(how.trace.probes)]
 
     def solve(solver: Solver, which: Tensor) -> tuple[Tensor, Tensor]:
         at = which.to(device)

@@ -5,8 +5,8 @@ is not taken gets a harmless argument before it is computed. For a variance-pres
 
     alpha^2 = sigmoid(lambda),    sigma^2 = sigmoid(-lambda),    lambda = log_alpha2 - log1mexp(-log_alpha2)
 
-by `sigmoid`, `log_sigmoid` and `logit_exp` below, and log(1 - exp(lambda_t - lambda_s)) = log1mexp(lambda_s - lambda_t)
-for s < t (Kingma et al. 2021, "Variational diffusion models", sections 3.2 and 4; their gamma is -lambda).
+and log(1 - exp(lambda_t - lambda_s)) = log1mexp(lambda_s - lambda_t) for s < t (Kingma et al. 2021, "Variational
+diffusion models", sections 3.2 and 4; their gamma is -lambda).
 """
 
 from __future__ import annotations
@@ -25,28 +25,6 @@ def log1mexp(x: Tensor) -> Tensor:
     near = torch.log(-torch.expm1(-torch.where(small, x, 0.5)))
     far = torch.log1p(-torch.exp(-torch.where(small, 1.0, x)))
     return torch.where(small, near, far)
-
-
-def logdiffexp(a: Tensor, b: Tensor) -> Tensor:
-    """log(exp(a) - exp(b)) = a + log1mexp(a - b) for a >= b; -inf where they are equal, NaN where a < b.
-
-    b = -inf gives a. Conditioned like exp(a) - exp(b): equal a and b have no digits to give. Maechler 2012, section 1.
-    """
-    a, b = torch.broadcast_tensors(a, b)
-    something = b > -torch.inf
-    difference = torch.where(something, a - torch.where(something, b, 0.0), 1.0)
-    return torch.where(something, a + log1mexp(difference), a)
-
-
-def log_expm1(x: Tensor) -> Tensor:
-    """log(exp(x) - 1) for x > 0, the inverse of softplus; -inf at 0, NaN below.
-
-    x + log1mexp(x) for large x. Maechler 2012, section 1, with the sign of x turned.
-    """
-    small = x < 0.7
-    near = torch.log(torch.expm1(torch.where(small, x, 0.5)))
-    far = torch.where(small, 1.0, x)
-    return torch.where(small, near, far + log1mexp(far))
 
 
 def x_minus_log1p(x: Tensor) -> Tensor:
@@ -82,22 +60,3 @@ def expm1_difference(a: Tensor, b: Tensor) -> Tensor:
         -torch.exp(torch.where(falling, a, 0.0)) * torch.expm1(torch.where(falling, b - a, 0.0)),
         torch.exp(torch.where(falling, 0.0, b)) * torch.expm1(torch.where(falling, 0.0, a - b)),
     )
-
-
-def sigmoid(x: Tensor) -> Tensor:
-    """1 / (1 + exp(-x)), to full relative accuracy on both sides; for 1 - sigmoid(x) take sigmoid(-x)."""
-    return torch.sigmoid(x)
-
-
-def log_sigmoid(x: Tensor) -> Tensor:
-    """log(1 / (1 + exp(-x))) = min(x, 0) - log1p(exp(-|x|)), to full relative accuracy on both sides."""
-    return torch.nn.functional.logsigmoid(x)
-
-
-def logit_exp(log_p: Tensor) -> Tensor:
-    """log(p / (1 - p)) of p = exp(log_p), log_p < 0: log_p - log1mexp(-log_p), the inverse of `log_sigmoid`.
-
-    The log-SNR of a variance-preserving level from log alpha^2. +inf at 0, NaN above. Cancellation-free: it equals
-    -log_expm1(-log_p).
-    """
-    return -log_expm1(-log_p)

@@ -1,7 +1,7 @@
 """The model card: README.md with the metadata of the Hugging Face hub, and the bound with everything behind it.
 
-The metadata are YAML whose scalars are written as JSON, which YAML reads; the figure stands there as a metric of the
-model index, and in the text as the table that `print(bound)` shows.
+The metadata are YAML whose scalars are written as JSON, which YAML reads. The bound is a metric of the model index, and
+in the text the table of `print(bound)`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def metadata(bound: Bound | None, *, name: str, license: str | None, library: st
             "seed": bound.seed,
         },
     }
-    # the hub wants a data set's identifier: the name without what says which part of it
+    # the hub expects the identifier of a data set: the name without its split
     dataset = {"name": bound.data["name"], "type": bound.data["name"].split(":")[0]}
     result = {"task": {"type": TASK}, "dataset": dataset, "metrics": [metric]}
     return {**meta, "metrics": ["bits_per_dim"], "model-index": [{"name": name, "results": [result]}]}
@@ -103,23 +103,22 @@ def _about(model: DiffusionModel, library: str) -> str:
 def _likelihood(bound: Bound) -> str:
     value, error = plus_minus(bound.bits_per_dim, bound.standard_error.total)
     kind = (
-        "a code length: −log2 of the model's probability of an example is at most this, on average, for each value"
+        "a code length: per value and on average, −log2 of the model's probability of an example is at most this"
         if bound.description["domain"]["bins"]
         else "a negative log density in the units of the data, and no code length"
     )
     name = bound.estimator["name"]
     named = f" --estimator {name}" if name in ESTIMATORS else ""
-    said = bound.to_dict()
-    facts = {
-        k: said[k] for k in ("grid", "variance", "clipping", "decoder", "prior", "domain", "estimator") if k in said
-    }
-    facts |= {k: said[k] for k in ("precision", "seed", "examples", "nfe_total", "data", "model", "version")}
+    fields = bound.to_dict()
+    parts = ("grid", "variance", "clipping", "decoder", "prior", "domain", "estimator")
+    facts = {k: fields[k] for k in parts if k in fields}
+    facts |= {k: fields[k] for k in ("precision", "seed", "examples", "nfe_total", "data", "model", "version")}
     return "\n".join(
         [
             "## Likelihood\n",
             f"**{value}{'' if error is None else f' ± {error}'} {_unit(bound)}** on {bound.data['name']} "
             f"({bound.examples} examples): {kind}. The error is one standard error, of the estimator and of the "
-            "sampling of the examples together; it is a variational bound: the model's own −log p(x) is no larger.\n",
+            "sampling of the examples together. This is a variational bound: the model's own −log p(x) is no larger.\n",
             "```text",
             str(bound),
             "```\n",
@@ -140,7 +139,7 @@ def _likelihood(bound: Bound) -> str:
 def _parts(model: DiffusionModel) -> str:
     return "\n".join(
         [
-            "## What it is made of\n",
+            "## Parts\n",
             "```json",
             json.dumps(
                 {**model.describe(), "fingerprint": model.fingerprint(), "provenance": model.provenance},

@@ -1,7 +1,7 @@
-"""What a folder holds for a report: `bound.json`, the model's description and log, pictures, a comparison.
+"""The contents of a folder for a report: `bound.json`, the model's description and log, pictures, a comparison.
 
-Every file is optional and is checked as far as the report uses it; a file that is there but damaged is refused by
-name rather than left out, since a page without it would look complete.
+Every file is optional and is checked as far as the report uses it. A damaged file is refused by name and not left out,
+because a page without it would look complete.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ PICTURES = ("samples", "data", "trajectory", "denoised", "trajectory_logsnr")
 
 
 @dataclass(frozen=True, eq=False)
-class Contents:
-    """What was found; None or empty where a file is not there."""
+class FolderContents:
+    """The contents of a folder; None or empty where a file is missing."""
 
     folder: Path
     bound: Json | None = None
@@ -55,7 +55,7 @@ class Contents:
         return {}
 
 
-def read_contents(folder: Path) -> Contents:
+def read_contents(folder: Path) -> FolderContents:
     """Everything that a report of `folder` can show: a folder of `nelbo demo`, or a model folder.
 
     Errors: DataError for a folder that is missing or has none of the files, and for a file that is damaged.
@@ -65,7 +65,7 @@ def read_contents(folder: Path) -> Contents:
         raise DataError(f"{folder} {what}", "give the folder that `nelbo demo` or `nelbo train` wrote")
     model = folder / "model" if (folder / "model" / "model.json").is_file() else folder
     log, unreadable = _log(model / "log.jsonl")
-    contents = Contents(
+    contents = FolderContents(
         folder,
         bound=_bound(folder / "bound.json"),
         model=_json(model / "model.json"),
@@ -109,14 +109,14 @@ def _bound(path: Path) -> Json | None:
     remedy = "write it again with `nelbo evaluate MODEL --data DATA --out bound.json`, or move it away"
     if bound.get("schema") != "nelbo.bound/1":
         raise DataError(f"{path} has the schema {bound.get('schema')!r}, not 'nelbo.bound/1'", remedy)
-    missing = [name for name, found in _required(bound) if not found]
+    missing = [name for name, valid in _required(bound) if not valid]
     if missing:
         raise DataError(f"{path} lacks {', '.join(missing)}, or holds something else there", remedy)
     return bound
 
 
 def _required(bound: Json) -> list[tuple[str, bool]]:
-    """The fields that the page is made of, and whether each is there and of its type."""
+    """The fields that the page needs, and whether each is there and of its type."""
 
     def inner(value: Any, key: str) -> Any:
         return value.get(key) if isinstance(value, dict) else None
@@ -125,8 +125,8 @@ def _required(bound: Json) -> list[tuple[str, bool]]:
     checks += [(key, isinstance(bound.get(key), int) and bound[key] > 0) for key in ("examples", "dimensions")]
     checks += [("standard_error", isinstance(bound.get("standard_error"), dict))]
     for term in ODE_TERMS if bound.get("quantity") == "ode" else TERMS:
-        found = is_number(inner(inner(bound.get("terms"), term), "bits_per_dim"))
-        checks.append((f"terms.{term}.bits_per_dim", found))
+        value = inner(inner(bound.get("terms"), term), "bits_per_dim")
+        checks.append((f"terms.{term}.bits_per_dim", is_number(value)))
     levels = bound.get("levels", [])
     keys = ("logsnr_t", "logsnr_s", "bits_per_dim")
     good = isinstance(levels, list) and all(is_number(inner(level, k)) for level in levels for k in keys)
@@ -164,8 +164,8 @@ def _pictures(path: Path) -> dict[str, np.ndarray]:
     loaded = arrays.load(path)
     if not isinstance(loaded, dict):
         raise DataError(f"{path} holds a single array", f"save it with numpy.savez under {', '.join(PICTURES)}")
-    found = {k: v for k, v in loaded.items() if k in PICTURES and v.size}
-    for key, array in found.items():
+    pictures = {k: v for k, v in loaded.items() if k in PICTURES and v.size}
+    for key, array in pictures.items():
         axes = {"trajectory_logsnr": (1,), "trajectory": (3, 4, 5), "denoised": (3, 4, 5)}.get(key, (2, 3, 4))
         if array.dtype.kind not in "uif" or array.ndim not in axes:
             raise DataError(
@@ -173,20 +173,20 @@ def _pictures(path: Path) -> dict[str, np.ndarray]:
                 "samples and data are (n, *shape), trajectory and denoised (steps, m, *shape), "
                 "trajectory_logsnr (steps,), all numbers",
             )
-    steps = {k: len(found[k]) for k in ("trajectory", "denoised", "trajectory_logsnr") if k in found}
+    steps = {k: len(pictures[k]) for k in ("trajectory", "denoised", "trajectory_logsnr") if k in pictures}
     if len(set(steps.values())) > 1:
         raise DataError(
             f"the arrays of the reverse chain in {path} differ in their number of steps: {steps}",
             "give trajectory, denoised and trajectory_logsnr the same first axis",
         )
-    return found
+    return pictures
 
 
 def _comparison(path: Path) -> list[Json]:
-    found = _json(path)
-    if found is None:
+    document = _json(path)
+    if document is None:
         return []
-    rows = found.get("rows")
+    rows = document.get("rows")
     if not isinstance(rows, list) or not all(
         isinstance(row, dict) and isinstance(row.get("name"), str) and is_number(row.get("bits_per_dim"))
         for row in rows

@@ -1,7 +1,7 @@
-"""Figures as inline SVG: text stays text, colours are the page's own variables, nothing refers outside.
+"""Figures as inline SVG: text stays text, colours are variables of the page, nothing refers outside.
 
-Each figure is drawn twice, for a wide and for a narrow screen, since text in a shrunk drawing cannot be read; the
-style sheet shows one of the two. matplotlib is imported here when a figure is drawn.
+Each figure is drawn twice, for a wide and for a narrow screen, because text in a shrunk drawing is not readable; the
+style sheet shows one of the two. matplotlib is imported when a figure is drawn.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ WIDE, NARROW = 840, 344
 STRATA = 240
 """Most strata that are drawn; longer chains are joined pairwise, errors in quadrature."""
 
-# Colours that stand for the page's variables while matplotlib draws; each is replaced by var(--name).
+# Placeholders for the page's variables while matplotlib draws; each is replaced by var(--name).
 COLOURS = {
     name: f"#0{i}0203"
     for i, name in enumerate(["ink", "faint", "rule", "prior", "diffusion", "reconstruction", "accent"])
@@ -31,7 +31,7 @@ Draw = Callable[[Any, bool], None]
 
 
 def chain(bound: Json) -> str:
-    """Where the bound sits: bits/dim per unit of log-SNR along the chain, and the running sum of the three terms.
+    """The bound along the chain: bits/dim per unit of log-SNR, and the running sum of the three terms.
 
     bound: a checked dictionary of schema nelbo.bound/1 with at least one level of positive width.
     """
@@ -95,9 +95,9 @@ def _draw_chain(figure: Any, narrow: bool, strata: np.ndarray, terms: dict[str, 
     label: dict[str, Any] = {"fontsize": 11, "va": "bottom"}
     bottom.text(first - gutter, max(prior, 0) + lift, f"prior {prior:.3f}", color=COLOURS["prior"], **label)
     half = prior + 0.6 * diffusion
-    beside = np.interp(half, np.maximum.accumulate(running), places) - 0.02 * (last - first)
+    at = np.interp(half, np.maximum.accumulate(running), places) - 0.02 * (last - first)
     words = f"diffusion {diffusion:.3f}"
-    bottom.text(beside, half + lift, words, color=COLOURS["diffusion"], ha="right", **label)
+    bottom.text(at, half + lift, words, color=COLOURS["diffusion"], ha="right", **label)
     name = "recon." if narrow else "reconstruction"
     bottom.text(
         last + gutter, max(total, prior + diffusion) + lift, f"{name} {terms['reconstruction']:.3f}",
@@ -126,12 +126,12 @@ def _draw_loss(figure: Any, narrow: bool, records: Sequence[Json], final: float 
     axes.plot(*_thin(step, mean), color=accent, linewidth=1.9, label="running mean")
     shown = [values]
     for key in validation_keys(records):
-        where, found = series(records, key)
+        steps, losses = series(records, key)
         axes.plot(
-            where, found, color=COLOURS["reconstruction"], linewidth=1.6, marker="o", markersize=3,
+            steps, losses, color=COLOURS["reconstruction"], linewidth=1.6, marker="o", markersize=3,
             label=key.replace("_", " "),
         )  # fmt: skip
-        shown.append(found)
+        shown.append(losses)
     if final is not None:
         axes.axhline(final, color=COLOURS["ink"], linewidth=1.1, linestyle=(0, (4, 3)), label=f"the bound, {final:.3f}")
         shown.append(np.array([final]))
@@ -148,12 +148,12 @@ def _draw_loss(figure: Any, narrow: bool, records: Sequence[Json], final: float 
 
 def series(records: Sequence[Json], key: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps and values of the records in which `key` is a finite number, in the order of the steps."""
-    found = sorted((r["step"], r[key]) for r in records if is_number(r.get(key)))
-    return tuple(np.array(found, dtype=np.float64).reshape(-1, 2).T)  # type: ignore[return-value]
+    pairs = sorted((r["step"], r[key]) for r in records if is_number(r.get(key)))
+    return tuple(np.array(pairs, dtype=np.float64).reshape(-1, 2).T)  # type: ignore[return-value]
 
 
 def validation_keys(records: Sequence[Json]) -> list[str]:
-    """Keys of the log that are losses on held-out data, whatever a trainer calls them, at most two."""
+    """Keys of the log that are losses on held-out data, under the usual names, at most two."""
     keys = dict.fromkeys(k for r in records for k, v in r.items() if is_number(v))
     return [
         k
@@ -205,7 +205,7 @@ def _svg(prefix: str, kind: str, draw: Draw, width: int, height: int) -> str:
 
 
 def _inlined(svg: str, prefix: str, kind: str) -> str:
-    """The svg element alone: the page's colours and fonts, ids of its own, no name of another document."""
+    """The svg element alone, with the colours and fonts of the page and ids of its own."""
     box = re.search(r'viewBox="([-0-9. ]+)"', svg)
     body = svg[svg.index("</defs>") + len("</defs>") : svg.rindex("</svg>")]  # after the style sheet, which would leak
     used = set(re.findall(r"[\"(]#(\w+)[\")]", body))

@@ -1,7 +1,7 @@
-"""The page: what a folder holds, put into one html file that needs nothing beside it.
+"""The page: the contents of a folder in one html file that needs no other file.
 
-The template escapes every text; only drawings that this package made are put in as they are. The page carries a
-content security policy that forbids it to load anything.
+The template escapes every text; only drawings that this package made are inserted as they are. A content security
+policy forbids the page to load anything.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from nelbo._version import __version__
 from nelbo.errors import DataError, UsageError
 from nelbo.files import write_atomic
 from nelbo.report import figures, tightened, words
-from nelbo.report.contents import Contents, read_contents
+from nelbo.report.contents import FolderContents, read_contents
 from nelbo.report.pictures import grid
 from nelbo.typing import Json
 
 COLUMNS = 12
 """Most moments of the reverse chain that are shown."""
 
-_BUDGET = 600_000  # numbers drawn in one picture, so that the page stays small
+_BUDGET = 600_000
+"""Most numbers drawn in one picture: a page of a few such pictures stays below 3 MB."""
 
 
 def write(folder: str | Path, out: str | Path) -> Path:
@@ -41,7 +42,7 @@ def write(folder: str | Path, out: str | Path) -> Path:
     return write_atomic(out, render(read_contents(folder)))
 
 
-def render(contents: Contents) -> str:
+def render(contents: FolderContents) -> str:
     """The page as text."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -55,8 +56,8 @@ def render(contents: Contents) -> str:
     return environment.get_template("report.html").render(view(contents))
 
 
-def view(contents: Contents) -> Json:
-    """Everything the template shows; None or empty for what is not there."""
+def view(contents: FolderContents) -> Json:
+    """Everything that the template shows; None or empty where a section has nothing to show."""
     bound = contents.bound
     data = (bound or {}).get("data")
     name = data.get("name") if isinstance(data, dict) else None
@@ -95,19 +96,19 @@ def _chain(bound: Json | None) -> Json | None:
     }
 
 
-def _tightened(contents: Contents) -> Json | None:
+def _tightened(contents: FolderContents) -> Json | None:
     """The section of a certificate. Errors: DataError where it lacks what the section shows."""
     try:
-        found = tightened.view(contents.certificate)
+        section = tightened.view(contents.certificate)
     except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
         raise DataError(
-            f"the certificate in {contents.folder} lacks something or holds something else there: {error!r}",
+            f"the certificate in {contents.folder} lacks a field, or a field has another type: {error!r}",
             "tighten the model again, or move certificate.json away",
         ) from None
-    return None if found is None else {**found, "svg": _drawing(found["svg"])}
+    return None if section is None else {**section, "svg": _drawing(section["svg"])}
 
 
-def _loss(contents: Contents) -> Json | None:
+def _loss(contents: FolderContents) -> Json | None:
     steps, values = figures.series(contents.log, "loss")
     if len(values) < 2:
         return None
@@ -122,7 +123,7 @@ def _loss(contents: Contents) -> Json | None:
     }
 
 
-def _grids(contents: Contents) -> list[Json]:
+def _grids(contents: FolderContents) -> list[Json]:
     shown = []
     for key, caption in (("samples", "drawn from the model"), ("data", "from the data")):
         images = contents.pictures.get(key)
@@ -135,7 +136,7 @@ def _grids(contents: Contents) -> list[Json]:
     return shown
 
 
-def _strip(contents: Contents) -> Json | None:
+def _strip(contents: FolderContents) -> Json | None:
     z, x = contents.pictures.get("trajectory"), contents.pictures.get("denoised")
     first = z if z is not None else x
     if first is None:
@@ -145,10 +146,10 @@ def _strip(contents: Contents) -> Json | None:
     order = order[np.unique(np.linspace(0, len(order) - 1, min(COLUMNS, len(order))).round().astype(int))]
     low, high = _real_scale(contents, first)
     rows = []
-    for array, symbol, about in ((z, "z", "the chain"), (x, "x̂", "the network's guess")):
+    for array, symbol, about in ((z, "z", "the chain"), (x, "x̂", "the prediction of the network")):
         if array is not None:
             count = min(5, _affordable(array[0]))
-            # z spreads beyond the data's range: its ends are drawn half as far again, the same in every column.
+            # z spreads beyond the range of the data: its gray scale is half as wide again, the same in every column
             middle, half = (low + high) / 2, (high - low) / 2 * (1.5 if symbol == "z" else 1.0)
             cells = [_png(array[i, :count], middle - half, middle + half, columns=1) for i in order]
             rows.append({"symbol": symbol, "about": about, "cells": cells})
@@ -160,15 +161,15 @@ def _affordable(images: np.ndarray) -> int:
     return int(max(1, min(64, len(images), _BUDGET // max(1, images[0].size))))
 
 
-def _code_scale(contents: Contents, images: np.ndarray) -> tuple[float, float]:
-    """The ends of the gray scale of codes: 0 and K − 1; of real values those of the domain, else those found."""
+def _code_scale(contents: FolderContents, images: np.ndarray) -> tuple[float, float]:
+    """The ends of the gray scale: 0 and K − 1 for codes; for real values those of the domain, or of the values."""
     bins = contents.domain.get("bins")
     if isinstance(bins, int) and bins > 1 and images.dtype.kind in "ui":
         return 0.0, float(bins - 1)
     return _real_scale(contents, images)
 
 
-def _real_scale(contents: Contents, images: np.ndarray) -> tuple[float, float]:
+def _real_scale(contents: FolderContents, images: np.ndarray) -> tuple[float, float]:
     low, high = contents.domain.get("low"), contents.domain.get("high")
     if isinstance(low, (int, float)) and isinstance(high, (int, float)) and low < high and images.dtype.kind == "f":
         return float(low), float(high)

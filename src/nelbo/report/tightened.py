@@ -1,4 +1,4 @@
-"""The section of a tightened model: what each part gained, where its steps are, and bits/dim against steps."""
+"""The section of a tightened model: the gain of each part, its levels, and bits/dim against steps."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def view(certificate: Json | None) -> Json | None:
 
 
 def drawing(certificate: Json) -> str:
-    """Two panels: E(x − x̂)² along the chain with a mark at every chosen level; promised bits/dim against steps."""
+    """Two panels: E(x − x̂)² along the chain with a mark at every chosen level; predicted bits/dim against steps."""
     return figures.both("tightened", lambda figure, narrow: _draw(figure, certificate), 400, 420)
 
 
@@ -59,7 +59,7 @@ def _draw(figure: Any, certificate: Json) -> None:
     bottom.set_ylim(low - 0.1, min(float(bits.max()), low + 3) + 0.1)
     ticks = [k for k in (1, 2, 5, 10, 25, 50, 100, 250, 1000) if k <= steps.max()]
     bottom.set_xticks(np.log10(ticks), [str(k) for k in ticks])
-    bottom.set_title("bits/dim that the fit promises, against steps; the dot is held out", loc="left")
+    bottom.set_title("bits/dim that the fit predicts, against steps; the dot is held out", loc="left")
     bottom.set_xlabel("network evaluations of one pass")
 
 
@@ -71,7 +71,7 @@ def _row(stage: Json) -> Json:
         "bits": _number(stage["bits_per_dim"], 3),
         "gained": _number(part.get("bits_per_dim"), 3),
         "error": _number(part.get("standard_error"), 3),
-        "promised": _number(stage["fitted_bits_per_dim"], 3),
+        "predicted": _number(stage["fitted_bits_per_dim"], 3),
     }
 
 

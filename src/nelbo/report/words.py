@@ -1,24 +1,24 @@
-"""The words and numbers of the page: what the bound means, its table, and everything it was made with."""
+"""The text and numbers of the page: what the bound means, the table of terms, and the provenance."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-from nelbo.report.contents import Contents, is_number
+from nelbo.report.contents import FolderContents, is_number
 from nelbo.typing import Json
 
 ABOUT = {
-    "prior": "what the noisiest level still tells of the data, against the prior",
+    "prior": "how far the noisiest level is from the prior, a KL divergence",
     "diffusion": "the steps of the chain, each a KL divergence",
-    "reconstruction": "the data themselves, given the least noisy level",
+    "reconstruction": "the data, given the least noisy level",
 }
 ABOUT_ODE = {
-    "prior": "the density of the noise that the flow ends in",
-    "flow": "how volumes change along the flow",
+    "prior": "the density of the noise at the end of the flow",
+    "flow": "the change of volume along the flow",
     "dequantisation": "the density of the starting point, given the data",
-    "reconstruction": "the data themselves, given the starting point",
-    "importance": "what several starting points under one logarithm take off",
+    "reconstruction": "the data, given the starting point",
+    "importance": "the gain from several starting points under one logarithm",
 }
 NAMES = {
     "nfe_total": "network evaluations",
@@ -29,12 +29,12 @@ NAMES = {
     "trained_by": "trained by",
     "prior": "prior",
 }
-# Shown elsewhere on the page.
-_ELSEWHERE = {"schema", "bits_per_dim", "standard_error", "terms", "levels", "nats_per_example", "warnings"}
+# Shown in other sections of the page.
+_OTHER_SECTIONS = {"schema", "bits_per_dim", "standard_error", "terms", "levels", "nats_per_example", "warnings"}
 
 
 def plus_minus(value: float, error: float | None) -> tuple[str, str | None]:
-    """`value` and `error` with the digits that the error's first two allow, three decimals at least."""
+    """`value` and `error` to two significant digits of the error, with three decimals at least."""
     if not is_number(error) or not error:
         return f"{value:.3f}", None
     decimals = min(8, max(3, 1 - math.floor(math.log10(abs(error)))))
@@ -46,8 +46,8 @@ def number(value: Any, decimals: int = 5) -> str:
     return f"{value:.{decimals}f}".replace("-", "−") if is_number(value) else "–"
 
 
-def headline(contents: Contents) -> Json:
-    """value, error, unit, the sentence that says what they mean, and the sentence about the error bars."""
+def headline(contents: FolderContents) -> Json:
+    """value, error, unit, a sentence on what they mean, and a sentence on the error bars."""
     bound = contents.bound or {}
     bits, D = bound["bits_per_dim"], bound["dimensions"]
     error = bound["standard_error"]
@@ -61,7 +61,7 @@ def headline(contents: Contents) -> Json:
             f"example, on average: {bits * D:,.0f} bits an example. Without a model, {_count(bins, 'level')} need "
             f"log₂ {bins} = {uniform:.3f} bits each, {uniform * D:,.0f} in all; "
             + (
-                f"the model takes {100 * bits / uniform:.0f} % of that."
+                f"the model needs {100 * bits / uniform:.0f} % of that."
                 if bits < uniform
                 else "the model is no better."
             )
@@ -85,10 +85,10 @@ def _about_errors(error: Json, examples: int) -> str:
         what = "the noise of the Monte Carlo estimate" if estimator else "the estimate, which is exact"
         parts.append(f"±{_short(estimator)} from {what}")
     if is_number(data):
-        parts.append(f"±{_short(data)} from having scored {_count(examples, 'example')} and not all there could be")
+        parts.append(f"±{_short(data)} from the choice of {_count(examples, 'example')} from all that there could be")
     if not parts:
         return ""
-    alone = " How much other examples differ, one example cannot tell." if examples == 1 else ""
+    alone = " One example does not show how much others differ." if examples == 1 else ""
     return f"The ± is one standard error: {', and '.join(parts)}.{alone}"
 
 
@@ -115,7 +115,7 @@ def _row(term: Json, dimensions: int) -> Json:
     }
 
 
-def coders(contents: Contents) -> list[Json]:
+def coders(contents: FolderContents) -> list[Json]:
     """Bars of the comparison, shortest first: name, bits, width in per cent, note, whether it is this model."""
     bound = contents.bound
     rows = [
@@ -133,11 +133,11 @@ def coders(contents: Contents) -> list[Json]:
     ]
 
 
-def made_with(contents: Contents) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Groups of (name, text): everything that the bound, the model's description and its log say of themselves."""
+def made_with(contents: FolderContents) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Groups of (name, text): all fields of the bound and of the model's description, with its training."""
     groups = []
     if contents.bound is not None:
-        facts = {k: v for k, v in contents.bound.items() if k not in _ELSEWHERE}
+        facts = {k: v for k, v in contents.bound.items() if k not in _OTHER_SECTIONS}
         groups.append(("The evaluation", _facts(facts)))
     if contents.model is not None:
         training = contents.model.get("provenance")
@@ -164,7 +164,7 @@ def _facts(source: Json, prefix: str = "") -> list[tuple[str, str]]:
 
 
 def text(value: Any, depth: int = 0) -> str:
-    """A JSON value as a line a person can read."""
+    """A JSON value as a readable line."""
     if value is None:
         return "none"
     if isinstance(value, bool):

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nelbo.bound.checks import NelboWarning
 from nelbo.bound.estimate import PerExample
 from nelbo.bound.estimators import Estimator, Exhaustive, Stratified
 from nelbo.bound.evaluate import evaluate
-from nelbo.bound.prepare import NelboWarning, prepare
+from nelbo.bound.prepare import prepare
 from nelbo.errors import UsageError
 from nelbo.maths.keys import Purpose
 from nelbo.model.denoiser import TimeInput
@@ -29,6 +30,7 @@ from nelbo.process.levels import Levels, column
 from nelbo.process.prediction import Output, Prediction
 from nelbo.process.schedule import Schedule
 from nelbo.testing.networks import Denoise, Network, as_network, oracle
+from nelbo.workers import Run
 
 GAUSSIAN = GaussianData(
     torch.tensor([0.3, -0.5, 0.1]).double(),
@@ -68,13 +70,13 @@ def check_model(
     """
     examples = (data if isinstance(data, Examples) else Examples(torch.as_tensor(data))).first(8)
     rows = {k: torch.as_tensor(v)[:8] for k, v in (condition or {}).items()}
-    problem, _ = prepare(model, examples, condition=rows, precision=precision)
-    n = problem.examples
+    chain = prepare(model, examples, Run(precision=precision), condition=rows).chain
+    n = chain.examples
     if n < 3:
         raise UsageError(f"{n} examples to test the laws on", "give at least 3, different from each other")
-    network = problem.model
+    network = chain.model
     every = torch.arange(n)
-    x = problem.values(every)
+    x = chain.values(every)
     eps = Purpose.CHECK_NOISE.normal(0, every, shape=model.domain.shape)
     levels = some_levels(network)
 
@@ -123,9 +125,9 @@ def check_model(
         changed = any(not torch.equal(rows[k], others[k]) for k in rows)
         same = torch.equal(predicted(every, mixed), predicted(every, mixed, others))
         hold(not (changed and same), "own condition: the conditions of other examples give the same predictions")
-    some = Exhaustive(1) if problem.transitions is not None and problem.transitions <= 32 else Stratified(2, 2)
+    some = Exhaustive(1) if chain.steps is not None and chain.steps <= 32 else Stratified(2, 2)
     few, many = (
-        per_example(model, examples, some, condition=rows, precision=precision, batch_size=b).nats for b in (1, n)
+        per_example(model, examples, some, Run(precision=precision, batch_size=b), condition=rows).nats for b in (1, n)
     )
     hold(bool(torch.isfinite(many).all()), "bound: it is NaN or infinite")
     close(few, many, 10 * relative, "bound: it depends on the size of the batch")
@@ -212,11 +214,13 @@ def some_levels(model: DiffusionModel, count: int = 7) -> Levels:
     return levels[torch.linspace(0, len(levels) - 1, min(count, len(levels))).round().long()]
 
 
-def per_example(model: DiffusionModel, x: Any, estimator: Estimator, **options: Any) -> PerExample:
+def per_example(
+    model: DiffusionModel, x: Any, estimator: Estimator, run: Run | None = None, **options: Any
+) -> PerExample:
     """The bound of every example, without warnings about the model."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NelboWarning)
-        bound = evaluate(model, x, estimator=estimator, per_example=True, **{"precision": "float64", **options})
+        bound = evaluate(model, x, run or Run(precision="float64"), estimator=estimator, per_example=True, **options)
     assert bound.per_example is not None
     return bound.per_example
 

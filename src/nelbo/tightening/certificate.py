@@ -22,8 +22,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from nelbo.bound.compare import compare_results
 from nelbo.bound.result import Bound, without_nan
-from nelbo.bound.results import compare_results
 from nelbo.errors import DataError
 from nelbo.typing import Json
 

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nelbo.bound.gaussian_chain import GaussianChain
 from nelbo.bound.prepare import prepare
-from nelbo.bound.problem import Problem
 from nelbo.errors import UsageError
 from nelbo.maths.keys import Purpose
 from nelbo.maths.units import bits_per_dim
@@ -191,15 +191,8 @@ def measure(
     run = run or Run()
     wanted = expanded([Family.parse(f) for f in families])
     given = examples if isinstance(examples, Examples) else Examples(torch.as_tensor(examples))
-    problem, _ = prepare(
-        model,
-        given,
-        condition=condition,
-        seed=run.seed,
-        batch_size=run.batch_size,
-        device=run.device,
-        precision=run.precision,
-    )
+    prepared = prepare(model, given, run, condition=condition)
+    problem = prepared.chain
     count = min(limit, problem.examples)
     if count < LEAST_EXAMPLES:
         raise UsageError(
@@ -216,7 +209,7 @@ def measure(
     planned, done = len(at) * count, 0
     with torch.no_grad(), problem.model.denoiser.inference():
         for node in range(len(at)):
-            for rows in torch.arange(count).split(problem.batch_size):
+            for rows in torch.arange(count).split(prepared.runner.batch_size):
                 batch = _errors(problem, at, node, chosen[rows], fold[rows], run.seed)
                 error[node, rows] = batch.error.double().flatten(1).square().sum(1).cpu()
                 for fitter in fitters.values():
@@ -232,15 +225,14 @@ def measure(
     return Measurement({f: fitter.result() for f, fitter in fitters.items()}, logsnr, error, done, notes)
 
 
-def _errors(problem: Problem, at: Levels, node: int, examples: Tensor, fold: Tensor, seed: int) -> ErrorBatch:
+def _errors(problem: GaussianChain, at: Levels, node: int, examples: Tensor, fold: Tensor, seed: int) -> ErrorBatch:
     """The network's errors on a batch of examples at one level, with keyed noise."""
     model = problem.model
     x = problem.values(examples)
     t = at[node : node + 1].expand(len(x))
     eps = Purpose.COVARIANCE_NOISE.normal(seed, examples, node, 0, model.domain.shape, device=problem.device)
     z = forward.noised(x, eps, t)
-    condition = {k: v[examples].to(problem.device) for k, v in problem.condition.items()}
-    prediction = dataclasses.replace(model.predict(z, t, condition), z=z)
+    prediction = dataclasses.replace(model.predict(z, t, problem.condition_of(examples)), z=z)
     error = x - prediction.x0
     if not bool(torch.isfinite(error).all()):
         raise UsageError(
@@ -250,13 +242,13 @@ def _errors(problem: Problem, at: Levels, node: int, examples: Tensor, fold: Ten
     return ErrorBatch(node, t, examples, fold, prediction, error)
 
 
-def _levels(problem: Problem, nodes: int) -> Levels:
+def _levels(problem: GaussianChain, nodes: int) -> Levels:
     """At most `nodes` levels of the chain: all, or the first `FIRST` and then the nearest to even steps in log-SNR."""
     if nodes < FIRST + 2:
         raise UsageError(f"a covariance was to be fitted at {nodes} levels", f"give at least {FIRST + 2}")
     levels = problem.levels.to(device="cpu")
     schedule = problem.model.schedule
-    if problem.continuous:
+    if problem.cells.continuous:
         assert not isinstance(schedule, Table)
         ends = levels.logsnr
         return schedule.at(schedule.time_of(torch.linspace(float(ends[0]), float(ends[1]), nodes, dtype=torch.float64)))

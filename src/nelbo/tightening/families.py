@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from nelbo.bound.problem import Problem
+from nelbo.bound.gaussian_chain import GaussianChain
 from nelbo.errors import UsageError
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.fitted.basis import MIN_SIDE, Basis, Cosine, Pixel, Reflections
@@ -63,7 +63,7 @@ def expanded(families: list[Family]) -> list[Family]:
 
 
 def make_fitters(
-    families: list[Family], problem: Problem, chosen: Tensor, fold: Tensor, logsnr: Tensor, seed: int
+    families: list[Family], problem: GaussianChain, chosen: Tensor, fold: Tensor, logsnr: Tensor, seed: int
 ) -> dict[Family, Fitter]:
     """Fitters of `families` and of those they build on, for the examples `chosen` of a problem and log-SNRs (N,)."""
     model = problem.model
@@ -120,7 +120,7 @@ def _is_image(shape: Shape) -> bool:
     return len(shape) in (2, 3) and min(shape[-2:]) >= MIN_SIDE
 
 
-def _basis(family: Family, problem: Problem, chosen: Tensor, fold: Tensor, colours: Tensor | None) -> Basis:
+def _basis(family: Family, problem: GaussianChain, chosen: Tensor, fold: Tensor, colours: Tensor | None) -> Basis:
     if family is Family.DCT or family is Family.BLOCK:
         assert colours is not None
         return Cosine(colours, BLOCK if family is Family.BLOCK else 0)
@@ -131,7 +131,7 @@ def _basis(family: Family, problem: Problem, chosen: Tensor, fold: Tensor, colou
     return Pixel()
 
 
-def _colours(problem: Problem, chosen: Tensor) -> Tensor:
+def _colours(problem: GaussianChain, chosen: Tensor) -> Tensor:
     """Principal directions of the channels of a pixel, (C, C), the strongest first, each mostly positive."""
     shape = problem.model.domain.shape
     x = problem.values(chosen).reshape(len(chosen), -1, *shape[-2:]).transpose(0, 1).flatten(1).cpu()
@@ -141,7 +141,7 @@ def _colours(problem: Problem, chosen: Tensor) -> Tensor:
     return V * torch.where(V.sum(1, keepdim=True) < 0, -1.0, 1.0)
 
 
-def _energy_floor(problem: Problem, chosen: Tensor) -> float:
+def _energy_floor(problem: GaussianChain, chosen: Tensor) -> float:
     """The square of 1/200 of the range of codes, or 1e-4 of the variance of real data; added to energies of x̂."""
     domain = problem.model.domain
     if domain.discrete:
@@ -150,7 +150,7 @@ def _energy_floor(problem: Problem, chosen: Tensor) -> float:
     return 1e-4 * max(float((x - x.mean()).square().mean()), 1e-12)
 
 
-def _range(problem: Problem, chosen: Tensor) -> tuple[float, float]:
+def _range(problem: GaussianChain, chosen: Tensor) -> tuple[float, float]:
     """The range of the codes, or of the examples where the data are real numbers."""
     domain = problem.model.domain
     if domain.discrete:

@@ -24,10 +24,10 @@ import torch
 from torch import Tensor
 
 from nelbo._version import __version__
-from nelbo.bound.adaptive import Adaptive
+from nelbo.bound.checks import NelboWarning
 from nelbo.bound.estimators import Estimator, Exhaustive, Stratified
 from nelbo.bound.evaluate import evaluate
-from nelbo.bound.prepare import NelboWarning
+from nelbo.bound.planned.adaptive import Adaptive
 from nelbo.bound.result import Bound
 from nelbo.errors import Interrupted, UnknownNameError, UsageError
 from nelbo.maths.units import nats
@@ -276,13 +276,10 @@ def _held_out_bound(model: DiffusionModel, examples: Examples, condition: Condit
         bound = evaluate(
             model,
             examples,
+            Run(device=run.device, batch_size=run.batch_size, seed=run.seed, progress=run.progress),
             estimator=estimator_of(model),
             per_example=True,
             condition=condition,
-            seed=run.seed,
-            batch_size=run.batch_size,
-            device=run.device,
-            progress=run.progress,
         )
     if bound.interrupted:
         raise Interrupted("interrupted while certifying; nothing was written", "run the same command again")

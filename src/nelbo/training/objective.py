@@ -122,13 +122,13 @@ class BoundObjective(Objective):
         z_1 = _first_latent(model, batch, first, scored)
         prediction, prediction_1 = _predictions(model, batch, forward.noised(x, eps, t), t, z_1, first)
         if of_table:
-            diffusion = steps * terms.diffusion_of(model, x, prediction, s, t)
+            diffusion = steps * terms.diffusion(model, x, prediction, s, t)
         else:
-            diffusion = terms.diffusion_rate_of(x, prediction, t, slope)
+            diffusion = terms.diffusion_rate(x, prediction, t, slope)
         reconstruction = x.new_zeros(())
         if scored:
             t_1 = first.expand(scored)
-            reconstruction = terms.reconstruction_of(model, batch.target[:scored], z_1, prediction_1, t_1).mean()
+            reconstruction = terms.reconstruction(model, batch.target[:scored], z_1, prediction_1, t_1).mean()
         prior = terms.prior(model, x.double(), last)
         D = model.domain.dimensions
         return Losses(

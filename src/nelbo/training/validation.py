@@ -57,12 +57,10 @@ class Validation:
             bound = evaluate(
                 model,
                 self.examples,
+                Run(device=self.run.device, seed=self.run.seed, workers=self.run.workers),
                 tolerance=self.settings.tolerance,
                 max_nfe=self.settings.max_nfe,
                 condition=self.condition,
-                seed=self.run.seed,
-                device=self.run.device,
-                workers=self.run.workers,
             )
         record: Json = {
             "step": step,

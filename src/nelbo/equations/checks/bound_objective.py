@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from nelbo.bound.cells import Cells
+from nelbo.bound.gaussian_chain import cells_of
 from nelbo.equations.check import Checks, check
 from nelbo.equations.oracles.grid import GridChain
 from nelbo.equations.oracles.linear import LinearChain
@@ -201,4 +201,4 @@ def _(c: Checks) -> None:
         rest.append(two - w @ (bent.chain.log_q_path(x) - bent.chain.log_p_path(x)))
     c.holds("the same with a nonlinear decoder", rest, 1e-10)
     c.holds("line 13 with T = 1 is these two terms", (twin.read("three_terms") - vae).coefficients(), 1e-12)
-    c.holds("the library cuts no denoising term for it", float(len(Cells.of(twin.model))), 0.0)
+    c.holds("the library cuts no denoising term for it", float(len(cells_of(twin.model))), 0.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from nelbo.bound import terms
-from nelbo.bound.cells import Cells
+from nelbo.bound.gaussian_chain import cells_of
 from nelbo.equations.check import Checks, check
 from nelbo.equations.oracles import models, nodes
 from nelbo.equations.oracles.affine import AffineChain
@@ -15,6 +15,7 @@ from nelbo.model.reverse import Beta, Reverse
 from nelbo.process import forward
 from nelbo.process import schedule as schedules
 from nelbo.process.prediction import Output, x0_from
+from nelbo.testing import at_noise
 
 TABLE = Ddpm()
 SCHEDULE = schedules.from_betas(TABLE.betas)
@@ -101,10 +102,10 @@ def _(c: Checks) -> None:
         weight = beta**2 / (2 * beta * alpha * (1 - bar))
         if t == 1:
             constant = -2 * nodes.log_normal(torch.zeros(1, dtype=torch.float64), 0.0, beta)
-            term = terms.reconstruction(model, x, x, eps, at) - constant
+            term = at_noise.reconstruction(model, x, x, eps, at) - constant
         else:
             tilde = TABLE.posterior(t)[2] / beta
-            term = terms.diffusion(model, x, eps, models.level(model, t - 1, 500), at) - (tilde - 1 - tilde.log())
+            term = at_noise.diffusion(model, x, eps, models.level(model, t - 1, 500), at) - (tilde - 1 - tilde.log())
         c.holds(f"t={t}: nelbo's term − C = β²/(2σ²α(1−ᾱ)) ‖ε − ε̂‖²", term - weight * square, 1e-11)
         misprinted = beta**2 / (2 * beta * alpha * (1 - alpha)) * square
         if t == 1:
@@ -118,7 +119,7 @@ def _(c: Checks) -> None:
     tilde = torch.tensor([long.posterior(t)[2] for t in range(2, 1001)], dtype=torch.float64)
     weight = long.beta[2:] ** 2 / (2 * tilde * long.alpha[2:] * (1 - long.bar[2:]))
     whole = models.affine(AffineChain(long, scale=(0.0,) * 1000, shift=(0.0,) * 1000), "beta_tilde")
-    c.holds("σ² = β̃, T = 1000: nelbo's scales of its cells, relative", Cells.of(whole).scale / weight - 1, 1e-9)
+    c.holds("σ² = β̃, T = 1000: nelbo's scales of its cells, relative", cells_of(whole).scale / weight - 1, 1e-9)
 
 
 @check("prior-term-constant")

@@ -22,6 +22,7 @@ from nelbo.model.reverse import BetaTilde, Reverse
 from nelbo.process import forward, grid, schedule
 from nelbo.process.levels import Levels, Path
 from nelbo.process.prediction import Prediction
+from nelbo.testing import at_noise
 
 DECODER_MEAN, DECODER_VARIANCE = 0.3, 0.2
 
@@ -43,15 +44,15 @@ def _(c: Checks) -> None:
     level = Levels(_t(0.25), _t(2.0), Path.VP)
     decoder, prediction = ContinuousGaussian(DECODER_VARIANCE), Prediction(_t(DECODER_MEAN)[:, None])
     nll = float(decoder.nll(_t(x0)[:, None], _t(0.0)[:, None], level, prediction, DataDomain((1,))))
-    found = {eta: halves(x0, eta) for eta in (1e-1, 1e-3, 1e-6)}
-    for eta, (kl, entropy) in found.items():
+    parts = {eta: halves(x0, eta) for eta in (1e-1, 1e-3, 1e-6)}
+    for eta, (kl, entropy) in parts.items():
         c.info(f"η = {eta:g}: KL(N(x0, η²) ‖ p(· | x1)), nats", kl)
         c.info(f"η = {eta:g}: −E log N(x0, η²), nats", entropy)
-    c.holds("their sum → −log p(x0 | x1) of the library's decoder (η = 1e-6)", sum(found[1e-6]) - nll, 1e-9)
-    growth = found[1e-6][0] - found[1e-3][0]
+    c.holds("their sum → −log p(x0 | x1) of the library's decoder (η = 1e-6)", sum(parts[1e-6]) - nll, 1e-9)
+    growth = parts[1e-6][0] - parts[1e-3][0]
     c.must_fail("003: the KL stays finite for real data; it grows from η = 1e-3 to 1e-6 by", growth, 6.0)
     c.holds("it grows like −log η", growth - math.log(1e3), 1e-5)
-    c.must_fail("and its other half falls", found[1e-6][1] - found[1e-3][1], 6.0)
+    c.must_fail("and its other half falls", parts[1e-6][1] - parts[1e-3][1], 6.0)
 
 
 def discrete_model() -> DiffusionModel:
@@ -111,8 +112,8 @@ def _(c: Checks) -> None:
         target = torch.full((60, 1), code)
         x = model.domain.values(target)
         one, two = first.expand(60), second.expand(60)
-        common = float(terms.prior(model, x[:1], second)) + float(w @ terms.diffusion(model, x, eps, one, two))
-        split.append(common + float(w @ terms.reconstruction(model, x, target, eps, one)))
+        common = float(terms.prior(model, x[:1], second)) + float(w @ at_noise.diffusion(model, x, eps, one, two))
+        split.append(common + float(w @ at_noise.reconstruction(model, x, target, eps, one)))
         z = forward.noised(x, eps, one)
         pmf = model.decoder.log_pmf(z, one, model.predict(z, one), model.domain)[:, 0]  # type: ignore[attr-defined]
         merged.append(common + float(w @ (0.0 - pmf[:, code])))  # KL(δ ‖ p) at t = 1, where log q(x_0 | x_1, x_0) = 0

@@ -13,7 +13,7 @@ import math
 import numpy as np
 import torch
 
-from nelbo.bound.cells import Cells
+from nelbo.bound.gaussian_chain import cells_of
 from nelbo.equations.check import Checks, check
 from nelbo.equations.oracles.linear import LinearChain, Normal, Quadratic
 from nelbo.equations.paths import PathDensities
@@ -106,8 +106,8 @@ def _(c: Checks) -> None:
     c.must_fail("perfect model: neither has the closed form", closed.variance(given), 0.05)
     x = q.sample(30_000, np.random.default_rng(29))
     for name, values, exact in (("naive", twin.paths.log_ratio(x), a), ("closed", twin.paths.three_terms(x), b)):
-        found = values.numpy()
-        c.z(f"Var {name} by Monte Carlo on 30000 paths", found.var(), exact, _variance_error(found))
+        samples = values.numpy()
+        c.z(f"Var {name} by Monte Carlo on 30000 paths", samples.var(), exact, _variance_error(samples))
     bent = grid_twin(nonlinear())
     x = bent.chain.sample(20_000, np.random.default_rng(30))
     c.info("mixture, T = 3: Var naive (Monte Carlo)", bent.paths.log_ratio(x).var())
@@ -176,7 +176,7 @@ def _(c: Checks) -> None:
         exact = one_random([chain.step_kl(t) for t in LATER], chain.q)
         c.holds(f"{name}: Var closed of the library is that of the regressions", b - exact, 1e-10)
     twin = linear_twin(misspecified())
-    c.holds("the library cuts the T − 1 steps that t is drawn from", float(len(Cells.of(twin.model)) - 3), 0.0)
+    c.holds("the library cuts the T − 1 steps that t is drawn from", float(len(cells_of(twin.model)) - 3), 0.0)
 
 
 def one_random(forms: list[Quadratic], law: Normal) -> float:
@@ -192,9 +192,9 @@ def _(c: Checks) -> None:
     x = law.sample(200, np.random.default_rng(31))
     rest, size = [], []
     for form, method in ((naive, "log_ratio"), (closed, "three_terms")):
-        found = slope_in_scale(betas, 0.2, method, x)
-        rest.append(np.abs(found - form(x)).max())
-        size.append(np.abs(found).max())
+        slope = slope_in_scale(betas, 0.2, method, x)
+        rest.append(np.abs(slope - form(x)).max())
+        size.append(np.abs(slope).max())
     c.holds("gradients of the library's estimators by automatic differentiation, on 200 paths", rest, 1e-7)
     c.info("largest of these gradients", max(size))
     c.holds("both have the same mean", naive.mean(law) - closed.mean(law), 1e-9)

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from nelbo.adapters.callable import from_callable
-from nelbo.bound import terms
 from nelbo.equations.check import Checks, check
 from nelbo.equations.oracles import laws
 from nelbo.model.domain import DataDomain
@@ -18,6 +17,7 @@ from nelbo.process import schedule as schedules
 from nelbo.process.levels import Levels, Path
 from nelbo.process.mixture import Mixture
 from nelbo.process.prediction import Output, Prediction, from_x0
+from nelbo.testing import at_noise
 from nelbo.training.data import Batch
 from nelbo.training.objective import HybridObjective, NoisedBatch, SimpleObjective
 from nelbo.training.schedule import TrainableSchedule
@@ -91,12 +91,12 @@ def _(c: Checks) -> None:
     index = (batch.unit * T).long()
     i = int((index > 0).nonzero()[0])
     x, eps = batch.x[i : i + 1].double(), batch.eps[i : i + 1].double()
-    kl = terms.diffusion(model, x, eps, level[index[i] - 1 :][:1], level[index[i] :][:1])
+    kl = at_noise.diffusion(model, x, eps, level[index[i] - 1 :][:1], level[index[i] :][:1])
     bits = float(kl.detach()) / 2 / math.log(2)
     c.holds("a step's value is T times nelbo's KL in bits, relative", float(values[i]) / (T * bits) - 1, 2e-4)
     first = int((index == 0).nonzero()[0])
     x, eps = batch.x[first : first + 1].double(), batch.eps[first : first + 1].double()
-    nll = terms.reconstruction(model, x, batch.target[first : first + 1], eps, level[:1])
+    nll = at_noise.reconstruction(model, x, batch.target[first : first + 1], eps, level[:1])
     c.holds("the first level's is T times the decoder's, relative",
             float(values[first]) / (T * float(nll.detach()) / 2 / math.log(2)) - 1, 2e-4)  # fmt: skip
 
@@ -130,7 +130,7 @@ def _(c: Checks) -> None:
     eps = x.flip(0) * 0.7
 
     def losses(of) -> torch.Tensor:
-        return terms.diffusion_rate(model, x, eps, of.at(t), of.dlogsnr_dt(t))
+        return at_noise.diffusion_rate(model, x, eps, of.at(t), of.dlogsnr_dt(t))
 
     each = losses(law)
     each.mean().backward()

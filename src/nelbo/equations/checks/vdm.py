@@ -7,7 +7,6 @@ import math
 import torch
 from torch import Tensor
 
-from nelbo.bound import terms
 from nelbo.equations.check import Checks, check
 from nelbo.equations.oracles import models, nodes
 from nelbo.equations.oracles.affine import AffineChain
@@ -15,6 +14,7 @@ from nelbo.equations.oracles.ddpm import Ddpm
 from nelbo.equations.oracles.mixture import Mixture
 from nelbo.maths import gaussian
 from nelbo.process import forward
+from nelbo.testing import at_noise
 from nelbo.training.criterion import Criterion
 from nelbo.training.data import Batch
 from nelbo.training.objective import BoundObjective
@@ -165,7 +165,7 @@ def _(c: Checks) -> None:
     eps = torch.randn(n, 1, dtype=torch.float64, generator=generator)
     xs, s, at = torch.full((n, 1), x, dtype=torch.float64), models.level(model, t - 1, n), models.level(model, t, n)
     with torch.no_grad():
-        draws = terms.diffusion(model, xs, eps, s, at)
+        draws = at_noise.diffusion(model, xs, eps, s, at)
         z = CHAIN.table.alpha[t].sqrt() * xs + CHAIN.table.beta[t].sqrt() * eps
         wrong = model.reverse.kl(xs, model.predict(z, at), s, at)[:, 0]
     exact = _over_joint(x, t, mean, cov)

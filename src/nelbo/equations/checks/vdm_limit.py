@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from nelbo.bound.cells import Cells
+from nelbo.bound.gaussian_chain import cells_of
 from nelbo.equations.check import Checks, check
 from nelbo.equations.oracles import laws, nodes
 from nelbo.equations.oracles.mixture import Mixture
@@ -60,9 +60,9 @@ def _(c: Checks) -> None:
         model = laws.model(laws.bent(shape, 6.0, -6.0), laws.poor)
         whole[name] = laws.whole(model, X, 40, 8)
         ten[name] = laws.chain(model, X, 10)
-        cells = Cells.of(model)
+        cells = cells_of(model)
         c.holds(f"{name}: nelbo's slices of λ span the whole range", cells.scale.sum() - 6.0, 1e-12)
-        summed = float((cells.scale * laws.noise_error(laws.poor, X**2, cells.logsnr)).sum())
+        summed = float((cells.scale * laws.noise_error(laws.poor, X**2, -cells.place)).sum())
         c.holds(f"{name}: and their midpoints give the continuous loss", summed - whole[name], 1e-3)
         t = torch.arange(400, dtype=torch.float64) / 400 + 1 / 800
         spread[name] = float(laws.rate(model, X, t).var())
@@ -146,11 +146,13 @@ def _(c: Checks) -> None:
     c.must_fail("without the ½", 2 * ours - exact, 0.3)
     t, w = nodes.interval(1.0, 5.0, 40)
     loss = 0.5 * float((w * t.exp()) @ _mmse(t))
-    told = _information(5.0) - _information(1.0)
+    difference = _information(5.0) - _information(1.0)
     c.holds(
-        "a mixture, nelbo's exact denoiser: ½ ∫ mmse dSNR = I at λ = 5 − I at λ = 1, by entropies", loss - told, 1e-8
+        "a mixture, nelbo's exact denoiser: ½ ∫ mmse dSNR = I at λ = 5 − I at λ = 1, by entropies",
+        loss - difference,
+        1e-8,
     )
-    c.info("nats that the noise destroys between λ = 5 and 1", told)
+    c.info("nats that the noise destroys between λ = 5 and 1", difference)
 
 
 def _information(logsnr: float) -> float:

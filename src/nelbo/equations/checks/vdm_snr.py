@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from nelbo.bound import terms
-from nelbo.bound.cells import Cells
+from nelbo.bound.gaussian_chain import cells_of
 from nelbo.equations.check import Checks, check
 from nelbo.equations.oracles import models, nodes
 from nelbo.equations.oracles.affine import AffineChain
@@ -15,6 +14,7 @@ from nelbo.model.reverse import Beta, BetaTilde, Reverse
 from nelbo.process import forward
 from nelbo.process.levels import Levels, Path
 from nelbo.process.prediction import Prediction
+from nelbo.testing import at_noise
 
 
 def batch(n: int = 150, seed: int = 11) -> tuple[torch.Tensor, torch.Tensor]:
@@ -64,12 +64,12 @@ def _(c: Checks) -> None:
     chain = AffineChain()
     model = models.affine(chain, "beta_tilde", dimensions=2)
     x, eps = batch(seed=12)
-    scale = Cells.of(model).scale
+    scale = cells_of(model).scale
     for t in (2, 3, 4):
         at, n = models.level(model, t, len(x)), len(x)
         z = forward.noised(x, eps, at)
         square = (eps - chain.scale[t - 1] * z - chain.shift[t - 1]).square().sum(1)
-        term = terms.diffusion(model, x, eps, models.level(model, t - 1, n), at)
+        term = at_noise.diffusion(model, x, eps, models.level(model, t - 1, n), at)
         gamma = -at.logsnr[0], -models.level(model, t - 1)[0].logsnr
         c.holds(
             f"t={t}: nelbo's term = ½ expm1(γ_t − γ_s) ‖ε − ε̂‖², relative",
@@ -97,12 +97,12 @@ def _(c: Checks) -> None:
         snr_form = 0.5 * (table.snr[t - 1] - table.snr[t]) * (x - x_hat).square().sum(1)
         c.holds(
             f"t={t}: nelbo's term with σ² = β̃ is the SNR form, relative",
-            terms.diffusion(tilde, x, eps, s, at) / snr_form - 1,
+            at_noise.diffusion(tilde, x, eps, s, at) / snr_form - 1,
             1e-11,
         )
         exact = Prediction(x)
         constant = beta.reverse.kl(x, exact, s, at).sum(1)
-        other = terms.diffusion(beta, x, eps, s, at) - constant
+        other = at_noise.diffusion(beta, x, eps, s, at) - constant
         ratio = table.posterior(t)[2] / float(table.beta[t])
         c.holds(f"t={t}: with σ² = β its squared part is smaller by β̃/β", other / snr_form - ratio, 1e-11)
         c.must_fail(f"t={t}: σ² = β in the SNR form, relative error", other / snr_form - 1, 0.05)

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nelbo.bound import terms
 from nelbo.equations.derivation import Walk, walk
 from nelbo.equations.oracles.grid import Mixture
 from nelbo.equations.oracles.quadrature import hermite, legendre, log_normal
@@ -21,6 +20,7 @@ from nelbo.process import forward, grid
 from nelbo.process.levels import Levels, column
 from nelbo.process.prediction import Output, from_x0
 from nelbo.process.schedule import LogSNRLinear, Schedule, Table
+from nelbo.testing import at_noise
 
 VARIANCE, HIGH, LOW = 0.7, 4.0, -4.0
 """Data N(0, 0.7) with its exact denoiser, log-SNR from 4 down to −4."""
@@ -47,7 +47,7 @@ def finite(steps: int) -> float:
     def total(x: Tensor, eps: Tensor) -> Tensor:
         rows, size = len(x), len(t)
         early, late = (Levels(v.t.repeat(rows), v.logsnr.repeat(rows), v.path) for v in (s, t))
-        every = terms.diffusion(model, x.repeat_interleave(size, 0), eps.repeat_interleave(size, 0), early, late)
+        every = at_noise.diffusion(model, x.repeat_interleave(size, 0), eps.repeat_interleave(size, 0), early, late)
         return every.reshape(rows, size).sum(1)
 
     return expected(total)
@@ -98,7 +98,7 @@ def _(w: Walk) -> None:
             return (eps - from_x0(Output.EPS, x_hat, z, t)).square()
 
         lines[:, j] = [
-            expected(lambda x, eps, s=s, t=t: terms.diffusion(model, x, eps, s, t)),
+            expected(lambda x, eps, s=s, t=t: at_noise.diffusion(model, x, eps, s, t)),
             expected(mean_error) / (2 * spread),
             0.5 * (math.exp(high) - math.exp(low)) * expected(x_error),
             0.5 * math.expm1(high - low) * expected(eps_error),
@@ -117,7 +117,7 @@ def _(w: Walk) -> None:
         return 0.5 * (HIGH - LOW) * column(level.logsnr.exp(), x) * (x - model.predict(z, level).x0).square()
 
     def in_eps(level: Levels, x: Tensor, eps: Tensor) -> Tensor:
-        return terms.diffusion_rate(model, x, eps, level, torch.full((len(x),), LOW - HIGH, dtype=torch.float64))
+        return at_noise.diffusion_rate(model, x, eps, level, torch.full((len(x),), LOW - HIGH, dtype=torch.float64))
 
     w.line(integral(model, [0.0, 1.0], in_x), 1e-8, before=limit, how="the limit T → ∞ of")
     w.checks.must_fail("T = 4 is the limit", finite(4) - limit, 0.1)
@@ -128,7 +128,7 @@ def _(w: Walk) -> None:
     other = exact_model(bent, grid.continuous())
 
     def bent_rate(level: Levels, x: Tensor, eps: Tensor) -> Tensor:
-        return terms.diffusion_rate(other, x, eps, level, bent.dlogsnr_dt(level.t))
+        return at_noise.diffusion_rate(other, x, eps, level, bent.dlogsnr_dt(level.t))
 
     w.line(integral(other, [0.0, 0.25, 0.5, 0.75, 1.0], bent_rate), 1e-10)
     gain = [0.5 * math.log1p(VARIANCE * math.exp(end)) for end in (HIGH, LOW)]

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nelbo.bound import terms
 from nelbo.equations.derivation import Walk, walk
 from nelbo.equations.oracles.linear import Quadratic
 from nelbo.equations.oracles.quadrature import hermite
@@ -19,6 +18,7 @@ from nelbo.model.domain import DataDomain
 from nelbo.process import forward, schedule
 from nelbo.process.levels import Levels
 from nelbo.process.prediction import Output, from_x0
+from nelbo.testing import at_noise
 from nelbo.training.criterion import Criterion
 from nelbo.training.data import Batch
 from nelbo.training.objective import SimpleObjective
@@ -77,7 +77,7 @@ def _(w: Walk) -> None:
         x_hat = chain.gains[t - 1] * z + chain.offsets[t - 1]
         eps_hat = (z - math.sqrt(abar) * x_hat) / math.sqrt(1 - abar)
         lines[:, i] = [
-            d.mean(terms.diffusion(twin.model, d.x, d.eps, s, d.level)),
+            d.mean(at_noise.diffusion(twin.model, d.x, d.eps, s, d.level)),
             d.mean((posterior - model).square()) / (2 * beta) + constant[i],
             d.mean((of_noise(d.eps) - model).square()) / (2 * beta) + constant[i],
             d.mean((of_noise(d.eps) - of_noise(d.eps_hat)).square()) / (2 * beta) + constant[i],
@@ -90,7 +90,7 @@ def _(w: Walk) -> None:
     for line in lines[1:]:
         w.line(line)
     first, v, abar = draws[1], chain.decoder_variance, float(alpha_bar[0])
-    decoder = first.mean(terms.reconstruction(twin.model, first.x, first.x, first.eps, first.level))
+    decoder = first.mean(at_noise.reconstruction(twin.model, first.x, first.x, first.eps, first.level))
     one = (decoder - 0.5 * math.log(2 * math.pi * v)) / ((1 - abar) / (2 * v * abar))
     errors = [draws[t].mean((draws[t].eps - draws[t].eps_hat).square()) for t in (1, *steps)]
     unweighted = np.mean([one, *((lines[5] - constant) / weight)])
@@ -104,8 +104,8 @@ def _(w: Walk) -> None:
     w.line(np.mean(printed))
     data = gaussian_data(chain.data_mean, chain.data_variance)
     loss = Criterion(SimpleObjective())
-    found = [float(loss(twin.model, Batch(data.sample(1024, seed=k), 0, k))["loss"]) for k in range(12)]
-    w.checks.z("twelve batches of the training loss average to line 8", np.mean(found), np.mean(printed), _se(found))
+    losses = [float(loss(twin.model, Batch(data.sample(1024, seed=k), 0, k))["loss"]) for k in range(12)]
+    w.checks.z("twelve batches of the training loss average to line 8", np.mean(losses), np.mean(printed), _se(losses))
     w.checks.must_fail("L_simple is the mean of the denoising terms", np.mean(printed) - lines[0].mean(), 0.1)
 
 
@@ -129,7 +129,7 @@ def _(w: Walk) -> None:
             x = torch.full((6, 1), x0, dtype=torch.float64)
             eps = torch.from_numpy(nodes.copy())[:, None]
             s, level = twin.paths.level(t - 1, x), twin.paths.level(t, x)
-            one_draw[i, j] = weights @ terms.diffusion(twin.model, x, eps, s, level).numpy()
+            one_draw[i, j] = weights @ at_noise.diffusion(twin.model, x, eps, s, level).numpy()
             beta, late, early = chain.betas[t - 1], alpha_bar[t - 1], alpha_bar[t - 2]
             z = math.sqrt(late) * x0 + math.sqrt(1 - late) * nodes
             error = (x0 - chain.gains[t - 1] * z - chain.offsets[t - 1]) ** 2

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from nelbo.adapters.callable import from_callable
-from nelbo.bound import terms
 from nelbo.equations.oracles import nodes
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.domain import DataDomain
 from nelbo.process import schedule as schedules
 from nelbo.process.levels import Levels
 from nelbo.process.schedule import Schedule
+from nelbo.testing import at_noise
 
 Gain = Callable[[Tensor], Tensor]
 
@@ -62,7 +62,7 @@ def steps(of: DiffusionModel, x: float, levels: Levels) -> Tensor:
     T, n = len(levels) - 1, len(eps)
     before, after = torch.arange(T).repeat_interleave(n), torch.arange(1, T + 1).repeat_interleave(n)
     at = torch.full((T * n, 1), x, dtype=torch.float64)
-    nats = terms.diffusion(of, at, eps.repeat(T)[:, None], levels[before], levels[after])
+    nats = at_noise.diffusion(of, at, eps.repeat(T)[:, None], levels[before], levels[after])
     return nats.reshape(T, n) @ w
 
 
@@ -77,7 +77,7 @@ def rate(of: DiffusionModel, x: float, t: Tensor) -> Tensor:
     many = t.repeat_interleave(len(eps))
     at = torch.full((len(many), 1), x, dtype=torch.float64)
     slope = of.schedule.dlogsnr_dt(many)
-    nats = terms.diffusion_rate(of, at, eps.repeat(len(t))[:, None], of.schedule.at(many), slope)
+    nats = at_noise.diffusion_rate(of, at, eps.repeat(len(t))[:, None], of.schedule.at(many), slope)
     return nats.reshape(len(t), -1) @ w
 
 

@@ -18,6 +18,7 @@ from nelbo.model.domain import DataDomain
 from nelbo.model.exact import MixtureData
 from nelbo.process import schedule as schedules
 from nelbo.process.levels import Levels
+from nelbo.testing import at_noise
 
 
 def affine(chain: AffineChain, variance: str = "beta", dimensions: int = 1) -> DiffusionModel:
@@ -60,12 +61,12 @@ def level(model: DiffusionModel, j: int, n: int = 1) -> Levels:
 
 def diffusion(model: DiffusionModel, x: float, j: int, n: int = 60) -> float:
     """E KL(q(z_{j−1} | z_j, x) ‖ p_θ(z_{j−1} | z_j)) of one x in one dimension, by the library and n nodes."""
-    return _mean(lambda v, e: terms.diffusion(model, v, e, level(model, j - 1, n), level(model, j, n)), x, n)
+    return _mean(lambda v, e: at_noise.diffusion(model, v, e, level(model, j - 1, n), level(model, j, n)), x, n)
 
 
 def reconstruction(model: DiffusionModel, x: float, n: int = 60) -> float:
     """E −log p(x | z_1) of one x, by the library and n nodes."""
-    return _mean(lambda v, e: terms.reconstruction(model, v, v, e, level(model, 1, n)), x, n)
+    return _mean(lambda v, e: at_noise.reconstruction(model, v, v, e, level(model, 1, n)), x, n)
 
 
 def prior(model: DiffusionModel, x: float) -> float:

@@ -1,6 +1,6 @@
 """The interactive figure: a mixture under the forward process, and the terms of the bound along its chain.
 
-Every number is the library's own: `MixtureData` says the densities and the best x̂, `bound.terms` the terms. They are
+Every number is the library's own: `MixtureData` gives the densities and the best x̂, `bound.terms` the terms. They are
 computed here, once, and the page's script only draws them. Bars show nats per unit of t, so that the area of a bar is
 its term; the line is the rate of the continuous bound, which the bars approach from above as steps are added.
 """
@@ -22,6 +22,7 @@ from nelbo.model.exact import MixtureData
 from nelbo.process import grid as grids
 from nelbo.process import schedule as schedules
 from nelbo.process.levels import Levels
+from nelbo.testing import at_noise
 from nelbo.typing import Json
 
 FOLDER = Path(__file__).parent / "forward"
@@ -51,7 +52,7 @@ def model(steps: int | None) -> DiffusionModel:
 
 @functools.cache
 def numbers() -> Json:
-    """All that is drawn. Times run over 0 … 1 in `TIMES` equal parts; densities over −`Z_MAX` … `Z_MAX`.
+    """All numbers of the figure. Times run over 0 … 1 in `TIMES` equal parts; densities over −`Z_MAX` … `Z_MAX`.
 
     alpha, sigma, snr, logsnr (TIMES + 1,); density (TIMES + 1, Z_POINTS) in thousandths; fan (QUANTILES, TIMES + 1);
     rate (TIMES + 1,) nats per unit of t; chains {steps: nats of each step}; reconstruction, prior, entropy in nats.
@@ -71,7 +72,7 @@ def numbers() -> Json:
         "fan": [[round(v, 3) for v in row] for row in torch.stack([_quantiles(m) for m in noisy], 1).tolist()],
         "rate": _rounded(_rate(continuous, levels)),
         "chains": {str(steps): _rounded(_chain(model(steps)), 5) for steps in STEPS},
-        "reconstruction": round(_mean(lambda x, e, at: terms.reconstruction(continuous, x, x, e, at), ends[:1]), 5),
+        "reconstruction": round(_mean(lambda x, e, at: at_noise.reconstruction(continuous, x, x, e, at), ends[:1]), 5),
         "prior": round(_mean(lambda x, e, at: terms.prior(continuous, x, ends[1:]), ends[1:]), 5),
         "entropy": round(oracle.entropy(), 5),
         "limit": round(_limit(continuous), 5),
@@ -99,7 +100,7 @@ def _chain(of: DiffusionModel) -> Tensor:
     levels = of.levels()
     pairs = [(levels[j - 1 : j], levels[j : j + 1]) for j in range(1, len(levels))]
     return torch.tensor(
-        [_mean(lambda x, e, t, s=s: terms.diffusion(of, x, e, s.expand(len(x)), t), t) for s, t in pairs],
+        [_mean(lambda x, e, t, s=s: at_noise.diffusion(of, x, e, s.expand(len(x)), t), t) for s, t in pairs],
         dtype=torch.float64,
     )
 
@@ -109,7 +110,7 @@ def _rate(of: DiffusionModel, levels: Levels) -> Tensor:
     slope = of.schedule.dlogsnr_dt(levels.t)
 
     def one(k: int) -> float:
-        return _mean(lambda x, e, t: terms.diffusion_rate(of, x, e, t, slope[k].expand(len(x))), levels[k : k + 1])
+        return _mean(lambda x, e, t: at_noise.diffusion_rate(of, x, e, t, slope[k].expand(len(x))), levels[k : k + 1])
 
     return torch.tensor([one(k) for k in range(len(levels))], dtype=torch.float64)
 
@@ -139,7 +140,7 @@ def _rounded(values: Tensor, digits: int = 4) -> list[float]:
 def figure_html() -> str:
     """The figure as a fragment for a page's body: its own style and script inside, nothing from elsewhere.
 
-    Headings begin at h1. It takes the page's colours where there are some (--ink, --faint, --rule, --card, --accent).
+    Headings begin at h1. It takes the colours of the page where it has them (--ink, --faint, --rule, --card, --accent).
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
@@ -147,13 +148,13 @@ def figure_html() -> str:
     values = numbers()
     environment = Environment(loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined)
     text = {kind: Markup((FOLDER / f"forward.{kind}").read_text("utf-8")) for kind in ("css", "js")}
-    drawn = {**drawing(values, FIRST_TIME, FIRST_STEPS), "places": TIMES, "choices": STEPS, "chosen": FIRST_STEPS}
+    picture = {**drawing(values, FIRST_TIME, FIRST_STEPS), "places": TIMES, "choices": STEPS, "chosen": FIRST_STEPS}
     encoded = json.dumps({**values, "highest": highest(values)}, separators=(",", ":"), ensure_ascii=True)
-    return environment.get_template("forward.html").render(v=values, d=drawn, json=Markup(encoded), **text)
+    return environment.get_template("forward.html").render(v=values, d=picture, json=Markup(encoded), **text)
 
 
 def drawing(values: Json, k: int, steps: int) -> Json:
-    """What the script draws for place k of the slider and a number of steps, drawn here first for pages without it."""
+    """The drawing for place k of the slider and a number of steps, as the script makes it, for pages without it."""
     chain = values["chains"][str(steps)]
     j = min(int(k / TIMES * steps), steps - 1)
     diffusion = sum(chain)

@@ -1,55 +1,41 @@
-"""Batches shared among workers, and the surrogate that they compute: the same numbers however the work is cut."""
+"""Draws shared among workers, and the surrogate that they compute: the same numbers however the work is cut."""
 
 from __future__ import annotations
-
-import threading
 
 import pytest
 import torch
 
-import nelbo
-from nelbo.bound import batches
-from nelbo.bound.prepare import prepare
+from nelbo.bound import runner
+from nelbo.bound.prepare import Prepared, prepare
+from nelbo.bound.problem import Draws
 from nelbo.bound.surrogate import GaussianSurrogate
 from nelbo.maths import random, tiles
+from nelbo.workers import Run
+from tests.bound.workers import Worker, on_two
 from tests.model.cases import network_model
 
 CODES = torch.randint(0, 16, (20, 3), generator=torch.Generator().manual_seed(0))
 
 
-class Pair:
-    """Workers that are threads of this process and meet at every gather."""
-
-    def __init__(self, rank: int, meeting: threading.Barrier, table: dict[int, torch.Tensor]):
-        self.rank, self.size, self.stopping = rank, 2, False
-        self.meeting, self.table, self.rows = meeting, table, 0
-
-    def gather(self, values: torch.Tensor) -> list[torch.Tensor]:
-        self.meeting.wait()
-        self.table[self.rank] = values
-        self.rows += len(values) - 1  # but the one that says how long they took
-        self.meeting.wait()
-        return [self.table[0], self.table[1]]
-
-
 @pytest.mark.parametrize(("n", "batch"), [(1, 4), (7, 64), (30, 4)])
 def test_a_call_is_shared_evenly(n, batch):
     """Also one of fewer rows than a batch: every worker has about half, and all have all values."""
-    who = torch.arange(n) % 20
+    examples = torch.arange(n) % 20
+    cells = examples % 5
+    draws = Draws(examples, cells + 1, torch.arange(n), cells, torch.zeros(n))
     options = {"seed": 3, "batch_size": batch, "precision": "float64"}
-    alone, _ = prepare(network_model(), nelbo.Examples(CODES), **options)
-    expected = alone.diffusion(who, 1 + who % 5, torch.arange(n))
-    meeting, table, found = threading.Barrier(2, timeout=60), {}, {}
-    workers = [Pair(rank, meeting, table) for rank in (0, 1)]
 
-    def work(rank: int) -> None:
-        problem, _ = prepare(network_model(), nelbo.Examples(CODES), workers=workers[rank], **options)
-        found[rank] = problem.diffusion(who, 1 + who % 5, torch.arange(n)), problem.nfe
+    def nats(prepared: Prepared) -> torch.Tensor:
+        return prepared.runner.nats(prepared.chain, draws)
 
-    threads = [threading.Thread(target=work, args=(rank,)) for rank in (0, 1)]
-    [t.start() for t in threads]
-    [t.join() for t in threads]
-    for values, nfe in found.values():
+    expected = nats(prepare(network_model(), CODES, Run(**options)))
+
+    def work(worker: Worker) -> tuple[torch.Tensor, int]:
+        prepared = prepare(network_model(), CODES, Run(workers=worker, **options))
+        return nats(prepared), prepared.runner.nfe
+
+    results, workers = on_two(work)
+    for values, nfe in results:
         assert torch.allclose(values, expected, rtol=1e-12, atol=0) and nfe == n
     if n > 1:
         rows = [w.rows for w in workers]
@@ -60,7 +46,7 @@ def test_a_call_is_shared_evenly(n, batch):
 def test_even_batches(workers):
     for n in (1, 5, 9, 100, 1001):
         for largest in (1, 4, 340):
-            size = batches._even(n, largest, workers)
+            size = runner._even(n, largest, workers)
             assert 1 <= size <= largest and (n <= workers or -(-n // size) >= workers // 2 + 1)
 
 

@@ -1,4 +1,4 @@
-"""The estimators that others use, as they use them, for comparison: one random time an example and pass.
+"""Estimators of the bound that others use, for comparison with ours: one random time an example and pass.
 
     uniform           t uniform, independent                                    (Ho et al. 2020, algorithm 1)
     low_discrepancy   t_i = (u + i/B) mod 1 within batches of B examples        (Kingma et al. 2021, app. I.1)
@@ -16,12 +16,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nelbo.bound import designs, pilot
 from nelbo.bound.estimate import Estimate, TermEstimate
 from nelbo.bound.estimators import Estimator
-from nelbo.bound.problem import Problem
+from nelbo.bound.planned import allocation, pilot
+from nelbo.bound.planned.allocation import CellDensity
+from nelbo.bound.problem import Draws, Problem
+from nelbo.bound.runner import Runner
 from nelbo.errors import UnknownNameError, UsageError
-from nelbo.maths import random
+from nelbo.maths.keys import Purpose
 from nelbo.typing import Json
 
 KINDS = ("uniform", "low_discrepancy", "importance")
@@ -52,31 +54,31 @@ class OneTime(Estimator):
         return {"name": self.kind, "passes": self.passes}
 
     def cost(self, problem: Problem) -> int:
-        return problem.examples * (self.passes + problem.decoder_cost * min(4, self.passes))
+        return problem.examples * (self.passes * problem.cell_cost + problem.first_cost * min(4, self.passes))
 
-    def estimate(self, problem: Problem) -> Estimate:
+    def estimate(self, problem: Problem, runner: Runner) -> Estimate:
         N, M, R = problem.examples, len(problem.cells), self.passes
         if M == 0:
             raise UsageError("a chain of one level has no diffusion term", "use estimator='exhaustive'")
-        prior = problem.prior()
-        density = designs.Density.of(torch.ones(M, dtype=torch.float64))
+        prior = problem.priors()
+        density = CellDensity.of(torch.ones(M, dtype=torch.float64))
         if self.kind == "importance":
-            fit = pilot.run(problem, pilot.EXAMPLES, regression=False, controls=False).diffusion
-            density = designs.neyman(fit, (1 + fit.raw.square()).sqrt())
+            first = pilot.run(problem, runner, pilot.EXAMPLES, regressed=False, controlled=False)
+            density = allocation.density(first.diffusion, "importance")
         together = self.batch if self.kind == "low_discrepancy" else 1
         # which examples share a sequence, and their places in it: the same in every pass, at random
         place = torch.empty(N, dtype=torch.long)
-        place[random.permutation(problem.seed, N, draw=5)] = torch.arange(N)
-        who, number = torch.arange(N).repeat(R), torch.arange(R).repeat_interleave(N)
+        place[Purpose.ONE_TIME_GROUPS.permutation(problem.seed, N)] = torch.arange(N)
+        examples, number = torch.arange(N).repeat(R), torch.arange(R).repeat_interleave(N)
         group = (place // together).repeat(R)
-        u = random.uniform(problem.seed, group, 2, number, stream=random.Stream.TIME)
+        u = Purpose.ONE_TIME_PLACE.uniform(problem.seed, group, 0, number)
         if together > 1:
             u = (u + (place % together).repeat(R) / together) % 1
         cells, inner = density.place(u)
-        y = problem.cell_columns(who, cells, inner, cells + 1, number, None)[:, 0] / density.p[cells]
+        y = runner.nats(problem, Draws(examples, cells + 1, number, cells, inner)) / density.p[cells]
         draws = min(4, R)
-        who = torch.arange(N).repeat(draws)
-        r = problem.reconstruction(who, torch.arange(draws).repeat_interleave(N))
+        number = torch.arange(draws).repeat_interleave(N)
+        r = runner.nats(problem, Draws.first_level(torch.arange(N).repeat(draws), number))
         terms = [_term(y.reshape(R, N), place // together), _term(r.reshape(draws, N), torch.arange(N))]
         total = terms[0].mean + terms[1].mean
         return Estimate(

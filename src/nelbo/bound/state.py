@@ -26,7 +26,7 @@ _MAGIC = b"nelbo.state/2\n"
 _RECORD = struct.Struct("<QQQQI")
 
 
-class Store:
+class StateFile:
     """Values by (call, row). `identity` says what is evaluated; a file of another evaluation is refused."""
 
     def __init__(self, path: str | Path, identity: Json):

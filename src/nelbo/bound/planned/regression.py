@@ -1,12 +1,12 @@
-"""A fit of one term: its mean at every cell, how features of the example move it, what the zero-mean columns foretell.
+"""A fit of one term: its mean at every cell, the part that features of the example foretell, and that of the controls.
 
-With y the term, m its mean at a node, F_i features of example i, and n the surrogate's two zero-mean columns, all in
-nats, the fit at each node is
+With y the term, m its mean at a node, F_i features of example i, and n the control columns of mean zero, all in nats,
+the fit at each node is
 
     y = m + |m| F_i·W + a·n + residual,
 
 ridge regression whose strength is chosen by leave-one-out. Between nodes, y divided by the cell's scale, W, a and the
-residual's relative standard deviation are interpolated in λ.
+residual's relative standard deviation are interpolated in the coordinate of the chain.
 """
 
 from __future__ import annotations
@@ -17,15 +17,52 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nelbo.bound.problem import Problem
+from nelbo.bound.problem import Cells
 
 _RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 1e6)
+"""Strengths of the ridge to choose from, of features of variance 1; the last leaves the features out."""
+_CONTROL_RIDGE = 1e-3
+"""Strength of the ridge of the controls, of their mean square: enough for two that are nearly the same."""
+_LEAST_NOISE = 0.05
+"""Least share of a residual's variance that is taken for noise: a bend of nearly zero is an accident of few draws."""
+_BEND = 1.5
+"""Variance of e_k − (e_{k−1} + e_{k+1})/2 for independent e of variance 1."""
+_LEAST_NEIGHBOUR = 0.1
+"""Least standard deviation at a node, of its neighbours': see `_guarded`."""
+_TRACE = 1e-12
+"""Of the largest number of its kind, so that logarithms of zeros are finite."""
+_BLOCK = 256
+"""Rows of features that are widened to float64 at once."""
 
 
 @dataclass(frozen=True, eq=False)
-class Fit:
+class Features:
+    """Features (N, q) of all examples: kept in float32, since they grow with the data, and given in float64."""
+
+    values: Tensor
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        return self.values[rows].double()
+
+    @property
+    def number(self) -> int:
+        """q."""
+        return self.values.shape[1]
+
+    def times(self, weights: Tensor, rows: Tensor | None = None) -> Tensor:
+        """F·w of all examples or of `rows`, for weights w (q,); no copy of all features is made."""
+        if rows is None:
+            return torch.cat([part.double() @ weights for part in self.values.split(_BLOCK)])
+        return torch.cat([self[part] @ weights for part in rows.split(_BLOCK)])
+
+
+@dataclass(frozen=True, eq=False)
+class TermFit:
     """Cells (M,) of the diffusion term, or the one cell of the reconstruction: mean m in nats and its size |m|,
-    regression W (M, q), coefficients a (M, 2) of the zero-mean columns, and standard deviations (M,) relative to |m|:
+    regression W (M, q), coefficients a (M, C) of the controls, and standard deviations (M,) relative to |m|:
     `raw` of y about m, `residual` after the fit, `noise` that part of it which is not the example's."""
 
     mean: Tensor
@@ -46,13 +83,13 @@ class Fit:
         return self.mean[cells] + self.size[cells] * (features * self.weights[cells]).sum(1)
 
     def control(self, cells: Tensor, columns: Tensor) -> Tensor:
-        """a·n for draws in `cells` with zero-mean columns (n, 2), nats."""
+        """a·n for draws in `cells` with controls (n, C), nats."""
         return (self.controls[cells] * columns).sum(1)
 
 
 def at_nodes(columns: np.ndarray, scale: np.ndarray, F: np.ndarray, pooled: int) -> dict[str, np.ndarray]:
-    """The fit at every node from columns (P, K, 3); `pooled` neighbours on each side share the controls' fit."""
-    P, K, _ = columns.shape
+    """The fit at every node from columns (P, K, 1 + C); `pooled` neighbours on each side share the controls' fit."""
+    P, K, C = columns.shape[0], columns.shape[1], columns.shape[2] - 1
     q = F.shape[1]
     y = columns[..., 0] / np.where(scale > 0, scale, 1)
     mean = y.mean(0)
@@ -62,7 +99,7 @@ def at_nodes(columns: np.ndarray, scale: np.ndarray, F: np.ndarray, pooled: int)
     n = columns[..., 1:] / (scale * size)[None, :, None] if K else columns[..., 1:]
     centre = F.mean(0)
     F = F - centre
-    weights, fitted, left = np.zeros((K, q)), np.zeros((P, K)), np.zeros((P, K))
+    weights, fitted, left_out = np.zeros((K, q)), np.zeros((P, K)), np.zeros((P, K))
     if q and P > 4:
         G = F.T @ F
         best = np.inf
@@ -73,56 +110,56 @@ def at_nodes(columns: np.ndarray, scale: np.ndarray, F: np.ndarray, pooled: int)
             error = (r - F @ W) / (1 - np.clip(leverage, 0, 0.5))[:, None]
             score = float((error**2).mean(0).sum())
             if score < best:
-                best, weights, fitted, left = score, W.T, F @ W, error
+                best, weights, fitted, left_out = score, W.T, F @ W, error
     else:
-        left = r * P / max(1, P - 1)
-    controls = np.zeros((K, 2))
+        left_out = r * P / max(1, P - 1)
+    controls = np.zeros((K, C))
     residual = r - fitted
     if np.any(n):
         for k in range(K):
             near = slice(max(0, k - pooled), k + pooled + 1)
-            A, b = n[:, near].reshape(-1, 2), residual[:, near].reshape(-1)
+            A, b = n[:, near].reshape(-1, C), residual[:, near].reshape(-1)
             gram = A.T @ A
-            controls[k] = np.linalg.solve(gram + 1e-3 * np.trace(gram) * np.eye(2) + 1e-300 * np.eye(2), A.T @ b)
-        left = left - (n * controls).sum(-1) * P / max(1, P - 2)
-    variance = (left**2).mean(0)
+            ridge = (_CONTROL_RIDGE * np.trace(gram) + 1e-300) * np.eye(C)
+            controls[k] = np.linalg.solve(gram + ridge, A.T @ b)
+        left_out = left_out - (n * controls).sum(-1) * P / max(1, P - C)
     return {
         "mean": mean - size * (weights @ centre),
         "centre": centre,
         "weights": weights,
         "controls": controls,
         "raw": (r**2).mean(0) * P / max(1, P - 1),
-        "residual": variance,
-        "noise": noise_of(left),
-        "left": residual - (n * controls).sum(-1),
+        "residual": (left_out**2).mean(0),
+        "noise": noise_of(left_out),
+        "in_sample": residual - (n * controls).sum(-1),
         "size": size,
     }
 
 
-def noise_of(left: np.ndarray) -> np.ndarray:
-    """That part (K,) of the mean square of `left` (P, K) that is not the example's."""
-    variance = (left**2).mean(0)
+def noise_of(residual: np.ndarray) -> np.ndarray:
+    """That part (K,) of the mean square of residuals (P, K) that is not the example's."""
+    variance = (residual**2).mean(0)
     noise = variance.copy()
     if len(noise) > 2:
         # an example's own deviation is smooth along the chain; noise is what a line through neighbours misses
-        bend = left[:, 1:-1] - (left[:, :-2] + left[:, 2:]) / 2
-        noise[1:-1] = (bend**2).mean(0) / 1.5
+        bend = residual[:, 1:-1] - (residual[:, :-2] + residual[:, 2:]) / 2
+        noise[1:-1] = (bend**2).mean(0) / _BEND
         noise[[0, -1]] = noise[[1, -2]]
-    return np.clip(noise, 0.05 * variance, variance)
+    return np.clip(noise, _LEAST_NOISE * variance, variance)
 
 
 def noise_of_two(node: dict[str, np.ndarray], columns: np.ndarray) -> None:
-    """Replace the noise of a one-node fit by half the mean squared difference of two draws, columns (2, P, 3)."""
+    """Replace the noise of a one-node fit by half the mean squared difference of two draws, columns (2, P, 1 + C)."""
     y = (columns[..., 0] - columns[..., 1:] @ node["controls"][0]) / node["size"][0]
     node["noise"] = np.array([((y[0] - y[1]) ** 2).mean() / 2])
 
 
-def as_fit(node: dict[str, np.ndarray]) -> Fit:
+def as_fit(node: dict[str, np.ndarray]) -> TermFit:
     """One cell a node. The controls multiply columns in nats and were fitted relative to m, which cancels."""
     keys = ("mean", "size", "weights", "controls", "raw", "residual", "noise")
     t = {k: torch.from_numpy(np.asarray(v, dtype=np.float64)) for k, v in node.items() if k in keys}
     spreads = (t[name].sqrt() for name in ("raw", "residual", "noise"))
-    return Fit(t["mean"], t["size"], t["weights"], t["controls"], *spreads)
+    return TermFit(t["mean"], t["size"], t["weights"], t["controls"], *spreads)
 
 
 def _smooth(v: np.ndarray) -> np.ndarray:
@@ -133,19 +170,20 @@ def _smooth(v: np.ndarray) -> np.ndarray:
     return (padded[:-2] + padded[1:-1] + padded[2:]) / 3
 
 
-def spread_over_cells(node: dict[str, np.ndarray], nodes: Tensor, problem: Problem) -> Fit:
-    """The fit at the nodes interpolated to every cell, linearly in λ (the mean's logarithm per unit of scale)."""
-    logsnr = problem.cells.logsnr.numpy()
-    at = -logsnr[nodes.numpy()]
+def spread_over_cells(node: dict[str, np.ndarray], nodes: Tensor, cells: Cells) -> TermFit:
+    """The fit at the nodes interpolated to every cell, linearly in the coordinate (the mean's logarithm per unit of
+    scale)."""
+    place, scale = cells.place.numpy(), cells.scale.numpy()
+    at = place[nodes.numpy()]
 
     def along(values: np.ndarray) -> np.ndarray:
         values = np.asarray(values, dtype=np.float64)
         flat = values.reshape(len(at), -1)
-        out = np.stack([np.interp(-logsnr, at, column) for column in flat.T], 1) if flat.shape[1] else flat[:0]
-        return out.reshape(len(logsnr), *values.shape[1:])
+        out = np.stack([np.interp(place, at, column) for column in flat.T], 1) if flat.shape[1] else flat[:0]
+        return out.reshape(len(place), *values.shape[1:])
 
-    size = np.exp(along(np.log(np.maximum(node["size"], 1e-12 * max(1e-300, float(node["size"].max()))))))
-    size = size * problem.cells.scale.numpy()
+    size = np.exp(along(np.log(np.maximum(node["size"], _TRACE * max(1e-300, float(node["size"].max()))))))
+    size = size * scale
     weights = along(node["weights"])
     values = {
         "mean": size * (1 - weights @ node["centre"]),
@@ -153,10 +191,10 @@ def spread_over_cells(node: dict[str, np.ndarray], nodes: Tensor, problem: Probl
         "weights": weights,
         "controls": along(node["controls"]),
     }
-    bare = size / problem.cells.scale.numpy()
+    bare = size / scale
     for name in ("raw", "residual", "noise"):
         spread = _guarded(node["size"] * np.sqrt(_smooth(node[name])))
-        floor = 1e-12 * max(1e-300, float(spread.max()))
+        floor = _TRACE * max(1e-300, float(spread.max()))
         between = np.maximum(along(spread), np.exp(along(np.log(np.maximum(spread, floor)))))
         values[name] = (between / bare) ** 2
     return as_fit(values)
@@ -166,4 +204,4 @@ def _guarded(spread: np.ndarray) -> np.ndarray:
     """A standard deviation at every node, at least a tenth of its neighbours': errors that are rare there, and frequent
     one node on, are easily missed by a few dozen draws. For the same reason it is interpolated linearly at least."""
     padded = np.pad(spread, 1, mode="edge")
-    return np.maximum(spread, 0.1 * np.maximum(padded[:-2], padded[2:]))
+    return np.maximum(spread, _LEAST_NEIGHBOUR * np.maximum(padded[:-2], padded[2:]))

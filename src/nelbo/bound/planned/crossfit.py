@@ -21,28 +21,30 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nelbo.bound.features import Features
-from nelbo.bound.fit import Fit
-from nelbo.maths import random
+from nelbo.bound.planned.regression import Features, TermFit
+from nelbo.maths.keys import Purpose
 
 FOLDS = 4
+"""Three quarters of the draws correct each fold's fit; more folds would cost as many regressions more."""
 LEAST = 8
 """Fewest examples of a fold; where there are not so many, the pilot's fit is used as it is."""
 KNOTS = 6
-"""Most knots of a correction along the chain, one for DRAWS draws."""
-DRAWS = 90
+"""Most knots of a correction along the chain."""
+DRAWS_A_KNOT = 90
+"""Draws that a further knot takes: about four for each of the q + 1 + C = 23 coefficients that it has on images."""
 LEAST_DRAWS = 300
 """Fewest draws that a correction is fitted to: from fewer, skewed ones, the folds' errors would go together."""
 MOST = 4096
 """Most draws that a correction is fitted to."""
 _RIDGES = (1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+"""Strengths of the ridge to choose from, of regressors of mean square 1."""
 
 
 @dataclass(frozen=True, eq=False)
-class Draws:
-    """Draws of one term: example (n,), cell (n,), columns (n, 3) as `Problem` gives them, weight 1/(p N q) (n,)."""
+class Observations:
+    """Draws of one term that were made: example (n,), cell (n,), columns (n, 1 + C), weight 1/(p N q) (n,)."""
 
-    who: Tensor
+    examples: Tensor
     cells: Tensor
     columns: Tensor
     weight: Tensor
@@ -53,45 +55,46 @@ def split(seed: int, N: int, features: int) -> Tensor:
     to or few examples."""
     folds = min(FOLDS, N // LEAST) if features else 1
     fold = torch.empty(N, dtype=torch.long)
-    fold[random.permutation(seed, N, draw=7)] = torch.arange(N) % max(1, folds)
+    fold[Purpose.FOLDS.permutation(seed, N)] = torch.arange(N) % max(1, folds)
     return fold
 
 
-def crossfit(fit: Fit, along: Tensor, features: Features, fold: Tensor, draws: Sequence[Draws]) -> list[Fit]:
+def crossfit(
+    fit: TermFit, along: Tensor, features: Features, fold: Tensor, draws: Sequence[Observations]
+) -> list[TermFit]:
     """The fit of every fold, corrected by those of `draws` that are of other folds.
 
     along (M,): places of the cells in [0, 1]. fold (N,): −1 of examples that are in none of them.
     Draws that an interrupt left out (NaN) are passed over.
     """
-    folds = int(fold.max()) + 1
-    who = torch.cat([d.who for d in draws])
+    examples = torch.cat([d.examples for d in draws])
     cells = torch.cat([d.cells for d in draws])
     columns = torch.cat([d.columns for d in draws])
     weight = torch.cat([d.weight for d in draws])
-    there = torch.isfinite(columns).all(1)
-    found = []
-    for k in range(folds):
-        rows = (there & (fold[who] != k)).nonzero()[:MOST, 0]
-        found.append(corrected(fit, along, features[who[rows]], cells[rows], columns[rows], weight[rows]))
-    return found
+    made = torch.isfinite(columns).all(1)
+    fits = []
+    for k in range(int(fold.max()) + 1):
+        rows = (made & (fold[examples] != k)).nonzero()[:MOST, 0]
+        fits.append(corrected(fit, along, features[examples[rows]], cells[rows], columns[rows], weight[rows]))
+    return fits
 
 
-def corrected(fit: Fit, along: Tensor, F: Tensor, cells: Tensor, columns: Tensor, weight: Tensor) -> Fit:
-    """`fit` corrected by draws with features F (n, q) in `cells` (n,), columns (n, 3) and weights (n,)."""
+def corrected(fit: TermFit, along: Tensor, F: Tensor, cells: Tensor, columns: Tensor, weight: Tensor) -> TermFit:
+    """`fit` corrected by draws with features F (n, q) in `cells` (n,), columns (n, 1 + C) and weights (n,)."""
     n, q = F.shape
     if n < LEAST_DRAWS:
         return fit
-    basis = _hats(along, max(1, min(KNOTS, n // DRAWS)))
-    left = columns[:, 0] - fit.predict(cells, F) - fit.control(cells, columns[:, 1:])
+    basis = _hats(along, max(1, min(KNOTS, n // DRAWS_A_KNOT)))
+    residual = columns[:, 0] - fit.predict(cells, F) - fit.control(cells, columns[:, 1:])
     size = fit.size[cells, None]
     regressors = torch.cat([size, size * F, columns[:, 1:]], 1)
     H = basis.shape[1]
     A = (basis[cells, :, None] * regressors[:, None, :]).reshape(n, -1) * weight[:, None]
-    coefficients = _ridge(A, left * weight)
+    coefficients = _ridge(A, residual * weight)
     if coefficients is None:
         return fit
-    b = basis @ coefficients.reshape(H, q + 3)
-    return Fit(
+    b = basis @ coefficients.reshape(H, regressors.shape[1])
+    return TermFit(
         mean=fit.mean + fit.size * b[:, 0],
         size=fit.size,
         weights=fit.weights + b[:, 1 : q + 1],

@@ -8,16 +8,15 @@ import pytest
 import torch
 
 import nelbo
-from nelbo import testing
-from nelbo.bound import sanity
-from nelbo.bound.evaluate import evaluate
+from nelbo import evaluate, testing
+from nelbo.bound import checks
 from nelbo.bound.prepare import prepare
 from nelbo.maths import random
-from nelbo.model.examples import Examples
 from nelbo.process import forward
 from nelbo.process.prediction import Prediction
+from nelbo.workers import Run
 
-pytestmark = pytest.mark.filterwarnings("ignore::nelbo.bound.prepare.NelboWarning")  # they are looked at here
+pytestmark = pytest.mark.filterwarnings("ignore::nelbo.bound.checks.NelboWarning")  # they are looked at here
 DATA = nelbo.exact.MixtureData([0.5, 0.5], [[-0.6, 0.2, 0.1, 0.5], [0.5, -0.4, 0.3, -0.2]], [0.03, 0.05])
 DOMAIN = nelbo.DataDomain((4,), 256)
 X = DATA.sample(96)
@@ -109,8 +108,7 @@ def test_no_network_guesses_the_middle_of_the_range():
 
 def check_without_network(variance: str, domain: nelbo.DataDomain = DOMAIN) -> None:
     model = nelbo.from_callable(lambda z, t: z, schedule=TABLE, domain=domain, variance=variance)
-    problem, _ = prepare(model, Examples(CODES), precision="float64")
-    said = sanity.without_network(problem)
+    said = checks.without_network(prepare(model, CODES, Run(precision="float64")).chain)
     levels, x = model.levels(), domain.values(CODES)
     middle = torch.full_like(x, 0.5 * (domain.low + domain.high))
     for j in (1, 5, 40, 99):

@@ -1,0 +1,230 @@
+"""The Gaussian chain as a `Problem`: the KLs of a finite chain, or thin slices of λ of the continuous bound.
+
+Cells run from little noise to much, and their coordinate is −λ. The scale c of a cell is such that its term is about
+c E‖ε − ε̂‖² nats, a smooth function of λ times c:
+
+    finite      cell j: KL between levels j and j + 1,   c = ½ expm1(λ_j − λ_{j+1}),   λ = λ_{j+1}
+    continuous  cell j: λ in a slice of width Δ,         c = Δ/2,                      λ uniform in the slice
+
+The continuous bound does not depend on the shape of the schedule, so its slices are in λ and not in t. The controls
+are those of a Gaussian surrogate of the data (`surrogate.py`): its excess, and ‖ε‖² − D.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from nelbo.bound import features, terms
+from nelbo.bound.problem import Cells, Draws, Problem
+from nelbo.bound.surrogate import GaussianSurrogate
+from nelbo.equation import equation
+from nelbo.errors import NumericalError
+from nelbo.maths import tiles
+from nelbo.maths.keys import Purpose
+from nelbo.model.diffusion import DiffusionModel
+from nelbo.process import forward
+from nelbo.process.levels import Levels
+from nelbo.typing import Condition
+from nelbo.workers import Workers
+
+SLICES = 256
+"""Cells of the continuous bound: thin enough that a term hardly changes within one; more would cost only memory."""
+_CPU = torch.device("cpu")
+_AT_ONCE = 16
+"""Examples read at once from a mapped file, of which every row may make a megabyte resident."""
+
+
+@equation("snr-discrete-loss", "snr-eps-expm1", "snr-schedule-invariance", "loss-eps-weighted")
+def cells_of(model: DiffusionModel) -> Cells:
+    """The cells of the model's grid; none where the chain has one level."""
+    levels = model.levels()
+    if model.grid.continuous:
+        first, last = levels.logsnr
+        edges = first + (last - first) * torch.arange(SLICES + 1, dtype=torch.float64) / SLICES
+        upper, lower = edges[:-1], edges[1:]
+        return Cells(-upper, -lower, -(upper + lower) / 2, (upper - lower) / 2, continuous=True)
+    upper, lower = levels.logsnr[:-1], levels.logsnr[1:]
+    return Cells(-upper, -lower, -lower, 0.5 * torch.expm1(upper - lower))
+
+
+class Controls(NamedTuple):
+    """The surrogate that features are made of, and the same in the precision of the control columns."""
+
+    surrogate: GaussianSurrogate
+    of_draws: GaussianSurrogate
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianChain(Problem):
+    """A model on its grid, and checked data (N, *shape): codes of any integer type, or real values.
+
+    condition: keywords of the network, one row an example. device: where the network computes. dtype: of the control
+    columns. mapped: the data lie in a mapped file, of which as little as possible is to be in memory at once; release
+    gives back the memory of rows that were read.
+    """
+
+    model: DiffusionModel
+    data: Tensor
+    condition: Condition = field(default_factory=dict)
+    seed: int = 0
+    device: torch.device = _CPU
+    dtype: torch.dtype = torch.float32
+    mapped: bool = False
+    release: Callable[[], None] = lambda: None
+
+    @cached_property
+    def levels(self) -> Levels:
+        """The levels of the chain, on the device; its two ends where the grid is continuous."""
+        return self.model.levels().to(device=self.device)
+
+    @cached_property
+    def cells(self) -> Cells:
+        """See the module."""
+        return cells_of(self.model)
+
+    @property
+    def examples(self) -> int:
+        """N."""
+        return len(self.data)
+
+    @property
+    def dimensions(self) -> int:
+        """D."""
+        return self.model.domain.dimensions
+
+    @property
+    def first_cost(self) -> int:
+        """1 where the decoder calls the network."""
+        return int(self.model.decoder.calls_network)
+
+    @property
+    def control_columns(self) -> int:
+        """The surrogate's excess, and ‖ε‖² − D."""
+        return 2
+
+    def data_of(self, examples: Tensor) -> Tensor:
+        """`examples` (n,) as the data hold them, on the device; a few at a time from a mapped file."""
+        parts = []
+        for some in examples.split(_AT_ONCE if self.mapped else max(1, len(examples))):
+            parts.append(self.data[some])
+            self.release()
+        return (torch.cat(parts) if len(parts) > 1 else parts[0]).to(self.device)
+
+    def values(self, examples: Tensor) -> Tensor:
+        """x of `examples` (n,), float64, (n, *shape), on the device."""
+        return self.model.domain.values(self.data_of(examples))
+
+    def condition_of(self, examples: Tensor) -> Condition:
+        """The network's keywords for `examples` (n,), on the device."""
+        return {name: rows[examples].to(self.device) for name, rows in self.condition.items()}
+
+    def prior(self, examples: Tensor) -> Tensor:
+        """KL(q(z_L | x) ‖ p(z_L)), (n,) float64 on the CPU."""
+        return terms.prior(self.model, self.values(examples), self.levels[-1:]).cpu()
+
+    def position(self, u: float) -> tuple[float, float]:
+        """Time and log-SNR at the fraction u of the cells, interpolated between levels."""
+        if self.cells.continuous:
+            first, last = -self.cells.start[0], -self.cells.stop[-1]
+            logsnr = first + u * (last - first)
+            return float(self.model.schedule.time_of(logsnr)), float(logsnr)
+        levels = self.levels.to(device="cpu")
+        place = u * (len(levels) - 1)
+        before = min(int(place), len(levels) - 2)
+        part = place - before
+        t, logsnr = (float(v[before] + part * (v[before + 1] - v[before])) for v in (levels.t, levels.logsnr))
+        return t, logsnr
+
+    def edge(self, j: int) -> tuple[float, float]:
+        """Time and log-SNR of the edge before cell j: in a finite chain, of level j + 1."""
+        if self.cells.continuous:
+            return self.position(j / len(self.cells))
+        return float(self.levels.t[j]), float(self.levels.logsnr[j])
+
+    def columns(self, draws: Draws, controls: object, rows: Tensor) -> Tensor:
+        """(b, 3): the term, the surrogate's excess and ‖ε‖² − D. What precedes the network is done in `tiles`."""
+        assert controls is None or isinstance(controls, Controls)
+        examples, model, D = draws.examples[rows], self.model, self.dimensions
+        cells, at = self._levels_of(draws, rows)
+        condition = self.condition_of(examples)
+        columns = torch.zeros(len(rows), 3, dtype=torch.float64, device=self.device)
+        with torch.no_grad():
+            keys, numbers = draws.keys[rows], draws.numbers[rows]
+            eps = Purpose.TERM_NOISE.normal(self.seed, examples, keys, numbers, model.domain.shape, device=self.device)
+            x, z = torch.empty_like(eps), torch.empty_like(eps)
+            data = self.data_of(examples)
+            for part in tiles.tiles(len(rows), D, self.device):
+                x[part] = model.domain.values(data[part])
+                z[part] = forward.noised(x[part], eps[part], at[part])
+                if controls is not None:
+                    distinct, of = self._distinct(examples[part], x[part])
+                    columns[part, 1] = controls.of_draws.excess(distinct, eps[part], at.logsnr[part], of)
+                    columns[part, 2] = tiles.squared_norm(eps[part]) - D
+            del eps
+            asked = cells is not None or model.decoder.calls_network
+            prediction = model.predict(z, at, condition) if asked else None
+            if cells is None or prediction is None:
+                target = data.long() if model.domain.discrete else x
+                columns[:, 0] = terms.reconstruction(model, target, z, prediction, at)
+            elif self.cells.continuous:
+                slope = -2 * self.cells.scale[cells].to(self.device)
+                columns[:, 0] = terms.diffusion_rate(x, prediction, at, slope)
+            else:
+                columns[:, 0] = terms.diffusion(model, x, prediction, self.levels[cells.to(self.device)], at)
+        if not bool(torch.isfinite(columns).all()):
+            bad = int(examples[(~torch.isfinite(columns)).any(1).cpu().nonzero()[0, 0]])
+            raise NumericalError(
+                f"the {'reconstruction' if cells is None else 'diffusion'} term of example {bad} is not finite",
+                "the network returned NaN or infinity there, or the example has zero probability under the "
+                "model; check its weights, its precision and the declared output (eps, x0, v)",
+            )
+        return columns.cpu()
+
+    def _levels_of(self, draws: Draws, rows: Tensor) -> tuple[Tensor | None, Levels]:
+        """The cells of the draws `rows` (b,), None at the first level, and the levels where they are made."""
+        if draws.cells is None or draws.inner is None:
+            return None, self.levels[:1].expand(len(rows))
+        cells = draws.cells[rows]
+        if self.cells.continuous:
+            logsnr = -self.cells.at(cells, draws.inner[rows].double())
+            return cells, self.model.schedule.at(self.model.schedule.time_of(logsnr.to(self.device)))
+        return cells, self.levels[cells.to(self.device) + 1]
+
+    def _distinct(self, examples: Tensor, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The values x (b, …) of `examples` (b,) with one row for those in succession that are the same, and the row
+        that each belongs to; None where all differ."""
+        unique, of, counts = torch.unique_consecutive(examples, return_inverse=True, return_counts=True)
+        if len(unique) == len(of):
+            return x, None
+        return x[(counts.cumsum(0) - counts).to(self.device)], of.to(self.device)
+
+    def fit_controls(self, examples: Tensor, workers: Workers) -> Controls:
+        """The surrogate fitted to `examples` by the worker of rank 0, whose numbers all take: another machine may round
+        otherwise, and all are to plan the same draws."""
+        D = self.dimensions
+        table, scale = torch.zeros(0, D, dtype=torch.float64), torch.zeros(0, 1, dtype=torch.float64)
+        if workers.rank == 0:
+            surrogate = GaussianSurrogate.fit(self.values(examples).flatten(1).cpu())
+            if workers.size == 1:
+                return self._controls(surrogate)
+            table = torch.cat([surrogate.mean[None], surrogate.basis.mT]).double()
+            scale = torch.cat([surrogate.variances, torch.tensor([surrogate.rest])])[:, None].double()
+        table, scale = workers.gather(table)[0], workers.gather(scale)[0][:, 0]
+        basis = table[1:].mT.float().contiguous()
+        return self._controls(GaussianSurrogate(table[0].float(), basis, scale[:-1], float(scale[-1])))
+
+    def _controls(self, surrogate: GaussianSurrogate) -> Controls:
+        surrogate = surrogate.to(self.device)
+        return Controls(surrogate, surrogate.in_precision(self.dtype))
+
+    def features(self, examples: Tensor, controls: object) -> tuple[Tensor, Tensor]:
+        """Features (n, q) as of `features.py`, and the surrogate's expected errors (n, LEVELS)."""
+        assert isinstance(controls, Controls)
+        ends = self.levels.logsnr
+        return features.of(self.values(examples), self.model.domain, controls.surrogate, ends[0], ends[-1])

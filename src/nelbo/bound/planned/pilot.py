@@ -1,0 +1,205 @@
+"""The pilot: a few hundred evaluations that say where the bound sits and what predicts it. Counted, never averaged in.
+
+Some examples are evaluated twice at the first level and once at K nodes along the chain, and a model of the terms is
+fitted to them (`regression.py`) on closed-form features of the examples. The estimate that uses the fit draws its own
+noise, so that it is unbiased whatever the fit says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nelbo.bound.planned import regression
+from nelbo.bound.planned.regression import Features, TermFit
+from nelbo.bound.problem import Cells, Draws, Problem
+from nelbo.bound.runner import Runner
+from nelbo.maths.keys import Purpose
+
+NODES = 9
+"""Cells along the chain that a pilot evaluates."""
+EXAMPLES = 24
+"""Examples of a pilot, where nothing else is said."""
+_CONTROLS_ON = 2048
+"""Most examples that controls are fitted to."""
+_BLOCK = 256
+_ROUND = 8
+"""Blocks of examples whose features a worker computes between two exchanges."""
+_MOST_DEVIATIONS = 4
+"""Standard deviations at which features are cut off, so that no example is extrapolated far."""
+
+
+@dataclass(frozen=True, eq=False)
+class PilotResiduals:
+    """Of the pilot's `examples` (P,): the residual of the fit, in sample and relative to |m|, at the first level (P,)
+    and at the `nodes` (K,), (P, K), and the cells that a node stands for, by scale over its own (K,)."""
+
+    examples: Tensor
+    reconstruction: Tensor
+    diffusion: Tensor
+    nodes: Tensor
+    shares: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Pilot:
+    """The result of a pilot: controls, features of every example, fits of both terms, and what they cost.
+
+    chance: probabilities (N,) with which a design draws examples at random, see `_chance`.
+    """
+
+    controls: object
+    features: Features
+    chance: Tensor
+    reconstruction: TermFit
+    diffusion: TermFit
+    residuals: PilotResiduals
+    nfe: int
+
+    def between_by(self, reconstruction: TermFit | None, diffusion: TermFit | None, credited: bool = False) -> float:
+        """Variance between examples of what corrections of the pilot's fits leave of the whole bound, or of one of its
+        terms, nats².
+
+        Observed in the pilot's examples, less its noise. credited: that part alone which n ≤ N draws with
+        probabilities q save by not repeating examples, min(1, 1/(N q_i)) of an example's square.
+        """
+        pilot = self.residuals
+        F = self.features[pilot.examples]
+        total, noise = torch.zeros(len(F), dtype=torch.float64), 0.0
+        if reconstruction is not None:
+            r, zero = self.reconstruction, torch.zeros(len(F), dtype=torch.long)
+            change = reconstruction.predict(zero, F) - r.predict(zero, F)
+            total = pilot.reconstruction * r.size[0] - change
+            noise = float(r.noise[0] * r.size[0]) ** 2
+        if diffusion is not None and len(pilot.nodes):
+            d, nodes = self.diffusion, pilot.nodes
+            size = d.size[nodes].clamp_min(1e-300)
+            change = (diffusion.mean - d.mean)[nodes] / size + F @ (diffusion.weights - d.weights)[nodes].mT
+            residual = pilot.diffusion - change
+            weight = pilot.shares * size
+            total = total + residual @ weight
+            noise += float((torch.from_numpy(regression.noise_of(residual.numpy())) * weight.square()).sum())
+        if len(total) < 2:
+            return 0.0
+        share = torch.ones_like(total)
+        if credited:
+            share = (len(self.chance) * self.chance[pilot.examples]).reciprocal().clamp_max(1)
+        square = (total - total.mean()).square()
+        return max(0.0, float((share * square).sum()) / (len(total) - 1) - noise * float(share.mean()))
+
+
+def run(problem: Problem, runner: Runner, examples: int, *, regressed: bool = True, controlled: bool = True) -> Pilot:
+    """Evaluate `examples` keyed random examples at the nodes and fit. Deterministic in the problem's seed.
+
+    regressed: whether the fit uses features of examples; controlled: whether it uses controls.
+    """
+    before = runner.nfe
+    N, cells = problem.examples, problem.cells
+    order = Purpose.PILOT_EXAMPLES.permutation(problem.seed, N)
+    controls = None
+    features = Features(torch.zeros(N, 0))
+    chance = torch.full((N,), 1 / N, dtype=torch.float64)
+    if regressed or controlled:
+        controls = problem.fit_controls(order[: min(_CONTROLS_ON, N)].sort().values, runner.workers)
+    if regressed:
+        features, expected = _features(problem, runner, controls)
+        chance = _chance(expected)
+    chosen = order[: min(examples, N)].sort().values
+    P = len(chosen)
+    nodes = _nodes(cells)
+    K, width = len(nodes), 1 + problem.control_columns
+    draws = Draws.first_level(chosen.repeat(2), Purpose.PILOT_NOISE.draw + torch.arange(2).repeat_interleave(P))
+    first = runner.columns(problem, draws, controls if controlled else None)
+    F = features[chosen].numpy()
+    reconstruction = regression.at_nodes(first[:P].reshape(P, 1, width).numpy(), np.ones(1), F, pooled=0)
+    regression.noise_of_two(reconstruction, first.reshape(2, P, width).numpy())
+    columns = torch.zeros(P, K, width, dtype=torch.float64)
+    if K:
+        which, inner = nodes.repeat(P), torch.full((P * K,), 0.5)
+        number = torch.full((P * K,), Purpose.PILOT_NOISE.draw)
+        draws = Draws(chosen.repeat_interleave(K), which + 1, number, which, inner)
+        columns = runner.columns(problem, draws, controls).reshape(P, K, width)
+    diffusion = regression.at_nodes(columns.numpy(), cells.scale[nodes].numpy(), F, pooled=1)
+    return Pilot(
+        controls=controls,
+        features=features,
+        chance=chance,
+        reconstruction=regression.as_fit(reconstruction),
+        diffusion=regression.spread_over_cells(diffusion, nodes, cells) if K else regression.as_fit(diffusion),
+        residuals=PilotResiduals(
+            chosen,
+            torch.from_numpy(reconstruction["in_sample"][:, 0]),
+            torch.from_numpy(diffusion["in_sample"]),
+            nodes,
+            _shares(nodes, cells),
+        ),
+        nfe=runner.nfe - before,
+    )
+
+
+def _features(problem: Problem, runner: Runner, controls: object) -> tuple[Features, Tensor]:
+    """Features, standardised over all examples and cut off, and the expected errors (N, E)."""
+    N = problem.examples
+    blocks = torch.arange(N).split(_BLOCK)
+    W, rank = runner.workers.size, runner.workers.rank
+    features, expected = torch.empty(0), torch.empty(0)
+    for start in range(0, len(blocks), _ROUND * W):
+        some = blocks[start : start + _ROUND * W]
+        mine = some[rank::W] or [blocks[0][:0]]
+        parts = [problem.features(rows, controls) for rows in mine]
+        q, E = parts[0][0].shape[1], parts[0][1].shape[1]
+        table = torch.cat([torch.cat(part, 1) for part in parts])
+        # every worker computes its share, and all know the same numbers: they are to plan the same draws
+        shared = [table] if W == 1 else runner.workers.gather(table.double())
+        if not start:
+            features, expected = torch.empty(N, q), torch.empty(N, E)
+        for k, theirs in enumerate(shared):
+            if some[k::W]:
+                rows = torch.cat(some[k::W])
+                features[rows], expected[rows] = theirs[:, :q].float(), theirs[:, q:].float()
+    if not features.shape[1]:
+        return Features(features), expected
+    mean = torch.stack([column.double().mean() for column in features.T])
+    spread = torch.stack([column.double().std(unbiased=False) for column in features.T])
+    varies = spread > 1e-6 * (1 + mean.abs())  # more than float32 rounds
+    if not bool(varies.all()):
+        features, mean, spread = features[:, varies], mean[varies], spread[varies]
+    values = features.sub_(mean.float()).div_(spread.float()).clamp_(-_MOST_DEVIATIONS, _MOST_DEVIATIONS)
+    return Features(values), expected
+
+
+def _chance(expected: Tensor) -> Tensor:
+    """q_i ∝ ½ + ½ s_i, with s_i the example's expected error over that of the mean example, averaged over levels.
+
+    Examples that stand out carry much of the variance, and a uniform sample meets too few of them to say so. Weights
+    1/(N q_i) keep the estimate unbiased and never exceed 2.
+    """
+    s = (expected / expected.mean(0).clamp_min(1e-30)).mean(1).double()
+    q = 0.5 + 0.5 * s / s.mean()
+    return q / q.sum()
+
+
+def _nodes(cells: Cells) -> Tensor:
+    """NODES cells, each once: the first, the last, and even quantiles of half the scale and half the length, so that
+    neither the steep start of a table of betas nor its long end is left to interpolation."""
+    M = len(cells)
+    if M <= NODES:
+        return torch.arange(M)
+    length = cells.stop - cells.start
+    weight = (cells.scale / cells.scale.sum() + length / length.sum()) / 2
+    middle = weight.cumsum(0) - weight / 2
+    quantiles = torch.arange(1, NODES - 1, dtype=torch.float64) / (NODES - 1)
+    inner = (middle[None, :] - quantiles[:, None]).abs().argmin(1)
+    return torch.unique(torch.cat([torch.tensor([0, M - 1]), inner]))
+
+
+def _shares(nodes: Tensor, cells: Cells) -> Tensor:
+    """Scale of the cells that are nearest to each node, over the node's own, (K,)."""
+    if not len(nodes):
+        return torch.zeros(0, dtype=torch.float64)
+    nearest = (cells.place[:, None] - cells.place[nodes]).abs().argmin(1)
+    shares = torch.zeros(len(nodes), dtype=torch.float64).index_add(0, nearest, cells.scale)
+    return shares / cells.scale[nodes].clamp_min(1e-300)
