@@ -42,14 +42,14 @@ class DataError(NelboError):
 
 
 class ModelFolderError(NelboError):
-    """A model folder with a missing, truncated, altered or foreign file."""
+    """A model folder with a missing, truncated, altered or unknown file."""
 
 
 class ArchiveError(NelboError):
-    """A compressed file that is damaged, foreign, or decodes to something else.
+    """A compressed file that is damaged, of another format, or does not decode to what was encoded.
 
-    `lost`: the images that could not be recovered, as (first, past the last); `recovered`: where the others are, None
-    where there are none.
+    `lost`: the images that could not be recovered, as (first, past the last); `recovered`: where the
+    recovered images are; None where there are none.
     """
 
     lost: tuple[tuple[int, int], ...] = ()

@@ -1,4 +1,4 @@
-"""Writing files so that nothing is lost or half written: temporary file beside, fsync, rename."""
+"""Writing files so that nothing is lost or half written: to a temporary file next to them, fsync, rename."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import BinaryIO
 def write_atomic(path: str | Path, content: bytes | str) -> Path:
     """Write `content` to `path`; a reader sees the old file or the whole new one, also after a crash.
 
-    Missing parent folders are made; a link stays a link; what is no file (/dev/stdout, a pipe) is written to as it is
-    and never replaced. Errors: OSError naming the path (no space, no permission), with the old file left as it was.
+    Missing parent folders are made; a link stays a link; a device or pipe (/dev/stdout) is written to and never
+    replaced. Errors: OSError naming the path (no space, no permission), with the old file left as it was.
     """
     path = Path(path)
     data = content.encode() if isinstance(content, str) else content
@@ -43,7 +43,7 @@ def writing(path: str | Path) -> Iterator[BinaryIO]:
             yield file
     except OSError as error:
         if error.filename is not None and Path(os.fsdecode(error.filename)).parent != path.resolve().parent:
-            raise  # of another file, read meanwhile
+            raise  # an error of another file, which was being read
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 

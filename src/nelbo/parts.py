@@ -20,12 +20,12 @@ _KINDS: dict[str, dict[str, type[Part]]] = {}
 
 
 class Part(ABC):
-    """Base of everything a `DiffusionModel` is made of, except network weights."""
+    """Base class of all parts of a `DiffusionModel`, except for network weights."""
 
     family: ClassVar[str]
     kind: ClassVar[str]
     nested: ClassVar[dict[str, str]] = {}
-    """Families of the fields that are parts themselves, where the field's name is not the family's."""
+    """Families of fields that are parts themselves and whose name is not that of their family."""
 
     def __init_subclass__(cls, family: str | None = None, kind: str | None = None, **kwargs: Any):
         super().__init_subclass__(**kwargs)

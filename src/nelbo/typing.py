@@ -1,10 +1,10 @@
-"""Names for the few types that every floor speaks of."""
+"""Types that every floor uses."""
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 from torch import Tensor
 
@@ -19,7 +19,7 @@ Json = dict[str, Any]
 class Choice(enum.Enum):
     """An enum whose members are named by strings at public edges: `class Solver(Choice, noun="ODE solver")`."""
 
-    _noun: ClassVar[str]
+    _noun: str
 
     def __init_subclass__(cls, noun: str):
         cls._noun = noun
@@ -33,6 +33,3 @@ class Choice(enum.Enum):
         if name not in values:
             raise UnknownNameError.of(cls._noun, name, values)
         return values[name]
-
-
-__all__ = ["Choice", "Condition", "Json", "Shape", "Tensor"]

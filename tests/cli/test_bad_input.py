@@ -1,9 +1,11 @@
-"""Bad input: exit status 2, `error:` and `hint:` on stderr, nothing on stdout, no traceback; it names the culprit."""
+"""Bad input: exit status 2, `error:` and `hint:` on stderr, nothing on stdout, no traceback; it names the culprit.
+
+The rooms of data, models and settings have tests of every damage; here are a few of each, on their way to the screen.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,174 +13,110 @@ import pytest
 import torch
 
 CODES = np.arange(3 * 64, dtype=np.int64).reshape(3, 8, 8) % 17
+REAL_MODEL = """
+import nelbo
+def make():
+    return nelbo.from_callable(lambda z, t: 0 * z, schedule=nelbo.schedules.linear(T=4),
+                               domain=nelbo.DataDomain((8, 8)))
+def number():
+    return 3
+"""
 
 
-def _npy(array: np.ndarray) -> Callable[[], str]:
-    def write() -> str:
-        np.save("data.npy", array)
-        return "data.npy"
-
-    return write
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
 
 
-def _file(name: str, content: bytes) -> Callable[[], str]:
-    def write() -> str:
-        Path(name).write_bytes(content)
-        return name
-
-    return write
-
-
-def _truncated_npz() -> str:
-    np.savez("cut.npz", images=CODES)
-    whole = Path("cut.npz").read_bytes()
-    Path("cut.npz").write_bytes(whole[: len(whole) // 2])
-    return "cut.npz"
-
-
-def _pickled_npz() -> str:
-    np.savez("objects.npz", images=np.array([{"a": 1}, {"b": 2}], dtype=object))
-    return "objects.npz"
-
-
-def _other_key() -> str:
-    np.savez("keys.npz", images=CODES)
-    return "keys.npz#pictures"
-
-
-def _with(array: np.ndarray, value: float) -> np.ndarray:
-    changed = array.copy()
+def _changed(value: float) -> np.ndarray:
+    changed = CODES.astype(type(value))
     changed[1, 2, 3] = value
     return changed
 
 
+def _cut(path: Path) -> None:
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+
+
 DATA = {
-    "missing": (lambda: "nowhere.npz", "nowhere.npz"),
-    "unknown form": (_file("data.xyz", b"1 2 3"), "data.xyz"),
-    "no npz inside": (_file("noise.npz", b"\x00\x01garbage" * 40), "noise.npz"),
-    "no npy inside": (_file("noise.npy", b"\x93NUMPY\x01\x00garbage"), "noise.npy"),
-    "empty file": (_file("empty.npy", b""), "empty.npy"),
-    "truncated": (_truncated_npz, "cut.npz"),
-    "pickled objects": (_pickled_npz, "objects.npz"),
-    "unknown key": (_other_key, "pictures"),
-    "unknown split": (lambda: "digits:validation", "validation"),
-    "floats for codes": (_npy(CODES / 16), "float"),
-    "NaN": (_npy(_with(CODES / 16, np.nan)), ""),
-    "code too large": (_npy(_with(CODES, 5000)), "5000"),
-    "negative code": (_npy(_with(CODES, -1)), "-1"),
-    "wrong shape": (_npy(np.zeros((3, 9, 9), np.int64)), "9"),
-    "no examples": (_npy(np.zeros((0, 8, 8), np.int64)), ""),
-    "no array": (_npy(np.int64(3)), ""),
+    "missing": (None, "data.npy"),
+    "floats for codes": (CODES / 16, "float"),
+    "pickled objects": (np.array([{"a": 1}, {"b": 2}], dtype=object), "data.npy"),
+    "code too large": (_changed(5000), "5000"),
+    "negative code": (_changed(-1), "-1"),
+    "wrong shape": (np.zeros((3, 9, 9), np.int64), "9"),
+    "no examples": (np.zeros((0, 8, 8), np.int64), ""),
 }
 
 
 @pytest.mark.parametrize("case", DATA)
-def test_bad_data(nelbo, trained, tmp_path, monkeypatch, case):
-    monkeypatch.chdir(tmp_path)
-    write, word = DATA[case]
-    assert word in nelbo("evaluate", trained, "--data", write()).refused()
+def test_bad_data(nelbo, trained, case):
+    array, word = DATA[case]
+    if array is not None:
+        np.save("data.npy", array, allow_pickle=True)
+    assert word in nelbo("evaluate", trained, "--data", "data.npy").refused()
+
+
+def test_a_truncated_file_and_an_unknown_key(nelbo, trained):
+    np.savez("data.npz", images=CODES)
+    assert "pictures" in nelbo("evaluate", trained, "--data", "data.npz#pictures").refused()
+    _cut(Path("data.npz"))
+    assert "data.npz" in nelbo("evaluate", trained, "--data", "data.npz").refused()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_nan_in_real_data(nelbo, tmp_path, monkeypatch, value):
-    monkeypatch.chdir(tmp_path)
-    Path("real_model.py").write_text(
-        "import nelbo\n"
-        "def make():\n"
-        "    return nelbo.from_callable(lambda z, t: 0 * z, schedule=nelbo.schedules.linear(T=4),\n"
-        "                               domain=nelbo.DataDomain((8, 8)))\n"
-    )
-    spec = _npy(_with(CODES / 16, value))()
-    assert "example 1" in nelbo("evaluate", "real_model:make", "--data", spec).refused()
-
-
-def _drop(name: str) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).unlink()
-
-
-def _cut(name: str) -> Callable[[Path], None]:
-    def cut(folder: Path) -> None:
-        whole = (folder / name).read_bytes()
-        (folder / name).write_bytes(whole[: len(whole) // 2])
-
-    return cut
-
-
-def _pickle(folder: Path) -> None:
-    torch.save({"net": torch.zeros(3)}, folder / "model.safetensors")
-
-
-def _describe(**changes: object) -> Callable[[Path], None]:
-    def change(folder: Path) -> None:
-        description = json.loads((folder / "model.json").read_text())
-        (folder / "model.json").write_text(json.dumps({**description, **changes}))
-
-    return change
+def test_nan_in_real_data(nelbo, value):
+    Path("real_model.py").write_text(REAL_MODEL)
+    np.save("data.npy", _changed(value))
+    assert "example 1" in nelbo("evaluate", "real_model:make", "--data", "data.npy").refused()
 
 
 FOLDERS = {
-    "no description": (_drop("model.json"), "model.json"),
-    "no weights": (_drop("model.safetensors"), "model.safetensors"),
-    "truncated description": (_cut("model.json"), "model.json"),
-    "truncated weights": (_cut("model.safetensors"), "model.safetensors"),
-    "pickled weights": (_pickle, "model.safetensors"),
-    "foreign description": (lambda f: (f / "model.json").write_text('{"_class_name": "UNet2DModel"}'), "model.json"),
-    "description is a list": (lambda f: (f / "model.json").write_text("[]"), "model.json"),
-    "description is binary": (lambda f: (f / "model.json").write_bytes(b"\xff\xfe\x00"), "model.json"),
-    "unknown schedule": (_describe(schedule={"kind": "zigzag"}), "zigzag"),
-    "unknown network": (_describe(denoiser={"kind": "categorical", "net": {"name": "resnet"}}), ""),
-    "impossible domain": (_describe(domain={"kind": "domain", "shape": [8, 8], "bins": 1}), ""),
+    "no description": ("model.json", Path.unlink),
+    "description of something else": ("model.json", lambda p: p.write_text('{"_class_name": "UNet2DModel"}')),
+    "truncated weights": ("model.safetensors", _cut),
+    "pickled weights": ("model.safetensors", lambda p: torch.save({"net": torch.zeros(3)}, p)),
 }
 
 
 @pytest.mark.parametrize("case", FOLDERS)
 def test_damaged_model_folder(nelbo, model, case):
-    damage, word = FOLDERS[case]
-    damage(model)
-    assert word in nelbo("info", model).refused()
+    file, damage = FOLDERS[case]
+    damage(model / file)
+    assert file in nelbo("info", model).refused()
+
+
+def test_an_unknown_part_of_a_model(nelbo, model):
+    description = json.loads((model / "model.json").read_text())
+    (model / "model.json").write_text(json.dumps({**description, "schedule": {"kind": "zigzag"}}))
+    assert "zigzag" in nelbo("info", model).refused()
 
 
 @pytest.mark.parametrize(
     "name, word",
-    [
-        ("nowhere", "nowhere"),
-        ("no_such_module:make", "no_such_module"),
-        ("plugged:missing", "missing"),
-        ("plugged:number", "int"),
-        ("plugged.py", "plugged.py"),
-        ("", ""),
-    ],
-)
-def test_bad_model_name(nelbo, tmp_path, monkeypatch, name, word):
-    monkeypatch.chdir(tmp_path)
-    Path("plugged.py").write_text("def number():\n    return 3\n")
+    [("nowhere", "nowhere"), ("no_such_module:make", "no_such_module"), ("plugged:missing", "missing"),
+     ("plugged:number", "int"), ("plugged.py", "plugged.py"), ("", "")],
+)  # fmt: skip
+def test_bad_model_name(nelbo, name, word):
+    Path("plugged.py").write_text(REAL_MODEL)
     assert word in nelbo("info", name).refused()
 
 
 CONFIG = {
-    "unknown schedule": (["--set", "schedule=zigzag"], "zigzag"),
-    "unknown network": (["--set", "net=resnet"], "resnet"),
-    "unknown network setting": (["--set", "net.colour=3"], "colour"),
     "unknown key": (["--set", "stepz=3"], "stepz"),
     "bad value": (["--set", "lr=fast"], "fast"),
-    "no steps": (["--set", "steps=0"], "steps"),
     "no equals sign": (["--set", "steps"], "steps"),
     "too few bins": (["--set", "bins=5"], "5"),
-    "missing file": (["--config", "nowhere.toml"], "nowhere.toml"),
-    "broken TOML": (["--config", "broken.toml"], "broken.toml"),
-    "broken JSON": (["--config", "broken.json"], "broken.json"),
-    "a list": (["--config", "list.json"], "list.json"),
-    "a folder": (["--config", "."], ""),
+    "broken file": (["--config", "broken.toml"], "broken.toml"),
     "unknown device": (["--device", "abacus"], "abacus"),
     "unknown data": (["--data", "nowhere"], "nowhere"),
 }
 
 
 @pytest.mark.parametrize("case", CONFIG)
-def test_bad_configuration(nelbo, tmp_path, monkeypatch, case):
-    monkeypatch.chdir(tmp_path)
-    for name, text in {"broken.toml": "lr = = 3", "broken.json": "{", "list.json": "[1]"}.items():
-        Path(name).write_text(text)
+def test_bad_configuration(nelbo, case):
+    Path("broken.toml").write_text("lr = = 3")
     arguments, word = CONFIG[case]
     result = nelbo("train", "--data", "digits:train", "--out", "out", *arguments)
     assert word in result.refused()
@@ -203,16 +141,14 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("case", OPTIONS)
-def test_bad_options(nelbo, trained, tmp_path, monkeypatch, case):
-    monkeypatch.chdir(tmp_path)
+def test_bad_options(nelbo, trained, case):
     arguments, word = OPTIONS[case]
     assert word in nelbo("evaluate", trained, "--data", "digits:test", "--limit", "2", *arguments).refused()
 
 
 @pytest.mark.parametrize("command", ["evaluate", "sample", "report", "train", "demo"])
 @pytest.mark.parametrize("place", ["/dev/full", "a_file/below.npz", "/proc/nowhere/x.npz", "a_folder.npz"])
-def test_unwritable_out(nelbo, trained, tmp_path, monkeypatch, command, place):
-    monkeypatch.chdir(tmp_path)
+def test_unwritable_out(nelbo, trained, command, place):
     Path("a_file").write_text("kept")
     Path("a_folder.npz").mkdir()
     (Path("a_folder.npz") / "model").mkdir()
@@ -249,8 +185,7 @@ def test_unwritable_out(nelbo, trained, tmp_path, monkeypatch, command, place):
         (["evaluate", "MODEL", "--data"], "--data"),
     ],
 )
-def test_bad_commands(nelbo, trained, tmp_path, monkeypatch, arguments, word):
-    monkeypatch.chdir(tmp_path)
+def test_bad_commands(nelbo, trained, arguments, word):
     assert word in nelbo(*[str(trained) if a == "MODEL" else a for a in arguments]).refused()
 
 

@@ -27,14 +27,14 @@ def test_arrays_come_back_as_they_were(nelbo, trained, digits, tmp_path):
     made = nelbo("compress", trained, given, "--out", tmp_path / "a.nelbo", "--few", "--json")
     assert made.status == 0 and made.json["images"] == 40 and made.json["verified"]
     assert made.json["bytes"] == (tmp_path / "a.nelbo").stat().st_size
-    said = nelbo("info", tmp_path / "a.nelbo", "--json").json["archive"]
-    assert said["intact"] and said["form"] == "npz" and said["bytes"] == made.json["bytes"]
+    archive = nelbo("info", tmp_path / "a.nelbo", "--json").json["archive"]
+    assert archive["intact"] and archive["form"] == "npz" and archive["bytes"] == made.json["bytes"]
     assert "images_lost" in nelbo("info", tmp_path / "a.nelbo").out
     back = nelbo("decompress", trained, tmp_path / "a.nelbo", "--out", tmp_path / "out.npz", "--batch-size", "3")
     assert back.status == 0 and back.out.strip() == str(tmp_path / "out.npz")
-    with np.load(tmp_path / "out.npz") as found:
-        assert found.files == ["x_test"] and found["x_test"].dtype == np.int32
-        assert np.array_equal(found["x_test"], digits)
+    with np.load(tmp_path / "out.npz") as back:
+        assert back.files == ["x_test"] and back["x_test"].dtype == np.int32
+        assert np.array_equal(back["x_test"], digits)
     for name in ("out.npy", "t-images-idx3-ubyte", "t-images-idx3-ubyte.gz"):
         if "ubyte" in name:
             np.save(tmp_path / "u8.npy", digits)
@@ -81,8 +81,8 @@ def test_the_file_remembers_its_flags_and_damage_is_status_two(nelbo, trained, d
     (tmp_path / "a.nelbo").write_bytes(data[: len(data) // 2])
     error = nelbo("decompress", trained, tmp_path / "a.nelbo", "--out", tmp_path / "out.npz").refused()
     assert "images 15–39 (25 of 40)" in error and "out.recovered.npz" in error
-    with np.load(tmp_path / "out.recovered.npz") as found:
-        assert np.array_equal(found["images"], digits[:15]) and found["index"].tolist() == list(range(15))
+    with np.load(tmp_path / "out.recovered.npz") as recovered:
+        assert np.array_equal(recovered["images"], digits[:15]) and recovered["index"].tolist() == list(range(15))
     assert not (tmp_path / "out.npz").exists()
 
 
@@ -129,9 +129,9 @@ def test_killed_in_the_middle_leaves_no_file_and_a_fresh_process_decodes(trained
     code = (
         f"import sys, numpy, torch, nelbo\ntorch.set_num_threads({threads})\n"
         "for n in (1, 5, 64):\n"
-        "    found = nelbo.codec.decompress(sys.argv[1], sys.argv[2], batch_size=n)\n"
-        "    assert numpy.array_equal(found.numpy(), numpy.load(sys.argv[3]))\n"
+        "    images = nelbo.codec.decompress(sys.argv[1], sys.argv[2], batch_size=n)\n"
+        "    assert numpy.array_equal(images.numpy(), numpy.load(sys.argv[3]))\n"
     )
-    np.save(tmp_path / "wanted.npy", readers.read("digits:test", limit=24).data.numpy())
-    arguments = [str(trained), str(tmp_path / "y.nelbo"), str(tmp_path / "wanted.npy")]
+    np.save(tmp_path / "images.npy", readers.read("digits:test", limit=24).data.numpy())
+    arguments = [str(trained), str(tmp_path / "y.nelbo"), str(tmp_path / "images.npy")]
     subprocess.run([sys.executable, "-c", code, *arguments], check=True)

@@ -44,8 +44,8 @@ def number(document):
 
 def test_estimator_by_name(nelbo, here):
     nine = ("plug:make", "--data", "nine.npy")
-    told = nelbo("evaluate", *nine, "--estimator", "stratified", "--json")
-    assert told.status == 0 and told.json["estimator"]["name"] == "stratified"
+    result = nelbo("evaluate", *nine, "--estimator", "stratified", "--json")
+    assert result.status == 0 and result.json["estimator"]["name"] == "stratified"
     assert "stratifed" in nelbo("evaluate", *nine, "--estimator", "stratifed").refused()
 
 
@@ -199,11 +199,11 @@ def test_bf16_says_how_far_it_shifts_the_value(model):
     with pytest.warns(NelboWarning, match="bf16 shifts the value by"):
         coarse = evaluate(model, codes, estimator="exhaustive", precision="bf16")
     fine = evaluate(model, codes, estimator="exhaustive")
-    found = re.search(r"by (\S+) bits/dim against float32 \((\d+) paired draws, SE (\S+)\)", coarse.warnings[-1])
-    assert found is not None
-    shift, error = float(found[1]), float(found[3])
+    match = re.search(r"by (\S+) bits/dim against float32 \((\d+) paired draws, SE (\S+)\)", coarse.warnings[-1])
+    assert match is not None
+    shift, error = float(match[1]), float(match[3])
     assert abs((coarse.bits_per_dim - fine.bits_per_dim) - shift) < 4 * error + 1e-4
-    assert coarse.nfe_total == fine.nfe_total + 4 * int(found[2])
+    assert coarse.nfe_total == fine.nfe_total + 4 * int(match[2])
 
 
 @untrained

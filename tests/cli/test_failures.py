@@ -1,4 +1,4 @@
-"""How failures are told: interrupted, out of memory, a bug; and never as a traceback that nobody asked for."""
+"""How failures are result: interrupted, out of memory, a bug; and never as a traceback that nobody asked for."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def test_a_long_path_is_not_wrapped(nelbo):
 def test_a_bug_is_told_without_traceback_unless_asked(nelbo, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "exploding.py").write_text("def make():\n    raise ZeroDivisionError('inside')\n")
-    told = nelbo("info", "exploding:make")
-    assert told.status != 0 and "inside" in told.err and "Traceback" not in told.err
+    result = nelbo("info", "exploding:make")
+    assert result.status != 0 and "inside" in result.err and "Traceback" not in result.err
     monkeypatch.setenv("NELBO_TRACEBACK", "1")
     assert "exploding.py" in nelbo("info", "exploding:make").err
 

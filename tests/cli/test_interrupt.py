@@ -81,8 +81,8 @@ def test_evaluate_interrupted(nelbo, trained, monkeypatch):
         time.sleep(1)
 
     monkeypatch.setattr("nelbo.api.evaluate", evaluate)
-    told = nelbo("evaluate", trained, "--data", "digits:test")
-    assert told.status == 130 and told.err.startswith("error: interrupted") and told.out == ""
+    result = nelbo("evaluate", trained, "--data", "digits:test")
+    assert result.status == 130 and result.err.startswith("error: interrupted") and result.out == ""
 
 
 def test_plain_lines_are_few(capsys, monkeypatch):

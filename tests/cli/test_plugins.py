@@ -56,13 +56,12 @@ def plugin(tmp_path, monkeypatch):
 def test_what_it_leaves_open_is_said_and_recorded(nelbo, plugin):
     plain = nelbo("evaluate", "theirs:model", *TWO, "--json").json
     assert plain["overrides"] == {} and plain["variance"]["kind"] == "beta_tilde" and plain["clipping"] is None
-    told = nelbo("evaluate", "theirs:model", *TWO, "--variance", "beta", "--clip", "--json").json
-    assert told["overrides"] == {"variance": "beta", "clip": True}
-    assert told["variance"]["kind"] == "beta" and told["clipping"] == {"kind": "range", "low": -1.0, "high": 1.0}
-    assert told["decoder"]["variance"] == pytest.approx(1e-3, rel=1e-9)  # β_1: the decoder follows the policy
-    assert (
-        told["bits_per_dim"] != plain["bits_per_dim"] and told["model"]["fingerprint"] != plain["model"]["fingerprint"]
-    )
+    result = nelbo("evaluate", "theirs:model", *TWO, "--variance", "beta", "--clip", "--json").json
+    assert result["overrides"] == {"variance": "beta", "clip": True}
+    assert result["variance"]["kind"] == "beta" and result["clipping"] == {"kind": "range", "low": -1.0, "high": 1.0}
+    assert result["decoder"]["variance"] == pytest.approx(1e-3, rel=1e-9)  # β_1: the decoder follows the policy
+    assert result["bits_per_dim"] != plain["bits_per_dim"]
+    assert result["model"]["fingerprint"] != plain["model"]["fingerprint"]
     wide = nelbo("evaluate", "theirs:model", *TWO, "--range", "0", "1", "--bins", "256", "--json").json
     assert wide["domain"]["low"] == 0.0 and wide["domain"]["high"] == 1.0 and wide["domain"]["bins"] == 256
     named = nelbo("evaluate", "theirs:model", *TWO, "--decoder", "categorical", "--no-clip", "--json").json
@@ -73,24 +72,24 @@ def test_what_it_leaves_open_is_said_and_recorded(nelbo, plugin):
 
 @early_end
 def test_the_number_is_that_of_the_model_built_so(nelbo, plugin):
-    """The flags give what from_callable gives when it is told the same, to the last bit."""
+    """The flags give what from_callable gives when it is result the same, to the last bit."""
     import importlib
 
     theirs = importlib.import_module("theirs")
-    told = nelbo("evaluate", "theirs:model", *TWO, "--variance", "beta", "--clip", "--json").json
+    result = nelbo("evaluate", "theirs:model", *TWO, "--variance", "beta", "--clip", "--json").json
     built = library.evaluate(theirs.model(variance="beta", clip=True), "digits:test", limit=6, estimator="stratified")
-    assert told["bits_per_dim"] == built.bits_per_dim
+    assert result["bits_per_dim"] == built.bits_per_dim
     fixed = nelbo("evaluate", "theirs:learned", *TWO, "--variance", "beta_tilde", "--json").json
     assert fixed["decoder"]["spread"] is None and fixed["overrides"] == {"variance": "beta_tilde"}
 
 
 def test_compare_and_sample_take_the_same_flags(nelbo, plugin):
-    told = nelbo(
+    result = nelbo(
         "compare", "theirs:model", "theirs:learned", "--data", "digits:test", "--limit", "8", "--tolerance", "5",
         "--variance", "beta", "--json",
     ).json  # fmt: skip
-    assert told["overrides"] == {"variance": "beta"}
-    assert {m["variance"]["kind"] for m in told["models"].values()} == {"beta"}
+    assert result["overrides"] == {"variance": "beta"}
+    assert {m["variance"]["kind"] for m in result["models"].values()} == {"beta"}
     two = ("sample", "theirs:model", "-n", "2", "--variance", "beta")
     drawn = nelbo(*two, "--condition", "y=3", "--out", "a.npz", "--json")
     assert drawn.json["overrides"] == {"variance": "beta"} and drawn.json["condition"] == "y=3"
@@ -102,21 +101,21 @@ def test_compare_and_sample_take_the_same_flags(nelbo, plugin):
 def test_conditions_come_from_the_labels(nelbo, plugin):
     """--condition y hands each example its own label: the bound of each is that of its class alone."""
     images = read("digits:test", limit=6)
-    told = nelbo("evaluate", "theirs:model", *TWO, "--condition", "y", "--per-example", "rows.npz", "--json").json
-    assert told["nats_per_example"] is not None
+    result = nelbo("evaluate", "theirs:model", *TWO, "--condition", "y", "--per-example", "rows.npz", "--json").json
+    assert result["nats_per_example"] is not None
     by_hand = library.evaluate(
         library.load("theirs:model"), images, condition={"y": images.labels}, estimator="stratified", per_example=True
     )
-    assert told["nats_per_example"] == by_hand.per_example.nats.tolist()
+    assert result["nats_per_example"] == by_hand.per_example.nats.tolist()
     other = library.evaluate(library.load("theirs:model"), images, estimator="stratified", per_example=True)
     assert not torch.equal(other.per_example.nats, by_hand.per_example.nats)
     assert torch.equal(other.per_example.nats[images.labels == 0], by_hand.per_example.nats[images.labels == 0])
 
 
 def test_training_examples_are_noticed(nelbo, plugin):
-    told = nelbo("evaluate", "theirs:seen", *TWO, "--json")
-    assert any(w.startswith("3 of 6 examples are among those") for w in told.json["warnings"])
-    assert "warning: 3 of 6 examples" in told.err
+    result = nelbo("evaluate", "theirs:seen", *TWO, "--json")
+    assert any(w.startswith("3 of 6 examples are among those") for w in result.json["warnings"])
+    assert "warning: 3 of 6 examples" in result.err
 
 
 REFUSED = [
@@ -143,8 +142,8 @@ def test_nonsense_is_refused_with_the_remedy(nelbo, plugin, arguments, says):
 
 @pytest.mark.parametrize("condition", ["y", "=3", "y=", "y=a", "1=2"])
 def test_a_class_to_draw(nelbo, plugin, condition):
-    told = nelbo("sample", "theirs:model", "-n", "1", "--out", "a.npz", "--condition", condition)
-    assert f"--condition {condition}" in told.refused()
+    result = nelbo("sample", "theirs:model", "-n", "1", "--out", "a.npz", "--condition", condition)
+    assert f"--condition {condition}" in result.refused()
 
 
 # ---------------------------------------------------------------- Overrides in Python

@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture(scope="module")
 def folder(trained, tmp_path_factory):
-    """A tightened copy of the small model, and what the command said."""
+    """A tightened copy of the small model."""
     from nelbo.cli.main import execute
 
     out = tmp_path_factory.mktemp("tight") / "tight"

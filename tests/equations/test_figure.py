@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import re
@@ -126,26 +127,13 @@ def chromium():
 
 @pytest.fixture
 def opened(chromium, tmp_path):
-    """opened(width, **context) → the page with the figure, from a file; complaints and requests fail the test."""
+    """opened(width, **context) → the page with the figure, from a file."""
     file = tmp_path / "figure.html"
     head = '<!doctype html><html lang="en"><meta charset="utf-8"><title>figure</title>'
     view = '<meta name="viewport" content="width=device-width, initial-scale=1">'
     file.write_text(f"{head}{view}<body>{figure.figure_html()}</body></html>", "utf-8")
-    contexts, heard = [], []
-
-    def open_page(width: int = 1100, **context):
-        contexts.append(chromium.new_context(viewport={"width": width, "height": 800}, **context))
-        page = contexts[-1].new_page()
-        page.on("console", lambda message: heard.append(message.text))
-        page.on("pageerror", lambda error: heard.append(str(error)))
-        page.on("request", lambda request: request.url == file.as_uri() or heard.append(request.url))
-        page.goto(file.as_uri())
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert heard == []
+    with chrome.pages(chromium, file.as_uri(), []) as open_page:
+        yield functools.partial(open_page, file.as_uri(), height=800)
 
 
 def shown(page, key: str) -> str:

@@ -35,18 +35,39 @@ def test_it_takes_seconds(everything):
     assert everything[1] < 90
 
 
-def test_most_entries_refute_something(everything):
-    """An entry without a wrong form beside it could be true of anything; some steps of a derivation have none."""
+WITHOUT_A_WRONG_FORM = {
+    "vlb-add-kl",
+    "vlb-jensen",
+    "kl-route-linearity",
+    "kl-route-drop-kl",
+    "vlb-substitute-kernels",
+    "vlb-pull-prior",
+    "vae-elbo",
+    "vae-as-one-step-diffusion",
+    "chain-factorise",
+    "chain-conditional-to-joint",
+    "chain-joint-refactor",
+    "chain-joint-to-conditional-x0",
+    "chain-cancel-qx0",
+    "chain-log-expand",
+    "chain-absorb-first",
+    "rao-blackwell-term",
+    "rao-blackwell-random-t",
+}
+"""Entries that no source prints wrongly in a way that gives a number; their guard is the breaks of tests/mutations."""
+
+
+def test_every_entry_compares_figures_and_refutes_a_wrong_form(everything):
     report, _ = everything
-    bare = {e.id for e in report if not any(r.kind.endswith("must_fail") for r in e.checks)}
-    assert len(bare) <= 0.2 * len(report)
-    assert all(catalogue()[i].letter in "DE" for i in bare)
+    kinds = {e.id: {r.kind for r in e.checks} for e in report}
+    assert all(found & {"holds", "z", "must_fail"} for found in kinds.values())
+    assert {id for id, found in kinds.items() if not found & {"must_fail", "z_must_fail"}} == WITHOUT_A_WRONG_FORM
 
 
 def test_what_is_printed_wrongly_is_refuted(everything):
     """Each wrong row with figures: an entry that its figures name, or that covers it, refutes something here."""
     report, _ = everything
-    refuting = {e.id for e in report if any(r.kind.endswith("must_fail") for r in e.checks)}
+    refuting = {e.id for e in report} - WITHOUT_A_WRONG_FORM
     for document in catalogue().documents.values():
         for row in document.rows:
             sources = [s for i in row.ids for s in catalogue()[i].sources if s.row == row.row]
@@ -78,7 +99,8 @@ def test_some_entries_in_the_catalogues_order():
 
 
 def test_the_same_figures_every_time():
-    first, second = (verify("diffusion-kernel-jump", "reverse-joint").to_dict() for _ in range(2))
+    ids = ("diffusion-kernel-jump", "reverse-joint", "vlb-cancel-evidence", "chain-to-kl", "sum-objective")
+    first, second = (verify(*ids).to_dict() for _ in range(2))
     for document in (first, second):
         for e in document["entries"]:
             del e["seconds"]

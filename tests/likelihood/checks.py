@@ -78,7 +78,8 @@ def check_drift() -> None:
                 alpha2, sigma2 = (2 * path.log_alpha(value)).exp(), (2 * path.log_sigma(value)).exp()
                 return alpha2.sqrt() * 0.7 + (0.4 * alpha2 + sigma2).sqrt() * u[:, 0]
 
-            z, rate = torch.func.jvp(place, (torch.tensor(logsnr).double(),), (torch.tensor(1.0).double(),))
+            value = torch.tensor(logsnr, dtype=torch.float64)
+            z, rate = place(value), torch.autograd.functional.jacobian(place, value)
             at = Levels(torch.zeros(5), torch.full((5,), logsnr, dtype=torch.float64), path)
             close(ode.drift(data.denoiser()(z[:, None], at).x0, z[:, None], at)[:, 0], rate, 1e-12)
 

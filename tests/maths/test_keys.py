@@ -1,13 +1,21 @@
 """No two purposes of random numbers share a key within one call, but for the pairs that the table names."""
 
 import itertools
-import math
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from benchmarks.one_time import OneTime
 
+import nelbo
+from nelbo.bound.estimators import Exhaustive
 from nelbo.maths import keys, random
 from nelbo.maths.keys import Purpose
+from tests.folder_cases import LINE, make
+from tests.training.cases import codes, small
 
 DESIGNS = ({"pooled", "designs", "laps"}, {"per_example", "designs"})
 ESTIMATES = [
@@ -99,10 +107,73 @@ def test_a_number_outside_the_range_is_refused():
         Purpose.TERM_NOISE.normal(0, 0, 0, 1 << 30, (1,))
 
 
-def test_what_a_shared_key_does_to_the_laps():
-    """The named mistake, measured on equal shares, where it does nothing: every example comes once a lap."""
-    order = Purpose.LAP_ORDER.permutation(0, 40)
-    assert torch.equal(order.sort().values, torch.arange(40))
-    start = float(Purpose.LAP_START.uniform(0, 0))
-    place = int((order == 0).nonzero()) / 40
-    assert math.isclose((start + 0.5) % 1, place, abs_tol=0.25)
+# ------------------------------------------------------------------------------------------------------ in real calls
+
+
+def law() -> nelbo.DiffusionModel:
+    return make("continuous")
+
+
+def train(tmp_path: Path) -> None:
+    nelbo.train(codes(), out=tmp_path, config=small(validation={"examples": 20, "every": 12, "max_nfe": 600}))
+
+
+IMAGES = torch.randint(0, 4, (80, 2), generator=torch.Generator().manual_seed(2))
+VERBS: dict[str, Callable[[Path], Any]] = {
+    "exhaustive": lambda _: nelbo.evaluate(make("as it is"), IMAGES, estimator=Exhaustive(1, paired=8)),
+    "stratified": lambda _: nelbo.evaluate(law(), IMAGES, estimator="stratified", precision="bf16"),
+    "importance": lambda _: nelbo.evaluate(law(), IMAGES, estimator=OneTime("importance", passes=2)),
+    "pooled": lambda _: nelbo.evaluate(law(), IMAGES, estimator="pooled", tolerance=0.2, precision="bf16"),
+    "per_example": lambda _: nelbo.evaluate(law(), IMAGES, estimator="per_example", tolerance=0.2),
+    "ode": lambda _: nelbo.ode_likelihood(law(), IMAGES[:9], steps=2, probes=2, dequantisation="flow"),
+    "tighten": lambda _: nelbo.tighten(law(), IMAGES, steps=4),
+    "train": train,
+    "sample": lambda _: nelbo.sample(law(), 5, steps=3),
+    "exact": lambda _: LINE.sample(9),
+}
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_in_a_real_call_no_two_purposes_share_a_key(name, tmp_path, monkeypatch):
+    """Every number that a call draws has a purpose, lies in a range of the table, and shares its key with no number of
+    another purpose but those that the table names."""
+    current: list[Purpose] = []
+    seen: dict[Purpose, set] = {}
+    chunks = random._chunks
+
+    def recorded(seed, stream, indices, blocks):
+        (purpose,) = current
+        rows = torch.stack(torch.broadcast_tensors(*indices), 1).tolist()
+        seen.setdefault(purpose, set()).update((seed, stream, *row) for row in rows)
+        return chunks(seed, stream, indices, blocks)
+
+    def noted(method):
+        def draw(self, *args, **kwargs):
+            current.append(self)
+            try:
+                return method(self, *args, **kwargs)
+            finally:
+                current.pop()
+
+        return draw
+
+    monkeypatch.setattr(random, "_chunks", recorded)
+    for method in ("normal", "uniform", "permutation"):
+        monkeypatch.setattr(Purpose, method, noted(getattr(Purpose, method)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        VERBS[name](tmp_path)
+    assert seen
+    for purpose, drawn in seen.items():
+        for _, stream, *key in drawn:
+            assert any(p.value.stream is stream and within(p, key) for p in {purpose, *INSIDE.get(purpose, ())})
+    for (p, of_p), (q, of_q) in itertools.combinations(seen.items(), 2):
+        assert not of_p & of_q or frozenset({p, q}) in keys.SHARED, (p, q)
+
+
+INSIDE = {Purpose.TERM_NOISE: (Purpose.PILOT_NOISE, Purpose.PRECISION_NOISE)}
+"""Purposes whose numbers are drawn by the terms of the bound, at draw numbers of their own."""
+
+
+def within(purpose: Purpose, key: list[int]) -> bool:
+    return all(number in some for number, some in zip(key, _ranges(purpose.value), strict=True))

@@ -7,7 +7,7 @@ import torch
 from nelbo.maths import random, spline
 
 
-def check_spline() -> None:
+def test_spline():
     """T rises from 0 to 1, its slope is autograd's, and ∫ T′ = 1 by the midpoint rule; raw = 0 is the identity."""
     n, K = 4001, 5
     x = ((torch.arange(n) + 0.5) / n).double().requires_grad_()
@@ -21,7 +21,3 @@ def check_spline() -> None:
     x = x.detach()
     y, log_slope = spline.rational_quadratic(x, torch.zeros(n, spline.parameters(K), dtype=torch.float64))
     assert float((y - x).abs().max()) < 1e-12 and float(log_slope.abs().max()) < 1e-12
-
-
-def test_spline():
-    check_spline()

@@ -6,7 +6,8 @@ import pytest
 
 from nelbo.equations.derivation import derivations
 from nelbo.equations.registry import catalogue
-from tests.mutations import ground, test_bound, test_model, test_process, test_verbs
+from tests.maths import test_units as units
+from tests.mutations import test_bound, test_model, test_process, test_verbs
 from tests.mutations.breaks import apply
 from tests.mutations.functions import function_at
 from tests.mutations.places import call, number, operation
@@ -41,9 +42,5 @@ def test_a_break_is_undone(monkeypatch):
     with monkeypatch.context() as patch:
         apply(patch, "bits_per_dim", operation("*").keep_left())
         with pytest.raises(AssertionError):
-            ground.check_units()
-    ground.check_units()
-
-
-def test_the_ground_stands():
-    ground.check_interval()
+            units.test_uniform_bytes_have_eight_bits()
+    units.test_uniform_bytes_have_eight_bits()

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
 import torch
 
+from nelbo.errors import Interrupted
 from nelbo.model.examples import Examples
+from nelbo.training import train
 from nelbo.typing import Json
 
 SMALL: Json = {
@@ -34,3 +41,28 @@ def codes(n: int = 40, shape: tuple[int, ...] = (3, 3), seed: int = 1) -> Exampl
     different = torch.unique(data, dim=0)
     assert len(different) >= n
     return Examples(different[torch.randperm(len(different), generator=generator)[:n]], f"codes {seed}", bins=BINS)
+
+
+def log_of(out: Path) -> list[Json]:
+    """The records of log.jsonl, without the time that they took."""
+    records = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in record.items() if "seconds" not in key} for record in records]
+
+
+def stop(step: int) -> Callable[[Json], None]:
+    """A progress callback that interrupts a run after `step`, before a bound of that step."""
+
+    def progress(record: Json) -> None:
+        if record["step"] == step and "bound" not in record:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+def interrupt(out: Path, settings: Json, *steps: int, data: Examples | None = None) -> None:
+    """A run that is interrupted after each of the steps, and continued in between."""
+    for step in steps:
+        with pytest.raises(Interrupted, match=f"after step {step} of {settings['steps']}") as caught:
+            train(codes() if data is None else data, out, settings, progress=stop(step), resume=True)
+        assert "--resume" in caught.value.hint
+    assert not (out / "model.json").exists()

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from nelbo.errors import UsageError
-from nelbo.training.config import TrainConfig, check_config, read_config
+from nelbo.training.config import TrainConfig, check_config, read_config, schema
 
 CONTRACT = {"steps", "seed", "batch_size", "lr", "net", "objective", "schedule", "bins", "checkpoint_every"}
 
@@ -75,6 +75,9 @@ def test_strings_name_the_net_and_the_schedule():
         ({"ema": 1.0}, "ema = 1.0", "change"),
         ({"schedule": 3}, "schedule = 3", "change"),
         ({"net": 3}, "net = 3", "change"),
+        ({"validation": {"every": 0}}, "validation.every = 0", "change"),
+        ({"validation": {"evry": 3}}, "'validation.evry'", "every, data"),
+        ({"augment": ["rotate"]}, "augment.0 = 'rotate'", "change"),
         ("steps=3", "steps=3", "change"),
     ],
 )
@@ -107,3 +110,11 @@ def test_files_that_cannot_be_read(tmp_path, name, content):
         (tmp_path / name).write_bytes(content)
     with pytest.raises(UsageError, match=name.replace(".", r"\.")):
         read_config(tmp_path / name)
+
+
+def test_the_schema_names_every_key():
+    document = schema()
+    assert document["$schema"].endswith("2020-12/schema") and document["additionalProperties"] is False
+    assert set(document["properties"]) == set(check_config(None).model_dump())
+    assert set(document["$defs"]["ValidationConfig"]["properties"]) == set(check_config(None).validation.model_dump())
+    assert json.loads(json.dumps(document)) == document

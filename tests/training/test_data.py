@@ -1,4 +1,4 @@
-"""Training on data as they come: pictures that stay on disk, tables of real numbers, labels."""
+"""Data of a run: batches and their parts, flips, pictures that stay on disk, tables of real numbers, labels."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from nelbo.model.exact import GaussianData
 from nelbo.model.examples import Examples
 from nelbo.process import grid as grids
 from nelbo.process import schedule as schedules
-from nelbo.training import checkpoint, train
+from nelbo.training import check_config, checkpoint, train
+from nelbo.training.data import BatchPart, Shuffle, augmented, batch_parts
 from tests.training.cases import codes, small
 
 PIL = pytest.importorskip("PIL.Image")
@@ -39,9 +40,56 @@ def pictures(tmp_path):
     return tmp_path / "pictures"
 
 
+# ---------------------------------------------------------------- batches
+
+
+@pytest.mark.parametrize(("batch", "size", "accumulate"), [(10, 1, 1), (10, 3, 1), (11, 2, 2), (6, 2, 3)])
+def test_parts_make_up_the_batch(batch, size, accumulate):
+    parts = [p for rank in range(size) for p in batch_parts(batch, rank, size, accumulate)]
+    assert sorted(int(i) for p in parts for i in p.positions) == list(range(batch))
+    assert sum(p.share for p in parts) == pytest.approx(1)
+    assert max(len(p.positions) for p in parts) - min(len(p.positions) for p in parts) <= 1
+    for count in range(batch + 1):
+        assert sum(p.below(count) for p in parts) == count
+        assert all(bool((p.positions[: p.below(count)] < count).all()) for p in parts)
+
+
+def test_a_batch_too_small_for_its_parts():
+    with pytest.raises(UsageError, match="2 processes × 3 micro-batches") as caught:
+        batch_parts(5, 0, 2, 3)
+    assert "batch_size ≥ 6" in caught.value.hint
+
+
+@pytest.mark.parametrize("batch_size", [2, 3, 7, 10, 23])
+def test_every_example_once_an_epoch(batch_size):
+    """Also where the batch size does not divide the number of rows; each epoch has an order of its own."""
+    rows = torch.tensor([3, 5, 6, 9, 11, 20, 21])
+    shuffle = Shuffle(rows, batch_size, 4)
+    epochs = torch.cat([shuffle.batch(step) for step in range(21)]).split(7)[:-1]
+    assert all(torch.equal(epoch.sort().values, rows) for epoch in epochs)
+    assert not torch.equal(epochs[0], epochs[1])
+    assert torch.equal(Shuffle(rows, batch_size, 4).batch(5), shuffle.batch(5))
+
+
+def test_half_of_the_images_are_flipped(tmp_path):
+    """Each image as it is or left for right; half of them, whatever part of the batch they are in; recorded."""
+    settings = check_config({"augment": ["horizontal_flip"]})
+    target = torch.arange(4000 * 6).reshape(4000, 2, 3)
+    whole = augmented(target, settings, 3, BatchPart.whole(4000))
+    same, flipped = ((whole == t).flatten(1).all(1) for t in (target, target.flip(-1)))
+    assert bool((same ^ flipped).all()) and abs(float(flipped.double().mean()) - 0.5) < 4 * math.sqrt(0.25 / 4000)
+    part = batch_parts(4000, 1, 3, 1)[0]
+    assert torch.equal(augmented(target[part.positions], settings, 3, part), whole[part.positions])
+    assert not torch.equal(augmented(target, settings, 4, BatchPart.whole(4000)), whole)
+    assert augmented(target, check_config(None), 3, BatchPart.whole(4000)) is target
+    model = train(codes(), tmp_path, small(augment=["horizontal_flip"]))
+    assert model.provenance["augmentation"] == ["horizontal_flip"]
+
+
 # ---------------------------------------------------------------- pictures that stay on disk
 
 
+@pytest.mark.filterwarnings("ignore:the network is worse than none", "ignore:.* are among those")
 def test_a_folder_on_disk_is_as_one_in_memory(pictures, tmp_path, monkeypatch):
     """The same fingerprint, labels and model, with never more than a batch or a piece decoded at once."""
     whole = read(str(pictures))
@@ -74,9 +122,9 @@ def test_a_picture_that_vanishes(pictures, tmp_path, monkeypatch):
             path.unlink()
 
     with pytest.raises(DataError, match=r"04\.png.*No such file"):
-        train(read(str(pictures)), tmp_path / "run", {**settings, "steps": 8}, progress=vanish)
-    state, passed = checkpoint.newest(tmp_path / "run" / "checkpoints")
-    assert state is not None and not passed and state["step"] >= 2
+        train(read(str(pictures)), tmp_path / "run", settings, progress=vanish)
+    state, unreadable = checkpoint.newest(tmp_path / "run" / "checkpoints")
+    assert state is not None and not unreadable and state["step"] >= 2
     path.write_bytes(content)
     again = train(read(str(pictures)), tmp_path / "run", settings, resume=True)
     assert again.fingerprint() == whole.fingerprint()
@@ -214,21 +262,10 @@ def test_training_on_a_table(tmp_path):
         assert 0.6 < float(drawn[:, column].std()) / spread < 1.5
 
 
-@pytest.mark.parametrize(
-    ("data", "settings", "match"),
-    [
-        (codes(), small(standardise=True), "integer codes"),
-        (Examples(torch.tensor([[1.0, 2.0], [3.0, 2.0]])), small(net=PLAIN, standardise=True), "number 1 .* not vary"),
-    ],
-)
-def test_refusals(tmp_path, data, settings, match):
-    with pytest.raises(UsageError, match=match):
-        train(data, tmp_path / "run", settings)
-
-
 # ---------------------------------------------------------------- labels
 
 
+@pytest.mark.filterwarnings("ignore:.* are among those")
 @pytest.mark.parametrize("net", [{"head": "categorical"}, {"name": "unet", "patch": 1, "multipliers": [1], "width": 8}])
 def test_labels_as_conditions(tmp_path, net):
     """Codes that the label gives away: told it, the model's bound is far below that of the wrong labels."""

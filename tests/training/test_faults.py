@@ -12,28 +12,23 @@ import pytest
 
 from nelbo import files
 from nelbo.cli.failures import describe
-from nelbo.errors import Interrupted
 from nelbo.model import folder
 from nelbo.training import checkpoint, train
-from tests.training.cases import codes, small
+from tests.training.cases import codes, interrupt, small
 
 
-@pytest.fixture
-def whole(tmp_path) -> str:
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> str:
     """The fingerprint that the run ends with when nothing goes wrong."""
-    return train(codes(), tmp_path / "whole", small()).fingerprint()
+    return train(codes(), tmp_path_factory.mktemp("whole"), small()).fingerprint()
 
 
 def assert_goes_on(out: Path, step: int, whole: str) -> None:
     """The newest checkpoint is whole and of `step`, nothing lies about, and the run ends as if nothing had happened."""
-    state, passed = checkpoint.newest(out / "checkpoints")
-    assert state is not None and not passed and state["step"] == step
+    state, unreadable = checkpoint.newest(out / "checkpoints")
+    assert state is not None and not unreadable and state["step"] == step
     assert not list(out.rglob("*.tmp")) and not (out / "model.json").exists()
     assert train(codes(), out, small(), resume=True).fingerprint() == whole == folder.load(out).fingerprint()
-
-
-def full(path: Path) -> OSError:
-    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 @pytest.mark.parametrize("call", ["write", "fsync", "rename"])
@@ -91,13 +86,8 @@ def test_no_room_at_all(tmp_path, whole):
     """The system itself refuses to let a checkpoint grow; Ctrl-C before that has left one."""
     import resource
 
-    def stop(record) -> None:
-        if record["step"] == 2:
-            raise KeyboardInterrupt
-
     out = tmp_path / "run"
-    with pytest.raises(Interrupted):
-        train(codes(), out, small(), progress=stop)
+    interrupt(out, small(), 2)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
@@ -121,13 +111,8 @@ def test_the_disk_is_full_when_the_log_is_written(tmp_path):
 
 
 def test_half_written_files_of_a_killed_process_are_removed(tmp_path, whole):
-    def stop(record) -> None:
-        if record["step"] == 5:
-            raise KeyboardInterrupt
-
     out = tmp_path / "run"
-    with pytest.raises(Interrupted):
-        train(codes(), out, small(), progress=stop)
+    interrupt(out, small(), 5)
     for place in (out, out / "checkpoints"):
         (place / ".nelbo-abc.tmp").write_bytes(b"half")
         (place / "mine.tmp").write_bytes(b"kept")

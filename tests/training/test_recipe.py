@@ -65,6 +65,7 @@ def test_a_network_of_its_own_gets_nothing(net):
     assert with_recipe(same, IMAGE) is same
 
 
+@pytest.mark.filterwarnings("ignore:the network is worse than none")
 def test_a_run(tmp_path):
     """A few steps on bytes: a model folder with the mixture decoder, whose bound can be evaluated and is, after some,
     better than 8 bits."""

@@ -23,32 +23,31 @@ def edm(logsnr: np.ndarray) -> np.ndarray:
     return density * 0.5 * (sigma**2 + data**2) / (sigma * data) ** 2 * sigma**2
 
 
-def check_by_hand() -> None:
+def test_by_hand() -> None:
     lam = LAMBDA.numpy()
     np.testing.assert_allclose(Sigmoid(1.5)(LAMBDA), 1 / (1 + np.exp(lam - 1.5)), rtol=1e-13)
     snr = np.exp(lam)
     np.testing.assert_allclose(MinSNR(5.0)(LAMBDA), np.minimum(snr, 5) / snr, rtol=1e-13)
     raw = edm(lam)
     top = edm(np.linspace(-8, 8, 400_001)).max()
-    hump = np.maximum.accumulate(raw[::-1])[::-1]  # the largest at λ or above
-    hump[lam < PEAK] = top
-    np.testing.assert_allclose(EDMMonotone()(LAMBDA), hump / top, rtol=1e-9)
+    held = np.maximum.accumulate(raw[::-1])[::-1]  # the largest at λ or above
+    held[lam < PEAK] = top
+    np.testing.assert_allclose(EDMMonotone()(LAMBDA), held / top, rtol=1e-9)
 
 
-def check_monotone() -> None:
+def test_monotone() -> None:
     """w falls, and is between 0 and 1."""
     for w in MONOTONE:
         value = w(LAMBDA)
-        assert (
-            w.monotone and bool((value.diff() <= 1e-15).all()) and float(value.max()) <= 1 and float(value.min()) >= 0
-        )
+        assert w.monotone and bool((value.diff() <= 1e-15).all())
+        assert float(value.max()) <= 1 and float(value.min()) >= 0
 
 
-def check_augmentation() -> None:
+def test_read_as_noise_added_to_the_data() -> None:
     """L_w + w(λ_min) L(1) = w(λ_min) E L(t_u), for a rate r(λ) with a known integral: u on a fine even grid."""
     high, low, last = 6.0, -5.0, 0.3
 
-    def left(logsnr: torch.Tensor) -> torch.Tensor:
+    def remaining(logsnr: torch.Tensor) -> torch.Tensor:
         """L at a level: ∫ of the rate r = 1/cosh² from λ_min to λ, and the prior term."""
         return logsnr.tanh() - math.tanh(low) + last
 
@@ -57,22 +56,10 @@ def check_augmentation() -> None:
     for w in MONOTONE:
         weighted = torch.trapezoid(w(lam) / lam.cosh().square(), lam)
         bottom = w(torch.tensor([low], dtype=torch.float64))
-        mixture = bottom * left(augmentation_level(w, u, high, low)).mean()
+        mixture = bottom * remaining(augmentation_level(w, u, high, low)).mean()
         assert abs(float(weighted + bottom * last - mixture)) < 2e-4, w
-
-
-def test_by_hand():
-    check_by_hand()
-
-
-def test_monotone():
-    check_monotone()
-
-
-def test_read_as_noise_added_to_the_data():
-    check_augmentation()
-    clean = augmentation_level(Flat(), torch.rand(50), 6.0, -5.0)
-    assert bool((clean == 6.0).all())  # the bound itself: nothing is added
+    clean = augmentation_level(Flat(), torch.rand(50), high, low)
+    assert bool((clean == high).all())  # the bound itself: nothing is added
 
 
 def test_only_monotone_weightings_are_mixtures():

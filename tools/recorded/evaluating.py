@@ -235,7 +235,8 @@ def workers(on: On) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for design in ("pooled", "per_example", "exhaustive", "stratified"):
         options = {"estimator": design, "tolerance": 0.5, "grid": grids.even(12)}
-        pair = by_two(lambda it, options=options: nelbo.evaluate(of_kind("eps"), few(), workers=it, **options))
+        models = of_kind("eps"), of_kind("eps")  # not made in the threads, which share torch's generator
+        pair = by_two(lambda it, m=models, o=options: nelbo.evaluate(m[it.rank], few(), workers=it, **o))
         alone = nelbo.evaluate(of_kind("eps"), few(), **options)
         found |= {f"{design}.{i}": bound.bits_per_dim for i, bound in enumerate(pair)}
         found[f"{design}.same"] = [bound.bits_per_dim == alone.bits_per_dim for bound in pair]

@@ -166,9 +166,13 @@ def ode_likelihood(
         draws=draws,
         importance=importance,
     )
-    run = Run(device, precision, batch_size, seed, state, workers or Alone(), progress)
     ode = odes.ode_likelihood(
-        given.model, given.examples, how, condition=given.condition, per_example=per_example, run=run
+        given.model,
+        given.examples,
+        Run(device, precision, batch_size, seed, state, workers or Alone(), progress),
+        how,
+        condition=given.condition,
+        per_example=per_example,
     )
     return dataclasses.replace(ode, overrides=given.overrides.to_json())
 

@@ -83,17 +83,15 @@ def evaluate(
     if estimate.note is not None:
         notes.append(estimate.note)
     checks.warn(notes)
-    return Bound.of(
-        estimate,
-        D,
-        **claims,
-        examples=chain.examples,
-        nfe_total=runner.nfe,
-        per_example=estimate.per_example if per_example else None,
-        warnings=tuple(notes),
-        interrupted=runner.stopped,
-        seconds=time.perf_counter() - started,
-    )
+    rest = {
+        "examples": chain.examples,
+        "nfe_total": runner.nfe,
+        "per_example": estimate.per_example if per_example else None,
+        "warnings": tuple(notes),
+        "interrupted": runner.stopped,
+        "seconds": time.perf_counter() - started,
+    }
+    return Bound.of(estimate, D, claims | rest)
 
 
 ESTIMATORS = ("exhaustive", "stratified", "pooled", "per_example")

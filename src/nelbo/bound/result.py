@@ -99,7 +99,7 @@ class Bound:
     seconds: float = field(default=math.nan)
 
     @classmethod
-    def of(cls, estimate: Estimate, dimensions: int, **rest: Any) -> Bound:
+    def of(cls, estimate: Estimate, dimensions: int, rest: Json) -> Bound:
         """From an estimate in nats; `rest` holds the fields that say what was scored and how."""
 
         def bits(nats: float) -> float:

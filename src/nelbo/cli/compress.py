@@ -108,7 +108,7 @@ def loaded(model: str, settings: Json) -> DiffusionModel:
     from nelbo.adapters.choices import Overrides
     from nelbo.process.grid import even
 
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+    values: Json = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
     steps = values.pop("steps", None)
     try:
         given = api.load(model, overrides=Overrides(**values))

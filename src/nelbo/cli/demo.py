@@ -27,11 +27,11 @@ CHAINS = 8
 SNAPSHOTS = 10
 WRITTEN = ("bound.json", "pictures.npz", "comparison.json", "report.html")
 MARK = "demo.json"
-"""Written first: by it the demo knows a folder of its own, whose model it may train again."""
+"""The file that marks a folder as the demo's own, whose model it may train again; written first."""
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where all is written.")] = Path("nelbo-demo"),
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder for all results.")] = Path("nelbo-demo"),
     seed: options.Seed = 0,
     as_json: options.Json = False,
 ) -> None:
@@ -47,7 +47,7 @@ def demo(
         from nelbo.data import read
         from nelbo.files import write_atomic
 
-        torch.set_num_threads(1)  # too small a network to share: on a busy machine threads only wait for each other
+        torch.set_num_threads(1)  # for so small a network threads on a busy machine only wait for each other
         resume = prepare(out, seed)
         output.message(f"training on {TRAIN}")
         try:
@@ -61,10 +61,10 @@ def demo(
         output.message("sampling")
         test = read(TEST).data
         write_atomic(out / "pictures.npz", npz(**pictures(model, seed), data=test[:PICTURES]))
-        from nelbo.cli.rivals import comparison
+        from nelbo.cli.image_formats import comparison
 
-        rivals = comparison(test)
-        write_atomic(out / "comparison.json", json.dumps(rivals, indent=2, allow_nan=False) + "\n")
+        formats = comparison(test)
+        write_atomic(out / "comparison.json", json.dumps(formats, indent=2, allow_nan=False) + "\n")
         output.message("writing the report")
         report.write(out, out / "report.html")
         output.document(
@@ -74,10 +74,10 @@ def demo(
                 "model": str(out / "model"),
                 "report": str(out / "report.html"),
                 "bound": bound.to_dict(),
-                "comparison": rivals["rows"],
+                "comparison": formats["rows"],
             }
         )
-        output.text(f"{table(bound, output)}\n\n{rival_lines(rivals)}\n\n{out}")
+        output.text(f"{table(bound, output)}\n\n{comparison_lines(formats)}\n\n{out}")
 
 
 def prepare(folder: Path, seed: int) -> bool:
@@ -94,7 +94,7 @@ def prepare(folder: Path, seed: int) -> bool:
     model = folder / "model"
     taken = [folder / name for name in ("model", *WRITTEN) if (folder / name).exists()]
     if taken and (before is None or model.is_symlink()):
-        raise UsageError(f"{taken[0]} is there already and is not of a demo", "choose another --out")
+        raise UsageError(f"{taken[0]} exists and was not written by a demo", "choose another --out")
     resume = before == mark and model.exists() and not (model / "model.json").exists()
     if model.exists() and not resume:
         shutil.rmtree(model)
@@ -129,7 +129,7 @@ def pictures(model: DiffusionModel, seed: int) -> dict[str, Any]:
     }
 
 
-def rival_lines(rivals: Json) -> str:
+def comparison_lines(formats: Json) -> str:
     """The comparison as lines of text."""
-    head = f"the same {rivals['images']} images as files (bits/dim)"
-    return "\n".join([head, *(f"  {r['name']:<10} {r['bits_per_dim']:.2f}   {r['note']}" for r in rivals["rows"])])
+    head = f"the same {formats['images']} images as files (bits/dim)"
+    return "\n".join([head, *(f"  {r['name']:<10} {r['bits_per_dim']:.2f}   {r['note']}" for r in formats["rows"])])

@@ -27,9 +27,7 @@ def evaluate(
     ] = "auto",
     limit: options.Limit = None,
     running: options.Running,
-    precision: Annotated[
-        options.Precision, typer.Option("--precision", help="Of the network; the rest is float64.")
-    ] = options.Precision.float32,
+    precision: options.Precision = "float32",
     files: options.Files,
     as_json: options.Json = False,
     condition: options.Condition = None,
@@ -58,7 +56,7 @@ def evaluate(
                 limit=limit,
                 condition=condition,
                 overrides=choices.overrides(),
-                precision=precision.value,
+                precision=precision,
                 progress=progress,
                 watch=progress.estimate,
                 state=files.state,

@@ -1,4 +1,4 @@
-"""What a failure says: one line `error: …`, one line `hint: …`, and an exit status. Never a traceback unasked."""
+"""Failures as one line `error: …`, one line `hint: …` and an exit status; a traceback only on request."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Failure(NamedTuple):
 
 
 def report(error: BaseException, arguments: Sequence[str] = ()) -> int:
-    """Print the failure of `nelbo ARGUMENTS` on stderr and give the exit status. Of several processes one prints."""
+    """Print the failure of `nelbo ARGUMENTS` on stderr and return the exit status. Of several processes one prints."""
     failure = describe(error, arguments)
     if not runtime.reports_failure():
         return failure.status
@@ -41,7 +41,7 @@ def report(error: BaseException, arguments: Sequence[str] = ()) -> int:
 
 
 def describe(error: BaseException, arguments: Sequence[str] = ()) -> Failure:
-    """The failure that stands for an exception of `nelbo ARGUMENTS`."""
+    """The failure for an exception of `nelbo ARGUMENTS`."""
     if isinstance(error, NelboError):
         return Failure(error.message, error.hint, 130 if isinstance(error, Interrupted) else 2)
     if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":

@@ -26,8 +26,9 @@ def info(
 ) -> None:
     """Describe this installation, a model or a compressed file.
 
-    Of a model: its parts, steps, parameters, floating-point operations an evaluation of one example, fingerprint, and
-    where it comes from. Of a compressed file: its header, whose model wrote it, and which images damage has cost.
+    Without an argument: versions and devices. For a model: its parts, steps, parameters, floating-point operations of
+    an evaluation of one example, fingerprint and provenance. For a compressed file: its header, the model that wrote
+    it, and the images that damage has lost.
     """
     with session(as_json) as output:
         if model is None:
@@ -45,7 +46,7 @@ def info(
 
 
 def is_file(name: str) -> bool:
-    """Whether this is a compressed file, or is meant to be one."""
+    """Whether this is a compressed file, or has the name of one."""
     path = Path(name)
     if not path.is_file():
         return False
@@ -70,7 +71,7 @@ def machine() -> Json:
 
 
 def describe(model: DiffusionModel) -> Json:
-    """The parts of a model, their size, and where it comes from."""
+    """The parts of a model, their size, and its provenance."""
     trained_on = model.trained_on
     return {
         **model.describe(),

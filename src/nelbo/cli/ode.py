@@ -49,9 +49,7 @@ def ode(
     ] = 1,
     limit: options.Limit = None,
     running: options.Running,
-    precision: Annotated[
-        options.Precision, typer.Option("--precision", help="Of the network, float32 or float64; the rest is float64.")
-    ] = options.Precision.float32,
+    precision: options.Precision = "float32",
     files: options.Files,
     as_json: options.Json = False,
     condition: options.Condition = None,
@@ -82,7 +80,7 @@ def ode(
                 limit=limit,
                 condition=condition,
                 overrides=choices.overrides(),
-                precision=precision.value,
+                precision=precision,
                 progress=progress,
                 state=files.state,
                 workers=runtime.workers(),

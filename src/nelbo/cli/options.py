@@ -12,7 +12,6 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -111,12 +110,10 @@ Device = Annotated[
 ]
 
 
-class Precision(StrEnum):
-    """What the network computes in; everything outside it is float64."""
-
-    float32 = "float32"
-    float64 = "float64"
-    bf16 = "bf16"
+Precision = Annotated[
+    str,
+    typer.Option("--precision", metavar="float32|float64|bf16", help="Of the network; everything else is float64."),
+]
 
 
 @dataclass(frozen=True)
@@ -218,7 +215,7 @@ class Files:
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
     """The command with the options of its groups in the place of the parameters that are groups."""
     hints = get_type_hints(command, include_extras=True)
-    groups = {name: kind for name, kind in hints.items() if dataclasses.is_dataclass(kind)}
+    groups: dict[str, Any] = {name: kind for name, kind in hints.items() if dataclasses.is_dataclass(kind)}
     parameters: dict[str, inspect.Parameter] = {}
     for name, parameter in inspect.signature(command).parameters.items():
         fields = {name: (hints[name], parameter.default)}

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from nelbo.typing import Json
 
 
-class Output:
+class Console:
     """The two streams of one command: results and the JSON document to stdout, messages to stderr; or silent."""
 
     def __init__(self, as_json: bool, silent: bool = False):
@@ -50,13 +50,13 @@ class Output:
 
 
 @contextlib.contextmanager
-def session(as_json: bool = False, silent: bool = False) -> Iterator[Output]:
+def session(as_json: bool = False, silent: bool = False) -> Iterator[Console]:
     """The output of one command. Warnings become lines `warning: …` on stderr.
 
     Under --json whatever else prints meanwhile (the network of a plug-in, say) goes to stderr. silent: print nothing,
     because another of several processes that share the work prints the results.
     """
-    output = Output(as_json, silent)
+    output = Console(as_json, silent)
 
     def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
         from nelbo.bound.checks import NelboWarning
@@ -71,7 +71,7 @@ def session(as_json: bool = False, silent: bool = False) -> Iterator[Output]:
 
 
 @contextlib.contextmanager
-def shared_session(as_json: bool = False) -> Iterator[Output]:
+def shared_session(as_json: bool = False) -> Iterator[Console]:
     """The output of a command whose work several processes may share: one prints, and all wait for the last."""
     from nelbo import runtime
 
@@ -111,7 +111,7 @@ def check_folder(path: Path, what: str) -> Path:
     return path
 
 
-def deliver(bound: Bound, output: Output, out: Path | None, per_example: Path | None) -> None:
+def deliver(bound: Bound, output: Console, out: Path | None, per_example: Path | None) -> None:
     """The result of a command that scores data: files first, then the screen."""
     from nelbo.files import write_atomic
 
@@ -128,7 +128,7 @@ def deliver(bound: Bound, output: Output, out: Path | None, per_example: Path | 
     output.text(table(bound, output))
 
 
-def table(bound: Bound, output: Output) -> str:
+def table(bound: Bound, output: Console) -> str:
     """The table; without its warnings where the same screen has them already."""
     return str(dataclasses.replace(bound, warnings=()) if output.on_one_screen else bound)
 

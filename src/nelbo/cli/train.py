@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nelbo.cli import options
-from nelbo.cli.output import Output, check_folder, shared_session
+from nelbo.cli.output import Console, check_folder, shared_session
 from nelbo.cli.progress import shown
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def run_training(
     data: str,
     out: Path,
     settings: Json,
-    output: Output,
+    output: Console,
     *,
     validation: str | None = None,
     resume: bool = False,

@@ -31,7 +31,7 @@ def chain(betas: Sequence[float] = BETAS) -> Levels:
 
 
 def level(logsnr: float | np.ndarray, path: Path = Path.VP, n: int = 1) -> Levels:
-    """One level of a path at a log-SNR, repeated for n examples; its time means nothing."""
+    """One level of a path at a log-SNR, repeated for n examples; its time has no meaning."""
     return Levels(torch.full((n,), 0.5, dtype=torch.float64), tensor(logsnr).expand(n), path)
 
 
@@ -52,5 +52,5 @@ def tensor(values) -> Tensor:
 
 
 def generator(seed: int) -> np.random.Generator:
-    """The generator of a check that draws; seeds are fixed, so that a check always sees the same noise."""
+    """The generator of a check that samples; seeds are fixed, so that a check always sees the same noise."""
     return np.random.default_rng(20_240 + seed)

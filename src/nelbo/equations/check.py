@@ -42,7 +42,7 @@ class Row:
 
     @property
     def word(self) -> str:
-        """How a person reads it."""
+        """The verdict as shown to people."""
         if not self.ok:
             return "FAILS"
         return {"info": "measured", "must_fail": "fails as it must", "z_must_fail": "fails as it must"}.get(

@@ -1,4 +1,4 @@
-"""The source documents, and the mapping of every formula that they print to the entries that cover it."""
+"""The source documents, and for every formula that they print the entries that cover it."""
 
 from __future__ import annotations
 

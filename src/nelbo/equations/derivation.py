@@ -2,7 +2,7 @@
 
 A walk is `derivations/<id>.toml` with these keys, all required:
 
-    id, title, intro                              strings; the intro says in plain words where the walk leads
+    id, title, intro                              strings; the intro says in plain words what the derivation shows
     [[steps]]  latex, rule, entry, explanation    one line: its LaTeX, the rule's name, a catalogue id, why it follows
 
 The numbers behind it are computed by the function registered with `@walk(id)`: the value of every line on a tractable
@@ -50,7 +50,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Derivation:
-    """A walk: its lines in order, and what it shows in plain words."""
+    """A derivation: its lines in order, and what it shows, in plain words."""
 
     id: str
     title: str
@@ -59,7 +59,7 @@ class Derivation:
 
     @property
     def entries(self) -> tuple[str, ...]:
-        """Ids of the entries that it passes, each once, in order."""
+        """Ids of the entries of its steps, each once, in order."""
         return tuple(dict.fromkeys(step.entry for step in self.steps))
 
 
@@ -75,12 +75,12 @@ class Walk:
         self._last: Numbers | None = None
 
     def start(self, value: Numbers) -> None:
-        """A line that begins a chain: nothing stands before it that it should equal."""
+        """A line that begins a chain, which no line before it should equal."""
         self._next(value)
 
     def line(self, value: Numbers, bound: float = 1e-10, before: Numbers | None = None, how: str = "") -> None:
-        """line k = line k − 1 to within `bound`. before: what the step makes of the last line, where that is not itself
-        (its mean over the data, say, which `how` names)."""
+        """line k = line k − 1 to within `bound`. before: what to compare with where the step changes the last line,
+        for instance to its mean over the data; `how` names the change."""
         last = self._last if before is None else before
         assert last is not None, "a walk begins with start()"
         self._next(value)
@@ -139,7 +139,7 @@ class Derivations(Mapping[str, Derivation]):
         return len(self._walks)
 
     def through(self, entry: str) -> tuple[str, ...]:
-        """Ids of the walks that pass an entry."""
+        """Ids of the derivations with a step that is this entry."""
         return tuple(id for id, d in self.items() if entry in d.entries)
 
 
@@ -187,8 +187,8 @@ def load(path: Path) -> Derivation:
 
     def strict(table: Any, keys: tuple[str, ...], what: str) -> None:
         if not isinstance(table, dict) or set(table) != set(keys):
-            found = sorted(table) if isinstance(table, dict) else table
-            raise fail(f"{what} has the keys {found}", f"it needs exactly: {', '.join(keys)}")
+            present = sorted(table) if isinstance(table, dict) else table
+            raise fail(f"{what} has the keys {present}", f"it needs exactly: {', '.join(keys)}")
 
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -220,21 +220,21 @@ def verify_derivations(*ids: str, progress: Callable[[int, int], None] | None = 
     """
     known = derivations()
     asked = {known[id].id for id in ids} if ids else set(known)
-    wanted = [id for id in known if id in asked]
-    return Report(each(wanted, run, progress), "derivation")
+    selected = [id for id in known if id in asked]
+    return Report(each(selected, run, progress), "derivation")
 
 
 def run(id: str) -> Result:
     """Compute the lines of one derivation; a walk that raises, or computes another number of lines, failed."""
     import nelbo.equations.checks  # noqa: F401  registers the walks
 
-    found, started = Walk(id), time.perf_counter()
+    walk, started = Walk(id), time.perf_counter()
     if id in WALKS:
         try:
-            WALKS[id](found)
+            WALKS[id](walk)
         except Exception as error:
             text = " ".join(str(error).split())[:200]
-            found.checks.true(f"the walk ran to its end ({type(error).__name__}: {text})", False)
+            walk.checks.true(f"the walk ran to its end ({type(error).__name__}: {text})", False)
     steps = len(derivations()[id].steps)
-    found.checks.true(f"every one of the {steps} lines was computed", found.count == steps, float(found.count))
-    return Result(id, found.checks.ok, time.perf_counter() - started, tuple(found.checks.rows))
+    walk.checks.true(f"every one of the {steps} lines was computed", walk.count == steps, float(walk.count))
+    return Result(id, walk.checks.ok, time.perf_counter() - started, tuple(walk.checks.rows))

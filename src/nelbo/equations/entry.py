@@ -68,7 +68,7 @@ class SourceRow:
     """One printed formula of a source document: where it stands, what is printed there and whether that is right.
 
     status: one of `STATUSES`. right, why: the correct form and the reason; of a correct row a remark, or "".
-    evidence: figures that show the printed form failing, one sentence each.
+    evidence: figures that show that the printed form fails, one sentence each.
     """
 
     row: str
@@ -83,7 +83,7 @@ class SourceRow:
 
 @dataclass(frozen=True)
 class Entry:
-    """One equation of the catalogue. The module says what each field holds."""
+    """One equation of the catalogue; the fields are described at the top of the module."""
 
     id: str
     title: str
@@ -139,7 +139,7 @@ def load(path: Path) -> Entry:
 
 
 class _Reader:
-    """Turns one table into an `Entry`; every error names the file."""
+    """Turn one table into an `Entry`; every error names the file."""
 
     def __init__(self, file: str):
         self.file = file

@@ -1,8 +1,8 @@
 """The thirteen lines of DDPM's appendix A, each as the integrand that is printed under E_q, on given paths.
 
-Lines 1 to 12 are one function of the path written in twelve ways, so they agree path by path. Every line takes its
-densities from where the line says they come from: line 1 and the pair and triple joints of lines 4 to 6 from joint
-covariances, everything else from the library's kernels. Line 13 holds the library's own terms L_T, L_{t−1} and L_0; it
+Lines 1 to 12 are one function of the path written in twelve ways, so they agree path by path. Every line computes its
+densities in the way that it states: line 1 and the pair and triple joints of lines 4 to 6 from joint covariances,
+everything else from the library's kernels. Line 13 holds the library's own terms L_T, L_{t−1} and L_0; it
 agrees with line 12 in expectation only.
 """
 
@@ -62,7 +62,7 @@ def _log_prob(data: GaussianData | MixtureData, x: Array) -> Array:
 
 @dataclass(frozen=True)
 class Pieces:
-    """Every density that the lines are made of, on N paths; index t of a list is DDPM's t."""
+    """All densities that the lines consist of, on N paths; index t of a list is DDPM's t."""
 
     log_prior: Array
     p: list[Array]

@@ -1,8 +1,8 @@
-"""The library's densities along a path x_0, x_1 … x_T: what its own functions say of each kernel and each term.
+"""The library's densities along a path x_0, x_1 … x_T: each kernel and each term by the library's own functions.
 
 The bound is an expectation over paths; its derivations are statements about the integrand. `PathDensities` evaluates
-that integrand, and each of its pieces, by the functions that the library itself scores, trains and samples with, so
-that an equation checked here is checked of the library. Paths are (N, T + 1) float64 in one dimension, t is DDPM's
+that integrand, and each of its pieces, by the functions with which the library scores, trains and samples, so that an
+equation checked here is checked for the library. Paths are (N, T + 1) float64 in one dimension, t is DDPM's
 step (level t of the model is z_t, and x_0 the data); values are (N,) tensors in nats.
 """
 
@@ -56,7 +56,7 @@ class PathDensities:
         return gaussian.log_density(z_t, column(q.alpha, z_s) * z_s, column(q.variance, z_s))[:, 0]
 
     def log_q_marginal(self, x: Path, t: int) -> Tensor:
-        """log q(x_t | x_0), the law of the draws that `forward.noised` makes."""
+        """log q(x_t | x_0), the law of what `forward.noised` returns."""
         x = torch.as_tensor(x)
         level = self.level(t, x)
         mean = forward.noised(x[:, :1], torch.zeros_like(x[:, :1]), level)

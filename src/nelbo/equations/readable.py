@@ -1,7 +1,7 @@
 r"""LaTeX as a line of Unicode that a terminal can show: `x_{t-1}` as xₜ₋₁, `\frac{a}{b}` as a/b.
 
-Made for the catalogue's own LaTeX and its printed rows. What it does not know it leaves as it stands, so nothing is
-lost; it is a reading aid, and the LaTeX itself is shown beside it.
+Made for the catalogue's own LaTeX and its printed rows. Unknown commands stay as they are, so nothing is lost; it is a
+reading aid, and the LaTeX itself is shown as well.
 """
 
 from __future__ import annotations

@@ -50,20 +50,20 @@ class Catalogue(Mapping[str, Entry]):
         return f"Catalogue of {len(self)} equations"
 
     def search(self, words: str) -> list[Entry]:
-        """Entries that hold every one of the words, wherever they stand; those that name them in the title first.
+        """Entries that contain all of the words; those with the words in their title come first.
 
         Case does not matter. Title, id, tags, statement, LaTeX, symbols and source rows are searched.
         """
-        wanted = words.lower().split()
-        found = []
+        terms = words.lower().split()
+        matches = []
         for place, e in enumerate(self.values()):
             title, name = e.title.lower(), f"{e.id.replace('-', ' ')} {e.id} {' '.join(e.tags)}".lower()
             rest = " ".join((e.statement, e.latex, *e.symbols, *e.symbols.values(), e.group, e.kind)).lower()
             rest += " " + " ".join(f"{s.row} {s.document} {s.where} {s.status} {s.printed}" for s in e.sources).lower()
-            scores = [4 * (w in title) + 2 * (w in name) + (w in rest) for w in wanted]
+            scores = [4 * (w in title) + 2 * (w in name) + (w in rest) for w in terms]
             if all(scores):
-                found.append((-sum(scores), place, e))
-        return [e for *_, e in sorted(found, key=lambda f: f[:2])]
+                matches.append((-sum(scores), place, e))
+        return [e for *_, e in sorted(matches, key=lambda f: f[:2])]
 
     def by_tag(self, tag: str) -> list[Entry]:
         """Entries with a tag. Errors: UnknownNameError listing the tags."""
@@ -110,7 +110,7 @@ class UnknownEntryError(UnknownNameError, KeyError):
 
     @classmethod
     def of(cls, kind: str, name: object, choices) -> UnknownEntryError:
-        """Only near ids are named: the whole list is too long to read."""
+        """The error for an unknown id; it names only near ids, since the whole list is too long to read."""
         from difflib import get_close_matches
 
         known = list(choices)

@@ -36,7 +36,7 @@ def posterior(t: int) -> np.ndarray:
 
 
 def marginal(t: int) -> tuple[float, float]:
-    """Scale and variance of nelbo's q(x_t | x_0), read off `noised` itself."""
+    """Scale and variance of nelbo's q(x_t | x_0), from `noised` itself."""
     t_level, one, zero = chain()[t : t + 1], tensor([[1.0]]), tensor([[0.0]])
     return float(forward.noised(one, zero, t_level)), float(forward.noised(zero, one, t_level)) ** 2
 

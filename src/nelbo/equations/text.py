@@ -13,7 +13,7 @@ WIDTH = 100
 
 
 def show(id: str, result: Result | None = None) -> str:
-    """Everything the catalogue knows of an entry; `result` adds the figures of its check.
+    """Everything that the catalogue holds about an entry; `result` adds the figures of its check.
 
     Errors: UnknownNameError for an id that the catalogue does not have.
     """

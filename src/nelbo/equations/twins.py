@@ -1,7 +1,7 @@
 """Tractable models twice: as the library's `DiffusionModel`, and as an oracle built from the same plain numbers.
 
-Nothing of the library goes into an oracle, so a broken formula of the library makes the two disagree. Oracles are
-kept; models are built anew at each call, so that a check always runs the library as it is.
+An oracle uses nothing of the library, so a broken formula of the library makes the two disagree. Oracles are cached;
+models are built anew at each call, so that a check always runs the library as it is.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MIXTURE = Mixture((0.3, 0.5, 0.2), (-1.5, 0.2, 1.8), (0.1, 0.2, 0.05))
 
 
 class AffineNet:
-    """A network that says x̂ = scale · g_t z + h_t, told its level as a table position."""
+    """A network that predicts x̂ = scale · g_t z + h_t; its time input is the table position."""
 
     def __init__(self, gains: np.ndarray, offsets: np.ndarray):
         self.gains, self.offsets = torch.from_numpy(np.asarray(gains)), torch.from_numpy(np.asarray(offsets))
@@ -68,7 +68,7 @@ class LinearTwin:
         return PathDensities(self.model)
 
     def read(self, name: str, *args: int) -> Quadratic:
-        """A method of `PathDensities` as the quadratic form that it is on this model."""
+        """A method of `PathDensities` as a quadratic form, which it is for this model."""
         method = getattr(self.paths, name)
         return Quadratic.read(lambda x: method(x, *args).numpy(), self.chain.T + 1)
 
@@ -96,14 +96,14 @@ class GridTwin:
 
 
 def linear_twin(chain: LinearChain) -> LinearTwin:
-    """The library's model of `chain`: its numbers go in, its formulas do not."""
+    """The library's model of `chain`, from the chain's numbers and the library's formulas."""
     denoiser = NetworkDenoiser(AffineNet(chain.gains, chain.offsets), "x0", "index")
     prior = GaussianPrior(chain.prior_mean, chain.prior_variance)
     return LinearTwin(chain, _model(chain.betas, denoiser, chain.variance, chain.decoder_variance, prior))
 
 
 def grid_twin(chain: GridChain) -> GridTwin:
-    """The library's model of `chain`, whose network says ε̂."""
+    """The library's model of `chain`, whose network predicts ε̂."""
     denoiser = NetworkDenoiser(GridNet(chain), "eps", "index")
     return GridTwin(chain, _model(chain.betas, denoiser, "beta", chain.decoder_variance, GaussianPrior()))
 

@@ -1,4 +1,4 @@
-"""Run the checks of the catalogue and say what was found."""
+"""Run the checks of the catalogue, and report their results."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nelbo.typing import Json
 
 @dataclass(frozen=True)
 class Result:
-    """What the check of one entry found: its rows, and the seconds that it took."""
+    """The result of one entry's check: its rows, and the seconds that it took."""
 
     id: str
     ok: bool
@@ -42,12 +42,12 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether every entry passed."""
+        """Whether all entries passed."""
         return all(e.ok for e in self.entries)
 
     @property
     def failed(self) -> tuple[str, ...]:
-        """The ids that did not."""
+        """Ids of the entries that failed."""
         return tuple(e.id for e in self.entries if not e.ok)
 
     def __getitem__(self, id: str) -> Result:
@@ -81,7 +81,7 @@ class Report:
 
 
 def line(row: Row) -> str:
-    """`holds             1.2e-15 <= 1e-12   name`: what was found, the figure and its condition."""
+    """`holds             1.2e-15 <= 1e-12   name`: the verdict, the figure and its condition."""
     figure = row.observed if isinstance(row.observed, bool) else f"{row.observed:.4g}"
     condition = "" if row.expected in ("", "true") else f" {row.expected}"
     return f"{row.word:<17} {f'{figure}{condition}':<22} {row.name}"
@@ -100,26 +100,26 @@ def verify(*ids: str, progress: Callable[[int, int], None] | None = None) -> Rep
     """
     known = catalogue()
     asked = {known[i].id for i in ids} if ids else set(known)
-    wanted = [i for i in known if i in asked]
-    return Report(each(wanted, run, progress))
+    selected = [i for i in known if i in asked]
+    return Report(each(selected, run, progress))
 
 
 def each(
-    wanted: list[str], run: Callable[[str], Result], progress: Callable[[int, int], None] | None
+    ids: list[str], run: Callable[[str], Result], progress: Callable[[int, int], None] | None
 ) -> tuple[Result, ...]:
     """`run` of every id, on one thread, with progress."""
     results = []
     if progress is not None:
-        progress(0, len(wanted))
+        progress(0, len(ids))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the tensors are small: more threads only wait for each other
     try:
-        for done, id in enumerate(wanted, 1):
+        for done, id in enumerate(ids, 1):
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # a check breaks what it tests on purpose: remarks on that help nobody
+                warnings.simplefilter("ignore")  # checks break what they test on purpose
                 results.append(run(id))
             if progress is not None:
-                progress(done, len(wanted))
+                progress(done, len(ids))
     finally:
         torch.set_num_threads(threads)
     return tuple(results)

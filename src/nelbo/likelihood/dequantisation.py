@@ -49,8 +49,11 @@ from nelbo.process.levels import Levels, column
 from nelbo.typing import Choice, Condition
 
 PIECES, HIDDEN = 6, 16
+"""Pieces of a spline, and width of the network that computes their knots."""
 EXAMPLES, BATCH, STEPS, RATE = 256, 32, 200, 0.02
-"""Examples of a fit, examples a step, steps of Adam, and its first rate, which falls linearly to 0."""
+"""Examples of a fit, examples a step, steps of Adam, and its first rate, which falls linearly to 0. Half or twice
+the batch, the rate, the pieces or the width, or half the steps, changed the bound of codes of four values by at most
+0.03 bits/dim, where the flow gains 0.28 (at λ_1 = 3) and 3.7 (at λ_1 = 5) over uniform dequantisation."""
 _ELEMENTS = 1 << 16
 """Elements whose splines are computed at once, which bounds the memory."""
 

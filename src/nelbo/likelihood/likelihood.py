@@ -29,8 +29,6 @@ from nelbo.process.schedule import Table
 from nelbo.typing import Condition, Json
 from nelbo.workers import Run
 
-DEFAULT_RUN = Run()
-
 
 @dataclass(frozen=True)
 class FlowTerms:
@@ -83,11 +81,11 @@ class OdeLikelihood(Bound):
 def ode_likelihood(
     model: DiffusionModel,
     examples: Examples,
+    run: Run,
     how: Settings,
     *,
     condition: Condition | None = None,
     per_example: bool = False,
-    run: Run = DEFAULT_RUN,
 ) -> OdeLikelihood:
     """−log p of `examples` by the model's probability-flow ODE; see `nelbo.ode_likelihood`.
 

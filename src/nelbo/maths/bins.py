@@ -72,7 +72,7 @@ def _log_mass(m: Tensor, h: Tensor, is_open: Tensor, end: Tensor) -> Tensor:
     counts = [int(where.count_nonzero()) for where, *_ in cases]
     out = None
     for n, (where, form, arguments) in zip(counts, cases, strict=True):
-        if n > b.numel() // 8:  # a form that many elements want is cheaper for all of them than their selection
+        if n > b.numel() // 8:  # computing a form for all elements is cheaper than selecting many of them
             value = form(*arguments)
             out = value if out is None else torch.where(where, value, out)
     out = torch.empty_like(b) if out is None else out.contiguous()
@@ -85,8 +85,9 @@ def _log_mass(m: Tensor, h: Tensor, is_open: Tensor, end: Tensor) -> Tensor:
 
 
 _TERMS = 9
-"""Of the power series of cosh up to 1: the next is 1/18!."""
+"""Terms of the power series of cosh, for arguments up to 1: the next term is 1/18! = 2e-16."""
 _FAR = -35.0
+"""Upper edges below this are far: erfc underflows from 38 sigma on."""
 _ROOT = math.sqrt(0.5)
 
 
@@ -109,25 +110,25 @@ def _narrow(m: Tensor, h: Tensor) -> Tensor:
 
 
 def _wide(m: Tensor, h: Tensor) -> Tensor:
-    """The middle of the distribution is inside, and most of the mass: what is missing is told."""
+    """log(1 - the mass outside): the middle of the distribution and most of the mass are inside."""
     return torch.log1p(-0.5 * (torch.erfc((h - m) * _ROOT) + torch.erfc((h + m) * _ROOT)))
 
 
 def _middle(m: Tensor, h: Tensor) -> Tensor:
-    """Neither narrow nor nearly everything, and erfc has not underflown."""
+    """Neither narrow nor nearly everything, and near enough to the middle that erfc does not underflow."""
     return torch.log(0.5 * (torch.erfc((-h - m) * _ROOT) - torch.erfc((h - m) * _ROOT)))
 
 
 def _far(m: Tensor, h: Tensor) -> Tensor:
-    """Far below the middle. What lies 40 sigma beyond b <= 0 is exp(-800) of the mass or less; the cut keeps
-    squares from overflowing."""
+    """Far below the middle. The mass more than 40 sigma beyond b <= 0 is at most exp(-800) of the whole; cutting it
+    off keeps squares from overflowing."""
     b = m + h
     log_b = torch.special.log_ndtr(b)
     return log_b + log1mexp(log_b - torch.special.log_ndtr(torch.maximum(m - h, b - 40.0)))
 
 
 def _open(end: Tensor) -> Tensor:
-    """All that lies below `end`: erfc is much cheaper than log_ndtr, which is left with what erfc cannot tell."""
+    """The mass below `end`, by erfc where it does not underflow and by log_ndtr, which is much slower, elsewhere."""
     if torch.is_grad_enabled() and end.requires_grad:
         return torch.special.log_ndtr(end)
     far = end <= _FAR
@@ -159,12 +160,12 @@ def code_values(codes: Tensor, bins: int, low: float, high: float, dtype: torch.
 
 
 def counts(codes: Tensor, bins: int) -> Tensor:
-    """How often each code is found at every place of `codes` (N, *shape), which are in 0..bins−1: (*shape, bins)."""
+    """How often each code occurs at every position of `codes` (N, *shape), which are in 0..bins−1: (*shape, bins)."""
     shape = codes.shape[1:]
-    places = bins * torch.arange(shape.numel(), device=codes.device)
+    positions = bins * torch.arange(shape.numel(), device=codes.device)
     total = torch.zeros(shape.numel() * bins, dtype=torch.float64, device=codes.device)
-    for part in codes.flatten(1).split(1024):  # a training set may be 60,000 images: eight bytes a pixel, of some
-        total += torch.bincount((part.long() + places).flatten(), minlength=len(total))
+    for part in codes.flatten(1).split(1024):  # int64 of all 60,000 images of a training set need not be in memory
+        total += torch.bincount((part.long() + positions).flatten(), minlength=len(total))
     return total.reshape(*shape, bins)
 
 

@@ -2,8 +2,8 @@ r"""What every random number of nelbo is for: one table, a member of `Purpose` f
 
 A random number is keyed by (seed, stream, example, level, draw), see `random.py`. A purpose owns a stream and a range
 of levels and of draws in it, and the rule is that no two purposes share a key: numbers that serve two purposes would be
-dependent. Where two purposes of this table do share keys, `SHARED` names them and says why it does no harm. The numbers
-are part of what makes a result reproducible: they are never changed, and a new purpose takes a range of its own.
+dependent. Where two purposes of this table do share keys, `SHARED` names them and says what follows. The numbers make
+results reproducible: they never change, and a new purpose takes a range of its own.
 
     eps = Purpose.TERM_NOISE.normal(seed, examples, levels, draws, shape)
     order = Purpose.PILOT_EXAMPLES.permutation(seed, n)
@@ -17,8 +17,8 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+import torch
 from torch import Tensor
 
 from nelbo.maths import random
@@ -167,11 +167,13 @@ class Purpose(enum.Enum):
         level: int | Tensor = 0,
         draw: int | Tensor = 0,
         shape: Sequence[int] = (),
-        **options: Any,
+        *,
+        dtype: torch.dtype = torch.float64,
+        device: torch.device | str | None = None,
     ) -> Tensor:
-        """Standard normals of this purpose, as of `random.normal`; options: dtype, device."""
+        """Standard normals of this purpose, as of `random.normal`."""
         at = _at(self.value.levels, level), _at(self.value.draws, draw)
-        return random.normal(seed, example, *at, shape, stream=self.value.stream, **options)
+        return random.normal(seed, example, *at, shape, stream=self.value.stream, dtype=dtype, device=device)
 
     def uniform(
         self,
@@ -180,16 +182,19 @@ class Purpose(enum.Enum):
         level: int | Tensor = 0,
         draw: int | Tensor = 0,
         shape: Sequence[int] = (),
-        **options: Any,
+        *,
+        device: torch.device | str | None = None,
     ) -> Tensor:
-        """Uniform numbers of this purpose, as of `random.uniform`; options: device."""
+        """Uniform numbers of this purpose, as of `random.uniform`."""
         at = _at(self.value.levels, level), _at(self.value.draws, draw)
-        return random.uniform(seed, example, *at, shape, stream=self.value.stream, **options)
+        return random.uniform(seed, example, *at, shape, stream=self.value.stream, device=device)
 
-    def permutation(self, seed: int, n: int, level: int = 0, draw: int = 0, **options: Any) -> Tensor:
-        """A permutation of 0..n-1 of this purpose, as of `random.permutation`; options: device."""
+    def permutation(
+        self, seed: int, n: int, level: int = 0, draw: int = 0, *, device: torch.device | str | None = None
+    ) -> Tensor:
+        """A permutation of 0..n-1 of this purpose, as of `random.permutation`."""
         at = self.value.levels[level], self.value.draws[draw]
-        return random.permutation(seed, n, *at, stream=self.value.stream, **options)
+        return random.permutation(seed, n, *at, stream=self.value.stream, device=device)
 
 
 def _at(keys: Sequence[int], number: int | Tensor) -> int | Tensor:
@@ -226,4 +231,4 @@ SHARED: dict[frozenset[Purpose], str] = {
     "the pilot's choice among these: the pilot is never averaged in",
     frozenset({Purpose.CHECK_NOISE, Purpose.TERM_NOISE}): "within `nelbo.testing`, identities that hold at any noise",
 }
-"""Pairs of purposes that share keys within one call, each with the reason why it may."""
+"""Pairs of purposes that share keys within one call (the first pair: in two calls), and what follows from it."""

@@ -4,14 +4,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nelbo.errors import ShapeError, UsageError
+from nelbo.errors import UsageError
 
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 """Philox4x32 multipliers (Salmon et al. 2011; also [rand.eng.philox] of the C++26 standard)."""
@@ -34,7 +34,7 @@ class Integers(NamedTuple):
 
 TORCH = Integers(torch.mul, torch.bitwise_right_shift, torch.bitwise_xor, torch.bitwise_and)
 NUMPY = Integers(np.multiply, np.right_shift, np.bitwise_xor, np.bitwise_and)
-"""On one thread of a CPU numpy's loops take two thirds of the time of torch's; the integers are the same."""
+"""On one thread of a CPU numpy takes two thirds of the time of torch; the integers are the same."""
 
 
 def next_key(k0, k1):
@@ -47,8 +47,8 @@ def apply_rounds(c0, c1, c2, c3, t, k0, k1, rounds: int, do: Integers = TORCH) -
 
         (c0, c1, c2, c3) <- (hi(M1 c2) ^ c1 ^ k0,  lo(M1 c2),  hi(M0 c0) ^ c3 ^ k1,  lo(M0 c0)).
 
-    int64 products wrap modulo 2^64 and keep all bits; the arithmetic shift leaves rubbish above bit 31, and so do
-    the unmasked low words, which is masked away only where the next product needs it.
+    int64 products wrap modulo 2^64 and keep all bits. Bits above 31, which the arithmetic shift and the unmasked low
+    words leave behind, are masked away only where the next product needs it.
     """
     for _ in range(rounds):
         for c, low, m, k in ((c2, c1, MULTIPLIERS[1], k0), (c0, c3, MULTIPLIERS[0], k1)):
@@ -60,10 +60,10 @@ def apply_rounds(c0, c1, c2, c3, t, k0, k1, rounds: int, do: Integers = TORCH) -
 
 
 def begin(counter, buffers, k0: int, k1: int, do: Integers) -> None:
-    """The first two rounds of a table of counters, in four buffers (rows, columns), from which `apply_rounds` goes on.
+    """The first two rounds of a table of counters, into four buffers (rows, columns), for `apply_rounds` to continue.
 
-    The block differs between columns and the other words between rows, which leaves one product and five passes over
-    the whole table of the four products and twenty.
+    The block differs between columns only and the other words between rows only. That leaves one product and five
+    passes over the whole table, in place of four products and twenty passes.
     """
     (block, example, level, draw), (c0, c1, c2, c3) = counter, buffers
     p0, p1 = block * MULTIPLIERS[0], level * MULTIPLIERS[1]
@@ -75,25 +75,6 @@ def begin(counter, buffers, k0: int, k1: int, do: Integers) -> None:
     do.land(do.xor(c0, p1 ^ k0, out=c0), MASK, out=c0)
     do.xor(p0 & MASK, ((p2 >> 32) ^ k1) & MASK, out=c2)
     c3[...] = p2
-
-
-def philox4x32(counter: Tensor | Sequence[Tensor], key: Sequence[int | Tensor], *, rounds: int = ROUNDS) -> Tensor:
-    """Philox4x32-R, the bijection (Salmon et al. 2011; R = 10 is the standard generator).
-
-    counter: int64 (..., 4), or four tensors or ints that broadcast, words in [0, 2^32), least significant first.
-    key: two such words, ints or tensors that broadcast with the words.
-    Returns int64 (..., 4), words in [0, 2^32). Words outside that range raise UsageError.
-    """
-    words = counter.unbind(-1) if isinstance(counter, Tensor) else list(counter)
-    if len(words) != 4 or len(key) != 2:
-        raise ShapeError(
-            f"Philox4x32 got {len(words)} counter words and {len(key)} key words", "give 4 counter and 2 key words"
-        )
-    words = [word(w, "counter") for w in words]
-    k0, k1 = (word(k, "key") for k in key)
-    words = [w.clone() for w in torch.broadcast_tensors(*words, k0, k1)[:4]]
-    out = apply_rounds(*words, torch.empty_like(words[0]), k0, k1, rounds)
-    return torch.stack(out, dim=-1)
 
 
 def word(value: int | Tensor, name: str, device: torch.device | str | None = None) -> Tensor:

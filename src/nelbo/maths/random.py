@@ -1,4 +1,4 @@
-r"""Keyed random numbers: every noise value is a pure function of what it is for, not of when it was drawn.
+r"""Keyed random numbers: every noise value is a pure function of its purpose, not of when it was drawn.
 
 The generator is Philox4x32-10 (`philox.py`), a bijection of 128-bit counters under a 64-bit key. Here
 
@@ -23,8 +23,8 @@ from torch import Tensor
 from nelbo.errors import ShapeError, UsageError
 from nelbo.maths import philox
 
-# Blocks worked on at once: on a CPU the seven buffers of a chunk stay near the core (per thread, 2 MiB; torch splits
-# no operation on fewer elements over threads), a GPU wants few and large kernels. The values do not depend on it.
+# Blocks computed at once: on a CPU the seven buffers of a chunk (2 MiB a thread) stay in its cache, and torch splits no
+# operation on fewer elements over threads; a GPU is faster with few, large kernels. Values do not depend on it.
 _CHUNK_CPU = 1 << 15
 _CHUNK_GPU = 1 << 22
 

@@ -33,7 +33,7 @@ PICTURES = ("samples", "data", "trajectory", "denoised", "trajectory_logsnr")
 
 
 @dataclass(frozen=True, eq=False)
-class Contents:
+class FolderContents:
     """The contents of a folder; None or empty where a file is missing."""
 
     folder: Path
@@ -55,7 +55,7 @@ class Contents:
         return {}
 
 
-def read_contents(folder: Path) -> Contents:
+def read_contents(folder: Path) -> FolderContents:
     """Everything that a report of `folder` can show: a folder of `nelbo demo`, or a model folder.
 
     Errors: DataError for a folder that is missing or has none of the files, and for a file that is damaged.
@@ -65,7 +65,7 @@ def read_contents(folder: Path) -> Contents:
         raise DataError(f"{folder} {what}", "give the folder that `nelbo demo` or `nelbo train` wrote")
     model = folder / "model" if (folder / "model" / "model.json").is_file() else folder
     log, unreadable = _log(model / "log.jsonl")
-    contents = Contents(
+    contents = FolderContents(
         folder,
         bound=_bound(folder / "bound.json"),
         model=_json(model / "model.json"),

@@ -16,7 +16,7 @@ from nelbo._version import __version__
 from nelbo.errors import DataError, UsageError
 from nelbo.files import write_atomic
 from nelbo.report import figures, tightened, words
-from nelbo.report.contents import Contents, read_contents
+from nelbo.report.contents import FolderContents, read_contents
 from nelbo.report.pictures import grid
 from nelbo.typing import Json
 
@@ -42,7 +42,7 @@ def write(folder: str | Path, out: str | Path) -> Path:
     return write_atomic(out, render(read_contents(folder)))
 
 
-def render(contents: Contents) -> str:
+def render(contents: FolderContents) -> str:
     """The page as text."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -56,7 +56,7 @@ def render(contents: Contents) -> str:
     return environment.get_template("report.html").render(view(contents))
 
 
-def view(contents: Contents) -> Json:
+def view(contents: FolderContents) -> Json:
     """Everything that the template shows; None or empty where a section has nothing to show."""
     bound = contents.bound
     data = (bound or {}).get("data")
@@ -96,7 +96,7 @@ def _chain(bound: Json | None) -> Json | None:
     }
 
 
-def _tightened(contents: Contents) -> Json | None:
+def _tightened(contents: FolderContents) -> Json | None:
     """The section of a certificate. Errors: DataError where it lacks what the section shows."""
     try:
         section = tightened.view(contents.certificate)
@@ -108,7 +108,7 @@ def _tightened(contents: Contents) -> Json | None:
     return None if section is None else {**section, "svg": _drawing(section["svg"])}
 
 
-def _loss(contents: Contents) -> Json | None:
+def _loss(contents: FolderContents) -> Json | None:
     steps, values = figures.series(contents.log, "loss")
     if len(values) < 2:
         return None
@@ -123,7 +123,7 @@ def _loss(contents: Contents) -> Json | None:
     }
 
 
-def _grids(contents: Contents) -> list[Json]:
+def _grids(contents: FolderContents) -> list[Json]:
     shown = []
     for key, caption in (("samples", "drawn from the model"), ("data", "from the data")):
         images = contents.pictures.get(key)
@@ -136,7 +136,7 @@ def _grids(contents: Contents) -> list[Json]:
     return shown
 
 
-def _strip(contents: Contents) -> Json | None:
+def _strip(contents: FolderContents) -> Json | None:
     z, x = contents.pictures.get("trajectory"), contents.pictures.get("denoised")
     first = z if z is not None else x
     if first is None:
@@ -161,7 +161,7 @@ def _affordable(images: np.ndarray) -> int:
     return int(max(1, min(64, len(images), _BUDGET // max(1, images[0].size))))
 
 
-def _code_scale(contents: Contents, images: np.ndarray) -> tuple[float, float]:
+def _code_scale(contents: FolderContents, images: np.ndarray) -> tuple[float, float]:
     """The ends of the gray scale: 0 and K − 1 for codes; for real values those of the domain, or of the values."""
     bins = contents.domain.get("bins")
     if isinstance(bins, int) and bins > 1 and images.dtype.kind in "ui":
@@ -169,7 +169,7 @@ def _code_scale(contents: Contents, images: np.ndarray) -> tuple[float, float]:
     return _real_scale(contents, images)
 
 
-def _real_scale(contents: Contents, images: np.ndarray) -> tuple[float, float]:
+def _real_scale(contents: FolderContents, images: np.ndarray) -> tuple[float, float]:
     low, high = contents.domain.get("low"), contents.domain.get("high")
     if isinstance(low, (int, float)) and isinstance(high, (int, float)) and low < high and images.dtype.kind == "f":
         return float(low), float(high)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from nelbo.report.contents import Contents, is_number
+from nelbo.report.contents import FolderContents, is_number
 from nelbo.typing import Json
 
 ABOUT = {
@@ -46,7 +46,7 @@ def number(value: Any, decimals: int = 5) -> str:
     return f"{value:.{decimals}f}".replace("-", "−") if is_number(value) else "–"
 
 
-def headline(contents: Contents) -> Json:
+def headline(contents: FolderContents) -> Json:
     """value, error, unit, a sentence on what they mean, and a sentence on the error bars."""
     bound = contents.bound or {}
     bits, D = bound["bits_per_dim"], bound["dimensions"]
@@ -115,7 +115,7 @@ def _row(term: Json, dimensions: int) -> Json:
     }
 
 
-def coders(contents: Contents) -> list[Json]:
+def coders(contents: FolderContents) -> list[Json]:
     """Bars of the comparison, shortest first: name, bits, width in per cent, note, whether it is this model."""
     bound = contents.bound
     rows = [
@@ -133,7 +133,7 @@ def coders(contents: Contents) -> list[Json]:
     ]
 
 
-def made_with(contents: Contents) -> list[tuple[str, list[tuple[str, str]]]]:
+def made_with(contents: FolderContents) -> list[tuple[str, list[tuple[str, str]]]]:
     """Groups of (name, text): all fields of the bound and of the model's description, with its training."""
     groups = []
     if contents.bound is not None:

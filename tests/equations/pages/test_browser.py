@@ -30,37 +30,16 @@ def browser():
 
 @pytest.fixture
 def visit(browser, site):
-    """visit(page, width=…, dark=…) opens a page; it fails the test at its end on any complaint or outside request."""
-    complaints: list[str] = []
-    contexts = []
+    """visit(page, width=…, color_scheme=…) opens a page of the site."""
+    with chrome.pages(browser, site.as_uri(), complaints := []) as open_page:
 
-    def listen(page):
-        page.on("console", lambda m: complaints.append(f"{page.url}: {m.type}: {m.text}"))
-        page.on("pageerror", lambda e: complaints.append(f"{page.url}: {e}"))
-        page.on("requestfailed", lambda r: complaints.append(f"{page.url}: {r.url} failed"))
-        page.on("request", lambda r: outside(r.url, page.url))
+        def open_(name, width=1100, **context):
+            page = open_page(f"{site.as_uri()}/{name}", width, **context)
+            page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+            return page
 
-    def outside(url, page):
-        inside = url.startswith((site.as_uri(), "data:"))
-        if not inside:
-            complaints.append(f"{page}: asks for {url}")
-
-    def open_(name, width=1100, dark=False, height=900):
-        context = browser.new_context(
-            viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light"
-        )
-        context.grant_permissions(["clipboard-read", "clipboard-write"])
-        contexts.append(context)
-        page = context.new_page()
-        listen(page)
-        page.goto(site.as_uri() + "/" + name)
-        return page
-
-    open_.complaints = complaints
-    yield open_
-    for context in contexts:
-        context.close()
-    assert complaints == []
+        open_.complaints = complaints
+        yield open_
 
 
 def names(site: Path) -> list[str]:
@@ -257,22 +236,6 @@ def test_the_graph_lights_neighbours_and_leads_to_the_page(visit):
     page.wait_for_url("**/equations/posterior-mean.html")
 
 
-def test_the_slider_changes_the_figure(visit):
-    page = visit("figure.html")
-    slider = page.locator("main input[type=range]").first
-    drawing = "[...document.querySelectorAll('main svg path')].map(p => p.getAttribute('d')).join()"
-    before = page.evaluate(drawing)
-    slider.focus()
-    for _ in range(5):
-        page.keyboard.press("ArrowRight")
-    after = page.evaluate(drawing)
-    assert before
-    assert after != before
-    for _ in range(5):
-        page.keyboard.press("ArrowLeft")
-    assert page.evaluate(drawing) == before
-
-
 # ---------------------------------------------------------------- light, dark, paper
 
 
@@ -283,7 +246,7 @@ def paper(page) -> int:
 
 
 def test_light_and_dark_by_the_system_and_by_the_button(visit):
-    page = visit("index.html", dark=True)
+    page = visit("index.html", color_scheme="dark")
     assert paper(page) < 150
     page.click("[data-theme-button]")
     assert page.evaluate("document.documentElement.dataset.theme") == "light"
@@ -334,7 +297,7 @@ def faults(axe, page) -> list[str]:
 
 @pytest.mark.parametrize(("width", "dark"), [(1100, False), (360, True)])
 def test_axe_finds_nothing_serious_on_a_page_of_each_kind(visit, site, axe, width, dark):
-    page = visit("index.html", width, dark)
+    page = visit("index.html", width, color_scheme="dark" if dark else "light")
     for name in samples(site)[dark::2]:  # half of them light, half of them dark: all of both is in the slow test
         page.goto(f"{site.as_uri()}/{name}")
         page.evaluate("for (const d of document.querySelectorAll('details')) d.open = true")

@@ -59,8 +59,8 @@ def _(c: Checks) -> None:
 @check("vlb-expand-kl")
 def _(c: Checks) -> None:
     twin = linear_twin(misspecified())
-    found = np.array([lines(twin, x0) for x0 in POINTS])
-    nll, one, two, bound = found[:, 0], found[:, 1], found[:, 2], found[:, 4]
+    rows = np.array([lines(twin, x0) for x0 in POINTS])
+    nll, one, two, bound = rows[:, 0], rows[:, 1], rows[:, 2], rows[:, 4]
     c.holds("line 1 = line 2", one - two, 1e-10)
     c.must_fail("002 keeps the KL alone and loses −log p(x0)", one - (two - nll), 0.5)
     c.must_fail("p(x0:T) in the denominator without / p(x0)", one - (nll + bound), 0.5)
@@ -69,23 +69,23 @@ def _(c: Checks) -> None:
 @check("vlb-split-log")
 def _(c: Checks) -> None:
     twin = linear_twin(misspecified())
-    found = np.array([lines(twin, x0) for x0 in POINTS])
-    c.holds("line 2 = line 3", found[:, 2] - found[:, 3], 1e-10)
-    c.holds("line 3 is still line 1, −log p + KL of the joint laws", found[:, 3] - found[:, 1], 1e-10)
+    rows = np.array([lines(twin, x0) for x0 in POINTS])
+    c.holds("line 2 = line 3", rows[:, 2] - rows[:, 3], 1e-10)
+    c.holds("line 3 is still line 1, −log p + KL of the joint laws", rows[:, 3] - rows[:, 1], 1e-10)
     x = twin.chain.q.sample(1000, np.random.default_rng(1))
     q, p = twin.paths.log_q_path(x).exp().numpy(), twin.paths.log_p_path(x).exp().numpy()
     evidence = np.exp(twin.chain.log_evidence(x[:, 0]))
     split = twin.paths.log_ratio(x).numpy() + np.log(evidence)
     c.holds("the logarithm splits at every one of 1000 paths", np.log(q / (p / evidence)) - split, 1e-10)
-    wrong = [2 * line[0] + line[4] for line in found]
-    c.must_fail("a minus before log p(x0) inside the bracket", found[:, 2] - wrong, 0.5)
+    wrong = [2 * line[0] + line[4] for line in rows]
+    c.must_fail("a minus before log p(x0) inside the bracket", rows[:, 2] - wrong, 0.5)
 
 
 @check("vlb-cancel-evidence")
 def _(c: Checks) -> None:
     twin, x0 = linear_twin(misspecified()), 0.2
-    found = np.array([lines(twin, x) for x in POINTS])
-    c.holds("line 3 = line 4: log p(x0) is constant under q(x1:T | x0)", found[:, 3] - found[:, 4], 1e-10)
+    rows = np.array([lines(twin, x) for x in POINTS])
+    c.holds("line 3 = line 4: log p(x0) is constant under q(x1:T | x0)", rows[:, 3] - rows[:, 4], 1e-10)
     exact = twin.chain.log_ratio.mean(twin.chain.given(x0))
     x = twin.chain.given(x0).sample(100_000, np.random.default_rng(16))
     ratio = twin.paths.log_ratio(x).numpy()
@@ -107,10 +107,10 @@ def _(c: Checks) -> None:
     c.true("L_VLB ≥ −E log p(x0)", whole > nll, whole - nll)
     c.must_fail("000: line 5 is line 4 at a fixed x0", [whole - twin.bound(x0) for x0 in POINTS], 0.1)
     data = gaussian_data(mean, variance)
-    found = evaluate(twin.model, Examples(data.sample(2000, seed=5)), Run(precision="float64"), estimator="exhaustive")
+    bound = evaluate(twin.model, Examples(data.sample(2000, seed=5)), Run(precision="float64"), estimator="exhaustive")
     nats = math.log(2.0)
-    error = found.standard_error.total * nats
-    c.z("nelbo.evaluate on 2000 draws of the data", found.bits_per_dim * nats, chain.log_ratio.mean(chain.q), error)
+    error = bound.standard_error.total * nats
+    c.z("nelbo.evaluate on 2000 draws of the data", bound.bits_per_dim * nats, chain.log_ratio.mean(chain.q), error)
 
 
 @check("vlb-jensen")

@@ -44,10 +44,10 @@ def _(c: Checks) -> None:
     c.holds("the kernel has mass 1", weights @ density - 1, 1e-12)
     n = 100_000
     start, eps = torch.full((n, 1), 1.3, dtype=torch.float64), tensor(generator(8).standard_normal((n, 1)))
-    drawn = forward.noised(start, eps, chain()[1:2].expand(n))
-    c.z("draws of the first step: mean", drawn.mean(), np.sqrt(0.9) * 1.3, np.sqrt(0.1 / n))
-    c.z("draws of the first step: variance", drawn.var(), 0.1, 0.1 * np.sqrt(2 / n))
-    c.z_must_fail("003, radical lost: mean (1 − β) x", drawn.mean(), 0.9 * 1.3, np.sqrt(0.1 / n))
+    draws = forward.noised(start, eps, chain()[1:2].expand(n))
+    c.z("draws of the first step: mean", draws.mean(), np.sqrt(0.9) * 1.3, np.sqrt(0.1 / n))
+    c.z("draws of the first step: variance", draws.var(), 0.1, 0.1 * np.sqrt(2 / n))
+    c.z_must_fail("003, radical lost: mean (1 − β) x", draws.mean(), 0.9 * 1.3, np.sqrt(0.1 / n))
     variance = 1.0
     for _ in range(2000):
         variance = (1 - BETA[2]) ** 2 * variance + BETA[2]

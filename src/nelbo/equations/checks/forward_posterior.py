@@ -155,7 +155,7 @@ def _(c: Checks) -> None:
     oracle, data = oracle.noised(np.sqrt(0.6), 0.4), data.noised(level(np.log(0.6 / 0.4)))
     decoder, domain, n = ExactMixtureDecoder(data.weights, data.means, data.covariances), DataDomain((1,)), 161
     z, z_weights = quadrature.legendre(80, -4.5, 4.5)
-    betas, found = np.array([0.2, 0.1, 0.05, 0.025, 0.0125]), []
+    betas, distances = np.array([0.2, 0.1, 0.05, 0.025, 0.0125]), []
     for beta in betas:
         centre, width = (
             z[:, None] / np.sqrt(1 - beta),
@@ -169,9 +169,9 @@ def _(c: Checks) -> None:
         mean = (q * u).sum(1, keepdims=True)
         variance = (q * (u - mean) ** 2).sum(1, keepdims=True)
         kl = (q * (log_q - quadrature.log_normal(u, mean, variance))).sum(1)
-        found.append((z_weights * np.exp(oracle.noised(np.sqrt(1 - beta), beta).log_prob(z))) @ kl)
-        c.info(f"β = {beta:g}: E KL(reverse kernel ‖ Gaussian of its moments), nats", found[-1])
-    slopes = np.diff(np.log(found)) / np.diff(np.log(betas))
+        distances.append((z_weights * np.exp(oracle.noised(np.sqrt(1 - beta), beta).log_prob(z))) @ kl)
+        c.info(f"β = {beta:g}: E KL(reverse kernel ‖ Gaussian of its moments), nats", distances[-1])
+    slopes = np.diff(np.log(distances)) / np.diff(np.log(betas))
     c.true("the slope in logarithms tends to 3", abs(slopes[-1] - 3) < 0.35, slopes[-1])
-    c.must_fail("at β = 0.2 the reverse kernel is Gaussian", found[0], 1e-4)
+    c.must_fail("at β = 0.2 the reverse kernel is Gaussian", distances[0], 1e-4)
     c.must_fail("the error falls with β² only", slopes[-1] - 2, 0.5)

@@ -72,7 +72,7 @@ def between(data, path: str = "vp") -> DiffusionModel:
     return data.model(LogSNRLinear(first, last, path), grid.continuous())
 
 
-def told(model: DiffusionModel, z: Tensor, steps: int = 64) -> tuple[Tensor, Tensor]:
+def integrated(model: DiffusionModel, z: Tensor, steps: int = 64) -> tuple[Tensor, Tensor]:
     """The library's log q_T at the end of its flow, and the integral of the divergence."""
     end, integral = ode.log_density(model, z, solver=RK4(steps))
     return end, integral[0]
@@ -167,7 +167,7 @@ def _(c: Checks) -> None:
     x = torch.linspace(-1.5, 2.0, 5, dtype=torch.float64)
     exact = nodes.log_normal(x, 0.3 * bar**0.5, 0.5 * bar + 1 - bar)
     model = between(data)
-    end, integral = told(model, x[:, None])
+    end, integral = integrated(model, x[:, None])
     c.holds("Gaussian data: log q_1(z_1) + ∫ ∇·v dt = log q_0(x), both nelbo's", end + integral - exact, 1e-6)
     ends = ode.span(model)
     z = ode.solve(model, x[:, None], *ends, solver=RK4(64)).z[:, 0]
@@ -183,7 +183,7 @@ def _(c: Checks) -> None:
     end = nodes.log_normal(z, 0.3 * last**0.5, 0.5 * last + 1 - last)
     c.must_fail("g² for ½ g² in the drift", end + integral - exact, 0.1)
     x = torch.linspace(-2.2, 2.2, 12, dtype=torch.float64)
-    end, integral = told(between(Mixture().product()), x[:, None], 96)
+    end, integral = integrated(between(Mixture().product()), x[:, None], 96)
     c.holds("a mixture, 12 points: = log q_0", end + integral - marginal(x, FIRST).log(), 1e-5)
     mean, cov = (
         torch.tensor([0.2, -0.4], dtype=torch.float64),
@@ -195,5 +195,5 @@ def _(c: Checks) -> None:
         first = model.levels()[0]
         alpha2, sigma2 = float(first.alpha) ** 2, float(first.sigma) ** 2
         q = torch.distributions.MultivariateNormal(alpha2**0.5 * mean, alpha2 * cov + sigma2 * torch.eye(2).double())
-        found = sum(told(model, points))
-        c.holds(f"two correlated dimensions, the trace, path {path.value}", found - q.log_prob(points), 1e-5)
+        log_p = sum(integrated(model, points))
+        c.holds(f"two correlated dimensions, the trace, path {path.value}", log_p - q.log_prob(points), 1e-5)

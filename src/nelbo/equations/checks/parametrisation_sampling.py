@@ -26,9 +26,9 @@ POINTS = torch.tensor([-1.8, 0.0, 1.9], dtype=torch.float64)
 
 def walk(n: int, model: DiffusionModel, seed: int = 5) -> Trajectory:
     """n of the library's samples with every level on their way."""
-    found = sample(model, n, trajectory=True, run=Run(seed=seed))
-    assert isinstance(found, Trajectory)
-    return found
+    trajectory = sample(model, n, trajectory=True, run=Run(seed=seed))
+    assert isinstance(trajectory, Trajectory)
+    return trajectory
 
 
 @check("sampling-step")

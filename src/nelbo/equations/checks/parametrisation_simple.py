@@ -26,7 +26,7 @@ TABLE = Ddpm()
 SCHEDULE = schedules.from_betas(TABLE.betas)
 
 
-def drawn(model: DiffusionModel, x: Tensor, steps: int = 60, seed: int = 3) -> tuple[float, float]:
+def sampled(model: DiffusionModel, x: Tensor, steps: int = 60, seed: int = 3) -> tuple[float, float]:
     """Mean of the library's L_simple over `steps` training steps on the batch x, and its standard error."""
     loss = Criterion(SimpleObjective())
     with torch.no_grad():
@@ -42,7 +42,7 @@ def _(c: Checks) -> None:
     alpha, sigma = TABLE.bar[1:].sqrt(), (1 - TABLE.bar[1:]).sqrt()
     k, shift = (torch.tensor(v, dtype=torch.float64) for v in (chain.scale, chain.shift))
     exact = (1 - k * sigma).square() + (k * alpha * x + shift).square()  # E over ε of (ε − k z − shift)², (64, T)
-    estimate, error = drawn(model, x.repeat(16, 1))
+    estimate, error = sampled(model, x.repeat(16, 1))
     c.z("nelbo's L_simple = mean over t and x of E(ε − ε̂)²", estimate, exact.mean(), error)
     c.z_must_fail("the step t = 1 left out", estimate, exact[:, 1:].mean(), error)
     of = float(x[20])
@@ -73,7 +73,7 @@ def _(c: Checks) -> None:
     model = models.wavy(TABLE)
     x = mixture.draw(512, generator)[:, None]
     right, wrong = _expected(x, TABLE.bar), _expected(x, TABLE.alpha)
-    estimate, error = drawn(model, x)
+    estimate, error = sampled(model, x)
     c.z("nelbo's one-shot L_simple = Gauss-Hermite over ε", estimate, right.mean(), error)
     c.z_must_fail("α for ᾱ (002)", estimate, wrong.mean(), error)
     c.info("α for ᾱ: its loss over the right one at t = 3", wrong[2] / right[2])

@@ -70,8 +70,8 @@ def _(c: Checks) -> None:
     n = 20_000
     trail = sample(model, n, trajectory=True, run=Run(seed=5))
     assert isinstance(trail, Trajectory)
-    drawn = trail.z[:, :, 0].flip(0).numpy()
-    products = drawn[:, None] * drawn[None]
+    paths = trail.z[:, :, 0].flip(0).numpy()
+    products = paths[:, None] * paths[None]
     c.z("nelbo's sampler: every second moment", products.mean(-1), covariance, products.std(-1) / np.sqrt(n))
     # 002: the product of p(x_{t+1} | x_t), which exists for t = 1, 2 only and leaves x_0 out.
     printed = quadrature.log_normal(z[:, 2], 0.0, 1.0)
@@ -120,11 +120,11 @@ def _(c: Checks) -> None:
     prior = GaussianPrior()
     n = 50_000
     eps = tensor(generator(21).standard_normal((n, 2)))
-    drawn = prior.draw(eps)
-    c.holds("nelbo's draw of the prior is its standard noise", drawn - eps, 0.0)
-    c.z("its mean", drawn.mean(0), 0.0, 1 / np.sqrt(n))
-    c.z("its mean square, d = 2", drawn.square().sum(1).mean(), 2.0, 2 / np.sqrt(n))
-    c.z_must_fail("a prior of variance 1.1", drawn.square().sum(1).mean(), 2.2, 2.2 / np.sqrt(n))
+    draws = prior.draw(eps)
+    c.holds("nelbo's draw of the prior is its standard noise", draws - eps, 0.0)
+    c.z("its mean", draws.mean(0), 0.0, 1 / np.sqrt(n))
+    c.z("its mean square, d = 2", draws.square().sum(1).mean(), 2.0, 2 / np.sqrt(n))
+    c.z_must_fail("a prior of variance 1.1", draws.square().sum(1).mean(), 2.2, 2.2 / np.sqrt(n))
     nodes, weights = quadrature.legendre(160, -10, 10)
     mass = gaussian.log_density(tensor(nodes), tensor(0.0), tensor(1.0)).exp().numpy() * weights
     c.holds("its mass in 2-D is 1", mass.sum() ** 2 - 1, 1e-12)

@@ -44,15 +44,15 @@ def _(c: Checks) -> None:
     level = Levels(_t(0.25), _t(2.0), Path.VP)
     decoder, prediction = ContinuousGaussian(DECODER_VARIANCE), Prediction(_t(DECODER_MEAN)[:, None])
     nll = float(decoder.nll(_t(x0)[:, None], _t(0.0)[:, None], level, prediction, DataDomain((1,))))
-    found = {eta: halves(x0, eta) for eta in (1e-1, 1e-3, 1e-6)}
-    for eta, (kl, entropy) in found.items():
+    parts = {eta: halves(x0, eta) for eta in (1e-1, 1e-3, 1e-6)}
+    for eta, (kl, entropy) in parts.items():
         c.info(f"η = {eta:g}: KL(N(x0, η²) ‖ p(· | x1)), nats", kl)
         c.info(f"η = {eta:g}: −E log N(x0, η²), nats", entropy)
-    c.holds("their sum → −log p(x0 | x1) of the library's decoder (η = 1e-6)", sum(found[1e-6]) - nll, 1e-9)
-    growth = found[1e-6][0] - found[1e-3][0]
+    c.holds("their sum → −log p(x0 | x1) of the library's decoder (η = 1e-6)", sum(parts[1e-6]) - nll, 1e-9)
+    growth = parts[1e-6][0] - parts[1e-3][0]
     c.must_fail("003: the KL stays finite for real data; it grows from η = 1e-3 to 1e-6 by", growth, 6.0)
     c.holds("it grows like −log η", growth - math.log(1e3), 1e-5)
-    c.must_fail("and its other half falls", found[1e-6][1] - found[1e-3][1], 6.0)
+    c.must_fail("and its other half falls", parts[1e-6][1] - parts[1e-3][1], 6.0)
 
 
 def discrete_model() -> DiffusionModel:

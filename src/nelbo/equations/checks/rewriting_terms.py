@@ -52,10 +52,10 @@ def _(c: Checks) -> None:
     short = values - bent.paths.step_kl(x, 3).numpy()
     c.z_must_fail("the sum stops at T − 1", short.mean(), exact, _error(short))
     data = Examples(torch.from_numpy(bent.chain.data.sample(2000, np.random.default_rng(28)))[:, None])
-    found = evaluate(bent.model, data, Run(precision="float64"), estimator="exhaustive")
-    c.z("nelbo.evaluate on 2000 draws", found.bits_per_dim * NATS, exact, found.standard_error.total * NATS)
-    parts = found.terms.prior, found.terms.diffusion, found.terms.reconstruction
-    c.holds("its three terms add up to its bound", sum(t.bits_per_dim for t in parts) - found.bits_per_dim, 1e-12)
+    bound = evaluate(bent.model, data, Run(precision="float64"), estimator="exhaustive")
+    c.z("nelbo.evaluate on 2000 draws", bound.bits_per_dim * NATS, exact, bound.standard_error.total * NATS)
+    parts = bound.terms.prior, bound.terms.diffusion, bound.terms.reconstruction
+    c.holds("its three terms add up to its bound", sum(t.bits_per_dim for t in parts) - bound.bits_per_dim, 1e-12)
 
 
 @check("loss-term-prior")
@@ -151,15 +151,15 @@ def _(c: Checks) -> None:
     weng = [(q.log_density([t], [t + 1, 0]) - twin.chain.log_p_step(t + 1)).mean(q) for t in (1, 2, 3)]
     c.holds("L_t of 001 for t = 1 … T − 1 = L_t−1 of eq. 5 for t = 2 … T", ddpm - weng, 1e-9)
     c.must_fail("003 calls the same term L_t: read with 001's label it is its neighbour", np.diff(ddpm), 0.005)
-    found = evaluate(
+    bound = evaluate(
         twin.model,
         Examples(gaussian_data(0.4, 0.7).sample(3000, seed=3)),
         Run(precision="float64"),
         estimator="exhaustive",
     )
-    levels = np.array([level.bits_per_dim * NATS for level in found.levels])
-    errors = np.array([level.standard_error * NATS for level in found.levels])
-    order = [round(level.t * twin.chain.T) for level in found.levels]
+    levels = np.array([level.bits_per_dim * NATS for level in bound.levels])
+    errors = np.array([level.standard_error * NATS for level in bound.levels])
+    order = [round(level.t * twin.chain.T) for level in bound.levels]
     spread = [twin.read("step_kl", t).variance(q) ** 0.5 / math.sqrt(3000) for t in order]
     c.z("Bound.levels carries them by the noisier level t", levels, ddpm[[t - 2 for t in order]], errors + spread)
 
@@ -197,8 +197,8 @@ def _(c: Checks) -> None:
     data = gaussian_data(0.0, v).sample(2048, seed=1)
     loss = Criterion(BoundObjective(reconstruction_share=0.01))
     draws = [float(loss(twin.model, Batch(data, 0, k))["diffusion"]) * NATS for k in range(12)]
-    drawn = forward_law(betas, float(data.mean()), float(data.var(correction=0)))  # the same 2048 examples
-    exact = sum((twin.chain.step_kl(t) for t in LATER), Quadratic.zero(5)).mean(drawn)
+    empirical = forward_law(betas, float(data.mean()), float(data.var(correction=0)))  # the same 2048 examples
+    exact = sum((twin.chain.step_kl(t) for t in LATER), Quadratic.zero(5)).mean(empirical)
     c.z(
         "twelve batches of the training loss average to the sum", np.mean(draws), exact, np.std(draws, ddof=1) / 12**0.5
     )

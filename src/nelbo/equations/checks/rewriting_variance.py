@@ -106,8 +106,8 @@ def _(c: Checks) -> None:
     c.must_fail("perfect model: neither has the closed form", closed.variance(given), 0.05)
     x = q.sample(30_000, np.random.default_rng(29))
     for name, values, exact in (("naive", twin.paths.log_ratio(x), a), ("closed", twin.paths.three_terms(x), b)):
-        found = values.numpy()
-        c.z(f"Var {name} by Monte Carlo on 30000 paths", found.var(), exact, _variance_error(found))
+        samples = values.numpy()
+        c.z(f"Var {name} by Monte Carlo on 30000 paths", samples.var(), exact, _variance_error(samples))
     bent = grid_twin(nonlinear())
     x = bent.chain.sample(20_000, np.random.default_rng(30))
     c.info("mixture, T = 3: Var naive (Monte Carlo)", bent.paths.log_ratio(x).var())
@@ -192,9 +192,9 @@ def _(c: Checks) -> None:
     x = law.sample(200, np.random.default_rng(31))
     rest, size = [], []
     for form, method in ((naive, "log_ratio"), (closed, "three_terms")):
-        found = slope_in_scale(betas, 0.2, method, x)
-        rest.append(np.abs(found - form(x)).max())
-        size.append(np.abs(found).max())
+        slope = slope_in_scale(betas, 0.2, method, x)
+        rest.append(np.abs(slope - form(x)).max())
+        size.append(np.abs(slope).max())
     c.holds("gradients of the library's estimators by automatic differentiation, on 200 paths", rest, 1e-7)
     c.info("largest of these gradients", max(size))
     c.holds("both have the same mean", naive.mean(law) - closed.mean(law), 1e-9)

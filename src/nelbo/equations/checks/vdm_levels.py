@@ -68,9 +68,9 @@ def _(c: Checks) -> None:
             cov = lift * torch.tensor([one, noise, more], dtype=torch.float64) @ lift.T
             known = torch.linalg.inv(cov[[0, 2]][:, [0, 2]])
             gain = cov[1, [0, 2]] @ known
-            left = cov[1, 1] - gain @ cov[[0, 2], 1]
-            found = torch.stack([ours.x_coefficient[k], ours.z_coefficient[k], ours.variance[k], kernel.variance[k]])
-            worst.append(found - torch.stack([gain[0], gain[1], left, nodes.number(more)]))
+            variance = cov[1, 1] - gain @ cov[[0, 2], 1]
+            computed = torch.stack([ours.x_coefficient[k], ours.z_coefficient[k], ours.variance[k], kernel.variance[k]])
+            worst.append(computed - torch.stack([gain[0], gain[1], variance, nodes.number(more)]))
         c.holds(f"{path.name}: nelbo's coefficients and variances = the Schur complement's", torch.stack(worst), 1e-13)
         lost = alpha_s * kernel.variance - ours.x_coefficient
         c.must_fail(f"{path.name}: α_s σ²_t|s without 1/σ_t² as coefficient of x", lost, 0.01)

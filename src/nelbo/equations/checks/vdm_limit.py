@@ -146,11 +146,13 @@ def _(c: Checks) -> None:
     c.must_fail("without the ½", 2 * ours - exact, 0.3)
     t, w = nodes.interval(1.0, 5.0, 40)
     loss = 0.5 * float((w * t.exp()) @ _mmse(t))
-    told = _information(5.0) - _information(1.0)
+    difference = _information(5.0) - _information(1.0)
     c.holds(
-        "a mixture, nelbo's exact denoiser: ½ ∫ mmse dSNR = I at λ = 5 − I at λ = 1, by entropies", loss - told, 1e-8
+        "a mixture, nelbo's exact denoiser: ½ ∫ mmse dSNR = I at λ = 5 − I at λ = 1, by entropies",
+        loss - difference,
+        1e-8,
     )
-    c.info("nats that the noise destroys between λ = 5 and 1", told)
+    c.info("nats that the noise destroys between λ = 5 and 1", difference)
 
 
 def _information(logsnr: float) -> float:

@@ -104,8 +104,8 @@ def _(w: Walk) -> None:
     w.line(np.mean(printed))
     data = gaussian_data(chain.data_mean, chain.data_variance)
     loss = Criterion(SimpleObjective())
-    found = [float(loss(twin.model, Batch(data.sample(1024, seed=k), 0, k))["loss"]) for k in range(12)]
-    w.checks.z("twelve batches of the training loss average to line 8", np.mean(found), np.mean(printed), _se(found))
+    losses = [float(loss(twin.model, Batch(data.sample(1024, seed=k), 0, k))["loss"]) for k in range(12)]
+    w.checks.z("twelve batches of the training loss average to line 8", np.mean(losses), np.mean(printed), _se(losses))
     w.checks.must_fail("L_simple is the mean of the denoising terms", np.mean(printed) - lines[0].mean(), 0.1)
 
 

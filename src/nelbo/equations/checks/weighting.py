@@ -59,9 +59,9 @@ def _(c: Checks) -> None:
     best = laws.model(STRAIGHT, laws.optimal(VARIANCE))
     grid = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
     at = (HIGH + (LOW - HIGH) * grid).requires_grad_()
-    (told,) = torch.autograd.grad(information(at).sum(), at)
+    (derivative,) = torch.autograd.grad(information(at).sum(), at)
     rate = laws.rate(best, VARIANCE**0.5, grid) / (HIGH - LOW)
-    c.holds("the best denoiser, averaged over x: nelbo's rate per λ = dI(x; z_λ)/dλ", rate - told, 1e-11)
+    c.holds("the best denoiser, averaged over x: nelbo's rate per λ = dI(x; z_λ)/dλ", rate - derivative, 1e-11)
 
 
 def _divergence(model: laws.DiffusionModel, t: float) -> float:
@@ -97,12 +97,12 @@ def _(c: Checks) -> None:
     eps = torch.randn(n, 1, dtype=torch.float64, generator=generator)
     xs = x * torch.randn(n, 1, dtype=torch.float64, generator=generator)
     for name, law in (("uniform", _uniform), ("logistic", _logistic)):
-        drawn, density = law(u)
-        at = Levels(STRAIGHT.time_of(drawn), drawn, Path.VP)
-        square = 2 * at_noise.diffusion_rate(straight, xs, eps, at, -torch.ones_like(drawn))
-        values = 0.5 * weight(drawn) / density * square
+        sampled, density = law(u)
+        at = Levels(STRAIGHT.time_of(sampled), sampled, Path.VP)
+        square = 2 * at_noise.diffusion_rate(straight, xs, eps, at, -torch.ones_like(sampled))
+        values = 0.5 * weight(sampled) / density * square
         c.z(f"λ drawn from a {name} law, nelbo's terms times w/p", values.mean(), exact, nodes.standard_error(values))
-        wrong = 0.5 * weight(drawn) * square
+        wrong = 0.5 * weight(sampled) * square
         c.z_must_fail(f"{name}: 1/p forgotten", wrong.mean(), exact, nodes.standard_error(wrong))
 
 
@@ -154,8 +154,8 @@ def _(c: Checks) -> None:
     for name, weight in SHAPES.items():
         leaf = logsnr.clone().requires_grad_()
         (slope,) = torch.autograd.grad(weight(leaf).sum(), leaf)
-        at_ends, told = weight(ends), information(ends)
-        boundary = at_ends[0] * told[0] - at_ends[1] * told[1]
+        at_ends, info = weight(ends), information(ends)
+        boundary = at_ends[0] * info[0] - at_ends[1] * info[1]
         inner = (w * slope * (LOW - HIGH)) @ information(logsnr)
         ours = weighted(best, x, weight)
         c.holds(
@@ -176,17 +176,17 @@ def _(c: Checks) -> None:
             c.must_fail("the boundary terms dropped", ours - float(inner), 0.005)
     u = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
     noise = augmentation_level(Sigmoid(2.0), u, HIGH, LOW)
-    mixture = SHAPES["sigmoid"](ends)[1] * (information(noise) - told[1]).mean()
+    mixture = SHAPES["sigmoid"](ends)[1] * (information(noise) - info[1]).mean()
     ours = weighted(best, x, SHAPES["sigmoid"])
     c.holds("sigmoid: = w(λ_min) times the mean of L at nelbo's noise levels", ours - float(mixture), 1e-5)
-    c.must_fail("the bound of clean data in their place", ours - float(told[0] - told[1]), 0.1)
+    c.must_fail("the bound of clean data in their place", ours - float(info[0] - info[1]), 0.1)
     # one x and a denoiser that is not the best: L(t) = ∫ of nelbo's rate from t to 1, L(1) = 0
     poor, weight = laws.model(STRAIGHT, laws.poor), SHAPES["sigmoid"]
     s, v = nodes.interval(0.0, 1.0, 40)
-    left = torch.stack([(1 - a) * (v @ laws.rate(poor, X, a + (1 - a) * s)) for a in t])
+    rates = torch.stack([(1 - a) * (v @ laws.rate(poor, X, a + (1 - a) * s)) for a in t])
     leaf = logsnr.clone().requires_grad_()
     (slope,) = torch.autograd.grad(weight(leaf).sum(), leaf)
-    total = weight(ends)[0] * laws.whole(poor, X) + (w * slope * (LOW - HIGH)) @ left
+    total = weight(ends)[0] * laws.whole(poor, X) + (w * slope * (LOW - HIGH)) @ rates
     c.holds("one x, a denoiser that is not the best", weighted(poor, X, weight) - float(total), 1e-8)
 
 

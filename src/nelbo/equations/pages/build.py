@@ -61,7 +61,7 @@ def build(
 
 
 def render(contents: Contents) -> Iterator[tuple[str, bytes | str]]:
-    """Every file of the site: its path and what is in it."""
+    """Every file of the site: its path and its content."""
     views = Views(contents, Typesetter(typeset.fragments()))
     page = _Pages()
     yield "index.html", page("index.html", "", here="index", **views.index())
@@ -100,7 +100,7 @@ def asked() -> dict[typeset.Kind, set[str]]:
 
 
 class _Pages:
-    """The templates; every text is escaped but what this package made itself."""
+    """The templates; all text is escaped except for HTML made by this package."""
 
     def __init__(self) -> None:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -119,7 +119,7 @@ class _Pages:
 
 
 def _figure() -> Any:
-    """The interactive figure: a drawing and a script that this package made."""
+    """The interactive figure: a drawing and a script made by this package."""
     from markupsafe import Markup
 
     from nelbo.equations.pages.figure import figure_html

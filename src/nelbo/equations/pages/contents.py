@@ -1,4 +1,4 @@
-"""What the site shows: the catalogue with its code, its derivations, its source documents and what the checks found."""
+"""The contents of the site: the catalogue with its code, derivations, source documents, and results of the checks."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from nelbo.typing import Json
 
 @dataclass(frozen=True)
 class Contents:
-    """The whole catalogue, and what was measured.
+    """The whole catalogue, and the results of its checks.
 
-    results, walked: id of an entry, of a derivation -> its part of what `equations verify --json` says; empty where
-    nothing was run.
+    results, walked: id of an entry, of a derivation -> its part of the output of `equations verify --json`; empty
+    where nothing was run.
     """
 
     entries: Mapping[str, Entry]
@@ -37,12 +37,12 @@ def read(report: Json | None = None) -> Contents:
     """The catalogue of this package, with the figures of a report. Errors: DataError where a file of it is damaged."""
     entries = catalogue()
     places = {id: entries.implementations(id) for id in entries}
-    found = [{r["id"]: r for r in (report or {}).get(part, ())} for part in ("entries", "derivations")]
-    return Contents(entries, entries.documents, derivations(), places, *found)
+    reports = [{r["id"]: r for r in (report or {}).get(part, ())} for part in ("entries", "derivations")]
+    return Contents(entries, entries.documents, derivations(), places, *reports)
 
 
 def measured(verify: bool | str | Path, progress: Callable[[int, int], None] | None = None) -> Json | None:
-    """What the checks found: run now (True), none (False), or read from a file of `equations verify --json`.
+    """The results of the checks: run now (True), none (False), or read from a file of `equations verify --json`.
 
     progress: called with (done, planned) as they run. Errors: DataError for a file that is no such report.
     """

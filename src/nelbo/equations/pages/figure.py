@@ -1,6 +1,6 @@
 """The interactive figure: a mixture under the forward process, and the terms of the bound along its chain.
 
-Every number is the library's own: `MixtureData` says the densities and the best x̂, `bound.terms` the terms. They are
+Every number is the library's own: `MixtureData` gives the densities and the best x̂, `bound.terms` the terms. They are
 computed here, once, and the page's script only draws them. Bars show nats per unit of t, so that the area of a bar is
 its term; the line is the rate of the continuous bound, which the bars approach from above as steps are added.
 """
@@ -52,7 +52,7 @@ def model(steps: int | None) -> DiffusionModel:
 
 @functools.cache
 def numbers() -> Json:
-    """All that is drawn. Times run over 0 … 1 in `TIMES` equal parts; densities over −`Z_MAX` … `Z_MAX`.
+    """All numbers of the figure. Times run over 0 … 1 in `TIMES` equal parts; densities over −`Z_MAX` … `Z_MAX`.
 
     alpha, sigma, snr, logsnr (TIMES + 1,); density (TIMES + 1, Z_POINTS) in thousandths; fan (QUANTILES, TIMES + 1);
     rate (TIMES + 1,) nats per unit of t; chains {steps: nats of each step}; reconstruction, prior, entropy in nats.
@@ -140,7 +140,7 @@ def _rounded(values: Tensor, digits: int = 4) -> list[float]:
 def figure_html() -> str:
     """The figure as a fragment for a page's body: its own style and script inside, nothing from elsewhere.
 
-    Headings begin at h1. It takes the page's colours where there are some (--ink, --faint, --rule, --card, --accent).
+    Headings begin at h1. It takes the colours of the page where it has them (--ink, --faint, --rule, --card, --accent).
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
@@ -148,13 +148,13 @@ def figure_html() -> str:
     values = numbers()
     environment = Environment(loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined)
     text = {kind: Markup((FOLDER / f"forward.{kind}").read_text("utf-8")) for kind in ("css", "js")}
-    drawn = {**drawing(values, FIRST_TIME, FIRST_STEPS), "places": TIMES, "choices": STEPS, "chosen": FIRST_STEPS}
+    picture = {**drawing(values, FIRST_TIME, FIRST_STEPS), "places": TIMES, "choices": STEPS, "chosen": FIRST_STEPS}
     encoded = json.dumps({**values, "highest": highest(values)}, separators=(",", ":"), ensure_ascii=True)
-    return environment.get_template("forward.html").render(v=values, d=drawn, json=Markup(encoded), **text)
+    return environment.get_template("forward.html").render(v=values, d=picture, json=Markup(encoded), **text)
 
 
 def drawing(values: Json, k: int, steps: int) -> Json:
-    """What the script draws for place k of the slider and a number of steps, drawn here first for pages without it."""
+    """The drawing for place k of the slider and a number of steps, as the script makes it, for pages without it."""
     chain = values["chains"][str(steps)]
     j = min(int(k / TIMES * steps), steps - 1)
     diffusion = sum(chain)

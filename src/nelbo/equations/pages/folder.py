@@ -1,4 +1,4 @@
-"""The folder of a site: written beside its place and moved there when it is whole, and never over anything else."""
+"""The folder of a site: written next to its place, moved there when complete, and never over other files."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def check(out: Path) -> Path:
 def replace(out: Path, files: Mapping[str, bytes | str]) -> int:
     """Write a site of `files` (path below the folder -> content) in place of what is at `out`; its size in bytes.
 
-    The pages are written into a new folder beside it, which then takes its name: whoever looks sees the old site or
-    the whole new one. Errors: as `check`; OSError with the old site as it was.
+    The pages are written into a new folder next to it, which then takes its name: a reader sees the old site or the
+    whole new one. Errors: as `check`; OSError with the old site as it was.
     """
     place = check(out)
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -79,7 +79,7 @@ def _write(folder: Path, files: Mapping[str, bytes | str]) -> int:
 
 
 def _foreign(place: Path) -> str | None:
-    """The first thing in a folder that is not of a build, or None."""
+    """The first file in a folder that no build wrote, or None."""
     if not place.is_dir():
         return None
     ours = {MARKER, *_listed(place)}

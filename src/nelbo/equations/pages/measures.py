@@ -45,7 +45,7 @@ def how_close(check: Json) -> str:
 
 
 def figure(observed: Any) -> str:
-    """A measured figure in three digits, or yes and no; what is not finite is text already."""
+    """A measured figure in three digits, or yes and no; values that are not finite are text already."""
     if isinstance(observed, bool):
         return "yes" if observed else "no"
     return observed if isinstance(observed, str) else condition(f"{observed:.3g}").replace("-", "−")

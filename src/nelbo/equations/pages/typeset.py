@@ -33,7 +33,7 @@ KINDS: tuple[Kind, ...] = ("display", "inline", "optional", "word")
 
 @dataclass(frozen=True)
 class Written:
-    """What somebody printed: one of the three is there. html: it parses; code: LaTeX that does not; words: prose."""
+    """A printed formula or text, in one of three forms. html: it parses; code: LaTeX that does not; words: prose."""
 
     html: Markup | None = None
     code: str | None = None
@@ -41,9 +41,9 @@ class Written:
 
 
 class Typesetter:
-    """Looks formulas up among the fragments, and remembers in `asked` what it was asked for.
+    """Look formulas up among the fragments, and collect in `asked` those that were asked for.
 
-    fragments: kind -> key -> HTML, by default those of the package. None: nothing is looked up, only remembered.
+    fragments: kind -> key -> HTML, by default those of the package. None: nothing is looked up, only collected.
     Errors: DataError for a formula without a fragment.
     """
 
@@ -60,7 +60,7 @@ class Typesetter:
         return _markup(self._find("inline", latex) or "")
 
     def written(self, text: str, verbatim: bool = False) -> Written:
-        """What a source prints (`verbatim`), or the right form of it: set where it parses, else code or words."""
+        """A printed row of a source (`verbatim`), or its right form: typeset where it parses, else code or words."""
         if not _is_latex(text):
             return Written(words=_markup(_escaped(text)) if verbatim else self.prose(text))
         html = self._find("optional", text)
@@ -116,7 +116,7 @@ def fragments() -> Fragments:
 
 
 def glimpse(html: str) -> Markup:
-    """A formula to look at only: without the MathML that is there for reading aloud."""
+    """A formula to be seen only: without the MathML, which is for reading aloud."""
     return _markup(re.sub(r'<span class="katex-mathml">.*?</math></span>', "", html, flags=re.DOTALL))
 
 

@@ -1,4 +1,4 @@
-"""What the templates show, page by page, as plain values."""
+"""The values that the templates show, page by page."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ OPEN_LINES = 45
 
 
 class Views:
-    """The values of every page, made of the contents and set by a typesetter."""
+    """The values of every page, from the contents, typeset."""
 
     def __init__(self, contents: Contents, typesetter: Typesetter):
         self.contents = contents
@@ -173,7 +173,7 @@ class Views:
         return {**self.link(e.id), "glimpse": glimpse(self.set.display(e.latex)), "statuses": e.statuses}
 
     def record(self, e: Entry) -> Json:
-        """What the search knows of an entry."""
+        """The record of an entry in the search index."""
         documents = self.contents.documents
         return {
             "id": e.id,

@@ -91,22 +91,22 @@ class CodePrior(Prior, kind="code_mixture"):
     high: float
 
     def kl(self, x: Tensor, t: Levels) -> Tensor:
-        nodes, weights = (torch.from_numpy(a) for a in np.polynomial.hermite_e.hermegauss(80))
+        nodes, weights = (torch.from_numpy(a).to(x.device) for a in np.polynomial.hermite_e.hermegauss(80))
         weights = weights / weights.sum()
         alpha, sigma = t.alpha[:, None, None], t.sigma[:, None, None]
-        lattice = self._lattice()
+        lattice = self._lattice(x.device)
         z = alpha * x[..., None] + sigma * nodes
         log_normal = gaussian.log_density(z[..., None], alpha[..., None] * lattice, sigma[..., None].square())
-        log_p = (self.probabilities.log()[None, :, None, :] + log_normal).logsumexp(-1)
+        log_p = (self.probabilities.to(x.device).log()[None, :, None, :] + log_normal).logsumexp(-1)
         return (-gaussian.entropy(t.sigma.square())[:, None] - log_p @ weights).sum(1)
 
     def log_density(self, z: Tensor, t: Levels) -> Tensor:
         alpha, sigma = t.alpha[:, None, None], t.sigma[:, None, None]
-        log_normal = gaussian.log_density(z[..., None], alpha * self._lattice(), sigma.square())
-        return (self.probabilities.log() + log_normal).logsumexp(-1).sum(1)
+        log_normal = gaussian.log_density(z[..., None], alpha * self._lattice(z.device), sigma.square())
+        return (self.probabilities.to(z.device).log() + log_normal).logsumexp(-1).sum(1)
 
-    def _lattice(self) -> Tensor:
-        return DataDomain((1,), self.probabilities.shape[1], self.low, self.high).lattice()
+    def _lattice(self, device: torch.device) -> Tensor:
+        return DataDomain((1,), self.probabilities.shape[1], self.low, self.high).lattice(device=device)
 
     def draw(self, eps: Tensor) -> Tensor:
         raise UsageError("the exact prior over codes scores, it does not sample", "use CategoricalData.sample")

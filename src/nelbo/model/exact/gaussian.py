@@ -104,7 +104,7 @@ class ExactGaussianDenoiser(Denoiser):
     @equation("eps-optimal-predictor")
     def forward(self, z: Tensor, t: Levels, condition: Condition | None = None) -> Prediction:
         alpha, sigma = t.alpha[:, None], t.sigma[:, None]
-        mean, c, U = self.data.mean, self.data._c, self.data._U
+        mean, c, U = (v.to(z.device) for v in (self.data.mean, self.data._c, self.data._U))
         gain = alpha * c / (alpha.square() * c + sigma.square())
         return Prediction(mean + (((z - alpha * mean) @ U) * gain) @ U.T)
 
@@ -118,14 +118,14 @@ class ExactGaussianPrior(Prior, kind="multivariate_gaussian"):
 
     def kl(self, x: Tensor, t: Levels) -> Tensor:
         mean_q = t.alpha[:, None] * x
-        covariance_q = t.sigma.square()[:, None, None] * torch.eye(x.shape[1], dtype=x.dtype)
-        return gaussian.kl_multivariate(mean_q, covariance_q, self.mean, self.covariance)
+        covariance_q = t.sigma.square()[:, None, None] * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+        return gaussian.kl_multivariate(mean_q, covariance_q, self.mean.to(x.device), self.covariance.to(x.device))
 
     def log_density(self, z: Tensor, t: Levels) -> Tensor:
-        return GaussianData(self.mean, self.covariance).log_prob(z)
+        return GaussianData(self.mean.to(z.device), self.covariance.to(z.device)).log_prob(z)
 
     def draw(self, eps: Tensor) -> Tensor:
-        return self.mean + eps @ torch.linalg.cholesky(self.covariance).T
+        return self.mean.to(eps.device) + eps @ torch.linalg.cholesky(self.covariance.to(eps.device)).T
 
     def check(self, shape: Shape) -> None:
         if tuple(shape) != tuple(self.mean.shape):
@@ -140,21 +140,23 @@ class ExactGaussianDecoder(Decoder, kind="exact_gaussian"):
     data_covariance: Tensor
     discrete = False
 
-    def _posterior(self, z: Tensor, t: Levels) -> tuple[Tensor, Tensor, Tensor]:
-        c, U = torch.linalg.eigh(self.data_covariance)
+    def _posterior(self, z: Tensor, t: Levels) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """m, U, and mean and variance of Uᵀ (x − m) given z, (B, D) each."""
+        m = self.data_mean.to(z.device)
+        c, U = torch.linalg.eigh(self.data_covariance.to(z.device))
         alpha, sigma = t.alpha[:, None], t.sigma[:, None]
         marginal = alpha.square() * c + sigma.square()
-        mean = ((z - alpha * self.data_mean) @ U) * (alpha * c / marginal)
-        return mean, c * sigma.square() / marginal, U
+        mean = ((z - alpha * m) @ U) * (alpha * c / marginal)
+        return m, U, mean, c * sigma.square() / marginal
 
     def nll(self, target: Tensor, z: Tensor, t: Levels, prediction: Prediction | None, domain: DataDomain) -> Tensor:
-        mean, variance, U = self._posterior(z, t)
-        return -gaussian.log_density((target - self.data_mean) @ U, mean, variance).sum(-1)
+        m, U, mean, variance = self._posterior(z, t)
+        return -gaussian.log_density((target - m) @ U, mean, variance).sum(-1)
 
     def draw(self, u: Tensor, z: Tensor, t: Levels, prediction: Prediction | None, domain: DataDomain) -> Tensor:
-        mean, variance, U = self._posterior(z, t)
-        return self.data_mean + (mean + variance.sqrt() * torch.special.ndtri(u)) @ U.T
+        m, U, mean, variance = self._posterior(z, t)
+        return m + (mean + variance.sqrt() * torch.special.ndtri(u)) @ U.T
 
     def mean(self, z: Tensor, t: Levels, prediction: Prediction | None, domain: DataDomain) -> Tensor:
-        mean, _, U = self._posterior(z, t)
-        return self.data_mean + mean @ U.T
+        m, U, mean, _ = self._posterior(z, t)
+        return m + mean @ U.T

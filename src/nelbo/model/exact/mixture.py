@@ -7,6 +7,7 @@ At a level with α, σ the noisy data are again a mixture, with components N(α 
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 
@@ -63,6 +64,15 @@ class MixtureData(ExactData):
     def dimensions(self) -> int:
         """D."""
         return self.means.shape[1]
+
+    def to(self, device: torch.device) -> MixtureData:
+        """The same mixture with its tensors on `device`."""
+        if self.means.device == device:
+            return self
+        moved = copy.copy(self)
+        for name, value in vars(self).items():
+            object.__setattr__(moved, name, value.to(device))
+        return moved
 
     @property
     def domain(self) -> DataDomain:
@@ -142,7 +152,7 @@ class ExactMixtureDenoiser(Denoiser):
 
     @equation("eps-optimal-predictor")
     def forward(self, z: Tensor, t: Levels, condition: Condition | None = None) -> Prediction:
-        data = self.data
+        data = self.data.to(z.device)
         alpha, sigma = t.alpha[:, None, None], t.sigma[:, None, None]
         r = data.component_log_prob(z, alpha, sigma).softmax(-1)
         gain = alpha * data._c / (alpha.square() * data._c + sigma.square())
@@ -165,14 +175,14 @@ class MixturePrior(Prior, kind="mixture"):
                 f"KL(q(z_L | x) ‖ mixture) in {x.shape[1]} dimensions has no closed form",
                 "use the mixture's exact prior in one dimension only, or GaussianPrior()",
             )
-        nodes, weights = (torch.from_numpy(a) for a in np.polynomial.hermite_e.hermegauss(160))
+        nodes, weights = (torch.from_numpy(a).to(x.device) for a in np.polynomial.hermite_e.hermegauss(160))
         z = t.alpha[:, None] * x + t.sigma[:, None] * nodes
-        p = MixtureData(self.weights, self.means, self.covariances)
+        p = MixtureData(self.weights, self.means, self.covariances).to(x.device)
         log_p = p.log_prob(z.reshape(-1, 1)).reshape(z.shape)
         return -gaussian.entropy(t.sigma.square()) - log_p @ weights / math.sqrt(2 * math.pi)
 
     def log_density(self, z: Tensor, t: Levels) -> Tensor:
-        return MixtureData(self.weights, self.means, self.covariances).log_prob(z)
+        return MixtureData(self.weights, self.means, self.covariances).to(z.device).log_prob(z)
 
     def draw(self, eps: Tensor) -> Tensor:
         raise UsageError("a mixture prior cannot be drawn from one normal", "use MixtureData.sample")
@@ -189,7 +199,7 @@ class ExactMixtureDecoder(Decoder, kind="exact_mixture"):
 
     @equation("bayes-rule", "forward-bayes-marginal")
     def nll(self, target: Tensor, z: Tensor, t: Levels, prediction: Prediction | None, domain: DataDomain) -> Tensor:
-        data = MixtureData(self.weights, self.means, self.covariances)
+        data = MixtureData(self.weights, self.means, self.covariances).to(z.device)
         alpha, sigma = t.alpha[:, None, None], t.sigma[:, None, None]
         log_q = data.component_log_prob(z, alpha, sigma).logsumexp(-1)
         noise = gaussian.log_density(z, alpha[..., 0] * target, sigma[..., 0].square()).sum(-1)

@@ -1,4 +1,4 @@
-"""Muon: its updates are orthogonal, its other groups are AdamW's, and a run of it resumes to the bit."""
+"""The learning rate; Muon: its updates are orthogonal, and its other groups are AdamW's."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ import pytest
 import torch
 from torch import nn
 
-from nelbo.errors import Interrupted, UsageError
-from nelbo.model.folder import load
+from nelbo.errors import UsageError
 from nelbo.nets import build, mlp, unet
-from nelbo.training import train
 from nelbo.training.config import check_config
-from nelbo.training.optimizer import Muon, make_optimizer, orthogonal
-from tests.training.cases import codes, small
+from nelbo.training.optimizer import Muon, learning_rate_factor, make_optimizer, orthogonal
 
-UNET = {"name": "unet", "width": 8, "multipliers": [1, 2], "patch": 1}
+
+def test_learning_rate():
+    """Up in a straight line, down on a cosine to a hundredth."""
+    assert learning_rate_factor(0, 10**6, 100) == pytest.approx(0.01)
+    assert learning_rate_factor(49, 10**6, 100) == pytest.approx(0.5)
+    assert learning_rate_factor(500, 1000, 100) == pytest.approx(0.505)
+    assert learning_rate_factor(1000, 1000, 100) == pytest.approx(0.01)
+    assert learning_rate_factor(0, 1000, 0) == 1.0
 
 
 def spectrum(s: torch.Tensor) -> torch.Tensor:
@@ -29,10 +33,10 @@ def test_orthogonal(shape):
     """The singular vectors stay, and the values become near 1, whatever the scale of the matrix."""
     X = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     U, s, Vh = torch.linalg.svd(X, full_matrices=False)
-    wanted = spectrum(s / s.norm(dim=-1, keepdim=True))
+    expected = spectrum(s / s.norm(dim=-1, keepdim=True))
     for scale in (1.0, 1e-4):
-        torch.testing.assert_close(orthogonal(scale * X), (U * wanted[..., None, :]) @ Vh, rtol=0, atol=1e-8)
-    assert ((wanted > 0.5) & (wanted < 1.3)).all(), "values that are not small come near 1"
+        torch.testing.assert_close(orthogonal(scale * X), (U * expected[..., None, :]) @ Vh, rtol=0, atol=1e-8)
+    assert ((expected > 0.5) & (expected < 1.3)).all(), "values that are not small come near 1"
     assert not orthogonal(torch.zeros(2, 3, 4)).any()
 
 
@@ -66,8 +70,8 @@ def test_a_step_is_its_formula():
     ],
     ids=["unet", "mlp"],
 )
-def test_who_gets_what(net, inner):
-    """Every parameter in one group; the inner matrices turn; the layers at the ends and all biases do not."""
+def test_groups_of_parameters(net, inner):
+    """Every parameter is in one group; the inner matrices are Muon's, the layers at the ends and all biases are not."""
 
     class Denoiser(nn.Module):
         def __init__(self):
@@ -76,10 +80,11 @@ def test_who_gets_what(net, inner):
 
     optimizer = make_optimizer(Denoiser(), nn.Module(), check_config({"optimizer": "muon"}))
     names = {id(p): name for name, p in net.named_parameters()}
-    of = [[names.pop(id(p)) for p in group["params"]] for group in optimizer.param_groups]
+    groups = [[names.pop(id(p)) for p in group["params"]] for group in optimizer.param_groups]
     assert not names, "some parameters are not trained"
-    turned, decayed, others = of
-    assert inner in turned and all(n.split(".")[0] in net.hidden and n.endswith("weight") for n in turned)
+    orthogonalised, decayed, others = groups
+    assert inner in orthogonalised
+    assert all(n.split(".")[0] in net.hidden and n.endswith("weight") for n in orthogonalised)
     ends = ("stem", "out", "inner", "head", "embedding")
     assert decayed and all(n.startswith(ends) for n in decayed)
     assert all(n.endswith("bias") or "norm" in n for n in others)
@@ -102,28 +107,3 @@ def test_a_network_that_names_no_inner_layers():
     with pytest.raises(UsageError, match="does not name its inner layers") as caught:
         make_optimizer(nn.Linear(2, 2), nn.Module(), check_config({"optimizer": "muon"}))
     assert "optimizer=adamw" in caught.value.hint
-
-
-def test_resumed_is_uninterrupted(tmp_path):
-    """Of a network with convolutions in channels_last, interrupted twice."""
-    settings = {**small(optimizer="muon", channels_last=True), "net": UNET}
-
-    def stop(record) -> None:
-        if record["step"] in (3, 7):
-            raise KeyboardInterrupt
-
-    train(codes(20, (8, 8)), tmp_path / "whole", settings)
-    for _ in range(2):
-        with pytest.raises(Interrupted):
-            train(codes(20, (8, 8)), tmp_path / "parts", settings, progress=stop, resume=True)
-    train(codes(20, (8, 8)), tmp_path / "parts", settings, resume=True)
-    assert load(tmp_path / "parts").fingerprint() == load(tmp_path / "whole").fingerprint()
-    assert (
-        load(tmp_path / "whole").fingerprint()
-        != load(_trained(tmp_path / "adamw", {**settings, "optimizer": "adamw"})).fingerprint()
-    )
-
-
-def _trained(out, settings):
-    train(codes(20, (8, 8)), out, settings)
-    return out

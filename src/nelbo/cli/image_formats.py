@@ -1,7 +1,7 @@
-"""What others need for the same pictures: lossless image files measured here, and figures measured elsewhere.
+"""Lossless image formats for the same pictures: file sizes measured here, and references measured elsewhere.
 
-All test images are laid into one sheet, so that file headers cost each rival nothing worth mentioning, and their codes
-are stored as they are (0..16 as grey values or palette entries, without scaling): what is read back is what went in.
+All images are laid into one sheet, so that file headers do not count, and their codes are stored as they are (0..16 as
+grey values or palette entries, without scaling): each file is read back and compared.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from nelbo.typing import Json
 
 
-ELSEWHERE = {"JPEG XL": (2.40, "reference, effort 9, measured elsewhere")}
-"""Bits/dim of the 360 test images of the digits as one sheet, by tools that are not asked for here."""
+REFERENCES = {"JPEG XL": (2.40, "reference, effort 9, measured elsewhere")}
+"""Bits/dim of the 360 test images of the digits as one sheet, by tools that nelbo does not need."""
 WITHOUT_PILLOW = {"WebP": (3.08, "reference, measured elsewhere"), "PNG": (3.31, "reference, measured elsewhere")}
 
 
@@ -25,7 +25,7 @@ def comparison(codes: Any) -> Json:
     pictures = np.asarray(codes).astype(np.uint8)
     measured = _measured(sheet(pictures))
     rows = []
-    for name, (reference, note) in {**ELSEWHERE, **WITHOUT_PILLOW}.items():
+    for name, (reference, note) in {**REFERENCES, **WITHOUT_PILLOW}.items():
         if name in measured:
             size, how = measured[name]
             rows.append(_row(name, 8 * size / pictures.size, size, how))
@@ -35,14 +35,14 @@ def comparison(codes: Any) -> Json:
 
 
 def sheet(pictures: np.ndarray) -> np.ndarray:
-    """Images (N, H, W) side by side, as nearly square as N allows without an empty place."""
+    """Images (N, H, W) side by side in a full rectangle, as nearly square as N allows."""
     n, height, width = pictures.shape
     rows = max(r for r in range(1, int(n**0.5) + 1) if n % r == 0)
     return pictures.reshape(rows, n // rows, height, width).swapaxes(1, 2).reshape(rows * height, -1)
 
 
 def _measured(codes: np.ndarray) -> dict[str, tuple[int, str]]:
-    """Bytes, and how, of every format that the installed Pillow can write; each is read back and compared."""
+    """Bytes, and a description, of every format that the installed Pillow can write; each file is read back."""
     try:
         from PIL import Image, __version__, features
     except ImportError:
