@@ -1,8 +1,7 @@
 """The adaptive estimator and the baselines × laws: unbiased, honest about their error, blind to batches, resumable.
 
-The model is linear-Gaussian with a denoiser made worse on purpose, so that every example's exact bound is a few lines
-of numpy: x̂ = f g z gives E‖x − x̂‖² = Σ (1 − f g α)² x² + (f g σ)². z-tests run at fixed seeds and reject beyond 4
-standard errors; `test_power` shows that a weight off by a few per cent is seen.
+The models are those of `shrunk.py`, whose exact bound is a few lines of numpy. z-tests run at fixed seeds and reject
+beyond 4 standard errors; `test_power` shows that a weight off by a tenth is seen.
 """
 
 from __future__ import annotations
@@ -12,43 +11,14 @@ import math
 
 import numpy as np
 import pytest
-import torch
 from benchmarks.one_time import OneTime
 
-import nelbo
 from nelbo import evaluate
 from nelbo.bound.planned import allocation, pilot
 from nelbo.bound.planned.adaptive import Adaptive
-from nelbo.bound.planned.per_example import PerExampleDesign
 from nelbo.bound.prepare import prepare
-from nelbo.bound.surrogate import GaussianSurrogate
 from nelbo.errors import UnknownNameError, UsageError
-from nelbo.model.denoiser import Denoiser
-from nelbo.process.levels import Levels, Path
-from nelbo.process.prediction import Prediction
-from nelbo.workers import Run
-
-D, FACTOR = 12, 0.92
-SPECTRUM = torch.logspace(0, -2, D, dtype=torch.float64)
-DATA = nelbo.exact.GaussianData(torch.zeros(D), torch.diag(SPECTRUM))
-X = DATA.sample(120)
-
-
-class Shrunk(Denoiser):
-    def __init__(self):
-        super().__init__()
-        self.exact = DATA.denoiser()
-
-    def forward(self, z, t, condition=None):
-        return Prediction(FACTOR * self.exact(z, t).x0)
-
-
-def model(continuous: bool):
-    if continuous:
-        schedule, grid = nelbo.schedules.logsnr_linear(5.0, -7.0), nelbo.grids.continuous()
-    else:
-        schedule, grid = nelbo.schedules.linear(200, 5e-4, 0.1), nelbo.grids.full()
-    return dataclasses.replace(DATA.model(schedule, grid, exact_ends=False), denoiser=Shrunk())
+from tests.bound.shrunk import FACTOR, SPECTRUM, D, X, model
 
 
 def half_mse(logsnr: np.ndarray) -> np.ndarray:
@@ -161,47 +131,10 @@ def test_max_nfe_stops_and_says_so():
         evaluate(model(False), X, tolerance=1e-4, max_nfe=270)
 
 
-def test_per_example_bounds_have_honest_errors():
-    bound = evaluate(model(False), X, estimator=Adaptive(0.02, design="per_example"), per_example=True, seed=11)
-    rows = bound.per_example
-    assert rows is not None
-    left = rows.diffusion.numpy() - EXACT[False]
-    # the model's decoder does not call the network, and its term's noise is of the same rows: compare with the whole
-    assert np.abs(left.mean()) <= 4 * left.std() / math.sqrt(len(left))
-    assert (left**2).mean() <= 1.5 * (rows.standard_error.numpy() ** 2).mean()
-
-
 def test_data_error_of_per_example_design_is_the_spread_between_examples():
     bound = evaluate(model(False), X, estimator=Adaptive(0.01, design="per_example"), seed=2)
     expected = EXACT[False].std(ddof=1) * BITS / math.sqrt(len(X))
     assert bound.terms.diffusion.standard_error_data == pytest.approx(expected, rel=0.1)
-
-
-def test_strata_of_the_result_add_up_to_the_term():
-    for name in ("pooled", "per_example"):
-        bound = evaluate(model(False), X, estimator=CASES[name])
-        assert sum(level.bits_per_dim for level in bound.levels) == pytest.approx(
-            bound.terms.diffusion.bits_per_dim, rel=0.02
-        )
-
-
-def test_surrogate_columns_have_mean_zero_and_the_stated_expectation():
-    """E[h | x] against the definition, by numpy on the full covariance; and the excess has mean zero over ε."""
-    surrogate = GaussianSurrogate.fit(X, rank=5)
-    V, w = surrogate.basis.double(), surrogate.variances
-    C = V @ torch.diag(w - surrogate.rest) @ V.mT + surrogate.rest * torch.eye(D)
-    level = Levels(torch.tensor(0.5), torch.tensor(1.3, dtype=torch.float64), Path.VP)
-    a, s = float(level.alpha), float(level.sigma)
-    eps = torch.randn(20000, D, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    x = X[:1].expand(len(eps), -1)
-    z = a * x + s * eps
-    predicted = s * (z - a * surrogate.mean.double()) @ torch.linalg.inv(a * a * C + s * s * torch.eye(D))
-    h = (eps - predicted).square().sum(1)
-    logsnr = torch.full((len(eps),), 1.3, dtype=torch.float64)
-    excess = surrogate.excess(x, eps, logsnr)
-    expected = surrogate.expected(X[:1], logsnr[:1])
-    assert torch.allclose(h - expected[0, 0], excess, atol=2e-4)
-    assert abs(float(excess.mean())) <= 4 * float(excess.std()) / math.sqrt(len(eps))
 
 
 def test_the_pilot_says_where_the_bound_is():
@@ -228,16 +161,3 @@ def test_bad_settings_are_refused():
         evaluate(model(False), X, estimator=Adaptive(0.1, design="polled"))
     with pytest.raises(UsageError, match="does not look at every example"):
         evaluate(model(False), X, estimator=OneTime(), per_example=True)
-
-
-def test_reconstruction_errors_of_an_example_are_those_of_its_draws():
-    """−log N(x; z/α, σ²/α²) is ½‖ε‖² and a constant: variance D/2 a draw, hence D/2/(2m) for the mean of 2m."""
-    one = prepare(model(False), X, Run(seed=4))
-    found = pilot.run(one.chain, one.runner, 24, regressed=False, controlled=False)
-    design = PerExampleDesign(one.chain, one.runner, found, allocation.density(found.diffusion))
-    design.draw(design.new(len(X)), strata=1, reconstructions=3)
-    rows = design.summary().examples
-    assert rows is not None
-    variance = float(rows.reconstruction_errors.square().sum(1).mean())
-    # 120 examples with 5 degrees of freedom each: the mean of their variances is within 4 × 6 % of the truth
-    assert variance == pytest.approx(D / 2 / 6, rel=0.25)

@@ -11,9 +11,8 @@ import torch
 import nelbo
 from nelbo import compare
 from nelbo.errors import UsageError
-from nelbo.model.denoiser import Denoiser
 from nelbo.model.reverse import Beta, Reverse
-from nelbo.process.prediction import Prediction
+from tests.bound.shrunk import Shrunk
 
 DATA = nelbo.exact.GaussianData(torch.zeros(4), torch.diag(torch.tensor([0.6, 0.4, 0.2, 0.1])))
 X = DATA.sample(60)
@@ -21,19 +20,8 @@ SCHEDULE = nelbo.schedules.linear(60, 1e-3, 0.2)
 EXACT = DATA.model(SCHEDULE, nelbo.grids.full(), exact_ends=False)
 
 
-class Shrunk(Denoiser):
-    """The exact denoiser times a factor: a worse model whose loss has a closed form."""
-
-    def __init__(self, factor: float):
-        super().__init__()
-        self.exact, self.factor = DATA.denoiser(), factor
-
-    def forward(self, z, t, condition=None):
-        return Prediction(self.factor * self.exact(z, t).x0)
-
-
 def worse(factor: float = 0.9):
-    return dataclasses.replace(EXACT, denoiser=Shrunk(factor))
+    return dataclasses.replace(EXACT, denoiser=Shrunk(DATA, factor))
 
 
 def exact_bits(model, factor: float) -> float:

@@ -15,27 +15,10 @@ from nelbo.bound.planned.adaptive import Adaptive
 from nelbo.bound.planned.per_example import PerExampleDesign, whole_numbers
 from nelbo.bound.prepare import prepare
 from nelbo.model.decoder import Categorical
-from nelbo.model.denoiser import Denoiser
-from nelbo.process.prediction import Prediction
 from nelbo.workers import Run
+from tests.bound.shrunk import D, X, model
 
-D, N = 12, 120
-DATA = nelbo.exact.GaussianData(torch.zeros(D), torch.diag(torch.logspace(0, -2, D, dtype=torch.float64)))
-X = DATA.sample(N)
-
-
-class Shrunk(Denoiser):
-    def __init__(self):
-        super().__init__()
-        self.exact = DATA.denoiser()
-
-    def forward(self, z, t, condition=None):
-        return Prediction(0.92 * self.exact(z, t).x0)
-
-
-def model():
-    whole = DATA.model(nelbo.schedules.linear(200, 5e-4, 0.1), nelbo.grids.full(), exact_ends=False)
-    return nelbo.DiffusionModel(**{**vars(whole), "denoiser": Shrunk()})
+N = len(X)
 
 
 def design() -> PerExampleDesign:

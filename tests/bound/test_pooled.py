@@ -1,4 +1,4 @@
-"""Parts of the pooled design by themselves: features, draws of examples, cross-fitting, error bars."""
+"""Parts of the pooled design by themselves: draws of examples, cross-fitting, error bars."""
 
 from __future__ import annotations
 
@@ -7,34 +7,11 @@ import math
 import pytest
 import torch
 
-import nelbo
-from nelbo.bound import features
-from nelbo.bound.planned import crossfit, error_bars, pilot
+from nelbo.bound.planned import crossfit, error_bars
 from nelbo.bound.planned.pooled import random_examples
 from nelbo.bound.planned.regression import Features, TermFit
-from nelbo.bound.prepare import prepare
 
 N = 120
-
-
-def test_haar_is_an_orthonormal_basis():
-    """Norms and inner products survive, odd sides and three channels included; a flat image has one coefficient."""
-    x = torch.randn(2, 3, 12, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    d = features.haar(x)
-    assert d.shape == (2, 3 * 12 * 20)
-    assert torch.allclose(d @ d.mT, x.flatten(1) @ x.flatten(1).mT, rtol=1e-12)
-    flat = features.haar(torch.full((1, 1, 8, 8), 0.5, dtype=torch.float64))
-    assert int((flat.abs() > 1e-12).sum()) == 1
-
-
-def test_shrinkage_is_the_least_risk_of_a_diagonal_estimator():
-    """min over gains g of E Σ (g (√snr d + ε) − √snr d)²: snr d²/(1 + snr d²) a coefficient, by a search over g."""
-    d = torch.tensor([[0.0, 0.1, -2.0]], dtype=torch.float64)
-    logsnr = torch.tensor([1.3], dtype=torch.float64)
-    g = torch.linspace(0, 1, 100001, dtype=torch.float64)[:, None]
-    signal = math.exp(1.3) * d.square()
-    risk = ((1 - g).square() * signal + g.square()).amin(0).sum()
-    assert float(features.shrinkage(d, logsnr)) == pytest.approx(float(risk), rel=1e-8)
 
 
 def chances(kind: str) -> torch.Tensor:
@@ -109,22 +86,3 @@ def test_a_correction_finds_what_the_pilot_missed_and_never_sees_its_own_fold():
     after = crossfit.crossfit(nought, along, F, fold, [crossfit.Observations(who, cells, other, draws.weight)])
     assert torch.equal(before[1].weights, after[1].weights)
     assert not torch.equal(before[0].weights, after[0].weights)
-
-
-def test_features_of_images_are_finite_standardised_and_say_where_it_is_black():
-    codes = torch.randint(0, 256, (N, 1, 8, 8), generator=torch.Generator().manual_seed(3))
-    codes[: N // 2, :, :4] = 0
-    domain = nelbo.DataDomain((1, 8, 8), bins=256)
-    net = torch.nn.Identity()
-    model = nelbo.from_callable(
-        lambda x, t: net(x), schedule=nelbo.schedules.linear(50), domain=domain, predicts="eps", time="index"
-    )
-    one = prepare(model, codes.to(torch.uint8))
-    found = pilot.run(one.chain, one.runner, 8)
-    F = found.features[torch.arange(N)]
-    assert F.shape[1] == 2 * features.LEVELS + 4
-    assert bool(torch.isfinite(F).all()) and float(F.abs().max()) <= 4
-    assert torch.allclose(F.mean(0), torch.zeros(F.shape[1]).double(), atol=0.3)
-    low = F[:, 2 * features.LEVELS]
-    assert float(low[: N // 2].min()) > float(low[N // 2 :].max())
-    assert float(found.chance.sum()) == pytest.approx(1) and float(1 / (N * found.chance.min())) <= 2 + 1e-9

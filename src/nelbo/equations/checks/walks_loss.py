@@ -24,7 +24,7 @@ from nelbo.training.data import Batch
 from nelbo.training.objective import SimpleObjective
 
 
-class Draws(NamedTuple):
+class StepDraws(NamedTuple):
     """Nodes of (x_0, ε) at one level, (N, 1) each, and what the library makes of them; quadratics are exact."""
 
     x: Tensor
@@ -36,7 +36,7 @@ class Draws(NamedTuple):
     eps_hat: Tensor
 
     @classmethod
-    def of(cls, twin: LinearTwin, t: int, n: int = 6) -> Draws:
+    def of(cls, twin: LinearTwin, t: int, n: int = 6) -> StepDraws:
         nodes, w = hermite(n)
         a, b = np.meshgrid(nodes, nodes, indexing="ij")
         chain = twin.chain
@@ -58,7 +58,7 @@ def _(w: Walk) -> None:
     twin = linear_twin(misspecified())
     chain, steps = twin.chain, (2, 3, 4)
     alpha_bar = np.cumprod(1 - chain.betas)
-    draws = {t: Draws.of(twin, t) for t in (1, *steps)}
+    draws = {t: StepDraws.of(twin, t) for t in (1, *steps)}
     lines = np.zeros((6, 3))
     constant, weight = np.zeros(3), np.zeros(3)
     for i, t in enumerate(steps):
@@ -68,7 +68,7 @@ def _(w: Walk) -> None:
         constant[i] = 0.5 * (ratio - 1 - math.log(ratio))
         weight[i] = beta / (2 * (1 - beta) * (1 - abar))
 
-        def of_noise(eps: Tensor, d: Draws = d, beta: float = beta, abar: float = abar) -> Tensor:
+        def of_noise(eps: Tensor, d: StepDraws = d, beta: float = beta, abar: float = abar) -> Tensor:
             return (d.z - beta / math.sqrt(1 - abar) * eps) / math.sqrt(1 - beta)
 
         posterior = forward.posterior_mean(d.x, d.z, s, d.level)
