@@ -19,6 +19,9 @@ from nelbo.bound.planned.adaptive import Adaptive
 from nelbo.bound.prepare import prepare
 from nelbo.errors import UnknownNameError, UsageError
 from tests.bound.shrunk import FACTOR, SPECTRUM, D, X, model
+from tests.expected import untrained
+
+pytestmark = untrained
 
 
 def half_mse(logsnr: np.ndarray) -> np.ndarray:

@@ -20,7 +20,10 @@ from nelbo.model.examples import Examples
 from nelbo.model.reverse import BetaTilde, Clip, Reverse
 from nelbo.process import grid
 from tests.bound import checks
+from tests.expected import early_end, untrained
 from tests.model.cases import LAW, categorical_model, network_model
+
+pytestmark = [untrained, early_end]
 
 CODES = torch.from_numpy(np.random.default_rng(0).integers(0, 16, (20, 3)))
 
@@ -123,7 +126,9 @@ def test_seeds_and_batches():
 
 def test_precision_changes_little_and_is_said():
     model = categorical_model(bins=16)
-    runs = {p: evaluate(model, CODES, precision=p) for p in ("float64", "float32", "bf16")}
+    runs = {p: evaluate(model, CODES, precision=p) for p in ("float64", "float32")}
+    with pytest.warns(UserWarning, match="bf16 shifts the value by"):
+        runs["bf16"] = evaluate(model, CODES, precision="bf16")
     assert all(run.precision == p for p, run in runs.items())
     checks.close(runs["float32"].bits_per_dim, runs["float64"].bits_per_dim, 1e-5)
     checks.close(runs["bf16"].bits_per_dim, runs["float64"].bits_per_dim, 2e-2)

@@ -16,8 +16,11 @@ from nelbo.process import schedule as schedules
 from nelbo.process.schedule import LogSNRLinear, Table
 from tests.bound import checks, ddpm
 from tests.bound.oracles import expected_continuous, expected_terms, hermite, trapezoid
+from tests.expected import early_end, untrained
 from tests.model.cases import CODES_1, GAUSSIAN_1, MIXTURE_1, Tiny
 from tests.model.checks import mixture_density
+
+pytestmark = [untrained, early_end]
 
 LINES = checks.LINES
 
