@@ -18,7 +18,7 @@ from scipy import optimize
 
 import nelbo
 from nelbo import sample
-from nelbo.errors import DomainError, ShapeError, UsageError
+from nelbo.errors import DomainError, UsageError
 from nelbo.model.exact import CategoricalData, GaussianData, MixtureData
 from nelbo.process import grids
 from nelbo.process import schedule as schedules
@@ -142,5 +142,3 @@ def test_refusals_of_encode():
         encode(model, torch.zeros(2, 2), sampler="ancestral")
     with pytest.raises(DomainError, match="NaN"):
         encode(model, torch.full((2, 2), math.nan))
-    with pytest.raises(ShapeError, match=r"a start of shape \(3, 2\) for 2 samples"):
-        sample(model, 2, start=torch.zeros(3, 2))
