@@ -152,7 +152,7 @@ def test_dropout_is_off_in_evaluation():
 
 
 def test_recipe():
-    """What `build` was told is on the network, so that a folder can say it again."""
+    """The arguments of `build` are on the network, so that a folder can hold them."""
     settings = {"width": 16, "rank": 2}
     net = build("mlp", settings, shape=(4,), codes=3, **ENDS)
     assert net.recipe == {"name": "mlp", "settings": settings, **ENDS}

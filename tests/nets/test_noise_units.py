@@ -33,15 +33,15 @@ def noisy(seed: int = 0) -> torch.Tensor:
 def test_features_are_their_formula():
     z, t = noisy(), LEVELS
     units = NoiseUnits((-1.0, 0.5))
-    found = units(z, LOGSNR).reshape(3, units.maps, *SHAPE)
+    features = units(z, LOGSNR).reshape(3, units.maps, *SHAPE)
     for b in range(3):
         alpha, sigma = float(t.alpha[b]), float(t.sigma[b])
         for c, i, j in ((0, 0, 0), (1, 2, 3), (1, 3, 5)):
             here = float(z[b, c, i, j])
-            beside = [(i, max(j - 1, 0)), (i, min(j + 1, 5)), (max(i - 1, 0), j), (min(i + 1, 3), j)]
-            wanted = [math.tanh((here - alpha * v) / (2 * sigma)) for v in (-1.0, 0.5)]
-            wanted += [math.tanh((here - float(z[b, c, k, m])) / (3 * sigma)) for k, m in beside]
-            assert found[b, :, c, i, j].tolist() == pytest.approx(wanted, abs=1e-9)
+            neighbours = [(i, max(j - 1, 0)), (i, min(j + 1, 5)), (max(i - 1, 0), j), (min(i + 1, 3), j)]
+            expected = [math.tanh((here - alpha * v) / (2 * sigma)) for v in (-1.0, 0.5)]
+            expected += [math.tanh((here - float(z[b, c, k, m])) / (3 * sigma)) for k, m in neighbours]
+            assert features[b, :, c, i, j].tolist() == pytest.approx(expected, abs=1e-9)
 
 
 def test_features_in_bf16_are_made_in_float32():
@@ -114,10 +114,10 @@ def test_labels_do_not_stand_for_levels():
     """A labelled network begins as the one without labels, whatever the labels: its units are those of λ."""
     settings = {"width": 8, "multipliers": [1], "patch": 1, "end_gate": True, "noise_units": True}
     ends = {"shape": (1, 8, 8), "codes": None, "logsnr_max": 9, "logsnr_min": -7}
-    told = build("unet", {**settings, "classes": 3}, **ends).double()
+    labelled_net = build("unet", {**settings, "classes": 3}, **ends).double()
     plain = build("unet", settings, **ends).double()
-    own = {k.replace("embedding.embedding.", "embedding."): v for k, v in told.net.state_dict().items()}
+    own = {k.replace("embedding.embedding.", "embedding."): v for k, v in labelled_net.net.state_dict().items()}
     plain.load_state_dict({k: v for k, v in own.items() if k != "embedding.table.weight"})
     z = torch.randn(3, 1, 8, 8, dtype=torch.float64)
-    labelled = told(z, LOGSNR, y=torch.tensor([2, 0, 1]))
+    labelled = labelled_net(z, LOGSNR, y=torch.tensor([2, 0, 1]))
     torch.testing.assert_close(labelled, plain(z, LOGSNR), rtol=1e-12, atol=1e-12)

@@ -49,7 +49,7 @@ whole = runtime.Processes.__init__
 
 def late(self):
     whole(self)
-    if self.rank == 0:  # still greeting the others when one of them has told of its failure and left
+    if self.rank == 0:  # still connecting when another has reported its failure and ended
         self._store.wait(["nelbo/failed/0"])
         raise runtime._lost("the processes did not find each other")
 

@@ -38,15 +38,15 @@ def test_ten_times_the_examples_in_the_same_memory(tmp_path):
 
     def peak(n: int) -> int:
         command = ["evaluate", "cheap:make", "--data", f"{n}.npy", "--max-nfe", "2000", "--json"]
-        told = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-c", MEASURED, *command],
             cwd=tmp_path,
             env=environment(),
             capture_output=True,
             text=True,
         )
-        assert told.returncode == 0, told.stderr
-        return int(told.stderr.splitlines()[-1])
+        assert process.returncode == 0, process.stderr
+        return int(process.stderr.splitlines()[-1])
 
     few, many = peak(6000), peak(60000)
     print(f"{few / 1024:.0f} MiB, {many / 1024:.0f} MiB")

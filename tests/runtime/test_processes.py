@@ -43,8 +43,8 @@ def same(one, two):
 def test_five_samples_on_two_processes(here):
     """The same samples as one process draws, written once, by one voice."""
     for launcher, name in (((), "one.npz"), (TWO, "two.npz")):
-        told = done(here, "plug:make", "-n", "5", "--out", name, launcher=launcher, command="sample")[0]
-        assert told["n"] == 5 and told["file"] == name
+        document = done(here, "plug:make", "-n", "5", "--out", name, launcher=launcher, command="sample")[0]
+        assert document["n"] == 5 and document["file"] == name
     one, two = (np.load(here / name)["samples"] for name in ("one.npz", "two.npz"))
     assert one.dtype == two.dtype and (one == two).all()
 
@@ -61,12 +61,12 @@ def test_five_samples_on_two_processes(here):
 )
 def test_nine_examples_on_two_processes(here, estimator):
     rows = () if estimator == "pooled" else ("--per-example",)
-    found = []
+    documents = []
     for launcher, name in (((), "one"), (TWO, "two")):
         file = [*rows, f"{name}.npz"] if rows else []
-        found.append(done(here, *NINE, "--estimator", estimator, *file, launcher=launcher)[0])
-    same(*found)
-    assert found[0]["examples"] == 9 and found[0]["nfe_total"] > 0
+        documents.append(done(here, *NINE, "--estimator", estimator, *file, launcher=launcher)[0])
+    same(*documents)
+    assert documents[0]["examples"] == 9 and documents[0]["nfe_total"] > 0
     if rows:
         one, two = (np.load(here / f"{name}.npz") for name in ("one", "two"))
         assert list(one["index"]) == list(range(9))
@@ -79,11 +79,11 @@ def test_the_ode_likelihood_on_two_processes(here):
     """Nine examples' solves, shared: the numbers of one process, in the document and in the file of examples."""
     options = ("plug:smooth", "--data", "nine.npy", "--precision", "float64", "--batch-size", "4")
     options += ("--steps", "4", "--dequantisation", "flow")
-    found = []
+    documents = []
     for launcher, name in (((), "one"), (TWO, "two")):
-        found.append(done(here, *options, "--per-example", f"{name}.npz", launcher=launcher, command="ode")[0])
-    same(*found)
-    assert found[0]["quantity"] == "ode" and found[0]["examples"] == 9 and not found[0]["interrupted"]
+        documents.append(done(here, *options, "--per-example", f"{name}.npz", launcher=launcher, command="ode")[0])
+    same(*documents)
+    assert documents[0]["quantity"] == "ode" and documents[0]["examples"] == 9 and not documents[0]["interrupted"]
     one, two = (np.load(here / f"{name}.npz") for name in ("one", "two"))
     for name in one.files:
         np.testing.assert_allclose(two[name], one[name], rtol=1e-9, atol=1e-12, err_msg=name)

@@ -30,11 +30,11 @@ def log_of(out: Path) -> list[dict]:
 def runs(tmp_path_factory) -> Path:
     """The same run on one process (`one`), on two (`two`), and on two that are stopped and go on (`stopped`)."""
     folder = tmp_path_factory.mktemp("runs")
-    told = subprocess.run(
+    process = subprocess.run(
         [sys.executable, *TWO, PROGRAM, folder],
         env=environment(), capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL,
     )  # fmt: skip
-    assert told.returncode == 0, told.stderr
+    assert process.returncode == 0, process.stderr
     training.run(folder / "one")
     return folder
 

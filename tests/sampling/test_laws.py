@@ -88,8 +88,8 @@ def energy_p_value(x: np.ndarray, y: np.ndarray, permutations: int = 400) -> flo
     signs = np.repeat([1.0, -1.0], len(x))
     rng = np.random.default_rng(0)
     S = np.stack([signs, *(rng.permutation(signs) for _ in range(permutations))])
-    found = -np.einsum("pi,pi->p", S @ D, S)
-    return float((found >= found[0]).mean())
+    statistics = -np.einsum("pi,pi->p", S @ D, S)
+    return float((statistics >= statistics[0]).mean())
 
 
 SQUARE = MixtureData([0.4, 0.3, 0.3], [[-1.0, -0.5], [1.0, 0.8], [0.6, -1.0]], [[0.2, 0.1], [0.1, 0.2], [0.15, 0.15]])
@@ -131,7 +131,7 @@ class ChurnWithoutRoot(Sampler):
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("name", ["ancestral", "heun-churned", "dpmpp_2m_sde"])
 def test_energy_distance_in_the_plane(name, path):
-    """500 draws beside 500 exact ones; the same test refuses draws of a sampler with 0.7 of its noise."""
+    """500 draws and 500 exact ones; the same test refuses draws of a sampler with 0.7 of its noise."""
     sampler, steps = STOCHASTIC[name]
     first = LAW.on(path).at(torch.tensor([0.0]))
     truth = SQUARE.noised(first).sample(500, seed=77).numpy()

@@ -40,9 +40,9 @@ def life(out: Path, speak: int) -> None:
 
 
 def lives(out: Path, kills: int, seed: int = 0) -> int:
-    """The run with so many kills; how many of them found the run alive."""
+    """The run with so many kills; the number of them that hit the run alive."""
     chance = random.Random(seed)
-    found = 0
+    hits = 0
     for number in range(kills + 1):
         steps, delay = chance.randint(0, LONGEST), chance.uniform(0, 0.02)
         hear, speak = os.pipe()
@@ -63,10 +63,10 @@ def lives(out: Path, kills: int, seed: int = 0) -> int:
             os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         os.close(hear)
-        found += os.WIFSIGNALED(status)
+        hits += os.WIFSIGNALED(status)
         if number == kills:
             assert status == 0
-    return found
+    return hits
 
 
 if __name__ == "__main__":

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
-import types
 
 import numpy as np
 import pytest
@@ -138,65 +136,23 @@ def test_pictures_that_differ(pictures, monkeypatch):
         lazy.fingerprint  # noqa: B018
 
 
-def test_a_hub_set_on_disk(pictures, tmp_path, monkeypatch):
-    """hf: rows are decoded when they are asked for; a stand-in for the library counts them."""
-    images = read(str(pictures)).data.numpy()
-    decoded: list[int] = []
-
-    class Image:
-        pass
-
-    class Column:
-        def __init__(self, rows):
-            self.rows = rows
-
-        def __iter__(self):
-            for row in self.rows:
-                decoded.append(row)
-                yield PIL.fromarray(images[row])
-
-    class Rows:
-        column_names = ["image"]  # noqa: RUF012
-        features = {"image": Image()}  # noqa: RUF012
-
-        def __init__(self, rows):
-            self.rows = list(rows)
-
-        def __len__(self):
-            return len(self.rows)
-
-        def __getitem__(self, column):
-            return Column(self.rows)
-
-        def select(self, rows):
-            return Rows([self.rows[i] for i in rows])
-
-    library = types.SimpleNamespace(load_dataset=lambda name: {"train": Rows(range(30))})
-    monkeypatch.setitem(sys.modules, "datasets", library)
-    monkeypatch.setattr(decoding, "STREAMED", 0)
-    lazy = read("hf:some/set")
-    assert isinstance(lazy.data, LazyRows) and decoded == [0]
-    assert torch.equal(lazy.data[torch.tensor([3, 8])], torch.from_numpy(images[[3, 8]])) and decoded == [0, 3, 8]
-    settings = small(bins=4, net=PLAIN, steps=3)
-    one = train(lazy, tmp_path / "disk", settings)
-    assert one.fingerprint() == train(Examples(torch.from_numpy(images)), tmp_path / "memory", settings).fingerprint()
-
-
-def test_a_set_of_the_library_itself(pictures, tmp_path, monkeypatch):
-    """Offline, from a data set that is made here."""
+def test_a_hub_set_on_disk(pictures, monkeypatch):
+    """hf: a data set of the library itself, made here; above a threshold rows are decoded when they are used."""
     datasets = pytest.importorskip("datasets")
-    images = read(str(pictures)).data.numpy()
+    images, labels = read(str(pictures)).data, [i % 2 for i in range(30)]
     made = datasets.Dataset.from_dict(
-        {"image": [PIL.fromarray(i) for i in images], "label": [i % 2 for i in range(30)]},
+        {"image": [PIL.fromarray(i) for i in images.numpy()], "label": labels},
         features=datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")}),
     )
     monkeypatch.setattr(datasets, "load_dataset", lambda name: {"train": made})
-    for threshold in (0, 1 << 40):
-        monkeypatch.setattr(decoding, "STREAMED", threshold)
-        found = read("hf:made")
-        assert isinstance(found.data, LazyRows) == (threshold == 0)
-        assert torch.equal(found.data[torch.arange(30)], torch.from_numpy(images))
-        assert found.labels is not None and found.labels.tolist() == [i % 2 for i in range(30)]
+    whole = read("hf:made")
+    monkeypatch.setattr(decoding, "STREAMED", 0)
+    lazy = read("hf:made")
+    assert isinstance(lazy.data, LazyRows) and not isinstance(whole.data, LazyRows)
+    assert all(torch.equal(x.data[torch.arange(30)], images) and x.labels.tolist() == labels for x in (whole, lazy))
+    decoded, decode = [], lazy.data.decode
+    monkeypatch.setattr(lazy.data, "decode", lambda rows: decoded.extend(rows) or decode(rows))
+    assert torch.equal(lazy.data[torch.tensor([3, 8])], images[[3, 8]]) and [int(row) for row in decoded] == [3, 8]
 
 
 # ---------------------------------------------------------------- tables of real numbers
@@ -268,7 +224,7 @@ def test_training_on_a_table(tmp_path):
 @pytest.mark.filterwarnings("ignore:.* are among those")
 @pytest.mark.parametrize("net", [{"head": "categorical"}, {"name": "unet", "patch": 1, "multipliers": [1], "width": 8}])
 def test_labels_as_conditions(tmp_path, net):
-    """Codes that the label gives away: told it, the model's bound is far below that of the wrong labels."""
+    """Codes that follow from the label: with it the model's bound is far below that with wrong labels."""
     labels = torch.arange(200) % 3
     flip = torch.rand(200, 4, 4, generator=torch.Generator().manual_seed(0)) < 0.05
     data = torch.where(flip, 4, 2 * labels[:, None, None].expand(200, 4, 4))

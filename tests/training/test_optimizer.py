@@ -92,7 +92,7 @@ def test_groups_of_parameters(net, inner):
 
 
 def test_inner_layers_of_other_networks():
-    """Those of diffusers' U-Net, and of a network that is told labels, are modules that are there."""
+    """Those of diffusers' U-Net, and of a network with labels, exist."""
     pytest.importorskip("diffusers")
     ends = {"codes": None, "logsnr_max": 9.0, "logsnr_min": -7.0}
     settings = {"unet2d": {"block_out_channels": [8, 16]}, "unet": {"classes": 3, "width": 8, "multipliers": [1]}}

@@ -183,7 +183,7 @@ def test_the_same_after_ten_kills(tmp_path):
     env = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     process = subprocess.run(program, cwd=root, env=env, capture_output=True, text=True, timeout=500)
     assert process.returncode == 0, process.stderr
-    assert int(process.stdout.split()[-1]) >= 8, process.stdout  # so many of them found the run alive
+    assert int(process.stdout.split()[-1]) >= 8, process.stdout  # so many of them hit the run alive
     whole, killed = (tmp_path / name for name in ("whole", "killed"))
     assert_same_run(killed, whole, "step-00000150.pt")
     assert len(log_of(whole)) == 150 + 15

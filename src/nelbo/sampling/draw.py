@@ -63,6 +63,7 @@ class Trajectory(NamedTuple):
 def sample(
     model: DiffusionModel,
     n: int,
+    run: Run | None = None,
     *,
     sampler: str | Sampler = "ancestral",
     steps: int | None = None,
@@ -73,7 +74,6 @@ def sample(
     null_condition: Mapping[str, Tensor] | None = None,
     start: Tensor | None = None,
     trajectory: bool = False,
-    run: Run | None = None,
 ) -> Tensor | Trajectory:
     """n draws of p_θ(x), (n, *shape): integer codes where the domain has bins and `codes`, else real values, unclipped.
 

@@ -7,7 +7,6 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -39,12 +38,12 @@ def train(
     examples: Examples,
     out: str | Path,
     config: Json | TrainConfig | None = None,
+    run: Run | None = None,
     *,
     validation: Examples | None = None,
     resume: bool = False,
     progress: Progress | None = None,
     message: Message | None = None,
-    run: Run | None = None,
 ) -> DiffusionModel:
     """Train a model on `examples`, write it to the folder `out`, and return it (with the averaged weights).
 
@@ -73,7 +72,7 @@ def train(
         trainer = Trainer(model, loader, settings, workers)
         watch = Validation(
             settings.validation, data.held_out, data.held_out_condition,
-            replace(run, device=device, seed=settings.seed), out / "checkpoints",
+            Run(device=device, seed=settings.seed, workers=workers), out / "checkpoints",
         )  # fmt: skip
         identity = {"config": settings.model_dump(mode="json"), **data.fingerprints}
         with _private_generator():

@@ -26,8 +26,9 @@ BEST = "best.pt"
 class Validation:
     """Evaluates the bound every `settings.every` steps with a fixed budget, and keeps the best weights.
 
-    Draws are keyed by the seed, so that a resumed run gets the same values. at: the last step whose bound is
-    known; best: the record of the least bound; since: the number of bounds after it, none of which was better.
+    Draws are keyed by the seed, so that a resumed run gets the same values. run: device, seed and workers. at: the last
+    step whose bound is known; best: the record of the least bound; since: the number of bounds after it, none of which
+    was better.
     """
 
     settings: ValidationConfig
@@ -57,7 +58,7 @@ class Validation:
             bound = evaluate(
                 model,
                 self.examples,
-                Run(device=self.run.device, seed=self.run.seed, workers=self.run.workers),
+                self.run,
                 tolerance=self.settings.tolerance,
                 max_nfe=self.settings.max_nfe,
                 condition=self.condition,
