@@ -27,7 +27,7 @@ from nelbo.process import grid
 from nelbo.process import schedule as schedules
 from tests.bound import checks
 from tests.bound.oracles import expected_terms, hermite
-from tests.expected import untrained
+from tests.expected import early_end, untrained
 from tests.model.cases import CODES_1, GAUSSIAN_1
 
 CASES = list(checks.ESTIMATORS)
@@ -221,6 +221,7 @@ def test_exhaustive_is_exact_where_there_is_no_noise():
     assert abs(found.diffusion.mean) < 1e-14 and found.diffusion.variance < 1e-28
 
 
+@early_end
 @untrained
 def test_conditions_follow_their_examples():
     """Every example is scored under its own row: condition and data permuted together permute the exact terms."""
