@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from nelbo.bound import checks
+from nelbo.bound import checks, contradictions, lattices
 from nelbo.bound.estimators import Estimator, Exhaustive, Stratified
 from nelbo.bound.planned.adaptive import Adaptive
 from nelbo.bound.planned.pilot import EXAMPLES, NODES
@@ -62,6 +62,7 @@ def evaluate(
     prepared = prepare(model, data, run, grid=grid, condition=condition, watch=in_bits)
     chain, runner, precision = prepared.chain, prepared.runner, prepared.run.precision
     notes = checks.overlap(model, prepared.examples)
+    notes += lattices.notes(model.domain, chain.data, chain.release)
     chosen = choose(estimator, chain, tolerance, max_nfe, per_example)
     claims = prepared.claims()
     prepared.open_state(estimator=repr(chosen))
@@ -69,7 +70,7 @@ def evaluate(
     try:
         with chain.model.denoiser.inference():
             estimate = chosen.estimate(chain, runner)
-            notes += checks.sanity(chain, estimate)
+            notes += [*contradictions.notes(chain, estimate), *checks.sanity(chain, estimate)]
             if precision == "bf16" and not runner.stopped:
                 reference = prepared.model.in_precision(PRECISIONS["float32"], chain.device)
                 notes.append(checks.precision_shift(chain, runner, reference, precision, max_nfe))
