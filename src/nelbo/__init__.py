@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nelbo.adapters.diffusers import from_diffusers
     from nelbo.api import compare, evaluate, load, ode_likelihood, sample, save_pretrained, tighten, train
     from nelbo.bound.result import Bound
+    from nelbo.bound.tolerance import Relative
     from nelbo.errors import NelboError
     from nelbo.likelihood.likelihood import OdeLikelihood
     from nelbo.model import decoder as decoders
@@ -36,6 +37,7 @@ _NAMES = {
     "NelboError": "nelbo.errors:NelboError",
     "OdeLikelihood": "nelbo.likelihood.likelihood:OdeLikelihood",
     "Overrides": "nelbo.adapters.choices:Overrides",
+    "Relative": "nelbo.bound.tolerance:Relative",
     "codec": "nelbo.codec",
     "compare": "nelbo.api:compare",
     "decoders": "nelbo.model.decoder",
@@ -65,6 +67,7 @@ __all__ = [
     "NelboError",
     "OdeLikelihood",
     "Overrides",
+    "Relative",
     "__version__",
     "codec",
     "compare",

@@ -18,28 +18,10 @@ from nelbo.bound.planned import allocation, pilot
 from nelbo.bound.planned.adaptive import Adaptive
 from nelbo.bound.prepare import prepare
 from nelbo.errors import UnknownNameError, UsageError
-from tests.bound.shrunk import FACTOR, SPECTRUM, D, X, model
+from tests.bound.shrunk import D, X, exact_diffusion, model
 from tests.expected import untrained
 
 pytestmark = untrained
-
-
-def half_mse(logsnr: np.ndarray) -> np.ndarray:
-    """½ SNR E‖x − x̂‖² of every example, (N, levels)."""
-    snr = np.exp(logsnr)[None, :, None]
-    c, x = SPECTRUM.numpy(), X.numpy()[:, None, :]
-    gain = FACTOR * snr * c / (1 + snr * c)  # f g α
-    return 0.5 * (snr * ((1 - gain) * x) ** 2 + gain**2).sum(-1)
-
-
-def exact_diffusion(continuous: bool) -> np.ndarray:
-    """Nats of every example, (N,)."""
-    if continuous:
-        nodes, weights = np.polynomial.legendre.leggauss(200)
-        return half_mse(-1 + 6 * nodes) @ weights * 6
-    abar = np.cumprod(1 - np.linspace(5e-4, 0.1, 200))
-    logsnr = np.log(abar / (1 - abar))
-    return half_mse(logsnr[1:]) @ np.expm1(logsnr[:-1] - logsnr[1:])
 
 
 BITS = 1 / D / math.log(2)
@@ -127,7 +109,7 @@ def test_tolerance_is_reached_and_the_pilot_is_counted():
 
 
 def test_max_nfe_stops_and_says_so():
-    with pytest.warns(UserWarning, match="max-nfe 900"):
+    with pytest.warns(UserWarning, match="max_nfe=900"):
         bound = evaluate(model(False), X, tolerance=1e-4, max_nfe=900)
     assert bound.nfe_total <= 900 and bound.standard_error.estimator > 1e-4
     with pytest.raises(UsageError, match="leaves nothing after the pilot"):
@@ -151,8 +133,8 @@ def test_the_pilot_says_where_the_bound_is():
 
 def test_bad_settings_are_refused():
     for make, match in (
-        (lambda: Adaptive(0.0), "tolerance of 0.0"),
-        (lambda: Adaptive(math.nan), "tolerance of nan"),
+        (lambda: Adaptive(0.0), "tolerance=0.0"),
+        (lambda: Adaptive(math.nan), "tolerance=nan"),
         (lambda: Adaptive(0.1, pilot=3), "pilot of 3"),
         (lambda: OneTime("uniform", 1), "1 passes"),
     ):
