@@ -5,6 +5,7 @@ torchrun --nproc-per-node 2 agreement.py FOLDER
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import warnings
@@ -17,6 +18,7 @@ import nelbo
 from nelbo import runtime
 from nelbo.errors import UsageError
 from nelbo.model.exact import CategoricalData
+from nelbo.model.prior import GaussianPrior
 from nelbo.workers import Workers
 
 DATA = CategoricalData(torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3]]))
@@ -27,7 +29,8 @@ TRAINING = {"steps": 2, "batch_size": 4, "bins": 3, "net": {"name": "mlp", "widt
 
 
 def model(first: float = 6.0) -> nelbo.DiffusionModel:
-    return DATA.model(nelbo.schedules.logsnr_linear(first, -6.0), nelbo.grids.even(12))
+    exact = DATA.model(nelbo.schedules.logsnr_linear(first, -6.0), nelbo.grids.even(12))
+    return dataclasses.replace(exact, prior=GaussianPrior())
 
 
 def network(z: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -95,7 +98,10 @@ CASES: dict[str, tuple[Any, dict[str, Any], dict[str, Any], str]] = {
     "train: seed": (train, {"out": "c"}, {"seed": 7}, r"config\.seed"),
 }  # fmt: skip
 """Verb, what both processes are given, what the second is given besides, and the names in the error."""
-SHARED = {name: (verb, given) for name, (verb, given, _, _) in CASES.items() if not name.startswith("train")}
+SHARED = {
+    name: CASES[name][:2]
+    for name in ("data", "tolerance", "condition", "ode: data", "compare: data", "sample: start", "sample: condition")
+}
 
 
 def asked(verb: Any, workers: Workers, given: dict[str, Any]) -> Any:
