@@ -23,14 +23,13 @@ def refusals(*rows: tuple) -> Callable[..., None]:
     return test
 
 
-def every_check(module: types.ModuleType) -> Callable[..., None]:
-    """A test of every function of the module that is named check_… and takes nothing."""
-    functions = {name: value for name, value in vars(module).items() if isinstance(value, types.FunctionType)}
-    own = {n: f for n, f in functions.items() if n.startswith("check_") and f.__module__ == module.__name__}
-    names = [name for name, function in own.items() if not function.__code__.co_argcount]
+def every_check(*modules: types.ModuleType) -> Callable[..., None]:
+    """A test of every function of the modules that is named check_… and takes nothing."""
+    functions = [f for m in modules for f in vars(m).values() if getattr(f, "__module__", None) == m.__name__]
+    checks = {f.__name__: f for f in functions if f.__name__.startswith("check_") and not f.__code__.co_argcount}
 
-    @pytest.mark.parametrize("name", names)
+    @pytest.mark.parametrize("name", checks)
     def test(name):
-        own[name]()
+        checks[name]()
 
     return test

@@ -1,4 +1,4 @@
-"""Checks of the room against plain formulas, and the far ends; the laws over all schedules are in test_schedule."""
+"""Every check of checks.py, and the far ends of a chain; the laws over all schedules are in test_schedule.py."""
 
 from __future__ import annotations
 
