@@ -100,7 +100,9 @@ def mass_decoder_at(
     """A decoder of codes with everything that it is asked with: `width` is its spread in bins; z is (B, 1)."""
     domain = DataDomain((1,), bins)
     bin_width = 2 / (bins - 1)
-    x0 = torch.tensor([[-1.0], [-0.3123], [0.0], [0.77], [1.0], [1.4], [-3.0]], dtype=torch.float64)
+    x0 = torch.tensor(
+        [[-1.0], [-0.3123], [0.0], [0.77], [1.0], [1.4], [-3.0], [bin_width / 2 - 1]], dtype=torch.float64
+    )
     rng = np.random.default_rng(bins)
     log_probs = torch.from_numpy(rng.normal(size=(len(x0), 1, bins)) * 5).log_softmax(-1)
     t = level(-2 * np.log(width * bin_width), len(x0), Path.VE)  # σ of the level = width bins
