@@ -286,15 +286,18 @@ def faults(axe, page) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize(("width", "dark"), [(1100, False), (360, True)])
-def test_axe_finds_nothing_serious_on_a_page_of_each_kind(visit, site, axe, width, dark):
+@pytest.mark.parametrize(
+    ("width", "dark", "every"),
+    [(1100, False, False), (360, True, False), pytest.param(360, False, True, marks=pytest.mark.slow)],
+)
+def test_axe_finds_nothing_serious(visit, site, axe, width, dark, every):
+    """On a page of each kind, half of them light and half of them dark, without most of the cards; or on every page."""
     page = visit("index.html", width, color_scheme="dark" if dark else "light")
-    for name in samples(site)[dark::2]:  # half of them light, half of them dark: all of both is in the slow test
+    for name in names(site) if every else samples(site)[dark::2]:
         page.goto(f"{site.as_uri()}/{name}")
         page.evaluate("for (const d of document.querySelectorAll('details')) d.open = true")
-        page.evaluate(
-            "for (const c of [...document.querySelectorAll('.card')].slice(9)) c.remove()"
-        )  # each takes a while
+        if not every:
+            page.evaluate("for (const c of [...document.querySelectorAll('.card')].slice(9)) c.remove()")
         assert faults(axe, page) == [], name
 
 
@@ -305,15 +308,6 @@ def test_axe_hears_a_fault(visit, axe):
     visit.complaints.clear()
     assert "image-alt" in found
     assert "color-contrast" in found
-
-
-@pytest.mark.slow
-def test_axe_finds_nothing_serious_on_any_page(visit, site, axe):
-    page = visit("index.html", width=360)
-    for name in names(site):
-        page.goto(f"{site.as_uri()}/{name}")
-        page.evaluate("for (const d of document.querySelectorAll('details')) d.open = true")
-        assert faults(axe, page) == [], name
 
 
 def test_the_skip_link_comes_first_and_leads_to_the_content(visit):

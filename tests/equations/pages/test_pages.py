@@ -118,18 +118,6 @@ def test_the_graph_shows_every_equation_and_no_boxes_overlap(site):
         assert not any((x, y) != (u, v) and abs(x - u) < graph.WIDTH and abs(y - v) < graph.HEIGHT for u, v in corners)
 
 
-def test_small_groups_share_a_column_and_none_is_lost():
-    sizes = {"a": 10, "b": 18, "c": 3, "d": 24, "e": 27}
-    columns = graph.pack(sizes)
-    assert [group for column in columns for group in column] == list(sizes)
-    assert columns[0] == ["a", "b"]
-    groups = {group: [f"{group}{k}" for k in range(size)] for group, size in sizes.items()}
-    row = graph.rows(groups, columns)
-    for column in columns:
-        places = [row[id] for group in column for id in groups[group]]
-        assert places == sorted(set(places))
-
-
 @pytest.mark.parametrize(
     "text", ["", "[]", '{"entries": [{"id": "bayes-rule"}]}', '{"entries": [{"id": 1, "ok": true}]}']
 )
