@@ -12,10 +12,10 @@ from nelbo.model.denoiser import CategoricalDenoiser
 from nelbo.model.domain import DataDomain
 from nelbo.model.prior import GaussianPrior
 from nelbo.model.reverse import Beta, BetaTilde, Clip, Reverse
-from nelbo.process import schedule as schedules
 from nelbo.process.prediction import Prediction
+from tests.maths.test_bins import exact_log_mass
 from tests.model.cases import CODES_1, GAUSSIAN, MIXTURE, MIXTURE_1, level, mass_decoder_at, mixture_at, network_model
-from tests.process.cases import uneven_betas
+from tests.process.cases import uneven_table
 from tests.process.checks import close
 
 MASS_DECODERS = ("discretized_gaussian", "categorical", "categorical-prior", "network_categorical", "network_mixture")
@@ -37,12 +37,9 @@ def check_pmf_sums(name: str, bins: int) -> None:
 def mp_mass(lower, upper, mean, std) -> float:
     """log(Φ((upper − mean)/std) − Φ((lower − mean)/std)) in 60 digits; None is an open end."""
     with mpmath.workdps(60):
-        a = mpmath.mpf(0) if lower is None else mpmath.ncdf((mpmath.mpf(lower) - mean) / std)
-        if lower is not None and (mpmath.mpf(lower) - mean) / std > 3:  # the upper tail, where Φ rounds to 1
-            high = 0 if upper is None else mpmath.erfc((mpmath.mpf(upper) - mean) / std / mpmath.sqrt(2)) / 2
-            return float(mpmath.log(mpmath.erfc((mpmath.mpf(lower) - mean) / std / mpmath.sqrt(2)) / 2 - high))
-        b = mpmath.mpf(1) if upper is None else mpmath.ncdf((mpmath.mpf(upper) - mean) / std)
-        return float(mpmath.log(b - a))
+        a = -mpmath.inf if lower is None else (mpmath.mpf(lower) - mean) / std
+        b = mpmath.inf if upper is None else (mpmath.mpf(upper) - mean) / std
+        return float(exact_log_mass(a, b))
 
 
 def nll_of(code: int, mean: float, std: float, bins: int = 256) -> float:
@@ -71,10 +68,8 @@ def check_open_tails() -> None:
 
 def check_decoder_variance() -> None:
     """Fixed from the full table: β̃ → β_2 (1 − ᾱ_1)/(1 − ᾱ_2), β → β_1, by their plain formulas."""
-    betas = uneven_betas()
-    table = schedules.from_betas(betas)
+    betas, bar, table = uneven_table()
     first, second = table.at_index(torch.tensor([0])), table.at_index(torch.tensor([1]))
-    bar = np.cumprod(1 - betas)
     close(BetaTilde().of_decoder(first, second), betas[1] * (1 - bar[0]) / (1 - bar[1]), 1e-11)
     close(Beta().of_decoder(first, second), betas[0], 1e-12)
 
@@ -124,9 +119,7 @@ def gaussian_kl(mean_q, cov_q, mean_p, cov_p) -> float:
 
 def check_reverse_kl(variance: BetaTilde | Beta) -> None:
     """KL(q(z_s|z_t,x) ‖ p_θ(z_s|z_t)) as that of two 3-dimensional Gaussians, from β and ᾱ at t ≥ 2."""
-    betas = uneven_betas()
-    bar = np.cumprod(1 - betas)
-    table = schedules.from_betas(betas)
+    betas, bar, table = uneven_table()
     rng = np.random.default_rng(5)
     for i in (1, 2, 7, 11):
         x, x_hat, z = rng.normal(size=(3, 3))

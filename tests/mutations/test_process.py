@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import functools
 
-import pytest
-
 from tests.maths import test_gaussian as gaussian
 from tests.maths import test_random as random
 from tests.maths import test_spline as spline
 from tests.maths import test_stable as stable
 from tests.maths import test_units as units
 from tests.model import checks as model
-from tests.mutations.breaks import Break, assert_noticed, cases
+from tests.mutations.breaks import Break, each_is_noticed
 from tests.mutations.places import call, comparison, display, field, number, operation, result
 from tests.process import checks as process
 from tests.process import test_grid as grid
@@ -28,8 +26,6 @@ law_schur = functools.partial(schedules.test_law, "betas", process.law_schur)
 BREAKS = [
     # ------------------------------------------------------------ Gaussians
     Break("the KL loses its ½", "kl_from_difference", operation("*").keep_right(), gaussian.test_kl_against_quadrature),
-    Break("the KL does not divide the squared distance", "kl_from_difference", operation("/")[2].keep_left(),
-          gaussian.test_kl_against_quadrature),
     Break("the logarithm of the KL with a plus", "kl_from_difference", operation("-")[2].to("+"), "chain-to-kl",
           "kl-definition", "kl-gaussian-isotropic", "kl-nonnegative", "noise-loss", "rao-blackwell-total",
           "vae-loss-split", "vlb-three-terms"),
@@ -44,7 +40,6 @@ BREAKS = [
     Break("half a bin is a whole one", "_bin", operation("/")[1].times(2), model.check_half_width),
     Break("the upper end bin is closed: masses no longer sum to one", "_bin", comparison("==")[1].to(">"),
           pmf_sums),
-    Break("the lower end bin is closed", "_bin", comparison("==")[0].to("<"), model.check_open_tails),
     Break("the open end ends at the middle of its bin", "_bin", call("where").argument(1).negated(),
           "decoder-likelihood", "decoder-mass-monotone", "decoder-normalised", "delta-posterior-merged"),
     Break("the mean of a narrow bin without its curvature", "_narrow", call("mul").times(0), "decoder-dropped"),
@@ -100,8 +95,6 @@ BREAKS = [
           "vdm-posterior"),
     Break("the posterior's variance is β", "forward:posterior", field("sigma").receiver().becomes("t"),
           process.check_posterior_ho, "posterior-variance"),
-    Break("the posterior's weight of z with σ for σ²", "forward:posterior", number(2).to(1),
-          law_schur),
     Break("the posterior's mean without its noisy part", "forward:posterior_mean", operation("+").keep_right(),
           "chain-absorb-first", "kl-route-rearrange", "posterior-mean-eps"),
     Break("responsibilities of a mixture without the noise", "Mixture.posterior_mean", operation("+")[0].keep_left(),
@@ -109,8 +102,6 @@ BREAKS = [
     # ------------------------------------------------------------ predictions
     Break("σ² for σ in x̂ from the noise", "x0_from", operation("*").within(operation("/")[0]).left().power(2),
           process.check_conversions, "vlb-jensen", "x0-from-eps"),
-    Break("the sign of the score", "x0_from", operation("+")[0].to("-"), process.check_conversions),
-    Break("a velocity without dλ/dt", "x0_from", operation("/")[3].keep_left(), process.check_conversions),
     Break("the sign of v", "x0_from", operation("-")[-1].to("+"), process.check_conversions, "param-v"),
     Break("v loses α before ε", "from_x0", operation("*")[-2].keep_right(), process.check_conversions,
           "loss-conversions"),
@@ -121,7 +112,4 @@ BREAKS = [
           "reverse-transition"),
 ]  # fmt: skip
 
-
-@pytest.mark.parametrize(("broken", "check"), cases(BREAKS))
-def test_break_is_noticed(broken, check, monkeypatch: pytest.MonkeyPatch):
-    assert_noticed(monkeypatch, broken, check)
+test_break_is_noticed = each_is_noticed(BREAKS)

@@ -15,7 +15,7 @@ from nelbo.process import schedule as schedules
 from nelbo.process.levels import Levels, Path
 from nelbo.process.prediction import Output, convert, from_x0, network_input, x0_from
 from nelbo.process.schedule import Schedule, Table
-from tests.process.cases import pairs, some_levels, uneven_betas
+from tests.process.cases import pairs, some_levels, uneven_betas, uneven_table
 
 
 def close(actual, expected, relative: float = 1e-12, absolute: float = 0.0) -> None:
@@ -74,13 +74,11 @@ def check_cosine() -> None:
 
 def check_table_positions() -> None:
     """Index i is DDPM's step i + 1 and unit time (i + 1)/T, at steps t ≥ 2."""
-    betas = uneven_betas()
-    table = schedules.from_betas(betas)
+    betas, bar, table = uneven_table()
     index = torch.arange(1, len(betas))
     levels = table.at_index(index)
-    bar = np.cumprod(1 - betas)[1:]
-    close(levels.alpha.square(), bar, 1e-12)
-    close(levels.sigma.square(), 1 - bar, 1e-12)
+    close(levels.alpha.square(), bar[1:], 1e-12)
+    close(levels.sigma.square(), 1 - bar[1:], 1e-12)
     close(levels.t, np.arange(2, len(betas) + 1) / len(betas))
     assert levels.index is not None and torch.equal(levels.index, index)
 
@@ -117,8 +115,8 @@ def law_composition(schedule: Schedule) -> None:
 
 def check_transition_ddpm() -> None:
     """One step of the table is N(√(1 − β_t) z, β_t), at t ≥ 2."""
-    betas = uneven_betas()
-    levels = schedules.from_betas(betas).at_index(torch.arange(len(betas)))
+    betas, _, table = uneven_table()
+    levels = table.at_index(torch.arange(len(betas)))
     kernel = forward.transition(levels[:-1], levels[1:])
     close(kernel.alpha, np.sqrt(1 - betas[1:]), 1e-12)
     close(kernel.variance, betas[1:], 1e-11)
@@ -145,10 +143,9 @@ def law_schur(schedule: Schedule) -> None:
 
 def check_posterior_ho() -> None:
     """Ho et al. 2020, eq. 7: β̃_t and both coefficients from β and ᾱ at t ≥ 2."""
-    betas = uneven_betas()
-    bar = np.cumprod(1 - betas)
+    betas, bar, table = uneven_table()
     beta, now, before = betas[1:], bar[1:], bar[:-1]
-    levels = schedules.from_betas(betas).at_index(torch.arange(len(betas)))
+    levels = table.at_index(torch.arange(len(betas)))
     q = forward.posterior(levels[:-1], levels[1:])
     close(q.variance, beta * (1 - before) / (1 - now), 1e-11)
     close(q.x_coefficient, np.sqrt(before) * beta / (1 - now), 1e-11)
@@ -161,10 +158,10 @@ def check_posterior_ho() -> None:
 
 def check_noised() -> None:
     """z_t = √ᾱ_t x + √(1 − ᾱ_t) ε at t ≥ 2."""
-    betas = uneven_betas()
-    bar = np.cumprod(1 - betas)[1:, None]
-    x, eps = torch.randn(len(bar), 2, dtype=torch.float64), torch.randn(len(bar), 2, dtype=torch.float64)
-    levels = schedules.from_betas(betas).at_index(torch.arange(1, len(betas)))
+    _, bar, table = uneven_table()
+    bar = bar[1:, None]
+    x, eps = torch.randn(2, len(bar), 2, dtype=torch.float64)
+    levels = table.at_index(torch.arange(1, len(bar) + 1))
     close(forward.noised(x, eps, levels), np.sqrt(bar) * x.numpy() + np.sqrt(1 - bar) * eps.numpy(), 1e-11, 1e-13)
 
 
