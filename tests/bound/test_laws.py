@@ -50,7 +50,7 @@ def planned(tolerance: float) -> dict[str, Estimator]:
 def gaussian(continuous: bool) -> Chain:
     model = shrunk.model(continuous)
     exact = float(shrunk.exact_diffusion(continuous).mean()), float(shrunk.exact_reconstruction(continuous))
-    return Chain(lambda seed: GaussianChain(model, shrunk.X, seed=seed), *exact, 0.1)
+    return Chain(lambda seed: GaussianChain(model, shrunk.X, seed=seed, dtype=torch.float64), *exact, 0.1)
 
 
 FLIPS = flips.problem()
