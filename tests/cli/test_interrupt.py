@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 
 import pytest
 
@@ -47,16 +46,6 @@ def test_interrupted_and_resumed_is_as_never_stopped(nelbo, tmp_path, ctrl_c_at_
     assert nelbo(*RUN, "--out", tmp_path / "b", "--resume").err.startswith("no checkpoint in ")
     one, other = (library.load(str(tmp_path / name)).fingerprint() for name in "ab")
     assert one == other
-
-
-def test_evaluate_interrupted(nelbo, trained, monkeypatch):
-    def evaluate(*_, **__):
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(1)
-
-    monkeypatch.setattr("nelbo.api.evaluate", evaluate)
-    result = nelbo("evaluate", trained, "--data", "digits:test")
-    assert result.status == 130 and result.err.startswith("error: interrupted") and result.out == ""
 
 
 def test_plain_lines_are_few(capsys, monkeypatch):
