@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from nelbo.adapters.load import Model, load
 from nelbo.equation import equation
 from nelbo.errors import NumericalError, ShapeError, UnknownNameError, UsageError
 from nelbo.maths.keys import Purpose
@@ -121,7 +122,7 @@ def sample(
 
 
 def encode(
-    model: DiffusionModel,
+    model: Model,
     data: Tensor,
     *,
     sampler: str | Sampler = "ddim",
@@ -137,7 +138,7 @@ def encode(
     """The noise z_L (n, *shape) from which a sampler makes `data`: the probability flow, run from z_1 = α_1 x upwards.
 
     `nelbo.sample(model, n, start=z, …)` with the same sampler, steps and grid returns to z_1, with an error of the
-    sampler's order in the steps. data: codes or values, (n, *shape). condition, guidance, null_condition,
+    sampler's order in the steps. data: codes or values, (n, *shape). model, condition, guidance, null_condition,
     batch_size, device and progress are as of `nelbo.sample`.
     Errors: UsageError for a sampler that draws noise, DomainError, ShapeError, NumericalError.
 
@@ -149,6 +150,7 @@ def encode(
     >>> bool((back - x).abs().max() < 0.01)
     True
     """
+    model = load(model)
     x = model.domain.values(model.domain.checked(data, "data to encode"))
     run = Run(device=device, batch_size=batch_size, progress=progress)
     guided = make_guidance(guidance, null_condition, condition)
