@@ -87,7 +87,7 @@ def allowed(name: str) -> float:
 
 
 def chosen(patterns: Sequence[str], quick: bool) -> tuple[list[str], list[str]]:
-    """The rows to compare, and those that take no device."""
+    """The rows to compare, and those that are not computed on a device."""
     names = [n for n in record.ROWS if not patterns or any(fnmatch.fnmatch(n, p) for p in patterns)]
     able = [n for n in names if record.ROWS[n].device]
     return able[::4] if quick else able, [n for n in names if not record.ROWS[n].device]
@@ -181,7 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             differing = repeated(names, given.device, given.here, given.rounding)
         took = time.perf_counter() - began
         print(f"{len(names)} rows, {len(differing)} differ ({took:.0f} s): {', '.join(differing) or 'none'}")
-        print(f"left out, for they take no device: {', '.join(unable) or 'none'}")
+        print(f"left out, for files, documents and bits are the CPU's: {', '.join(unable) or 'none'}")
         bench.keep(rows=len(names), differing=differing)
     if given.only != "record":
         speed(bench, 8 if given.quick else given.batch, began + BEGIN_UNTIL)
