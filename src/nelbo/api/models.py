@@ -14,6 +14,7 @@ from nelbo import sampling
 from nelbo.adapters import diffusers
 from nelbo.adapters.choices import Overrides
 from nelbo.adapters.load import Model, load
+from nelbo.ambient import neutral
 from nelbo.api.inputs import Data, Device, Inputs, Progress, rows_of
 from nelbo.bound.result import Bound
 from nelbo.errors import UsageError
@@ -33,6 +34,7 @@ from nelbo.typing import Condition, Json
 from nelbo.workers import Alone, Run, Workers
 
 
+@neutral()
 def train(
     data: Data,
     out: str | Path,
@@ -78,6 +80,7 @@ def train(
     )
 
 
+@neutral()
 def tighten(
     model: Model,
     data: Data,
@@ -203,6 +206,7 @@ def sample(
 ) -> Tensor: ...
 
 
+@neutral()
 def sample(
     model: Model,
     n: int,

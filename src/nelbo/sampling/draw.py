@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from nelbo.ambient import neutral
 from nelbo.equation import equation
 from nelbo.errors import NumericalError, ShapeError, UnknownNameError, UsageError
 from nelbo.maths.keys import Purpose
@@ -120,6 +121,7 @@ def sample(
     return drawn if workers.size == 1 else torch.cat([v.to(dtype) for v in workers.gather(drawn.double())])
 
 
+@neutral()
 def encode(
     model: DiffusionModel,
     data: Tensor,

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nelbo.ambient import neutral
 from nelbo.bound.checks import NelboWarning
 from nelbo.bound.estimate import PerExample
 from nelbo.bound.estimators import Estimator, Exhaustive, Stratified
@@ -39,6 +40,7 @@ GAUSSIAN = GaussianData(
 """The data that adapters are tested on by default."""
 
 
+@neutral()
 def check_model(
     model: DiffusionModel,
     data: Examples | Tensor,
@@ -133,6 +135,7 @@ def check_model(
     close(few, many, 10 * relative, "bound: it depends on the size of the batch")
 
 
+@neutral()
 def check_adapter(
     make: Callable[[Network], DiffusionModel],
     *,
