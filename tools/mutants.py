@@ -38,7 +38,7 @@ import pytest  # noqa: E402
 from _pytest.runner import runtestprotocol  # noqa: E402
 
 from tests.mutations.functions import compiled, plain, tree_of, walk  # noqa: E402
-from tests.mutations.places import (  # noqa: E402  # noqa: E402
+from tests.mutations.places import (  # noqa: E402
     Edit,
     call,
     called,
@@ -55,9 +55,8 @@ from tests.mutations.places import (  # noqa: E402  # noqa: E402
 FORMULAS = """
     maths/*  process/*  model/exact/*  model/fitted/*
     model/clip  model/decoder  model/denoiser  model/domain  model/prior  model/reverse  model/mixture
-    bound/adaptive  bound/baselines  bound/cells  bound/designs  bound/errorbar  bound/estimate  bound/estimators
-    bound/features  bound/fit  bound/per_example  bound/pilot  bound/plan  bound/pooled  bound/problem  bound/refit
-    bound/sanity  bound/shift  bound/stretches  bound/surrogate  bound/terms
+    bound/checks  bound/estimate  bound/estimators  bound/features  bound/gaussian_chain  bound/problem
+    bound/surrogate  bound/terms  bound/planned/*
     likelihood/*  sampling/*
     tightening/candidates  tightening/costs  tightening/decoders  tightening/diagonal  tightening/families
     tightening/log_linear  tightening/path  tightening/plan  tightening/regression

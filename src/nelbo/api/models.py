@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, overload
@@ -156,7 +157,7 @@ def _check_tightened_folder(source: Model, model: DiffusionModel, out: str | Pat
     path = Path(out)
     if path.exists() and not path.is_dir():
         raise UsageError(f"the folder {out} is a file", "give the name of a folder; it is made where it is missing")
-    if not isinstance(source, DiffusionModel) and path.exists() and Path(source).resolve() == path.resolve():
+    if isinstance(source, (str, os.PathLike)) and path.exists() and Path(source).resolve() == path.resolve():
         raise UsageError(f"the tightened model would replace the model in {out}", "give another folder for --out")
 
 

@@ -10,7 +10,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+<<<<<<< HEAD
 from nelbo.ambient import neutral
+=======
+from nelbo.adapters.load import Model, load
+>>>>>>> main
 from nelbo.equation import equation
 from nelbo.errors import NumericalError, ShapeError, UnknownNameError, UsageError
 from nelbo.maths.keys import Purpose
@@ -123,7 +127,7 @@ def sample(
 
 @neutral()
 def encode(
-    model: DiffusionModel,
+    model: Model,
     data: Tensor,
     *,
     sampler: str | Sampler = "ddim",
@@ -139,7 +143,7 @@ def encode(
     """The noise z_L (n, *shape) from which a sampler makes `data`: the probability flow, run from z_1 = α_1 x upwards.
 
     `nelbo.sample(model, n, start=z, …)` with the same sampler, steps and grid returns to z_1, with an error of the
-    sampler's order in the steps. data: codes or values, (n, *shape). condition, guidance, null_condition,
+    sampler's order in the steps. data: codes or values, (n, *shape). model, condition, guidance, null_condition,
     batch_size, device and progress are as of `nelbo.sample`.
     Errors: UsageError for a sampler that draws noise, DomainError, ShapeError, NumericalError.
 
@@ -151,6 +155,7 @@ def encode(
     >>> bool((back - x).abs().max() < 0.01)
     True
     """
+    model = load(model)
     x = model.domain.values(model.domain.checked(data, "data to encode"))
     run = Run(device=device, batch_size=batch_size, progress=progress)
     guided = make_guidance(guidance, null_condition, condition)

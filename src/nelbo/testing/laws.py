@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nelbo.adapters.load import Model, load
 from nelbo.ambient import neutral
 from nelbo.bound.checks import NelboWarning
 from nelbo.bound.estimate import PerExample
@@ -42,7 +43,7 @@ GAUSSIAN = GaussianData(
 
 @neutral()
 def check_model(
-    model: DiffusionModel,
+    model: Model,
     data: Examples | Tensor,
     condition: Mapping[str, Tensor] | None = None,
     *,
@@ -70,6 +71,7 @@ def check_model(
     ...                             domain=nelbo.DataDomain((1, 8, 8), bins=17))
     >>> testing.check_model(model, torch.randint(17, (4, 1, 8, 8)))
     """
+    model = load(model)
     examples = (data if isinstance(data, Examples) else Examples(torch.as_tensor(data))).first(8)
     rows = {k: torch.as_tensor(v)[:8] for k, v in (condition or {}).items()}
     chain = prepare(model, examples, Run(precision=precision), condition=rows).chain
