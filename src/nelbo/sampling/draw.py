@@ -10,11 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-<<<<<<< HEAD
-from nelbo.ambient import neutral
-=======
 from nelbo.adapters.load import Model, load
->>>>>>> main
+from nelbo.ambient import neutral
 from nelbo.equation import equation
 from nelbo.errors import NumericalError, ShapeError, UnknownNameError, UsageError
 from nelbo.maths.keys import Purpose
