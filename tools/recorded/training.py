@@ -65,7 +65,7 @@ training("learned-log", net=PLAIN, variance="learned_log", schedule={"name": "co
 training("plain.histogram", net=PLAIN, decoder="histogram", clip=True, score=True)
 training("plain.mixture", net={**PLAIN, "components": 2}, decoder="mixture", score=True)
 training("head.mixture", net={**MLP, "head": "mixture", "components": 2}, score=True)
-training("unet", net={**UNET, "head": "plain", "predicts": "eps"}, score=True)
+training("unet", rel=1e-2, net={**UNET, "head": "plain", "predicts": "eps"}, score=True)
 training("unet.logits", net=UNET, channels_last=True)
 training("unet.noise-units", net={**UNET, "head": "plain", "predicts": "eps", "noise_units": True, "end_gate": True,
                                   "shuffle": True, "attention": False}, decoder="mixture", clip=True)  # fmt: skip
