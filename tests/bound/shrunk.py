@@ -31,30 +31,36 @@ class Shrunk(Denoiser):
         return Prediction(self.factor * self.exact(z, t).x0)
 
 
-def model(continuous: bool = False, factor: float = FACTOR) -> nelbo.DiffusionModel:
-    """A model of DATA on a table of 200 betas, or its continuous bound; with factor 1 its denoiser is exact."""
+def model(continuous: bool = False) -> nelbo.DiffusionModel:
+    """A model of DATA on a table of 200 betas, or its continuous bound."""
     if continuous:
         schedule, grid = nelbo.schedules.logsnr_linear(5.0, -7.0), nelbo.grids.continuous()
     else:
         schedule, grid = nelbo.schedules.linear(200, 5e-4, 0.1), nelbo.grids.full()
-    return dataclasses.replace(DATA.model(schedule, grid, exact_ends=False), denoiser=Shrunk(DATA, factor))
+    return dataclasses.replace(DATA.model(schedule, grid, exact_ends=False), denoiser=Shrunk(DATA, FACTOR))
 
 
-def exact_diffusion(continuous: bool = False, factor: float = FACTOR) -> np.ndarray:
-    """Nats of every example of X, (N,): ½ SNR E‖x − x̂‖² over the steps, or over λ."""
+def half_mse(logsnr: np.ndarray, x: torch.Tensor, spectrum: torch.Tensor, factor: float) -> np.ndarray:
+    """½ SNR E‖x − x̂‖² of every example at every level, (N, levels)."""
+    snr = np.exp(logsnr)[None, :, None]
+    c, x = spectrum.numpy(), x.numpy()[:, None, :]
+    gain = factor * snr * c / (1 + snr * c)  # f g α
+    return 0.5 * (snr * ((1 - gain) * x) ** 2 + gain**2).sum(-1)
 
-    def half_mse(logsnr: np.ndarray) -> np.ndarray:
-        snr = np.exp(logsnr)[None, :, None]
-        c, x = SPECTRUM.numpy(), X.numpy()[:, None, :]
-        gain = factor * snr * c / (1 + snr * c)  # f g α
-        return 0.5 * (snr * ((1 - gain) * x) ** 2 + gain**2).sum(-1)
 
+def sum_over_steps(betas: np.ndarray, x: torch.Tensor, spectrum: torch.Tensor, factor: float) -> np.ndarray:
+    """Diffusion term of every example in nats, (N,), on a table with the fixed variances β̃."""
+    abar = np.cumprod(1 - betas)
+    logsnr = np.log(abar / (1 - abar))
+    return half_mse(logsnr[1:], x, spectrum, factor) @ np.expm1(logsnr[:-1] - logsnr[1:])
+
+
+def exact_diffusion(continuous: bool = False) -> np.ndarray:
+    """Diffusion term of every example of X in nats, (N,)."""
     if continuous:
         nodes, weights = np.polynomial.legendre.leggauss(200)
-        return half_mse(-1 + 6 * nodes) @ weights * 6
-    abar = np.cumprod(1 - np.linspace(5e-4, 0.1, 200))
-    logsnr = np.log(abar / (1 - abar))
-    return half_mse(logsnr[1:]) @ np.expm1(logsnr[:-1] - logsnr[1:])
+        return half_mse(-1 + 6 * nodes, X, SPECTRUM, FACTOR) @ weights * 6
+    return sum_over_steps(np.linspace(5e-4, 0.1, 200), X, SPECTRUM, FACTOR)
 
 
 def exact_reconstruction(continuous: bool = False) -> float:

@@ -78,17 +78,6 @@ def test_data_error_is_right_over_data_sets():
 # ---------------------------------------------------------------- batches, order, keys
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_the_batch_size_changes_nothing(name):
-    estimator, levels = checks.ESTIMATORS[name]
-    model = checks.mixture_model(levels)
-    data = checks.POINTS.repeat(5, 1)
-    runs = [checks.estimated(estimator, model, data, batch_size=size).per_example for size in (1, 7, 4096)]
-    for run in runs[1:]:
-        checks.close(run.nats, runs[0].nats, 1e-12)
-        checks.close(run.standard_error, runs[0].standard_error, 1e-9, 1e-12)
-
-
 def test_other_examples_change_nothing():
     """With two draws an example's value depends on its own index and value alone."""
     model = checks.mixture_model(grid.even(5))
