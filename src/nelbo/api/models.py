@@ -15,6 +15,7 @@ from nelbo import sampling
 from nelbo.adapters import diffusers
 from nelbo.adapters.choices import Overrides
 from nelbo.adapters.load import Model, load
+from nelbo.ambient import neutral
 from nelbo.api.inputs import Data, Device, Inputs, Progress, rows_of
 from nelbo.bound.result import Bound
 from nelbo.errors import UsageError
@@ -34,6 +35,7 @@ from nelbo.typing import Condition, Json
 from nelbo.workers import Alone, Run, Workers
 
 
+@neutral()
 def train(
     data: Data,
     out: str | Path,
@@ -79,6 +81,7 @@ def train(
     )
 
 
+@neutral()
 def tighten(
     model: Model,
     data: Data,
@@ -204,6 +207,7 @@ def sample(
 ) -> Tensor: ...
 
 
+@neutral()
 def sample(
     model: Model,
     n: int,

@@ -26,6 +26,7 @@ from nelbo.bound.planned.per_example import PerExampleDesign
 from nelbo.bound.planned.summary import ExampleValues
 from nelbo.bound.prepare import Prepared, prepare
 from nelbo.bound.result import Bound, StandardError, without_nan
+from nelbo.bound.trial import trial
 from nelbo.errors import UsageError
 from nelbo.maths.units import bits_per_dim, nats
 from nelbo.model.diffusion import DiffusionModel
@@ -137,6 +138,7 @@ def compare(
     a.open_state(**how)
     try:
         with a.chain.model.denoiser.inference(), b.chain.model.denoiser.inference():
+            notes += [note for one in both for note in trial(one.chain, runner)]
             rows, reached, common = _differences(both, float(nats(tolerance, D)), max_nfe)
     finally:
         runner.close()

@@ -15,6 +15,7 @@ from nelbo.bound.planned.pilot import EXAMPLES, NODES
 from nelbo.bound.prepare import PRECISIONS, prepare
 from nelbo.bound.problem import Problem
 from nelbo.bound.result import Bound
+from nelbo.bound.trial import trial
 from nelbo.equation import equation
 from nelbo.errors import UnknownNameError, UsageError
 from nelbo.maths.units import bits_per_dim
@@ -69,6 +70,7 @@ def evaluate(
     runner.plan(chosen.cost(chain))
     try:
         with chain.model.denoiser.inference():
+            notes += trial(chain, runner)
             estimate = chosen.estimate(chain, runner)
             notes += checks.sanity(chain, estimate)
             if precision == "bf16" and not runner.stopped:

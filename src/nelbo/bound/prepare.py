@@ -38,8 +38,8 @@ class Prepared:
     run: Run
 
     @cached_property
-    def fingerprint(self) -> str:
-        """Of the model."""
+    def fingerprint(self) -> str | None:
+        """Of the model; None where it is unknown."""
         return self.model.fingerprint()
 
     def open_state(self, **how: str) -> None:
@@ -47,7 +47,10 @@ class Prepared:
 
         Errors: UsageError where the file is the state of something else.
         """
-        if self.run.state is None or self.run.workers.rank > 0:
+        if self.run.state is None:
+            return
+        self.model.known_fingerprint("a state file, which must be of the same model when it is read again")
+        if self.run.workers.rank > 0:
             return
         self.runner.open_state(self._identity(how))
 

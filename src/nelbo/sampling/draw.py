@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nelbo.adapters.load import Model, load
+from nelbo.ambient import neutral
 from nelbo.equation import equation
 from nelbo.errors import NumericalError, ShapeError, UnknownNameError, UsageError
 from nelbo.maths.keys import Purpose
@@ -123,6 +124,7 @@ def sample(
     return drawn if workers.size == 1 else torch.cat([v.to(dtype) for v in workers.gather(drawn.double())])
 
 
+@neutral()
 def encode(
     model: Model,
     data: Tensor,

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from nelbo.adapters.load import Model, load
+from nelbo.ambient import neutral
 from nelbo.bound.checks import NelboWarning
 from nelbo.bound.estimate import PerExample
 from nelbo.bound.estimators import Estimator, Exhaustive, Stratified
@@ -40,6 +41,7 @@ GAUSSIAN = GaussianData(
 """The data that adapters are tested on by default."""
 
 
+@neutral()
 def check_model(
     model: Model,
     data: Examples | Tensor,
@@ -135,6 +137,7 @@ def check_model(
     close(few, many, 10 * relative, "bound: it depends on the size of the batch")
 
 
+@neutral()
 def check_adapter(
     make: Callable[[Network], DiffusionModel],
     *,
