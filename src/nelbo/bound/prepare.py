@@ -17,7 +17,8 @@ from torch import Tensor
 from nelbo._version import __version__
 from nelbo.bound.gaussian_chain import GaussianChain
 from nelbo.bound.runner import Runner
-from nelbo.errors import ShapeError, UnknownNameError
+from nelbo.errors import UnknownNameError
+from nelbo.model.calling import condition_rows
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
 from nelbo.process.grid import Grid
@@ -100,12 +101,7 @@ def prepare(
     if run.precision not in PRECISIONS:
         raise UnknownNameError.of("precision", run.precision, PRECISIONS)
     device = torch.device(run.device or "cpu")
-    rows = {name: torch.as_tensor(values) for name, values in (condition or {}).items()}
-    for name, values in rows.items():
-        if len(values) != len(checked):
-            raise ShapeError(
-                f"the condition {name!r} has {len(values)} rows for {len(checked)} examples", "give one row an example"
-            )
+    rows = condition_rows(condition, len(checked))
     chain = GaussianChain(
         model=model.in_precision(PRECISIONS[run.precision], device),
         data=checked,

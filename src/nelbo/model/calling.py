@@ -3,17 +3,38 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from nelbo.errors import UsageError
+from nelbo.errors import ShapeError, UsageError
 from nelbo.typing import Condition
 
 _SIDES = (2, 4, 8, 16, 32, 64)
 """Multiples that networks which halve an image want its sides to be."""
+
+
+def condition_rows(condition: Mapping[str, Any] | None, n: int | None = None, what: str = "examples") -> Condition:
+    """Keywords of a network as tensors, n rows each. Errors: UsageError for what is no tensor, ShapeError."""
+    rows: dict[str, Tensor] = {}
+    for name, values in (condition or {}).items():
+        if values is None:
+            raise UsageError(
+                f"the condition {name!r} is None", "leave it out, or give one row an example: the network takes tensors"
+            )
+        try:
+            rows[name] = torch.as_tensor(values)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise UsageError(
+                f"the condition {name!r} is a {type(values).__name__} of which no tensor can be made: {error}",
+                "give numbers, one row an example; names of classes become numbers in the order of the training",
+            ) from None
+        if n is not None and (rows[name].dim() == 0 or len(rows[name]) != n):
+            given = "is one number" if rows[name].dim() == 0 else f"has {len(rows[name])} rows"
+            raise ShapeError(f"the condition {name!r} {given} for {n} {what}", "give one row each")
+    return rows
 
 
 def first_line(error: BaseException) -> str:
@@ -41,14 +62,22 @@ def explained(
             f"the network takes its arguments in the order (time, z), and it is {called}",
             "wrap it: lambda z, t: net(t, z)",
         )
-    if t.is_floating_point() and _accepts(network, (z, t.round().long()), one, z):
+    table = t.is_floating_point() and _accepts(network, (z, t.round().long()), one, z)
+    if table and time == "index":
+        return UsageError(
+            "the network looks its time up in a table by a whole number, and it is asked between the steps: it is "
+            f"{called}",
+            "the bound of a finite chain asks at its steps alone; an ODE or a continuous grid takes a network of real "
+            "times",
+        )
+    if table:
         return UsageError(
             f"the network looks its time up in a table by a whole number, and it is {called}",
             "declare time='index', or convert in a function of your own",
         )
-    if not t.is_floating_point() and _accepts(network, (z, torch.zeros_like(t)), one, z):
+    if _accepts(network, (z, torch.zeros_like(t)), one, z):
         return UsageError(
-            f"the network's table of times ends before {int(arguments[1].max())}: {first_line(error)}",
+            f"the network's table of times ends before {float(arguments[1].max()):g}: {first_line(error)}",
             "the schedule has more steps than the network was trained with, or counts from 1 where it counts from 0: "
             "give the schedule of its training, or shift the index in a function of your own",
         )

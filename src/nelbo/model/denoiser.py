@@ -104,7 +104,7 @@ class Denoiser(nn.Module, ABC):
         Errors: UsageError where the network cannot be copied.
         """
         tensors = [*self.parameters(), *self.buffers()]
-        same_device = device is None or all(t.device == torch.device(device) for t in tensors)
+        same_device = device is None or all(_on(t.device, torch.device(device)) for t in tensors)
         if dtype == self._dtype(torch.float64) and same_device:
             return self
         try:
@@ -251,3 +251,8 @@ class CategoricalDenoiser(Denoiser):
         logits = logits.to(z.dtype) - 0.5 * ((z[..., None] - alpha * lattice) / sigma).square()
         log_probs = logits.log_softmax(-1)
         return Prediction((log_probs.exp() * lattice).sum(-1), log_probs)
+
+
+def _on(device: torch.device, asked: torch.device) -> bool:
+    """Whether `device` is the one asked for: "cuda" is any GPU."""
+    return device == asked or (asked.index is None and device.type == asked.type)

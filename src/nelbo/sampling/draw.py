@@ -15,6 +15,7 @@ from nelbo.ambient import neutral
 from nelbo.equation import equation
 from nelbo.errors import NumericalError, ShapeError, UnknownNameError, UsageError
 from nelbo.maths.keys import Purpose
+from nelbo.model.calling import condition_rows
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
 from nelbo.process import grids
@@ -196,10 +197,7 @@ class _Paths:
         guidance: Guidance | None,
         run: Run,
     ) -> _Paths:
-        chosen, condition = parse(sampler), condition or {}
-        for name, rows in condition.items():
-            if len(rows) != n:
-                raise ShapeError(f"the condition {name!r} has {len(rows)} rows for {n} samples", "give one row each")
+        chosen, condition = parse(sampler), condition_rows(condition, n, "samples")
         variance = chosen.reverse_variance or model.reverse.variance
         reverse = dataclasses.replace(model.reverse, variance=variance)
         model = dataclasses.replace(model, grid=_grid(model, steps, grid), reverse=reverse)
@@ -233,7 +231,7 @@ class _Paths:
 
     def predictor(self, rows: Tensor) -> Callable[[Tensor, Levels], Prediction]:
         """The model's prediction for the samples `rows` at a state and one level."""
-        condition = {k: torch.as_tensor(v)[rows].to(self.device) for k, v in self.condition.items()}
+        condition = {k: v[rows].to(self.device) for k, v in self.condition.items()}
 
         def predict(z: Tensor, t: Levels) -> Prediction:
             t = t.expand(len(z))
