@@ -41,7 +41,7 @@ UNET = {
 
 
 @dataclass
-class Case:
+class ModelCase:
     """A model and the held-out images it is scored on."""
 
     name: str
@@ -49,7 +49,7 @@ class Case:
     images: torch.Tensor
 
 
-def cases(only: list[str], runs: Path, images: int, quick: bool) -> list[Case]:
+def cases(only: list[str], runs: Path, images: int, quick: bool) -> list[ModelCase]:
     """The models asked for, trained where they are not there yet."""
     found = []
     if "cifar16" in only or "foreign16" in only:
@@ -58,21 +58,21 @@ def cases(only: list[str], runs: Path, images: int, quick: bool) -> list[Case]:
     if "cifar16" in only:
         if not (runs / "c16/model.json").exists():
             nelbo.train(small[:3000], runs / "c16", {**UNET, "steps": 200 if quick else 4000})
-        found.append(Case("cifar16 (nelbo U-Net, ε)", nelbo.load(runs / "c16"), small[3000:][:images]))
+        found.append(ModelCase("cifar16 (nelbo U-Net, ε)", nelbo.load(runs / "c16"), small[3000:][:images]))
     if "foreign16" in only:
         model = foreign.model(runs / "foreign16.pt", small[:3000], 200 if quick else 3000)
-        found.append(Case("cifar16 (foreign ε-network)", model, small[3000:][:images]))
+        found.append(ModelCase("cifar16 (foreign ε-network)", model, small[3000:][:images]))
     if "fashion" in only:
         folder = SHARED / "data/fashion_mnist"
         train = read(str(folder / "train-images-idx3-ubyte.gz")).data[:, None]
         test = read(str(folder / "t10k-images-idx3-ubyte.gz")).data[:images, None]
         model = foreign.model(runs / "foreign.pt", train, 200 if quick else 3000)
-        found.append(Case("Fashion-MNIST (foreign ε-network)", model, test))
+        found.append(ModelCase("Fashion-MNIST (foreign ε-network)", model, test))
     if "digits" in only:
         if not (runs / "digits/model.json").exists():
             nelbo.train("digits:train", runs / "digits")
         found.append(
-            Case("digits (demo model, D = 64)", nelbo.load(runs / "digits"), read("digits:test").data[:images])
+            ModelCase("digits (demo model, D = 64)", nelbo.load(runs / "digits"), read("digits:test").data[:images])
         )
     return found
 
@@ -86,7 +86,7 @@ class Loop:
     one: float
 
 
-def full_loop(case: Case, subset: int, every: int) -> Loop:
+def full_loop(case: ModelCase, subset: int, every: int) -> Loop:
     """Its own standard error from two draws at every level (at every `every`-th beyond the first fifty)."""
     model, N = case.model, len(case.images)
     levels = len(model.levels())
@@ -127,7 +127,7 @@ def protocols(loop: Loop, scale: int) -> list[tuple[str, Estimator]]:
     ]
 
 
-def measure(case: Case, estimator: Estimator, reps: int) -> tuple[float, float, float, float, str]:
+def measure(case: ModelCase, estimator: Estimator, reps: int) -> tuple[float, float, float, float, str]:
     """Mean evaluations, mean reported standard error, observed spread, pilot evaluations, what was picked."""
     bounds = [evaluate(case.model, case.images, estimator=estimator, seed=s) for s in range(reps)]
     pilot = bounds[0].estimator.get("pilot", {}).get("evaluations", 0)
@@ -141,7 +141,7 @@ def measure(case: Case, estimator: Estimator, reps: int) -> tuple[float, float, 
     )
 
 
-def report(case: Case, reps: int, subset: int, every: int, scale: int, ours: bool) -> None:
+def report(case: ModelCase, reps: int, subset: int, every: int, scale: int, ours: bool) -> None:
     """The table of one model."""
     N = len(case.images)
     loop = full_loop(case, subset, every)
@@ -164,7 +164,7 @@ def report(case: Case, reps: int, subset: int, every: int, scale: int, ours: boo
     wall_time(case)
 
 
-def per_example(case: Case, loop: Loop) -> None:
+def per_example(case: ModelCase, loop: Loop) -> None:
     """Evaluations an image at the loop's precision for one image."""
     for strata in (1, 2, 3, 4, 6, 8, 12, 16):
         estimator = Adaptive(design="per_example", strata=strata)
@@ -179,7 +179,7 @@ def per_example(case: Case, loop: Loop) -> None:
     print(f"(the loop's {loop.one:.4f}): {loop.nfe / cost:.0f}×.")
 
 
-def wall_time(case: Case) -> None:
+def wall_time(case: ModelCase) -> None:
     """`evaluate` against the bare network on as many inputs of the same batch shape, by processor time."""
     model, D = case.model, case.model.domain.dimensions
     size = 256

@@ -60,7 +60,7 @@ def case(name: str, runs: Path, quick: bool) -> tuple[DiffusionModel, torch.Tens
     return model, other.reshape(len(other), *model.domain.shape)
 
 
-class Table:
+class Results:
     """Bounds of one model's chains on the same held-out examples."""
 
     def __init__(self, held_out: Examples):
@@ -97,7 +97,7 @@ def report(name: str, options: argparse.Namespace) -> None:
     fit_examples = parts.fit_examples
     candidates = Candidates.of(model)
     D, levels = model.domain.dimensions, candidates.levels
-    table = Table(parts.held_out_examples)
+    table = Results(parts.held_out_examples)
     started = time.process_time()
     fitting = Fitting(candidates, fit_examples, {}, Run())
     measured, priced = fitting.covariances()

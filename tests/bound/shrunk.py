@@ -40,19 +40,30 @@ def model(continuous: bool = False, factor: float = FACTOR) -> nelbo.DiffusionMo
     return dataclasses.replace(DATA.model(schedule, grid, exact_ends=False), denoiser=Shrunk(DATA, factor))
 
 
-def half_mse(logsnr: np.ndarray, factor: float = FACTOR) -> np.ndarray:
-    """½ SNR E‖x − x̂‖² of every example, (N, levels)."""
+def half_mse(logsnr: np.ndarray, x: torch.Tensor, spectrum: torch.Tensor, factor: float) -> np.ndarray:
+    """½ SNR E‖x − x̂‖² of every example at every level, (N, levels)."""
     snr = np.exp(logsnr)[None, :, None]
-    c, x = SPECTRUM.numpy(), X.numpy()[:, None, :]
+    c, x = spectrum.numpy(), x.numpy()[:, None, :]
     gain = factor * snr * c / (1 + snr * c)  # f g α
     return 0.5 * (snr * ((1 - gain) * x) ** 2 + gain**2).sum(-1)
 
 
-def exact_diffusion(continuous: bool, factor: float = FACTOR) -> np.ndarray:
-    """Nats of every example, (N,)."""
+def sum_over_steps(betas: np.ndarray, x: torch.Tensor, spectrum: torch.Tensor, factor: float) -> np.ndarray:
+    """Diffusion term of every example in nats, (N,), on a table with the fixed variances β̃."""
+    abar = np.cumprod(1 - betas)
+    logsnr = np.log(abar / (1 - abar))
+    return half_mse(logsnr[1:], x, spectrum, factor) @ np.expm1(logsnr[:-1] - logsnr[1:])
+
+
+def exact_diffusion(continuous: bool = False, factor: float = FACTOR) -> np.ndarray:
+    """Diffusion term of every example of X in nats, (N,)."""
     if continuous:
         nodes, weights = np.polynomial.legendre.leggauss(200)
-        return half_mse(-1 + 6 * nodes, factor) @ weights * 6
-    abar = np.cumprod(1 - np.linspace(5e-4, 0.1, 200))
-    logsnr = np.log(abar / (1 - abar))
-    return half_mse(logsnr[1:], factor) @ np.expm1(logsnr[:-1] - logsnr[1:])
+        return half_mse(-1 + 6 * nodes, X, SPECTRUM, factor) @ weights * 6
+    return sum_over_steps(np.linspace(5e-4, 0.1, 200), X, SPECTRUM, factor)
+
+
+def exact_reconstruction(continuous: bool = False) -> float:
+    """Nats of an example: −log N(x; z/α, σ²/α²) at the first level is ½‖ε‖² and a constant."""
+    first = float(model(continuous).levels().logsnr[0])
+    return 0.5 * D * (1 + np.log(2 * np.pi) - first)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nelbo.adapters.choices import Overrides
 from nelbo.adapters.load import Model, load
+from nelbo.ambient import neutral
 from nelbo.api.inputs import Data, Device, Inputs, Progress
 from nelbo.bound import compare as comparisons
 from nelbo.bound import evaluate as bounds
@@ -81,22 +82,24 @@ def evaluate(
     >>> abs(bound.bits_per_dim - 4.087) < 4 * bound.standard_error.total        # log2(17), the entropy
     True
     """
-    given = Inputs.of(model, data, limit=limit, condition=condition, overrides=overrides, grid=grid)
-    bound = bounds.evaluate(
-        given.model,
-        given.examples,
-        Run(device, precision, batch_size, seed, state, workers or Alone(), progress, message),
-        tolerance=tolerance,
-        max_nfe=max_nfe,
-        any_cost=any_cost,
-        estimator=estimator,
-        per_example=per_example,
-        condition=given.condition,
-        watch=watch,
-    )
+    with neutral():
+        given = Inputs.of(model, data, limit=limit, condition=condition, overrides=overrides, grid=grid)
+        bound = bounds.evaluate(
+            given.model,
+            given.examples,
+            Run(device, precision, batch_size, seed, state, workers or Alone(), progress, message),
+            tolerance=tolerance,
+            max_nfe=max_nfe,
+            any_cost=any_cost,
+            estimator=estimator,
+            per_example=per_example,
+            condition=given.condition,
+            watch=watch,
+        )
     return dataclasses.replace(bound, overrides=given.overrides.to_json())
 
 
+@neutral()
 def ode_likelihood(
     model: Model,
     data: Data,
@@ -185,6 +188,7 @@ def ode_likelihood(
     return dataclasses.replace(ode, overrides=given.overrides.to_json())
 
 
+@neutral()
 def compare(
     model_a: Model | Bound,
     model_b: Model | Bound,

@@ -28,6 +28,7 @@ from nelbo.bound.prepare import Prepared, prepare
 from nelbo.bound.result import Bound, StandardError, without_nan
 from nelbo.bound.runner import Runner
 from nelbo.bound.tolerance import Relative, Tolerance, in_nats, in_words, parse
+from nelbo.bound.trial import trial
 from nelbo.errors import CostError, UsageError
 from nelbo.maths.units import bits_per_dim
 from nelbo.model.diffusion import DiffusionModel
@@ -137,10 +138,13 @@ def compare(
     both, runner = (a, b), a.runner
     notes = [note for one in both for note in checks.overlap(one.model, one.examples)]
     D = domains[0].dimensions
+    how = {"compared_with": b.fingerprint, "tolerance": repr(tolerance), "max_nfe": repr(max_nfe)}
+    a.agree("compare", **how)
     claims = [one.claims() for one in both]
-    a.open_state(compared_with=b.fingerprint, tolerance=repr(tolerance), max_nfe=repr(max_nfe))
+    a.open_state(**how)
     try:
         with a.chain.model.denoiser.inference(), b.chain.model.denoiser.inference():
+            notes += [note for one in both for note in trial(one.chain, runner)]
             rows, reached, common = _differences(both, budget)
     finally:
         runner.close()

@@ -16,6 +16,7 @@ from nelbo.bound.prepare import PRECISIONS, prepare
 from nelbo.bound.problem import Problem
 from nelbo.bound.result import Bound
 from nelbo.bound.tolerance import Relative, parse
+from nelbo.bound.trial import trial
 from nelbo.equation import equation
 from nelbo.errors import CostError, UnknownNameError, UsageError
 from nelbo.maths.units import bits_per_dim
@@ -67,11 +68,13 @@ def evaluate(
     chain, runner, precision = prepared.chain, prepared.runner, prepared.run.precision
     notes = checks.overlap(model, prepared.examples)
     chosen = choose(estimator, chain, tolerance, max_nfe, per_example, any_cost)
+    prepared.agree("evaluate", estimator=repr(chosen), per_example=repr(per_example))
     claims = prepared.claims()
     prepared.open_state(estimator=repr(chosen))
     runner.plan(chosen.cost(chain))
     try:
         with chain.model.denoiser.inference():
+            notes += trial(chain, runner)
             estimate = chosen.estimate(chain, runner)
             notes += checks.sanity(chain, estimate)
             if precision == "bf16" and not runner.stopped:

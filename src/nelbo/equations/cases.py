@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nelbo.equations.oracles.noisy_mixture import Mixture
+from nelbo.equations.oracles.noisy_mixture import NoisyMixture
 from nelbo.model.exact.mixture import MixtureData
 from nelbo.process import schedule as schedules
 from nelbo.process.levels import Levels, Path
@@ -40,9 +40,9 @@ def alpha_bars(betas: Sequence[float] = BETAS) -> np.ndarray:
     return np.concatenate([[1.0], np.cumprod(1 - np.asarray(betas))])
 
 
-def mixture() -> tuple[Mixture, MixtureData]:
+def mixture() -> tuple[NoisyMixture, MixtureData]:
     """Two well-separated components in one dimension: the oracle's, and the library's."""
-    oracle = Mixture.of(WEIGHTS, MEANS, VARIANCES)
+    oracle = NoisyMixture.of(WEIGHTS, MEANS, VARIANCES)
     return oracle, MixtureData(tensor(WEIGHTS), tensor(MEANS)[:, None], tensor(VARIANCES)[:, None, None])
 
 

@@ -54,12 +54,12 @@ def readable(latex: str) -> str:
     """
     latex = re.sub(r"\\begin\{(cases|aligned|array)\}(\{[^}]*\})?", r"\\{ ", latex)
     latex = re.sub(r"\\end\{(cases|aligned|array)\}", "", latex)
-    text = _Reader(_TOKEN.findall(latex)).sequence()
+    text = _TokenReader(_TOKEN.findall(latex)).sequence()
     text = re.sub(r"(?<=[^\W\d_])(?=(?:log|exp|det) )", " ", text)  # d log, not dlog
     return unicodedata.normalize("NFC", re.sub(r" {5,}", "    ", text).strip())
 
 
-class _Reader:
+class _TokenReader:
     def __init__(self, tokens: list[str]):
         self.tokens = tokens
         self.place = 0

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nelbo.equations.oracles.grid import GridChain, Mixture
-from nelbo.equations.oracles.linear import LinearChain, Quadratic, forward_law
+from nelbo.equations.oracles.grid import GridChain, LineMixture
+from nelbo.equations.oracles.linear import LinearChain, QuadraticForm, forward_law
 from nelbo.equations.paths import PathDensities
 from nelbo.model.decoder import ContinuousGaussian
 from nelbo.model.denoiser import Denoiser, NetworkDenoiser
@@ -32,7 +32,7 @@ BETAS = (0.1, 0.2, 0.3, 0.35)
 POINTS = (-1.3, 0.2, 1.7)
 """The x_0 at which statements given x_0 are checked."""
 
-MIXTURE = Mixture((0.3, 0.5, 0.2), (-1.5, 0.2, 1.8), (0.1, 0.2, 0.05))
+MIXTURE = LineMixture((0.3, 0.5, 0.2), (-1.5, 0.2, 1.8), (0.1, 0.2, 0.05))
 
 
 class AffineNet:
@@ -67,10 +67,10 @@ class LinearTwin:
         """The library's densities along paths."""
         return PathDensities(self.model)
 
-    def read(self, name: str, *args: int) -> Quadratic:
+    def read(self, name: str, *args: int) -> QuadraticForm:
         """A method of `PathDensities` as a quadratic form, which it is for this model."""
         method = getattr(self.paths, name)
-        return Quadratic.read(lambda x: method(x, *args).numpy(), self.chain.T + 1)
+        return QuadraticForm.read(lambda x: method(x, *args).numpy(), self.chain.T + 1)
 
     def bound(self, x0: float) -> float:
         """E_q[log q(x_{1:T} | x_0)/p_θ(x_{0:T})] of the library's integrand, x_0 given; exact."""
@@ -113,7 +113,7 @@ def gaussian_data(mean: float, variance: float) -> GaussianData:
     return GaussianData(torch.tensor([mean], dtype=torch.float64), torch.tensor([[variance]], dtype=torch.float64))
 
 
-def mixture_data(mixture: Mixture) -> MixtureData:
+def mixture_data(mixture: LineMixture) -> MixtureData:
     """The library's mixture with the numbers of `mixture`."""
     weights, means, variances = (
         torch.tensor(values, dtype=torch.float64) for values in (mixture.weights, mixture.means, mixture.variances)

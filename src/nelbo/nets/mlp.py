@@ -37,7 +37,7 @@ class ResidualMLP(nn.Module):
         super().__init__()
         self.inner = nn.Linear(math.prod(shape), width)
         self.embedding = LogSNREmbedding(embedding, logsnr_max, logsnr_min)
-        self.blocks = nn.ModuleList(_Block(width, embedding, dropout) for _ in range(blocks))
+        self.blocks = nn.ModuleList(_ResidualLayer(width, embedding, dropout) for _ in range(blocks))
         self.norm = nn.LayerNorm(width)
         self.head = ValueHead(width, shape, outputs) if codes is None else LogitHead(width, shape, codes, rank)
         self.drop = nn.Dropout(dropout)
@@ -50,7 +50,7 @@ class ResidualMLP(nn.Module):
         return self.head(self.norm(h))
 
 
-class _Block(nn.Module):
+class _ResidualLayer(nn.Module):
     def __init__(self, width: int, embedding: int, dropout: float):
         super().__init__()
         self.norm = nn.LayerNorm(width)

@@ -76,7 +76,7 @@ def refusal(problem: Problem, runner: Runner, tolerance: Tolerance, planned: flo
     coarse = _up(reached * math.sqrt(planned / most))
     error = CostError(
         f"a standard error of {in_words(tolerance)} takes {in_numbers(planned, N, runner.seconds_for(planned))}, and "
-        f"no more than {most:,} are spent unasked; the {runner.nfe:,} evaluations of the pilot say {about}",
+        f"no more than {most:,} are spent unasked; the first {runner.nfe:,} evaluations say {about}",
         f"give tolerance={coarse:g} or tolerance='5%' (of the value), a budget of evaluations such as "
         f"max_nfe={most}, or any_cost=True to spend them all",
     )

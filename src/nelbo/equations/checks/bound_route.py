@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from nelbo.equations.check import Checks, check
-from nelbo.equations.oracles.linear import Quadratic, forward_law, kernel
+from nelbo.equations.oracles.linear import QuadraticForm, forward_law, kernel
 from nelbo.equations.oracles.quadrature import expectation
 from nelbo.equations.twins import BETAS, POINTS, grid_twin, linear_twin, misspecified, nonlinear
 
@@ -147,7 +147,7 @@ def _(c: Checks) -> None:
     c.must_fail("002: the reverse kernel's index t + 1 for t − 1", wrong - right, 0.3)
 
 
-def upward_index(chain) -> Quadratic:
+def upward_index(chain) -> QuadraticForm:
     """−log p(x_T) + Σ log q(x_t | x_{t−1})/p(x_{t+1} | x_t), read on a forward chain that is one step longer."""
     n = chain.T + 2
     law = forward_law(np.array([*BETAS, 0.4]), chain.data_mean, chain.data_variance)

@@ -6,7 +6,7 @@ import torch
 
 from nelbo.equations.check import Checks, check
 from nelbo.equations.oracles import nodes
-from nelbo.equations.oracles.mixture import Mixture
+from nelbo.equations.oracles.bumps import Bumps
 from nelbo.process.levels import Levels, Path
 from nelbo.process.prediction import Output, convert, from_x0, x0_from
 
@@ -56,7 +56,7 @@ def _(c: Checks) -> None:
 
 @check("param-score-tweedie")
 def _(c: Checks) -> None:
-    mixture = Mixture()
+    mixture = Bumps()
     denoiser = mixture.product().denoiser()
     z = torch.linspace(-3, 3, 61, dtype=torch.float64)
     for logsnr in LOGSNR:
@@ -103,7 +103,7 @@ def _(c: Checks) -> None:
 
 @check("dsm-esm")
 def _(c: Checks) -> None:
-    mixture, logsnr = Mixture(), 0.4
+    mixture, logsnr = Bumps(), 0.4
     a, s = scales(logsnr)
     x, p = nodes.line(-4.0, 4.0, 401)
     eps, w = nodes.normal(60)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nelbo.equations.check import Checks, check
 from nelbo.equations.oracles import nodes
-from nelbo.equations.oracles.mixture import Mixture
+from nelbo.equations.oracles.bumps import Bumps
 from nelbo.likelihood import RK4, ode
 from nelbo.model.denoiser import Denoiser
 from nelbo.model.diffusion import DiffusionModel
@@ -110,12 +110,12 @@ def marginal(z: Tensor, t: float | Tensor) -> Tensor:
     alpha2 = (
         torch.exp(-(BETA_0 * t + 0.5 * (BETA_1 - BETA_0) * t * t)) if isinstance(t, Tensor) else math.exp(log_bar(t))
     )
-    return Mixture().density(z, alpha2**0.5, 1 - alpha2)
+    return Bumps().density(z, alpha2**0.5, 1 - alpha2)
 
 
 def distribution(z: Tensor, t: float) -> Tensor:
     """The distribution function of q_t of the mixture."""
-    mixture, alpha2 = Mixture(), math.exp(log_bar(t))
+    mixture, alpha2 = Bumps(), math.exp(log_bar(t))
     total = torch.zeros_like(z)
     for w, m, v in zip(mixture.weights, mixture.means, mixture.variances, strict=True):
         total = total + w * torch.special.ndtr((z - alpha2**0.5 * m) / (alpha2 * v + 1 - alpha2) ** 0.5)
@@ -124,7 +124,7 @@ def distribution(z: Tensor, t: float) -> Tensor:
 
 @check("pf-ode")
 def _(c: Checks) -> None:
-    denoiser = Mixture().product().denoiser()
+    denoiser = Bumps().product().denoiser()
     z = torch.linspace(-3, 3, 61, dtype=torch.float64)
     library = printed_clock(denoiser)
     for t in (0.1, 0.35, 0.8):
@@ -150,7 +150,7 @@ def _(c: Checks) -> None:
     n, generator = 4000, torch.Generator().manual_seed(17)
     alpha2 = math.exp(log_bar(FIRST))
     noise = torch.randn(n, dtype=torch.float64, generator=generator)
-    start = alpha2**0.5 * Mixture().draw(n, generator) + (1 - alpha2) ** 0.5 * noise
+    start = alpha2**0.5 * Bumps().draw(n, generator) + (1 - alpha2) ** 0.5 * noise
     points = torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)
     exact = distribution(points, LAST)
     error = (exact * (1 - exact) / n).sqrt()
@@ -183,7 +183,7 @@ def _(c: Checks) -> None:
     end = nodes.log_normal(z, 0.3 * last**0.5, 0.5 * last + 1 - last)
     c.must_fail("g² for ½ g² in the drift", end + integral - exact, 0.1)
     x = torch.linspace(-2.2, 2.2, 12, dtype=torch.float64)
-    end, integral = integrated(between(Mixture().product()), x[:, None], 96)
+    end, integral = integrated(between(Bumps().product()), x[:, None], 96)
     c.holds("a mixture, 12 points: = log q_0", end + integral - marginal(x, FIRST).log(), 1e-5)
     mean, cov = (
         torch.tensor([0.2, -0.4], dtype=torch.float64),

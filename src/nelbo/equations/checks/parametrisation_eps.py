@@ -9,8 +9,8 @@ from nelbo.bound.gaussian_chain import cells_of
 from nelbo.equations.check import Checks, check
 from nelbo.equations.oracles import models, nodes
 from nelbo.equations.oracles.affine import AffineChain
+from nelbo.equations.oracles.bumps import Bumps
 from nelbo.equations.oracles.ddpm import Ddpm
-from nelbo.equations.oracles.mixture import Mixture
 from nelbo.model.reverse import Beta, Reverse
 from nelbo.process import forward
 from nelbo.process import schedule as schedules
@@ -77,7 +77,7 @@ def _(c: Checks) -> None:
             f"t={t}: nelbo's step has the mean (z − β/√(1−ᾱ) ε̂)/√α", mean - TABLE.mean_from_eps(z, eps_hat, t), 1e-12
         )
         c.must_fail(f"t={t}: without the bar (002)", TABLE.misprinted_mean(z, eps_hat, t) - mean, 0.1)
-    mixture, t = Mixture(), 3
+    mixture, t = Bumps(), 3
     denoiser = mixture.product().denoiser()
     z = torch.linspace(-3, 3, 61, dtype=torch.float64)
     at = step(t, 61)

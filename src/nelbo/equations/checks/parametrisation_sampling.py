@@ -10,8 +10,8 @@ from torch import Tensor
 from nelbo.equations.check import Checks, check
 from nelbo.equations.oracles import models, nodes
 from nelbo.equations.oracles.affine import AffineChain
+from nelbo.equations.oracles.bumps import Bumps
 from nelbo.equations.oracles.ddpm import Ddpm
-from nelbo.equations.oracles.mixture import Mixture
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.exact import GaussianData
 from nelbo.model.reverse import Beta, Reverse
@@ -87,7 +87,7 @@ def _distribution(table: Ddpm, misprinted: bool = False) -> Tensor:
     schedule = schedules.from_betas(table.betas)
     for t in range(table.T, 1, -1):
         at = schedule.at_index(torch.full((len(y),), t - 1))
-        centre = mean(y, models.wavy_eps(Mixture().product(), y[:, None], at)[:, 0], t)
+        centre = mean(y, models.wavy_eps(Bumps().product(), y[:, None], at)[:, 0], t)
         spread = float(table.beta[t]) ** 0.5
         if t == 2:
             return torch.special.ndtr((POINTS - centre[:, None]) / spread).T @ (w * density)

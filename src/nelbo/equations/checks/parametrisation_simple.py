@@ -11,8 +11,8 @@ from nelbo.bound.surrogate import GaussianSurrogate
 from nelbo.equations.check import Checks, check
 from nelbo.equations.oracles import models, nodes
 from nelbo.equations.oracles.affine import AffineChain
+from nelbo.equations.oracles.bumps import Bumps
 from nelbo.equations.oracles.ddpm import Ddpm
-from nelbo.equations.oracles.mixture import Mixture
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.exact import GaussianData
 from nelbo.process import forward
@@ -69,7 +69,7 @@ def _(c: Checks) -> None:
 
 @check("loss-simple-reparam")
 def _(c: Checks) -> None:
-    mixture, generator = Mixture(), torch.Generator().manual_seed(4)
+    mixture, generator = Bumps(), torch.Generator().manual_seed(4)
     model = models.wavy(TABLE)
     x = mixture.draw(512, generator)[:, None]
     right, wrong = _expected(x, TABLE.bar), _expected(x, TABLE.alpha)
@@ -92,7 +92,7 @@ def _(c: Checks) -> None:
 
 def _expected(x: Tensor, scales: Tensor) -> Tensor:
     """E over ε of (ε − ε̂)² where ᾱ_t is read off `scales`, the mean over x, for t = 1 … T, (T,)."""
-    data, (eps, w) = Mixture().product(), nodes.normal(60)
+    data, (eps, w) = Bumps().product(), nodes.normal(60)
     out = []
     for t in range(1, TABLE.T + 1):
         z = scales[t].sqrt() * x + (1 - scales[t]).sqrt() * eps
@@ -104,7 +104,7 @@ def _expected(x: Tensor, scales: Tensor) -> Tensor:
 
 @check("eps-optimal-predictor")
 def _(c: Checks) -> None:
-    mixture, t = Mixture(), 2
+    mixture, t = Bumps(), 2
     x, p = nodes.line(-4.0, 4.0, 401)
     eps, w = nodes.normal(60)
     weight = (p * mixture.density(x))[:, None] * w

@@ -8,7 +8,7 @@ import torch
 from nelbo.equations.cases import alpha_bars, generator, level, mixture, tensor
 from nelbo.equations.check import Checks, check
 from nelbo.equations.oracles import quadrature, schur
-from nelbo.equations.oracles.noisy_mixture import Mixture
+from nelbo.equations.oracles.noisy_mixture import NoisyMixture
 from nelbo.maths import gaussian
 from nelbo.model.decoder import Categorical
 from nelbo.model.domain import DataDomain
@@ -210,7 +210,7 @@ def _(c: Checks) -> None:
 @check("mle-to-kl")
 def _(c: Checks) -> None:
     weighing, centres, spreads = (0.55, 0.45), (-1.6, 1.6), (0.15, 0.25)  # far apart, so that the two KLs disagree
-    oracle = Mixture.of(weighing, centres, spreads)
+    oracle = NoisyMixture.of(weighing, centres, spreads)
     data = MixtureData(tensor(weighing), tensor(centres)[:, None], tensor(spreads)[:, None, None])
     x, weights = quadrature.legendre(800, -8, 8)
     q = np.exp(oracle.log_prob(x))

@@ -11,7 +11,7 @@ import torch
 from nelbo.bound.evaluate import evaluate
 from nelbo.equations.check import Checks, check
 from nelbo.equations.oracles.grid import GridChain
-from nelbo.equations.oracles.linear import LinearChain, Quadratic, forward_law, kernel
+from nelbo.equations.oracles.linear import LinearChain, QuadraticForm, forward_law, kernel
 from nelbo.equations.oracles.quadrature import hermite, log_normal, trapezoid
 from nelbo.equations.twins import BETAS, POINTS, gaussian_data, grid_twin, linear_twin, misspecified, nonlinear
 from nelbo.model.examples import Examples
@@ -122,7 +122,7 @@ def upward_sum(chain: LinearChain) -> float:
     n = chain.T + 2
     law = forward_law(np.array([*BETAS, 0.4]), chain.data_mean, chain.data_variance)
     forms = (law.log_density([t + 1], [t, 0]) - kernel(n, t + 1, t, *chain.reverse[t - 1]) for t in LATER)
-    return sum(forms, Quadratic.zero(n)).mean(law)
+    return sum(forms, QuadraticForm.zero(n)).mean(law)
 
 
 @check("loss-term-recon")
@@ -198,7 +198,7 @@ def _(c: Checks) -> None:
     loss = Criterion(BoundObjective(reconstruction_share=0.01))
     draws = [float(loss(twin.model, Batch(data, 0, k))["diffusion"]) * NATS for k in range(12)]
     empirical = forward_law(betas, float(data.mean()), float(data.var(correction=0)))  # the same 2048 examples
-    exact = sum((twin.chain.step_kl(t) for t in LATER), Quadratic.zero(5)).mean(empirical)
+    exact = sum((twin.chain.step_kl(t) for t in LATER), QuadraticForm.zero(5)).mean(empirical)
     c.z(
         "twelve batches of the training loss average to the sum", np.mean(draws), exact, np.std(draws, ddof=1) / 12**0.5
     )

@@ -15,7 +15,7 @@ import torch
 
 from nelbo.bound.gaussian_chain import cells_of
 from nelbo.equations.check import Checks, check
-from nelbo.equations.oracles.linear import LinearChain, Normal, Quadratic
+from nelbo.equations.oracles.linear import LinearChain, Normal, QuadraticForm
 from nelbo.equations.paths import PathDensities
 from nelbo.equations.twins import (
     AffineNet,
@@ -33,12 +33,12 @@ from nelbo.model.denoiser import NetworkDenoiser
 LATER = (2, 3, 4)
 
 
-def naive_and_closed(twin: LinearTwin) -> tuple[Quadratic, Quadratic]:
+def naive_and_closed(twin: LinearTwin) -> tuple[QuadraticForm, QuadraticForm]:
     """The library's whole-path integrand log q/p, and its three terms, as forms in the path."""
     return twin.read("log_ratio"), twin.read("three_terms")
 
 
-def within(form: Quadratic, law: Normal, t: int) -> float:
+def within(form: QuadraticForm, law: Normal, t: int) -> float:
     """E Var[form | x_t, x_0], the form being quadratic in x_{t−1}, given by the regression of x_{t−1} on the two."""
     gain, offset, covariance = law.regression([t - 1], [t, 0])
     (to_t, to_0), spread, bend = gain[0], covariance[0, 0], form.hessian[t - 1, t - 1]
@@ -179,7 +179,7 @@ def _(c: Checks) -> None:
     c.holds("the library cuts the T − 1 steps that t is drawn from", float(len(cells_of(twin.model)) - 3), 0.0)
 
 
-def one_random(forms: list[Quadratic], law: Normal) -> float:
+def one_random(forms: list[QuadraticForm], law: Normal) -> float:
     """Variance of (T − 1) f_t at uniform t: the mean variance and the variance of the means, times (T − 1)²."""
     n, means = len(forms), np.array([f.mean(law) for f in forms])
     return n**2 * float(np.mean([f.variance(law) for f in forms]) + means.var())
@@ -214,7 +214,7 @@ def _(c: Checks) -> None:
     c.must_fail("though the loss value does not: 1 − Var naive/Var closed", 1 - value[0] / value[1], 0.5)
 
 
-def gradients(betas: tuple[float, ...], misfit: float) -> tuple[Normal, Quadratic, Quadratic]:
+def gradients(betas: tuple[float, ...], misfit: float) -> tuple[Normal, QuadraticForm, QuadraticForm]:
     """The law of the path, and d/dc of naive and closed at ε̂ = c E[ε | x_t], c = 1 + misfit.
 
     Both are of second order in c, so a central difference of any width is the derivative itself.

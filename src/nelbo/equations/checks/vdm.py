@@ -10,8 +10,8 @@ from torch import Tensor
 from nelbo.equations.check import Checks, check
 from nelbo.equations.oracles import models, nodes
 from nelbo.equations.oracles.affine import AffineChain
+from nelbo.equations.oracles.bumps import Bumps
 from nelbo.equations.oracles.ddpm import Ddpm
-from nelbo.equations.oracles.mixture import Mixture
 from nelbo.maths import gaussian
 from nelbo.process import forward
 from nelbo.testing import at_noise
@@ -73,7 +73,7 @@ def _paths(model: models.DiffusionModel, x: float, n: int = 60) -> tuple[float, 
 def _log_step(to: Tensor, z: Tensor, t: int) -> Tensor:
     """log p(z_{t−1} = to | z_t = z) of `models.wavy` on two steps, by the mean in terms of the noise."""
     at = models.schedules.from_betas(TWO.betas).at_index(torch.full((z.numel(),), t - 1))
-    eps_hat = models.wavy_eps(Mixture().product(), z.reshape(-1, 1), at).reshape(z.shape)
+    eps_hat = models.wavy_eps(Bumps().product(), z.reshape(-1, 1), at).reshape(z.shape)
     return nodes.log_normal(to, TWO.mean_from_eps(z, eps_hat, t), TWO.beta[t])
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from nelbo.bound.gaussian_chain import cells_of
 from nelbo.equations.check import Checks, check
 from nelbo.equations.oracles import laws, nodes
-from nelbo.equations.oracles.mixture import Mixture
+from nelbo.equations.oracles.bumps import Bumps
 from nelbo.process import schedule as schedules
 from nelbo.process.levels import Levels, Path
 
@@ -125,7 +125,7 @@ def _levels(logsnr: Tensor) -> Levels:
 
 def _mmse(logsnr: Tensor) -> Tensor:
     """E (x − x̂)² of the mixture with the library's exact denoiser, at each λ: E x² − E x̂²."""
-    mixture = Mixture()
+    mixture = Bumps()
     z, w = nodes.line(-6.0, 6.0, 601)
     x, p = nodes.line(-5.0, 5.0, 1001)
     second = (p * mixture.density(x) * x.square()).sum()
@@ -159,5 +159,5 @@ def _information(logsnr: float) -> float:
     """I(x; z) = H(z) − H(noise) of the mixture, by the trapezoid rule."""
     alpha, noise = 1 / (1 + math.exp(-logsnr)) ** 0.5, 1 / (1 + math.exp(logsnr))
     z, w = nodes.line(-6.0, 6.0, 4001)
-    density = Mixture().density(z, alpha, noise)
+    density = Bumps().density(z, alpha, noise)
     return float(-(w * density * density.log()).sum()) - 0.5 * math.log(2 * math.pi * math.e * noise)

@@ -6,12 +6,12 @@ import numpy as np
 
 from nelbo.equations.derivation import Walk, walk
 from nelbo.equations.lines import Pieces, linear_setting
-from nelbo.equations.oracles.linear import LinearChain, Quadratic
+from nelbo.equations.oracles.linear import LinearChain, QuadraticForm
 from nelbo.equations.oracles.quadrature import expectation, log_normal, trapezoid
 from nelbo.equations.twins import POINTS, LinearTwin, linear_twin, misspecified
 
 
-def given_each(twin: LinearTwin, form: Quadratic) -> np.ndarray:
+def given_each(twin: LinearTwin, form: QuadraticForm) -> np.ndarray:
     """E[form | x_0] at the three points."""
     return np.array([form.mean(twin.chain.given(x0)) for x0 in POINTS])
 
@@ -115,7 +115,7 @@ def _(w: Walk) -> None:
         total = total + twin.read("log_q_step", t) - twin.read("log_p_step", t)
     w.line(given_each(twin, total))
     turned = twin.read("log_q_marginal", 1) - first - twin.read("log_prior")
-    ratios = Quadratic.zero(chain.T + 1)
+    ratios = QuadraticForm.zero(chain.T + 1)
     for t in range(2, chain.T + 1):
         turned = turned + twin.read("log_q_marginal", t) - twin.read("log_q_marginal", t - 1)
         ratios = ratios + twin.read("step_ratio", t)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nelbo.equations.derivation import Walk, walk
-from nelbo.equations.oracles.grid import Mixture
+from nelbo.equations.oracles.grid import LineMixture
 from nelbo.equations.oracles.quadrature import hermite, legendre, log_normal
 from nelbo.equations.twins import MIXTURE, gaussian_data, mixture_data
 from nelbo.maths import gaussian
@@ -140,7 +140,7 @@ FIRST, LAST = 5.0, -5.0
 POINTS = np.array([-1.6, -0.4, 0.3, 1.2, 1.9])
 
 
-class Flow:
+class ProbabilityFlow:
     """The probability flow of a noised mixture: dx/dt = f − ½ g² ∇log q_t with f = ½ σ² λ′ x, g² = −σ² λ′ (VP)."""
 
     slope = LAST - FIRST
@@ -203,7 +203,7 @@ def density(x: Tensor, t: Tensor) -> Tensor:
     return mixture_data(MIXTURE).component_log_prob(x[:, None], alpha, sigma).logsumexp(-1).exp()
 
 
-def share_below(mixture: Mixture, x: np.ndarray, t: float) -> np.ndarray:
+def share_below(mixture: LineMixture, x: np.ndarray, t: float) -> np.ndarray:
     """Pr(X_t ≤ x)."""
     alpha, sigma = scales(t)
     _, m, v = mixture._columns
@@ -221,10 +221,10 @@ def _(w: Walk) -> None:
     (bend,) = torch.autograd.grad(slope.sum(), x)
     q0, q1, q2, now = (v.detach().numpy() for v in (q, slope, bend, in_time))
     _, sigma = scales(0.4)
-    drift, noise = 0.5 * sigma**2 * Flow.slope, -(sigma**2) * Flow.slope
+    drift, noise = 0.5 * sigma**2 * ProbabilityFlow.slope, -(sigma**2) * ProbabilityFlow.slope
     w.start(now)
     w.line(-(drift * q0 + drift * POINTS * q1) + 0.5 * noise * q2)
-    flow = Flow(oracle_score)
+    flow = ProbabilityFlow(oracle_score)
     velocity, divergence = flow.velocity(POINTS, 0.4)
     w.line(-(divergence * q0 + velocity * q1))
     end, total = flow.carry(POINTS)
@@ -240,7 +240,7 @@ def _(w: Walk) -> None:
 
     w.start(log_q(POINTS, 0))
     w.line(log_q(end, 1) + total, 1e-7)
-    again, through = Flow(denoiser_score).carry(POINTS)
+    again, through = ProbabilityFlow(denoiser_score).carry(POINTS)
     w.line(log_q(again, 1) + through, 1e-9)
     normal = gaussian.log_density(
         torch.from_numpy(end), torch.tensor(0.0), torch.tensor(1.0, dtype=torch.float64)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nelbo.equations.derivation import Walk, walk
-from nelbo.equations.oracles.linear import Quadratic
+from nelbo.equations.oracles.linear import QuadraticForm
 from nelbo.equations.oracles.quadrature import hermite
 from nelbo.equations.twins import POINTS, LinearTwin, gaussian_data, linear_twin, misspecified
 from nelbo.model.decoder import Categorical
@@ -118,7 +118,7 @@ def _(w: Walk) -> None:
     w.start(law.kl(chain.p, range(chain.T + 1)))
     w.line(ratio.mean(law) + law.log_density([0]).mean(law))
     ends = -twin.read("reconstruction") - twin.read("prior_kl")
-    pairs = sum((twin.read("step_ratio", t) for t in (2, 3, 4)), Quadratic.zero(5))
+    pairs = sum((twin.read("step_ratio", t) for t in (2, 3, 4)), QuadraticForm.zero(5))
     inside = np.array([-ratio.mean(g) for g in given])
     w.line([(ends - pairs).mean(g) for g in given], before=inside, how="the ELBO given x in")
     one_draw, closed = np.zeros((3, 3)), np.zeros((3, 3))

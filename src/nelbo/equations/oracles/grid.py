@@ -19,7 +19,7 @@ Array = np.ndarray
 
 
 @dataclass(frozen=True)
-class Mixture:
+class LineMixture:
     """Σ_k w_k N(m_k, v_k) on the line; every method is elementwise."""
 
     weights: tuple[float, ...]
@@ -68,7 +68,7 @@ class GridChain:
     """
 
     betas: Array
-    data: Mixture
+    data: LineMixture
     perturbation: float
     decoder_variance: float
 

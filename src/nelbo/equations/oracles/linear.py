@@ -22,7 +22,7 @@ Array = np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
-class Quadratic:
+class QuadraticForm:
     """f(x) = c + lᵀx + ½ xᵀH x on R^n: a log density of a normal law, or a sum of such."""
 
     constant: float
@@ -30,7 +30,7 @@ class Quadratic:
     hessian: Array
 
     @classmethod
-    def read(cls, function: Callable[[Array], Array], n: int) -> Quadratic:
+    def read(cls, function: Callable[[Array], Array], n: int) -> QuadraticForm:
         """The quadratic form that a black box `function` (N, n) → (N,) is, from its values at 0, ±e_i and e_i + e_j."""
         unit = np.eye(n)
         i, j = np.triu_indices(n, 1)
@@ -41,7 +41,7 @@ class Quadratic:
         return cls(float(zero), (up - down) / 2, hessian)
 
     @classmethod
-    def zero(cls, n: int) -> Quadratic:
+    def zero(cls, n: int) -> QuadraticForm:
         """f = 0 on R^n."""
         return cls(0.0, np.zeros(n), np.zeros((n, n)))
 
@@ -49,18 +49,18 @@ class Quadratic:
         """f at every row of x (N, n)."""
         return self.constant + x @ self.linear + 0.5 * np.einsum("ni,ij,nj->n", x, self.hessian, x)
 
-    def __add__(self, other: Quadratic | float) -> Quadratic:
-        if not isinstance(other, Quadratic):
-            return Quadratic(self.constant + float(other), self.linear, self.hessian)
-        return Quadratic(self.constant + other.constant, self.linear + other.linear, self.hessian + other.hessian)
+    def __add__(self, other: QuadraticForm | float) -> QuadraticForm:
+        if not isinstance(other, QuadraticForm):
+            return QuadraticForm(self.constant + float(other), self.linear, self.hessian)
+        return QuadraticForm(self.constant + other.constant, self.linear + other.linear, self.hessian + other.hessian)
 
-    def __radd__(self, other: float) -> Quadratic:
+    def __radd__(self, other: float) -> QuadraticForm:
         return self + other
 
-    def __neg__(self) -> Quadratic:
-        return Quadratic(-self.constant, -self.linear, -self.hessian)
+    def __neg__(self) -> QuadraticForm:
+        return QuadraticForm(-self.constant, -self.linear, -self.hessian)
 
-    def __sub__(self, other: Quadratic | float) -> Quadratic:
+    def __sub__(self, other: QuadraticForm | float) -> QuadraticForm:
         return self + (-other)
 
     def coefficients(self) -> Array:
@@ -72,7 +72,7 @@ class Quadratic:
         m, S = law.mean, law.covariance
         return float(self.constant + self.linear @ m + 0.5 * (m @ self.hessian @ m + (self.hessian * S).sum()))
 
-    def covariance(self, other: Quadratic, law: Normal) -> float:
+    def covariance(self, other: QuadraticForm, law: Normal) -> float:
         """Cov[f(x), g(x)] for x ~ `law`: ∇f(m)ᵀ S ∇g(m) + ½ tr(H_f S H_g S)."""
         m, S = law.mean, law.covariance
         slopes = (self.linear + self.hessian @ m) @ S @ (other.linear + other.hessian @ m)
@@ -109,7 +109,7 @@ class Normal:
         gain = np.linalg.solve(S[np.ix_(b, b)], S[np.ix_(b, a)]).T
         return Regression(gain, self.mean[a] - gain @ self.mean[b], S[np.ix_(a, a)] - gain @ S[np.ix_(b, a)])
 
-    def log_density(self, a: Sequence[int], given: Sequence[int] = ()) -> Quadratic:
+    def log_density(self, a: Sequence[int], given: Sequence[int] = ()) -> QuadraticForm:
         """log density of x_a given x_`given` as a quadratic form in all n coordinates."""
         a = list(a)
         if given:
@@ -121,7 +121,7 @@ class Normal:
         residual[:, list(given)] -= gain
         precision = np.linalg.inv(covariance)
         constant = -0.5 * (offset @ precision @ offset + np.linalg.slogdet(2 * np.pi * covariance)[1])
-        return Quadratic(constant, residual.T @ precision @ offset, -residual.T @ precision @ residual)
+        return QuadraticForm(constant, residual.T @ precision @ offset, -residual.T @ precision @ residual)
 
     def kl(self, other: Normal, a: Sequence[int]) -> float:
         """KL between the marginals on `a` of this law and of `other`."""
@@ -164,20 +164,20 @@ def forward_law(betas: Array, data_mean: float, data_variance: float) -> Normal:
     return Normal(mean, S)
 
 
-def kernel(n: int, target: int, source: int, gain: float, offset: float, variance: float) -> Quadratic:
+def kernel(n: int, target: int, source: int, gain: float, offset: float, variance: float) -> QuadraticForm:
     """log N(x_target; gain x_source + offset, variance) as a quadratic form on R^n."""
     r = np.zeros(n)
     r[target] += 1.0
     r[source] -= gain
     constant = -0.5 * (offset**2 / variance + np.log(2 * np.pi * variance))
-    return Quadratic(constant, offset * r / variance, -np.outer(r, r) / variance)
+    return QuadraticForm(constant, offset * r / variance, -np.outer(r, r) / variance)
 
 
-def expected_log_density(n: int, gain: Array, offset: float, spread: float, mean: Quadratic, variance: float):
+def expected_log_density(n: int, gain: Array, offset: float, spread: float, mean: QuadraticForm, variance: float):
     """E log N(y; mean(x), variance) for y ~ N(gain·x + offset, spread), a quadratic form in x; `mean` is affine."""
     r, d = gain - mean.linear, offset - mean.constant
     constant = -0.5 * ((d**2 + spread) / variance + np.log(2 * np.pi * variance))
-    return Quadratic(constant, -d * r / variance, -np.outer(r, r) / variance)
+    return QuadraticForm(constant, -d * r / variance, -np.outer(r, r) / variance)
 
 
 @dataclass(frozen=True, eq=False)
@@ -249,48 +249,48 @@ class LinearChain:
         return -0.5 * ((np.asarray(x0) - self.p.mean[0]) ** 2 / variance + np.log(2 * np.pi * variance))
 
     @cached_property
-    def log_ratio(self) -> Quadratic:
+    def log_ratio(self) -> QuadraticForm:
         """log q(x_{1:T} | x_0)/p(x_{0:T}) from the two joint covariances, not from products of kernels."""
         return self.q.log_density(self.path, [0]) - self.p.log_density([0, *self.path])
 
     @cached_property
-    def gap(self) -> Quadratic:
+    def gap(self) -> QuadraticForm:
         """log q(x_{1:T} | x_0)/p(x_{1:T} | x_0), whose mean under q is the gap of the bound."""
         return self.q.log_density(self.path, [0]) - self.p.log_density(self.path, [0])
 
-    def log_p_step(self, t: int) -> Quadratic:
+    def log_p_step(self, t: int) -> QuadraticForm:
         """log p(x_{t−1} | x_t)."""
         return kernel(self.T + 1, t - 1, t, *self.reverse[t - 1])
 
-    def log_prior(self) -> Quadratic:
+    def log_prior(self) -> QuadraticForm:
         """log p(x_T)."""
         return kernel(self.T + 1, self.T, 0, 0.0, self.prior_mean, self.prior_variance)
 
-    def step_ratio(self, t: int) -> Quadratic:
+    def step_ratio(self, t: int) -> QuadraticForm:
         """log q(x_{t−1} | x_t, x_0)/p(x_{t−1} | x_t), t ≥ 2."""
         return self.q.log_density([t - 1], [t, 0]) - self.log_p_step(t)
 
-    def step_kl(self, t: int) -> Quadratic:
+    def step_kl(self, t: int) -> QuadraticForm:
         """E[step_ratio(t) | x_t, x_0] as a form in x_t and x_0: the entropy of a regression less a mean log density."""
         (g,), (offset,), ((spread,),) = self.q.regression([t - 1], [t, 0])
         gain = np.zeros(self.T + 1)
         gain[t], gain[0] = g
         a, b, s = self.reverse[t - 1]
-        mean = Quadratic.zero(self.T + 1) + b
+        mean = QuadraticForm.zero(self.T + 1) + b
         mean.linear[t] = a
         return -expected_log_density(self.T + 1, gain, offset, spread, mean, s) - 0.5 * np.log(
             2 * np.pi * np.e * spread
         )
 
-    def prior_kl(self) -> Quadratic:
+    def prior_kl(self) -> QuadraticForm:
         """E[log q(x_T | x_0)/p(x_T) | x_0] as a form in x_0."""
         (g,), (offset,), ((spread,),) = self.q.regression([self.T], [0])
         gain = np.zeros(self.T + 1)
         gain[0] = g[0]
-        mean = Quadratic.zero(self.T + 1) + self.prior_mean
+        mean = QuadraticForm.zero(self.T + 1) + self.prior_mean
         ratio = expected_log_density(self.T + 1, gain, offset, spread, mean, self.prior_variance)
         return -ratio - 0.5 * np.log(2 * np.pi * np.e * spread)
 
-    def three_terms(self) -> Quadratic:
+    def three_terms(self) -> QuadraticForm:
         """L_T + Σ_{t≥2} L_{t−1} + L_0 as a form in the path."""
         return sum((self.step_kl(t) for t in range(2, self.T + 1)), self.prior_kl() - self.log_p_step(1))

@@ -11,8 +11,8 @@ from nelbo.adapters.callable import from_callable
 from nelbo.bound import terms
 from nelbo.equations.oracles import nodes
 from nelbo.equations.oracles.affine import AffineChain
+from nelbo.equations.oracles.bumps import Bumps
 from nelbo.equations.oracles.ddpm import Ddpm
-from nelbo.equations.oracles.mixture import Mixture
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.domain import DataDomain
 from nelbo.model.exact import MixtureData
@@ -34,9 +34,9 @@ def affine(chain: AffineChain, variance: str = "beta", dimensions: int = 1) -> D
 
 
 def wavy(table: Ddpm, variance: str = "beta", amount: float = 0.15) -> DiffusionModel:
-    """The optimal ε̂ for `Mixture` plus amount · sin(1.3 z + t) at step t: a network neither affine nor right."""
+    """The optimal ε̂ for `Bumps` plus amount · sin(1.3 z + t) at step t: a network neither affine nor right."""
     schedule = schedules.from_betas(table.betas)
-    data = Mixture().product()
+    data = Bumps().product()
 
     def net(z: Tensor, i: Tensor) -> Tensor:
         return wavy_eps(data, z.double(), schedule.at_index(i), amount).to(z.dtype)

@@ -13,7 +13,7 @@ _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
 @dataclass(frozen=True, eq=False)
-class Mixture:
+class NoisyMixture:
     """weights, means, variances, each (M,)."""
 
     weights: np.ndarray
@@ -21,13 +21,13 @@ class Mixture:
     variances: np.ndarray
 
     @classmethod
-    def of(cls, weights, means, variances) -> Mixture:
+    def of(cls, weights, means, variances) -> NoisyMixture:
         """From anything array-like."""
         return cls(*(np.asarray(v, dtype=np.float64) for v in (weights, means, variances)))
 
-    def noised(self, scale: float, variance: float) -> Mixture:
+    def noised(self, scale: float, variance: float) -> NoisyMixture:
         """The law of scale · x + N(0, variance)."""
-        return Mixture(self.weights, scale * self.means, scale**2 * self.variances + variance)
+        return NoisyMixture(self.weights, scale * self.means, scale**2 * self.variances + variance)
 
     def log_prob(self, x: np.ndarray) -> np.ndarray:
         """log p(x), the shape of x."""

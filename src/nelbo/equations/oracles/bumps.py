@@ -12,7 +12,7 @@ from nelbo.model.exact import MixtureData
 
 
 @dataclass(frozen=True)
-class Mixture:
+class Bumps:
     """Three bumps with known weights, means and variances."""
 
     weights: tuple[float, ...] = (0.35, 0.4, 0.25)
