@@ -8,9 +8,12 @@ declaring it: `class Mine(Schedule, kind="mine")`.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from abc import ABC
+from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
+import torch
 from torch import Tensor
 
 from nelbo.errors import ModelFolderError, UnknownNameError

@@ -133,7 +133,7 @@ def compare(
     notes = [note for one in both for note in checks.overlap(one.model, one.examples)]
     D = domains[0].dimensions
     claims = [one.claims() for one in both]
-    a.open_state(compared_with=b.fingerprint, tolerance=repr(tolerance), max_nfe=repr(max_nfe))
+    a.open_state(compared_with=str(b.fingerprint), tolerance=repr(tolerance), max_nfe=repr(max_nfe))
     try:
         with a.chain.model.denoiser.inference(), b.chain.model.denoiser.inference():
             notes += [note for one in both for note in trial(one.chain, runner)]
