@@ -13,6 +13,7 @@ from torch import nn
 
 import nelbo
 from nelbo.errors import ModelFolderError, UsageError
+from tests.adapters.pipelines import tiny
 from tests.expected import early_end, untrained
 from tests.parity.peers import peer
 
@@ -24,17 +25,10 @@ MANY = CODES.repeat(8, 1, 1, 1).roll(1, 0) + torch.arange(32)[:, None, None, Non
 LINE = re.compile(r"nelbo\.from_\w+\(.*\)")
 
 
-def unet():
-    return diffusers.UNet2DModel(
-        sample_size=8, in_channels=1, out_channels=1, block_out_channels=(4,), norm_num_groups=2, layers_per_block=1,
-        down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",), add_attention=False,
-    )  # fmt: skip
-
-
 @pytest.fixture(scope="module")
 def pipeline():
     torch.manual_seed(0)
-    return diffusers.DDPMPipeline(unet().eval(), diffusers.DDPMScheduler(20))
+    return diffusers.DDPMPipeline(tiny().eval(), diffusers.DDPMScheduler(20))
 
 
 VERBS = {
@@ -78,7 +72,7 @@ def test_every_verb_refuses_a_network(tmp_path, verb):
     else:
         ask = VERBS[verb]
     with pytest.raises(UsageError, match=r"class UNet2DModel.*\n.*nelbo\.from_diffusers\(\(net, scheduler\)\)"):
-        ask(unet(), tmp_path)
+        ask(tiny(), tmp_path)
 
 
 def test_choices_reach_a_pipeline(pipeline):
@@ -114,7 +108,7 @@ OTHERS = {
     "a method": (lambda: Network().forward, "the function forward", r"nelbo\.from_callable\(forward"),
     "a partial": (lambda: functools.partial(network, t=0), "class partial", r"nelbo\.from_callable\(net"),
     "a function that makes one": (lambda: makes, "the function makes", r"makes\(\)"),
-    "a pair": (lambda: (unet(), diffusers.DDPMScheduler(5)), "UNet2DModel, DDPMScheduler", r"_diffusers\(\(network"),
+    "a pair": (lambda: (tiny(), diffusers.DDPMScheduler(5)), "UNet2DModel, DDPMScheduler", r"_diffusers\(\(network"),
     "a list": (lambda: [Network()] * 5, r"Network, Network, Network, Network, …", "one at a time"),
     "a scheduler": (lambda: diffusers.DDPMScheduler(5), "class DDPMScheduler", r"from_diffusers\(\(network, scheduler"),
     "an autoencoder": (
@@ -127,7 +121,7 @@ OTHERS = {
     "an array": (CODES.numpy, "class ndarray", r"\(model, data\)"),
     "a number": (lambda: 3, "class int", "DiffusionModel"),
     "a schedule": (lambda: nelbo.schedules.linear(5), "class Table", "DiffusionModel"),
-    "the text of a network": (lambda: str(unet()), r"a text of \d+ characters, 'UNet2DModel\(", "DiffusionModel"),
+    "the text of a network": (lambda: str(tiny()), r"a text of \d+ characters, 'UNet2DModel\(", "DiffusionModel"),
     "a zero byte": (lambda: "run\0", "a text of 4 characters", "DiffusionModel"),
 }  # fmt: skip
 

@@ -64,6 +64,7 @@ def evaluate(
     chain, runner, precision = prepared.chain, prepared.runner, prepared.run.precision
     notes = checks.overlap(model, prepared.examples)
     chosen = choose(estimator, chain, tolerance, max_nfe, per_example)
+    prepared.agree("evaluate", estimator=repr(chosen), per_example=repr(per_example))
     claims = prepared.claims()
     prepared.open_state(estimator=repr(chosen))
     runner.plan(chosen.cost(chain))

@@ -23,7 +23,7 @@ from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
 from nelbo.process.grid import Grid
 from nelbo.typing import Json
-from nelbo.workers import Run
+from nelbo.workers import Run, agree
 
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64, "bf16": torch.bfloat16}
 
@@ -53,10 +53,18 @@ class Prepared:
         self.model.known_fingerprint("a state file, which must be of the same model when it is read again")
         if self.run.workers.rank > 0:
             return
+        self.runner.open_state(self._identity(how))
+
+    def agree(self, command: str, **how: str) -> None:
+        """Check that all workers score the same in the same way; `how` as of `open_state`. Errors: UsageError."""
+        if self.run.workers.size > 1:
+            agree(self.run.workers, self._identity(how), command)
+
+    def _identity(self, how: dict[str, str]) -> Json:
         condition = {name: Examples(rows).fingerprint for name, rows in self.chain.condition.items()}
         settings = {"seed": self.run.seed, "precision": self.run.precision, "batch_size": self.runner.batch_size}
         scored = {"data": self.examples.fingerprint, "model": self.fingerprint, "condition": condition}
-        self.runner.open_state({**scored, **settings, **how, "version": __version__})
+        return {**scored, **settings, **how, "version": __version__}
 
     def claims(self, examples: Examples | None = None) -> Json:
         """The fields of a result that say what was scored and how; examples: those scored, if not all."""

@@ -99,6 +99,7 @@ def ode_likelihood(
     ode.span(model)
     prepared = prepare(model, examples, run, condition=condition)
     chain, runner = prepared.chain, prepared.runner
+    prepared.agree("ode", ode=how.identity, per_example=repr(per_example))
     prepared.open_state(ode=how.identity)
     runner.plan(chain.examples * how.evaluations(model) // run.workers.size)
     try:

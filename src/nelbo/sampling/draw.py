@@ -17,6 +17,7 @@ from nelbo.errors import NumericalError, ShapeError, UnknownNameError, UsageErro
 from nelbo.maths.keys import Purpose
 from nelbo.model.calling import condition_rows
 from nelbo.model.diffusion import DiffusionModel
+from nelbo.model.examples import Examples
 from nelbo.process import every_grid as grids
 from nelbo.process.grid import Grid
 from nelbo.process.levels import Levels, column
@@ -28,7 +29,7 @@ from nelbo.sampling.edm import Euler, Heun
 from nelbo.sampling.flow import FlowEuler, FlowMidpoint
 from nelbo.sampling.guidance import Guidance, make_guidance
 from nelbo.sampling.sampler import PreviousStep, Sampler, SamplerStep, at_logsnr
-from nelbo.workers import Run
+from nelbo.workers import Run, agree
 
 CONTINUOUS_STEPS = 250
 """Steps in continuous time where neither the call nor the model sets them: the error of a step is of order 1/steps."""
@@ -107,6 +108,7 @@ def sample(
     paths = _Paths.of(
         model, n, sampler, steps, grid, condition, make_guidance(guidance, null_condition, condition), run
     )
+    paths.agree(n, start, codes)
     own = torch.arange(n).tensor_split(workers.size)[workers.rank]
     paths.planned = len(own) * paths.evaluations(paths.model.decoder.calls_network)
     with torch.no_grad(), paths.model.denoiser.inference():
@@ -203,6 +205,21 @@ class _Paths:
         device = torch.device(run.device or "cpu")
         return cls(model, chosen, model.levels().to(device=device), condition, guidance, run, device)
 
+    def agree(self, n: int, start: Tensor | None, codes: bool) -> None:
+        """Check that all processes draw the same samples in the same way. Errors: UsageError."""
+        if self.run.workers.size == 1:
+            return
+        null = {} if self.guidance is None else self.guidance.null
+        identity = {
+            "model": self.model.fingerprint(),
+            "condition": {name: _fingerprint(rows) for name, rows in self.condition.items()},
+            "null_condition": {name: _fingerprint(rows) for name, rows in null.items()},
+            "start": None if start is None else _fingerprint(start),
+            "guidance": None if self.guidance is None else self.guidance.scale,
+            "sampler": self.sampler.describe(),
+        }
+        agree(self.run.workers, {**identity, "n": n, "codes": codes, "seed": self.run.seed}, "sample")
+
     @property
     def calls(self) -> int:
         """Network evaluations of one prediction."""
@@ -254,6 +271,10 @@ class _Paths:
         if not math.isfinite(float(z.sum())):  # NaN and infinities survive a sum
             raise NumericalError(f"level {j} of a sample is not finite", "check the network's weights and precision")
         return z, PreviousStep(t, x0)
+
+
+def _fingerprint(rows: Tensor) -> str:
+    return Examples(torch.as_tensor(rows)[None]).fingerprint
 
 
 @equation("sampling-last-step")
