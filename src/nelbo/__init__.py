@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from nelbo.model.diffusion import DiffusionModel
     from nelbo.model.domain import DataDomain
     from nelbo.model.examples import Examples
-    from nelbo.process import grids
+    from nelbo.process import every_grid as grids
     from nelbo.process import schedule as schedules
 
 _NAMES = {
@@ -46,7 +46,7 @@ _NAMES = {
     "exact": "nelbo.model.exact",
     "from_callable": "nelbo.adapters.callable:from_callable",
     "from_diffusers": "nelbo.adapters.diffusers:from_diffusers",
-    "grids": "nelbo.process.grids",
+    "grids": "nelbo.process.every_grid",
     "likelihood": "nelbo.likelihood",
     "load": "nelbo.api:load",
     "ode_likelihood": "nelbo.api:ode_likelihood",

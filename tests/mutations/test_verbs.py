@@ -7,7 +7,7 @@ import functools
 
 import torch
 
-from nelbo.process import grids
+from nelbo.process import every_grid as grids
 from nelbo.sampling import sample
 from tests.codec import checks as codec
 from tests.mutations.breaks import Break, each_is_noticed

@@ -138,7 +138,7 @@ def compare(
     both, runner = (a, b), a.runner
     notes = [note for one in both for note in checks.overlap(one.model, one.examples)]
     D = domains[0].dimensions
-    how = {"compared_with": b.fingerprint, "tolerance": repr(tolerance), "max_nfe": repr(max_nfe)}
+    how = {"compared_with": str(b.fingerprint), "tolerance": repr(tolerance), "max_nfe": repr(max_nfe)}
     a.agree("compare", **how)
     claims = [one.claims() for one in both]
     a.open_state(**how)

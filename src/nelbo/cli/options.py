@@ -254,7 +254,7 @@ def chosen_grid(steps: int | None, continuous: bool) -> Grid | None:
     """The grid that --steps or --continuous ask for; None: the model's own. Errors: UsageError for both at once."""
     if steps is not None and continuous:
         raise UsageError(f"--steps {steps} and --continuous were both given", "give one of them, or none")
-    from nelbo.process import grids
+    from nelbo.process import every_grid as grids
 
     if continuous:
         return grids.continuous()
