@@ -23,13 +23,6 @@ FLAGS = (
 )
 
 
-def needed(what: str) -> pytest.MarkDecorator:
-    """The mark of tests that open `what`: without a browser they are skipped, and the reason says what was missed."""
-    return pytest.mark.skipif(
-        BROWSER is None, reason=f"NOT CHECKED: no chromium found, so {what} was not opened in a browser"
-    )
-
-
 @contextmanager
 def chromium(what: str) -> Iterator[Any]:
     """A running browser driven by playwright; skips, naming `what` was not opened, where either is missing."""

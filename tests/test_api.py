@@ -1,4 +1,4 @@
-"""The verbs of the library: what may stand for a model and for data, and that options arrive."""
+"""The verbs of the library: what may stand for a model and for data."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import nelbo
-from nelbo.errors import DataError, DomainError, ModelFolderError, ShapeError, UnknownNameError, UsageError
+from nelbo.errors import ModelFolderError, UsageError
 from nelbo.model.exact import CategoricalData
 from tests.training.cases import codes, small
 
@@ -128,37 +128,6 @@ def test_limit_is_the_first_examples():
     whole = nelbo.evaluate(exact(), data, per_example=True)
     assert bound.examples == 5
     torch.testing.assert_close(bound.per_example.nats, whole.per_example.nats[:5])
-    for limit in (0, -1):
-        with pytest.raises(nelbo.NelboError):
-            nelbo.evaluate(exact(), data, limit=limit)
-
-
-@pytest.mark.parametrize(
-    ("data", "error"),
-    [
-        ("nothing.npz", DataError),
-        (3, DataError),
-        (torch.zeros(3), DataError),
-        (torch.zeros(4, 3, dtype=torch.int64), ShapeError),
-        (torch.full((4, 2), 4), DomainError),
-        (torch.zeros(4, 2), DomainError),
-        (np.array([["a", "b"]]), DataError),
-    ],
-)
-def test_data_that_are_none(data, error):
-    with pytest.raises(error) as caught:
-        nelbo.evaluate(exact(), data)
-    assert caught.value.hint
-
-
-def test_names_that_are_none():
-    data = CODES.sample(2)
-    with pytest.raises(UnknownNameError, match="exhaustive"):
-        nelbo.evaluate(exact(), data, estimator="exhaustiv")
-    with pytest.raises(UnknownNameError, match="float64"):
-        nelbo.evaluate(exact(), data, precision="double")
-    with pytest.raises(UnknownNameError, match="ancestral, ddim"):
-        nelbo.sample(exact(), 2, sampler="dddim")
 
 
 def test_errors_say_both_sentences():

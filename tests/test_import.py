@@ -1,4 +1,4 @@
-"""The public face: what `import nelbo` costs and offers, and that every documented example is true."""
+"""The public face: what `import nelbo` costs and offers, whole signatures, docstrings, and examples that are true."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import doctest
 import importlib
 import inspect
 import pkgutil
+import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -16,18 +18,6 @@ import pytest
 import nelbo
 
 MODULES = sorted(m.name for m in pkgutil.walk_packages(nelbo.__path__, "nelbo.") if not m.name.endswith("__main__"))
-CONTRACT = {
-    "DataDomain",
-    "DiffusionModel",
-    "evaluate",
-    "exact",
-    "from_callable",
-    "grids",
-    "load",
-    "sample",
-    "schedules",
-    "train",
-}
 
 
 def run(code: str) -> str:
@@ -57,7 +47,7 @@ def test_evaluating_needs_no_extras():
 
 
 def test_the_names():
-    assert set(nelbo.__all__) >= CONTRACT
+    assert {"DataDomain", "DiffusionModel", "exact", "grids", "schedules"} <= set(nelbo.__all__)
     assert nelbo.__all__ == sorted(set(nelbo.__all__)) == dir(nelbo)
     assert set(nelbo.__all__) - {"__version__"} == set(nelbo._NAMES)
     for name in nelbo.__all__:
@@ -79,44 +69,74 @@ def test_type_checkers_see_the_same_names():
     assert seen == {name: getattr(nelbo, name) for name in nelbo._NAMES}
 
 
-def public(owner) -> list[tuple[str, object]]:
-    """Public functions and classes of a module, and the public methods that those classes define themselves."""
-    found = []
-    for name, value in vars(owner).items():
-        inner = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
-        if name.startswith("_") or not (inspect.isclass(inner) or inspect.isroutine(inner)):
+VERBS = (
+    *("evaluate", "ode_likelihood", "compare", "tighten", "train", "sample", "load", "save_pretrained"),
+    *("from_callable", "from_diffusers", "codec.compress", "codec.decompress", "codec.inspect", "samplers.encode"),
+)
+
+
+def public():
+    """Every public function, class, method and property by its name in `nelbo`."""
+    for name in nelbo.__all__:
+        value = getattr(nelbo, name)
+        members = {name: value}
+        if isinstance(value, types.ModuleType):
+            names = getattr(value, "__all__", [n for n in vars(value) if not n.startswith("_")])
+            members = {f"{name}.{n}": getattr(value, n) for n in names}
+        for full, member in members.items():
+            if not callable(member) or not getattr(member, "__module__", "").startswith("nelbo"):
+                continue
+            yield full, member
+            if inspect.isclass(member):
+                for n, method in inspect.getmembers(member, lambda m: callable(m) or isinstance(m, property)):
+                    if not n.startswith("_"):
+                        yield f"{full}.{n}", method
+
+
+PUBLIC = dict(public())
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_every_option_is_explained(name):
+    verb = PUBLIC[name]
+    text = inspect.getdoc(verb) or ""
+    unexplained = [p for p in inspect.signature(verb).parameters if not re.search(rf"\b{p}\b", text)]
+    assert not unexplained
+
+
+def test_no_options_are_hidden():
+    """No public callable takes **options: completion, help() and type checkers show all of them."""
+    hidden = []
+    for name, value in PUBLIC.items():
+        try:
+            parameters = inspect.signature(value).parameters.values()
+        except (TypeError, ValueError):  # of a class without a signature of its own
             continue
-        if inspect.isclass(owner) or getattr(inner, "__module__", None) == owner.__name__:
-            found.append((f"{owner.__name__}.{name}", inner))
-            if inspect.isclass(inner) and not inspect.isclass(owner):
-                found += public(inner)
-    return found
+        hidden += [name for p in parameters if p.kind is p.VAR_KEYWORD]
+    assert not hidden
 
 
-def documented(name: str, value: object) -> bool:
-    if (inspect.getdoc(value) or "").strip():
-        return True  # getdoc finds the docstring of an abstract method for what implements it
-    owner, _, method = name.rpartition(".")
-    return any(
-        (getattr(base, method, None) is not None and inspect.getdoc(getattr(base, method)))
-        for module in MODULES
-        for base in [getattr(sys.modules.get(module), owner, None)]
-        if inspect.isclass(base)
-    )
+def test_the_verbs_that_share_an_option_share_its_default():
+    """What travels together has one meaning in every verb."""
+    for option in ("seed", "batch_size", "device", "precision", "progress", "state", "workers", "limit", "condition"):
+        found = {
+            repr(parameters[option].default)
+            for name in VERBS
+            if option in (parameters := inspect.signature(PUBLIC[name]).parameters)
+        }
+        assert len(found) == 1, (option, found)
 
 
 def test_every_public_name_has_a_docstring():
-    bare = []
-    for name in nelbo.__all__:
-        value = getattr(nelbo, name)
-        if name == "__version__":
-            continue
-        assert inspect.getdoc(value), name
-        bare += [n for n, v in (public(value) if inspect.ismodule(value) else []) if not documented(n, v)]
+    bare = [name for name, value in PUBLIC.items() if not inspect.getdoc(value)]
     for name in MODULES:
         module = importlib.import_module(name)
         assert (module.__doc__ or "").strip(), name
-        bare += [n for n, v in public(module) if inspect.isfunction(v) and "." not in v.__qualname__ and not v.__doc__]
+        bare += [
+            f"{name}.{n}"
+            for n, v in vars(module).items()
+            if inspect.isfunction(v) and v.__module__ == name and not n.startswith("_") and not v.__doc__
+        ]
     assert bare == []
 
 

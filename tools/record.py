@@ -15,7 +15,9 @@ skipped; the output says so.
 **Adding a row.** Write a function in the file of `tools/recorded/` that belongs to the verb, decorated with
 `@row("verb.name")`, or call that file's helper (`evaluation`, `flow`, `tightened`, `training`, `sampling`, `coded`).
 It returns a dict of floats, integers, strings, tensors, bytes and `Document`s (JSON, hashed without messages, seconds
-and versions). Then `python tools/record.py --write --only NAME`. Keep a row below a second.
+and versions). `device=True` where it obeys `on.device`, and `planned=True` where rounding may change its draws, let
+`benchmarks/gpu.py` repeat it on another device. Then `python tools/record.py --write --only NAME`. Keep a row below
+a second.
 
 **Writing anew** is legitimate where a number or a file format changes on purpose: with a line in CHANGELOG.md, in the
 commit that changes it, and only for the rows concerned (`--only`). Rows `words.*` hold prose and may be written anew
@@ -95,21 +97,32 @@ def number(value: Any) -> float | None:
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
+def distance(key: str, recorded: Values, found: Values) -> float | None:
+    """|a − b| / max(|a|, |b|, size) of a value that was recorded as a and found as b; infinite where one of them is no
+    number, None where both are hashes, which tell nothing but equality.
+
+    size: 1e-3, and of the mean of an array the root mean square of its elements, because a mean may be near zero.
+    """
+    a, b = recorded.get(key, "missing"), found.get(key, "missing")
+    if a == b:
+        return 0.0
+    if isinstance(a, str) and isinstance(b, str) and a.startswith("sha256:") and b.startswith("sha256:"):
+        return None
+    x, y = number(a), number(b)
+    if x is None or y is None or not (math.isfinite(x) and math.isfinite(y)):
+        return math.inf
+    size = number(recorded.get(key.removesuffix("mean") + "rms")) if key.endswith(".mean") else None
+    return abs(x - y) / max(abs(x), abs(y), size or 1e-3)
+
+
 def differences(row: str, recorded: Values, found: Values, rel: float | None) -> list[Difference]:
     """What differs; rel None: in any bit, else numbers by more than `rel`, and hashes are skipped."""
     different = []
     for key in {**recorded, **found}:
         a, b = recorded.get(key, "missing"), found.get(key, "missing")
-        if a == b:
+        apart = distance(key, recorded, found)
+        if a == b or (rel is not None and (apart is None or apart <= rel)):
             continue
-        x, y = number(a), number(b)
-        if rel is not None:
-            if isinstance(a, str) and isinstance(b, str) and a.startswith("sha256:") and b.startswith("sha256:"):
-                continue
-            # the mean of an array may be near zero: what counts is the size of its elements
-            size = number(recorded.get(key.removesuffix("mean") + "rms")) if key.endswith(".mean") else None
-            if x is not None and y is not None and math.isclose(x, y, rel_tol=rel, abs_tol=rel * (size or 1e-3)):
-                continue
         different.append(Difference(row, key, a, b))
     return different
 

@@ -34,6 +34,16 @@ def unet(channels: int = 1, out_channels: int | None = None, size: int = 8, **se
     )
 
 
+def tiny(channels: int = 1, out_channels: int | None = None, **settings: Any) -> Any:
+    """A UNet2DModel of one scale, 8×8, where its size does not matter."""
+    from diffusers import UNet2DModel
+
+    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "block_out_channels": (4,)}
+    shape = {"sample_size": 8, "in_channels": channels, "out_channels": out_channels or channels}
+    plain = {"layers_per_block": 1, "norm_num_groups": 2, "add_attention": False}
+    return UNet2DModel(**{**shape, **blocks, **plain, **settings})
+
+
 def digits(part: str) -> torch.Tensor:
     """Codes 0..16, (N, 1, 8, 8) int64: the first 1437 of scikit-learn's digits for training, 360 for tests."""
     from sklearn.datasets import load_digits

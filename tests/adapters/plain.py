@@ -1,7 +1,7 @@
 """The bound of a DDPM by the formulas of the papers, in numpy's float64 and without a function of nelbo.
 
-Ho et al. 2020, eq. 2, 4–7 and 13; Nichol & Dhariwal 2021, eq. 15; Salimans & Ho 2022 for v. The network is diffusers'
-own object, called as its documentation says.
+Ho et al. 2020, eq. 2, 4–7 and 13; Nichol & Dhariwal 2021, eq. 15; Salimans & Ho 2022 for v. `terms_of_model` is what
+nelbo computes on the same noise.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ import numpy as np
 import torch
 from scipy.special import log_ndtr
 
+from nelbo.bound import terms as own
+from nelbo.testing import at_noise
+
 
 class Chain:
     """β_1 … β_T and what follows from them; i counts from 0."""
 
-    def __init__(self, T: int, beta_1: float, beta_T: float):
-        self.T = T
-        self.beta = np.array([beta_1 + (beta_T - beta_1) * i / (T - 1) for i in range(T)])
-        self.alpha_bar = np.cumprod(1 - self.beta)
+    def __init__(self, beta: np.ndarray):
+        self.beta, self.alpha_bar = beta, np.cumprod(1 - beta)
 
     def q_sample(self, x, eps, i):
         return math.sqrt(self.alpha_bar[i]) * x + math.sqrt(1 - self.alpha_bar[i]) * eps
@@ -31,17 +32,19 @@ class Chain:
         return a * x + math.sqrt(1 - self.beta[i]) * (1 - before) / (1 - ab) * z
 
     def small(self, i):
-        """β̃_i; at the first step that of the second."""
-        i = max(i, 1)
+        """β̃_i."""
         return (1 - self.alpha_bar[i - 1]) / (1 - self.alpha_bar[i]) * self.beta[i]
 
     def variance(self, kind, u, i):
-        if kind == "fixed_small":
-            return self.small(i)
-        if kind == "fixed_large":
-            return self.beta[i]
-        f = (u + 1) / 2
-        return np.exp(f * np.log(self.beta[i]) + (1 - f) * np.log(self.small(i)))
+        return self.between(kind, u, self.small(i), self.beta[i])
+
+    def of_decoder(self, kind, u, first):
+        """At a first step, which has no β̃: between that of the next step and 1 − ᾱ, which is β_1 at step 1."""
+        return self.between(kind, u, self.small(first + 1), 1 - self.alpha_bar[first])
+
+    def between(self, kind, u, small, large):
+        f = {"fixed_small": 0.0, "fixed_large": 1.0}.get(kind, (u + 1) / 2)
+        return np.exp(f * np.log(large) + (1 - f) * np.log(small))
 
     def x0(self, prediction, out, z, i):
         a, s = math.sqrt(self.alpha_bar[i]), math.sqrt(1 - self.alpha_bar[i])
@@ -65,27 +68,51 @@ def log_mass(codes, mean, variance, K):
     return a + np.log1p(-np.exp(b - a))
 
 
-def terms(unet, chain: Chain, config, codes: np.ndarray, eps: np.ndarray, K: int):
-    """(prior, KL of each step i = 1..T−1, reconstruction) of codes (N, C, H, W) in nats; eps (T, N, C, H, W)."""
+def terms(
+    net,
+    chain: Chain,
+    codes: np.ndarray,
+    eps: np.ndarray,
+    K: int,
+    prediction="epsilon",
+    variance="fixed_small",
+    clip=None,
+    first=0,
+):
+    """(prior, KL of each step, reconstruction) of codes (N, C, …) in nats, at the noise eps (T, N, C, …).
+
+    The chain begins at its step `first`; net(z, i) in numpy; x̂ is clipped to the pair `clip`.
+    """  # fmt: skip
     x, N = 2 * codes / (K - 1) - 1, len(codes)
     C = x.shape[1]
 
-    def predict(z, i):
-        with torch.no_grad():
-            out = unet(torch.from_numpy(z).float(), i).sample.double().numpy()
-        x0 = chain.x0(config.prediction_type, out[:, :C], z, i)
-        if config.clip_sample:
-            x0 = np.clip(x0, -config.clip_sample_range, config.clip_sample_range)
-        return x0, chain.variance(config.variance_type, out[:, C:], i)
+    def noised(i):
+        """z_i, x̂ and the raw variance there."""
+        z = chain.q_sample(x, eps[i], i)
+        out = net(z, i)
+        x0 = chain.x0(prediction, out[:, :C], z, i)
+        return z, x0 if clip is None else np.clip(x0, *clip), out[:, C:]
 
     ab = chain.alpha_bar[-1]
     prior = normal_kl(math.sqrt(ab) * x, 1 - ab, 0.0, 1.0).reshape(N, -1).sum(1)
-    steps = np.zeros((chain.T - 1, N))
-    for i in range(1, chain.T):
-        z = chain.q_sample(x, eps[i], i)
-        x0, v = predict(z, i)
+    steps = []
+    for i in range(first + 1, len(chain.beta)):
+        z, x0, u = noised(i)
+        v = chain.variance(variance, u, i)
         kl = normal_kl(chain.mean(x, z, i), chain.small(i), chain.mean(x0, z, i), v)
-        steps[i - 1] = kl.reshape(N, -1).sum(1)
-    z = chain.q_sample(x, eps[0], 0)
-    x0, v = predict(z, 0)
-    return prior, steps, -log_mass(codes, x0, v, K).reshape(N, -1).sum(1)
+        steps.append(kl.reshape(N, -1).sum(1))
+    _, x0, u = noised(first)
+    v = chain.of_decoder(variance, u, first)
+    return prior, np.stack(steps), -log_mass(codes, x0, v, K).reshape(N, -1).sum(1)
+
+
+def terms_of_model(model, codes: torch.Tensor, eps: np.ndarray, first=0):
+    """The same three by nelbo."""
+    x, levels, e, N = model.domain.values(codes), model.levels(), torch.from_numpy(eps), len(codes)
+    with torch.no_grad():
+        steps = [
+            at_noise.diffusion(model, x, e[first + j], levels[j - 1 : j].expand(N), levels[j : j + 1].expand(N))
+            for j in range(1, len(levels))
+        ]
+        last = at_noise.reconstruction(model, x, codes, e[first], levels[:1].expand(N))
+        return own.prior(model, x, levels[-1:]).numpy(), torch.stack(steps).numpy(), last.numpy()

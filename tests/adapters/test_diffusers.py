@@ -13,7 +13,7 @@ import torch
 import nelbo
 from nelbo.adapters.diffusers import folder, is_folder, is_hub_id
 from nelbo.adapters.diffusers.scheduler import EDM, FLOW, REFUSED, SCORE, TABLE, chain
-from nelbo.errors import DomainError, ModelFolderError, NelboError, UnknownNameError, UsageError
+from nelbo.errors import ModelFolderError, NelboError, UnknownNameError, UsageError
 from nelbo.process.levels import column
 from tests.adapters.pipelines import unet
 from tests.expected import early_end, untrained
@@ -112,6 +112,8 @@ def test_edm(net, name, prediction):
         out = net(shown, scheduler.precondition_noise(t.sigma).float()).sample.double()
         expected = scheduler.precondition_outputs(z, out, sigma)
         torch.testing.assert_close(model.predict(z, t).x0, expected, rtol=1e-5, atol=1e-5)
+    ends = torch.tensor([scheduler.sigmas[-2], scheduler.sigmas[0]]).double()
+    torch.testing.assert_close(model.schedule.at(torch.tensor([0.0, 1.0])).sigma, ends, rtol=1e-6, atol=0)
     assert model.prior.variance == pytest.approx(float(scheduler.init_noise_sigma) ** 2)
     assert 0 < bits(model) < 200
 
@@ -401,8 +403,10 @@ def test_hub_offline(tmp_path, saved, run_nelbo):
     assert folder.weights_of(home / "snapshots" / ("a" * 40)) == ("unet/diffusion_pytorch_model*.safetensors",)
 
 
-def test_unknown_names_list_the_choices(net):
-    with pytest.raises(UnknownNameError, match="DDPMScheduler"):
-        chain("DDPMSheduler", {})
-    with pytest.raises(DomainError):
-        nelbo.evaluate(nelbo.from_diffusers((net, diffusers.DDPMScheduler(20)), bins=17), torch.rand(2, 1, 8, 8))
+def test_unknown_names_list_the_choices():
+    for name, config, match in (
+        ("DDPMSheduler", {}, "DDPMScheduler"),
+        ("DDPMScheduler", {"num_train_timesteps": 10, "beta_schedule": "sigmoidal"}, "sigmoid"),
+    ):
+        with pytest.raises(UnknownNameError, match=match):
+            chain(name, config)

@@ -7,15 +7,12 @@ import pytest
 import torch
 
 import nelbo
-from nelbo.bound import terms
-from nelbo.testing import at_noise
 from tests.adapters import plain
 from tests.adapters.pipelines import BINS, KINDS, TABLE, digits, pipeline
 
 diffusers = pytest.importorskip("diffusers")
 pytest.importorskip("sklearn")
 N = 16
-CHAIN = plain.Chain(40, 2e-3, 0.25)
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -26,27 +23,25 @@ def trained(request, tmp_path_factory):
     return folder, model, diffusers.DDPMPipeline.from_pretrained(folder), digits("test")[:N]
 
 
-def shared_noise(seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal((CHAIN.T, N, 1, 8, 8))
+def reference(pipe, chain: plain.Chain, codes: torch.Tensor, seed: int):
+    """Noise, and on it the terms of a pipeline by the papers, with diffusers' network called as it documents."""
+    said, eps = pipe.scheduler.config, np.random.default_rng(seed).standard_normal((len(chain.beta), *codes.shape))
+
+    def net(z, i):
+        with torch.no_grad():
+            return pipe.unet(torch.from_numpy(z).float(), i).sample.double().numpy()
+
+    clip = (-said.clip_sample_range, said.clip_sample_range) if said.clip_sample else None
+    return eps, plain.terms(net, chain, codes.numpy(), eps, BINS, said.prediction_type, said.variance_type, clip)
 
 
 def test_exactly_on_shared_noise(trained):
     """Every term of every example, 1e-5 of itself: prior, all 39 KLs, reconstruction."""
     _, model, pipe, codes = trained
-    eps = shared_noise(1)
-    prior, steps, reconstruction = plain.terms(pipe.unet, CHAIN, pipe.scheduler.config, codes.numpy(), eps, BINS)
-    x, levels, e = model.domain.values(codes), model.levels(), torch.from_numpy(eps)
-    with torch.no_grad():
-        mine = torch.stack(
-            [
-                at_noise.diffusion(model, x, e[i], levels[i - 1 : i].expand(N), levels[i : i + 1].expand(N))
-                for i in range(1, CHAIN.T)
-            ]
-        )
-        first = at_noise.reconstruction(model, x, codes, e[0], levels[:1].expand(N))
-    np.testing.assert_allclose(terms.prior(model, x, levels[-1:]).numpy(), prior, rtol=1e-10)
-    np.testing.assert_allclose(mine.numpy(), steps, rtol=1e-5, atol=1e-7)
-    np.testing.assert_allclose(first.numpy(), reconstruction, rtol=1e-5)
+    eps, expected = reference(pipe, plain.Chain(np.linspace(2e-3, 0.25, 40)), codes, 1)
+    close = {"rtol": 1e-10}, {"rtol": 1e-5, "atol": 1e-7}, {"rtol": 1e-5}
+    for mine, theirs, within in zip(plain.terms_of_model(model, codes, eps), expected, close, strict=True):
+        np.testing.assert_allclose(mine, theirs, **within)
 
 
 def test_the_folder_says_it_all(trained):
@@ -71,11 +66,10 @@ def test_a_minute_of_training(tmp_path, kind):
     """
     folder = pipeline(tmp_path / "pipe", kind, steps=700, table={"num_train_timesteps": 1000})
     model, pipe = nelbo.from_diffusers(folder, bins=BINS), diffusers.DDPMPipeline.from_pretrained(folder)
-    codes, chain = digits("test")[:16], plain.Chain(1000, 1e-4, 2e-2)
+    codes, chain = digits("test")[:N], plain.Chain(np.linspace(1e-4, 2e-2, 1000))
     passes = []
     for seed in (0, 1):
-        eps = np.random.default_rng(seed).standard_normal((1000, 16, 1, 8, 8))
-        prior, steps, first = plain.terms(pipe.unet, chain, pipe.scheduler.config, codes.numpy(), eps, BINS)
+        _, (prior, steps, first) = reference(pipe, chain, codes, seed)
         passes.append((prior + steps.sum(0) + first) / (64 * np.log(2)))
     a, b = passes
     spread = np.sqrt(np.square(a - b).mean() / 4 / 16)  # of the mean of two passes over 16 examples

@@ -28,6 +28,7 @@ from nelbo.process.levels import Levels
 from nelbo.process.prediction import Prediction
 from nelbo.process.schedule import Schedule
 from nelbo.testing import at_noise
+from tests.model.checks import gaussian_kl
 
 Nodes = tuple[Tensor, Tensor]
 
@@ -224,14 +225,6 @@ class Chain:
         late = np.maximum(np.arange(len(alpha))[:, None], np.arange(len(alpha)))
         noise[1:, 1:] = alpha[late] / alpha[early] * sigma[early] ** 2
         return scale * m, np.outer(scale, scale) * c + noise
-
-
-def gaussian_kl(mean_q, cov_q, mean_p, cov_p) -> float:
-    """KL of two Gaussians from their matrices, by Cholesky factors."""
-    L_p, L_q = np.linalg.cholesky(cov_p), np.linalg.cholesky(cov_q)
-    white, delta = np.linalg.solve(L_p, L_q), np.linalg.solve(L_p, mean_p - mean_q)
-    logs = np.log(np.diag(L_p)).sum() - np.log(np.diag(L_q)).sum()
-    return 0.5 * float((white**2).sum() + delta @ delta - len(delta)) + float(logs)
 
 
 def path_gap(chain: Chain, x: float) -> float:

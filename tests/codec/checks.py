@@ -16,7 +16,6 @@ from nelbo.maths import gaussian
 from nelbo.model.reverse import Beta, Reverse
 from nelbo.process import forward
 from tests.codec import models
-from tests.codec.models import Reflected
 
 
 def watch(coder: Coder, note: Callable[..., object]) -> None:
@@ -64,7 +63,7 @@ def check_path(model=None, n: int = 100) -> None:
 
 def check_path_in_a_basis() -> None:
     """The same where the latents lie in another basis than the images, with variances of their own."""
-    check_path(Reflected.model(20))
+    check_path(models.reflected(20))
 
 
 def check_draws() -> None:

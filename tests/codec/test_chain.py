@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -28,7 +29,7 @@ from tests.folder_cases import CASES, make
 @pytest.mark.parametrize("name", models.CODED)
 def test_every_kind_of_part_is_coded_exactly(name, tmp_path):
     """Encoded in groups of up to 8, decoded with 1 and with 5 images per call."""
-    model = models.case(name)
+    model = make(name)
     codes = models.images(model, 12)
     compress(model, codes, tmp_path / "x.nelbo", batch_size=8, verify=False, few=True)
     for batch in (1, 5):
@@ -100,10 +101,18 @@ def test_draws_follow_q_even_if_the_model_is_wrong():
 
 
 def with_errors(model, size: float):
-    """The model with fresh errors of `size` on every x̂ and every log mass."""
-    exact = model.in_precision(torch.float64).denoiser
+    """The model with errors of `size` on every x̂ and every log mass, fresh at every call."""
+    exact, calls = model.in_precision(torch.float64).denoiser, itertools.count(1)
+
+    def forward(z, t, condition=None):
+        found = exact.forward(z, t, condition)
+        generator = torch.Generator().manual_seed(next(calls))
+        noise = size * torch.randn(found.x0.shape, generator=generator, dtype=found.x0.dtype)
+        log_probs = None if found.log_probs is None else found.log_probs + noise[..., None]
+        return dataclasses.replace(found, x0=found.x0 + noise, log_probs=log_probs)
+
     denoiser = copy.deepcopy(exact)
-    denoiser.forward = models.Noisy(exact.forward, size)  # type: ignore[method-assign]
+    denoiser.forward = forward  # type: ignore[method-assign]
     denoiser.in_precision = lambda *_: denoiser  # type: ignore[method-assign]
     other = dataclasses.replace(model)
     object.__setattr__(other, "denoiser", denoiser)

@@ -134,31 +134,6 @@ def test_pickle_under_another_name_is_refused(tmp_path):
             read(str(tmp_path / name))
 
 
-@pytest.mark.parametrize("ending", ["npy", "npz"])
-def test_every_truncation_is_refused(tmp_path, ending):
-    path = tmp_path / f"a.{ending}"
-    np.save(path, CODES) if ending == "npy" else np.savez_compressed(path, data=CODES)
-    whole = path.read_bytes()
-    for length in range(0, len(whole), 7):
-        path.write_bytes(whole[:length])
-        with pytest.raises(DataError):
-            read(str(path))
-
-
-def test_no_bit_flip_of_an_npz_gives_other_data(tmp_path):
-    path = tmp_path / "a.npz"
-    np.savez_compressed(path, data=CODES)
-    whole = path.read_bytes()
-    refused = 0
-    for place in range(len(whole)):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
-        try:
-            assert np.array_equal(read(str(path)).data, CODES)  # a flip in a date or an attribute says nothing
-        except DataError:
-            refused += 1
-    assert refused > len(whole) / 2
-
-
 def test_npy_that_promises_more_than_memory_is_refused(tmp_path):
     header = b"{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000000000, 8), }"
     padded = header.ljust(117) + b"\n"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
-
 import numpy as np
 import pytest
 
@@ -71,20 +69,19 @@ def test_pictures_beside_sub_folders_have_no_labels(tmp_path):
     assert read(str(tmp_path)).labels is None
 
 
-def test_sizes_that_differ_are_named(tmp_path):
-    for name, array in {"a": GRAY, "b": GRAY, "c": GRAY[:, :5], "d": GRAY[:2]}.items():
-        save(array, tmp_path / f"{name}.png")
-    with pytest.raises(DataError, match=r"a\.png is 6×4 gray, but c\.png is 5×4 gray"):
-        read(str(tmp_path))
-
-
-def test_modes_that_differ_are_named(tmp_path):
-    save(GRAY, tmp_path / "a.png")
-    save(RGB, tmp_path / "b.png")
-    with pytest.raises(DataError, match=r"a\.png is 6×4 gray, but b\.png is 6×4 colour"):
-        read(str(tmp_path))
-    Image.fromarray(GRAY > 3).save(tmp_path / "b.png")
-    with pytest.raises(DataError, match="black and white"):
+@pytest.mark.parametrize(
+    ("pictures", "message"),
+    [
+        ([GRAY, GRAY, GRAY[:, :5], GRAY[:2]], r"0\.png is 6×4 gray, but 2\.png is 5×4 gray"),
+        ([GRAY, RGB], r"0\.png is 6×4 gray, but 1\.png is 6×4 colour"),
+        ([GRAY, GRAY > 3], r"but 1\.png is 6×4 black and white"),
+    ],
+    ids=["sizes", "colour", "black and white"],
+)
+def test_pictures_that_differ_are_named(tmp_path, pictures, message):
+    for i, array in enumerate(pictures):
+        save(array, tmp_path / f"{i}.png")
+    with pytest.raises(DataError, match=message):
         read(str(tmp_path))
 
 
@@ -97,17 +94,13 @@ CONVERSIONS = {
     "alpha": (lambda: Image.fromarray(RGB).convert("RGBA"), {}, "drops transparency"),
     "16-bit gray": (lambda: Image.fromarray(GRAY.astype(np.uint16)), {}, "keeps 8 of its bits"),
     "transparent colour": (lambda: Image.fromarray(RGB), {"transparency": (0, 1, 2)}, "transparent colour"),
-    "4-bit gray": (lambda: Image.fromarray(GRAY), {"bits": 4}, "8 bits a channel"),
 }
 
 
 @pytest.mark.parametrize("case", CONVERSIONS)
 def test_what_would_need_a_conversion_is_refused(tmp_path, case):
     make, options, message = CONVERSIONS[case]
-    if case == "4-bit gray":
-        (tmp_path / "a.png").write_bytes(png(depth=4, colour=0))
-    else:
-        make().save(tmp_path / "a.png", **options)
+    make().save(tmp_path / "a.png", **options)
     with pytest.raises(DataError, match=message):
         read(str(tmp_path))
 
@@ -162,17 +155,3 @@ def test_damaged_pictures_are_named(tmp_path):
         path.write_bytes(content)
         with pytest.raises(DataError, match=r"b\.png"):
             read(str(tmp_path))
-
-
-def test_without_pillow_the_remedy_is_named(tmp_path, monkeypatch):
-    save(GRAY, tmp_path / "a.png")
-    real = builtins.__import__
-
-    def refuse(name, *args, **kwargs):
-        if name == "PIL":
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(DataError, match=r"pip install 'nelbo\[data\]'"):
-        read(str(tmp_path))

@@ -1,61 +1,46 @@
-"""hf:NAME[:split] against a stand-in for the `datasets` library: nothing here reaches a network."""
+"""hf:NAME[:split] with data sets of the `datasets` library made here: nothing reaches a network."""
 
 from __future__ import annotations
 
-import sys
-import types
-
 import numpy as np
 import pytest
+import torch
 
+from nelbo.data import pictures as decoding
 from nelbo.data import read
+from nelbo.data.pictures import LazyRows
 from nelbo.errors import DataError, UnknownNameError
 
 PIL = pytest.importorskip("PIL.Image")
 PIXELS = np.arange(3 * 4 * 4, dtype=np.uint8).reshape(3, 4, 4)
 
 
-class Image:
-    """Stands for datasets.Image, which is recognised by its name."""
-
-
-class Rows:
-    def __init__(self, **columns):
-        self.columns, self.column_names = columns, list(columns)
-        pictures = {k: isinstance(v[0], PIL.Image) for k, v in columns.items()}
-        self.features = {k: Image() if is_picture else int for k, is_picture in pictures.items()}
-
-    def __len__(self):
-        return len(next(iter(self.columns.values())))
-
-    def __getitem__(self, column):
-        return self.columns[column]
-
-    def select(self, rows):
-        return Rows(**{k: [v[i] for i in rows] for k, v in self.columns.items()})
-
-
 @pytest.fixture
 def hub(monkeypatch):
-    """hub(result) makes datasets.load_dataset return `result`, or raise it."""
+    """hub(splits) makes datasets.load_dataset return `splits`, or raise it."""
+    datasets = pytest.importorskip("datasets")
 
-    def install(result):
+    def install(splits):
         def load_dataset(name):
-            if isinstance(result, Exception):
-                raise result
-            return result
+            if isinstance(splits, Exception):
+                raise splits
+            return splits
 
-        monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
+        monkeypatch.setattr(datasets, "load_dataset", load_dataset)
 
     return install
 
 
-def pictures(array=PIXELS):
-    return [PIL.fromarray(a) for a in array]
+def rows(pictures=PIXELS, column="image", **others):
+    """A split with a column of pictures."""
+    import datasets
+
+    split = datasets.Dataset.from_dict({column: [PIL.fromarray(p) for p in pictures], **others})
+    return split.cast_column(column, datasets.Image())
 
 
 def test_split_labels_and_limit(hub):
-    hub({"train": Rows(image=pictures(PIXELS + 1), label=[1, 2, 3]), "test": Rows(image=pictures(), label=[4, 5, 6])})
+    hub({"train": rows(PIXELS + 1, label=[1, 2, 3]), "test": rows(label=[4, 5, 6])})
     examples = read("hf:some/name:test")
     assert np.array_equal(examples.data, PIXELS)
     assert examples.labels.tolist() == [4, 5, 6]
@@ -66,41 +51,46 @@ def test_split_labels_and_limit(hub):
 
 
 def test_the_only_split_and_the_only_column_of_images(hub):
-    hub({"train": Rows(scan=pictures(), age=[1, 2, 3])})
+    hub({"train": rows(column="scan", age=[1, 2, 3])})
     examples = read("hf:name")
     assert np.array_equal(examples.data, PIXELS)
     assert examples.labels is None
 
 
-def test_choices_are_listed(hub):
-    hub({"train": Rows(image=pictures()), "test": Rows(image=pictures())})
-    with pytest.raises(DataError, match="has the splits train, test"):
-        read("hf:name")
-    with pytest.raises(UnknownNameError, match="choose one of: test, train"):
-        read("hf:name:valid")
-    hub({"train": Rows(text=["a"], number=[1])})
-    with pytest.raises(DataError, match="columns are text, number"):
-        read("hf:name")
+def test_rows_are_decoded_when_they_are_used(hub, monkeypatch):
+    """Above a threshold: the same data, of which no more is decoded than was asked for."""
+    hub({"train": rows(label=[1, 0, 1])})
+    monkeypatch.setattr(decoding, "STREAMED", 0)
+    lazy = read("hf:name")
+    assert isinstance(lazy.data, LazyRows) and lazy.labels.tolist() == [1, 0, 1]
+    decoded, decode = [], lazy.data.decode
+    monkeypatch.setattr(lazy.data, "decode", lambda chosen: decoded.extend(chosen) or decode(chosen))
+    assert np.array_equal(lazy.data[torch.tensor([2, 0])], PIXELS[[2, 0]]) and [int(row) for row in decoded] == [2, 0]
 
 
-def test_offline_is_one_clear_error(hub):
-    hub(ConnectionError("Couldn't reach the Hugging Face Hub\nand forty lines more"))
-    with pytest.raises(DataError, match=r"cannot be loaded .*: Couldn't reach the Hugging Face Hub\nhint: .*npz"):
-        read("hf:name")
+def without_pictures():
+    import datasets
+
+    return datasets.Dataset.from_dict({"text": ["a"], "number": [1]})
 
 
-def test_missing_library(monkeypatch):
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(DataError, match=r"pip install 'nelbo\[data\]'"):
-        read("hf:name")
+OFFLINE = ConnectionError("Couldn't reach the Hugging Face Hub\nand forty lines more")
 
 
-def test_sizes_that_differ_and_no_name(hub):
-    hub({"train": Rows(image=[*pictures(), PIL.fromarray(PIXELS[0, :2])])})
-    with pytest.raises(DataError, match=r"row 3 is 4×2 gray"):
-        read("hf:name")
-    hub({"train": Rows(image=[*pictures(), PIL.fromarray(PIXELS[0] > 3)])})
-    with pytest.raises(DataError, match="row 3 is 4×4 black and white"):
-        read("hf:name")
-    with pytest.raises(DataError, match="name no data set"):
-        read("hf:")
+@pytest.mark.parametrize(
+    ("splits", "spec", "error", "match"),
+    [
+        (lambda: {"train": rows(), "test": rows()}, "hf:name", DataError, "has the splits train, test"),
+        (lambda: {"train": rows(), "test": rows()}, "hf:name:valid", UnknownNameError, "choose one of: test, train"),
+        (lambda: {"train": without_pictures()}, "hf:name", DataError, "columns are text, number"),
+        (lambda: OFFLINE, "hf:name", DataError, r"be loaded .*: Couldn't reach the Hugging Face Hub\nhint: .*npz"),
+        (lambda: {"train": rows([*PIXELS, PIXELS[0, :2]])}, "hf:name", DataError, "row 3 is 4×2 gray"),
+        (lambda: {"train": rows([*PIXELS, PIXELS[0] > 3])}, "hf:name", DataError, "row 3 is 4×4 black and white"),
+        (lambda: {}, "hf:", DataError, "name no data set"),
+    ],
+    ids=["no split", "unknown split", "no images", "offline", "sizes", "modes", "no name"],
+)
+def test_refusals(hub, splits, spec, error, match):
+    hub(splits())
+    with pytest.raises(error, match=match):
+        read(spec)

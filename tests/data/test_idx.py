@@ -44,47 +44,23 @@ def test_packed_images_find_unpacked_labels(tmp_path):
     assert read(str(path)).labels.tolist() == [0, 1, 2, 3]
 
 
-def test_labels_of_other_images_are_refused(tmp_path):
+def test_labels_that_do_not_belong_are_refused(tmp_path):
+    path = write(tmp_path, labels=[1, 2, 3])
     with pytest.raises(DataError, match=r"shape \(3,\) for the 4 images"):
-        read(str(write(tmp_path, labels=[1, 2, 3])))
-
-
-def test_damaged_labels_are_refused(tmp_path):
-    path = write(tmp_path, labels=[1, 2, 3, 4], ending=".gz")
-    labels = tmp_path / "t10k-labels-idx1-ubyte.gz"
-    labels.write_bytes(labels.read_bytes()[:-9])
+        read(str(path))
+    labels = tmp_path / "t10k-labels-idx1-ubyte"
+    with pytest.raises(DataError, match="labels, not images"):
+        read(str(labels))
+    labels.write_bytes(labels.read_bytes()[:-1])
     with pytest.raises(DataError, match="labels-idx1"):
         read(str(path))
 
 
-def test_a_file_of_labels_is_no_data(tmp_path):
-    write(tmp_path, labels=[1, 2, 3, 4])
-    with pytest.raises(DataError, match="labels, not images"):
-        read(str(tmp_path / "t10k-labels-idx1-ubyte"))
-
-
-def test_every_truncation_and_every_excess_is_refused(tmp_path):
+def test_an_excess_is_refused(tmp_path):
     path = write(tmp_path)
-    whole = path.read_bytes()
-    for content in [*(whole[:n] for n in range(len(whole))), whole + b"\0"]:
-        path.write_bytes(content)
-        with pytest.raises(DataError):
-            read(str(path))
-
-
-def test_no_bit_flip_of_a_gzip_file_gives_other_data(tmp_path):
-    path = write(tmp_path, ending=".gz")
-    whole = path.read_bytes()
-    for place in range(len(whole)):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 2]) + whole[place + 1 :])
-        try:
-            assert np.array_equal(read(str(path)).data, IMAGES)  # a flip in gzip's date or system byte says nothing
-        except DataError:
-            assert place not in range(4, 8), "the date is not part of the data"
-    for length in range(len(whole)):
-        path.write_bytes(whole[:length])
-        with pytest.raises(DataError):
-            read(str(path))
+    path.write_bytes(path.read_bytes() + b"\0")
+    with pytest.raises(DataError):
+        read(str(path))
 
 
 @pytest.mark.parametrize("head", [b"\1\0\x08\3", b"\0\0\x07\3", b"\0\0\x08\0", b"PK\3\4"])
@@ -100,11 +76,6 @@ def test_no_images_are_refused(tmp_path):
         read(str(write(tmp_path, images=IMAGES[:0])))
 
 
-def test_missing_file(tmp_path):
-    with pytest.raises(DataError, match="there is no file"):
-        read(str(tmp_path / "train-images-idx3-ubyte.gz"))
-
-
 def test_other_types_keep_their_numbers(tmp_path):
     path = tmp_path / "wide-images.idx3-ubyte"
     path.write_bytes(encode((IMAGES.astype("i2") - 300).astype(">i2"), kind=0x0B))
@@ -114,12 +85,8 @@ def test_other_types_keep_their_numbers(tmp_path):
 
 
 def test_real_files(shared):
-    examples = read(str(shared / "data/mnist/t10k-images-idx3-ubyte.gz"))
-    assert examples.data.shape == (10000, 28, 28)
-    assert examples.labels[:5].tolist() == [7, 2, 1, 0, 4]
-
-
-def test_real_training_images_are_bit_exact(shared):
+    """The first test labels, and every training image to the bit."""
+    assert read(str(shared / "data/mnist/t10k-images-idx3-ubyte.gz")).labels[:5].tolist() == [7, 2, 1, 0, 4]
     examples = read(str(shared / "data/mnist/train-images-idx3-ubyte.gz"))
     raw = b"\0\0\x08\3" + struct.pack(">3I", *examples.data.shape) + examples.data.numpy().tobytes()
     assert hashlib.md5(raw).hexdigest() == "6bbc9ace898e44ae57da46a324031adb"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +49,51 @@ def test_a_file_of_no_known_form(tmp_path):
 def test_missing_files(tmp_path, name):
     with pytest.raises(DataError, match="there is no file"):
         read(str(tmp_path / name))
+
+
+def stored(folder: Path, name: str) -> Path:
+    """The six codes in a file of this form."""
+    path, codes = folder / name, CODES.numpy().astype(np.uint8)
+    if ".np" in name:
+        np.save(path, codes) if name.endswith("npy") else np.savez_compressed(path, data=codes)
+    else:
+        idx = b"\0\0\x08\3" + np.array(codes.shape, ">u4").tobytes() + codes.tobytes()
+        path.write_bytes(gzip.compress(idx) if name.endswith("gz") else idx)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.npz", "images-idx3-ubyte", "images-idx3-ubyte.gz"])
+def test_every_truncation_is_refused(tmp_path, name):
+    path = stored(tmp_path, name)
+    whole = path.read_bytes()
+    assert torch.equal(read(str(path)).data, CODES.byte())
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(DataError):
+            read(str(path))
+
+
+@pytest.mark.parametrize(("name", "bit"), [("a.npz", 4), ("images-idx3-ubyte.gz", 2)])
+def test_no_bit_flip_of_a_compressed_file_gives_other_data(tmp_path, name, bit):
+    path = stored(tmp_path, name)
+    whole, refused = path.read_bytes(), 0
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1 :])
+        try:
+            assert torch.equal(read(str(path)).data, CODES.byte())  # a flip in a date or an attribute says nothing
+        except DataError:
+            refused += 1
+    assert refused > len(whole) / 2
+
+
+@pytest.mark.parametrize(("name", "library"), [("digits", "sklearn.datasets"), ("folder", "PIL"), ("hf:x", "datasets")])
+def test_missing_libraries(tmp_path, monkeypatch, name, library):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a.png").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(DataError, match=r"pip install 'nelbo\[data\]'"):
+        read(name)
 
 
 @pytest.mark.parametrize("limit", [0, -1, 2.5, True, "3"])
@@ -139,9 +187,6 @@ def test_what_cannot_be_data(data, message):
 
 
 def test_importing_the_readers_imports_no_extra():
-    import subprocess
-    import sys
-
     script = "import sys, nelbo.data; print(sorted({'sklearn', 'PIL', 'datasets'} & set(sys.modules)))"
     env = {"PYTHONPATH": str(Path(nelbo.data.__file__).parents[2])}
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=env)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
@@ -40,14 +39,11 @@ def test_every_line_follows_from_the_one_before(id: str):
     assert compared == sorted(set(compared)) and starts <= 4, "most lines are compared with the one before"
 
 
-def test_the_report_has_the_form_of_verify():
+def test_some_walks_are_verified_in_order():
     seen = []
     report = verify_derivations("five-lines", "noise-loss", progress=lambda done, planned: seen.append((done, planned)))
     assert [r.id for r in report] == ["five-lines", "noise-loss"] and report.ok
     assert seen == [(0, 2), (1, 2), (2, 2)]
-    document = json.loads(json.dumps(report.to_dict(), allow_nan=False))
-    assert document["entries"][0].keys() == {"id", "ok", "seconds", "checks"}
-    assert document["entries"][0]["checks"][0].keys() == {"name", "kind", "expected", "observed", "ok"}
 
 
 def test_an_unknown_walk_lists_the_known():

@@ -6,7 +6,6 @@ import functools
 import itertools
 import math
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from scipy import integrate, stats
 
 from nelbo.equations.pages import figure
 from tests import browser as chrome
+from tests.markup import Page
 
 TIMES = np.arange(figure.TIMES + 1) / figure.TIMES
 
@@ -89,27 +89,15 @@ def test_the_ends_and_the_floor(values):
     assert values["reconstruction"] + bounds[-1] + values["prior"] > values["entropy"]
 
 
-class Elements(HTMLParser):
-    def __init__(self, text: str):
-        super().__init__()
-        self.found: list[tuple[str, dict]] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.found.append((tag, dict(attrs)))
-
-
 def test_the_fragment_stands_alone():
     text = figure.figure_html()
     assert len(text) < 200_000
     assert not re.search(r"https?://|@import|url\(|<link|<img|src=", text)
-    elements = Elements(text).found
-    ids = [a["id"] for _, a in elements if "id" in a]
-    assert len(ids) == len(set(ids))
-    (slider,) = [a for tag, a in elements if tag == "input" and a.get("type") == "range"]
-    assert slider["aria-valuetext"] and {"for": slider["id"]} in [a for tag, a in elements if tag == "label"]
-    assert all(a.get("aria-label") for tag, a in elements if tag == "svg" and a.get("role") == "img")
-    assert not any(name.startswith("on") for _, a in elements for name in a)
+    page = Page(text)
+    page.check_alone()
+    (slider,) = [a for tag, a in page.elements if tag == "input" and a.get("type") == "range"]
+    assert slider["aria-valuetext"] and ("label", {"for": slider["id"]}) in page.elements
+    assert all(a.get("aria-label") for tag, a in page.elements if tag == "svg" and a.get("role") == "img")
     scoped = re.search(r"<style>(.*?)</style>", text, re.S)
     assert scoped
     for selector in re.findall(r"(?:^|[}{])\s*([^@{}]+)\{", scoped[1]):

@@ -65,18 +65,6 @@ def test_a_fitted_start_is_nearer_than_an_even_one():
     assert again.bits_per_dim == fitted.bits_per_dim
 
 
-def test_a_wrong_decoder_is_still_a_bound():
-    """VDM's decoder with a uniform table over codes at a coarse first level: above the entropy, and by how much the
-    posteriors differ: the excess is KL(q(x | z_1) ‖ p(x | z_1)) ≥ 0 on average."""
-    law = nelbo.schedules.logsnr_linear(1.0, -8.0)
-    coarse = dataclasses.replace(model(law), decoder=Categorical())
-    x = CODES.sample(60, seed=1)
-    result = nelbo.ode_likelihood(coarse, x, steps=48, draws=4)
-    entropy = CODES.entropy() / 3 / math.log(2)
-    assert result.bits_per_dim >= -float(CODES.log_prob(x).mean()) / 3 / math.log(2) - 4 * result.standard_error.total
-    assert result.bits_per_dim > entropy + 0.005
-
-
 def test_more_points_under_the_logarithm_come_closer():
     """The importance-weighted bound falls with K and stays above −log P; its bias is positive and shrinks."""
     law = nelbo.schedules.logsnr_linear(3.5, -8.0)
@@ -98,19 +86,6 @@ def test_more_points_under_the_logarithm_come_closer():
     assert a - b > 3 * math.hypot(ea, eb) and b - c > math.hypot(eb, ec)
 
 
-def test_the_jacobian_comes_from_the_domain():
-    """The same codes on another range are the same data: bits do not depend on what 8 or 7 they might stand for."""
-    values = []
-    for low, high, shift in ((-1.0, 1.0, 0.0), (0.0, 255.0, 2 * math.log(127.5))):
-        data = CategoricalData(CODES.probabilities, low, high)
-        law = nelbo.schedules.logsnr_linear(6.0 - shift, -8.0 - shift)
-        chain = data.model(law, nelbo.grids.continuous())
-        for kind in ("uniform", "truncated_normal"):
-            result = nelbo.ode_likelihood(chain, CODES.sample(2), dequantisation=kind, steps=64, tolerance=2e-3)
-            values.append(result.bits_per_dim)
-    assert values[:2] == pytest.approx(values[2:], abs=5e-3)  # a fixed 7 or 8 bits would differ by log2(127.5)
-
-
 def test_error_bars_of_probes_and_starting_points():
     """20 seeds: the spread of the value is what its standard error says (a chi of 19 degrees within 0.5 … 1.6)."""
     chain, x = model(nelbo.schedules.logsnr_linear(2.0, -8.0)), CODES.sample(6)
@@ -124,13 +99,11 @@ def test_error_bars_of_probes_and_starting_points():
 def test_the_result_is_a_bound_of_another_quantity():
     result = nelbo.ode_likelihood(model(), CODES.sample(6), per_example=True)
     document = json.loads(json.dumps(result.to_dict(), allow_nan=False))
-    assert document["schema"] == "nelbo.bound/1" and document["quantity"] == "ode"
+    assert document["quantity"] == "ode" and document["estimator"]["bound"]
     assert list(document["terms"]) == ["prior", "flow", "dequantisation", "reconstruction", "importance"]
     assert document["estimator"]["solver_error"]["max"] >= document["estimator"]["solver_error"]["mean"] > 0
-    assert len(document["nats_per_example"]) == 6 and document["levels"] == []
     assert document["nfe_total"] == 6 * 2 * (1 + 4 * (64 + 32)) + 5 * 5 * 2  # and the check of the derivative
-    table = str(result)
-    assert "ode bound" in table and "flow" in table and "probability_flow" in table
+    assert "ode bound" in str(result)
     real = checks.gaussian(2)
     noisy = nelbo.ode_likelihood(real.model(FINE, nelbo.grids.continuous()), real.sample(3), dequantisation="none")
     assert noisy.estimator["scores"] == "noisy density" and not noisy.estimator["bound"]
@@ -146,26 +119,21 @@ def test_like_results_are_compared_and_unlike_ones_refused():
     assert difference.difference == pytest.approx(a.bits_per_dim - b.bits_per_dim)
     assert difference.standard_error.total <= a.standard_error.total and difference.examples == 12
     json.dumps(difference.to_dict(), allow_nan=False)
+    real = checks.gaussian(2)
+    density, noisy = (
+        nelbo.ode_likelihood(real.model(FINE, nelbo.grids.continuous()), real.sample(3), per_example=True,
+                             dequantisation=kind)
+        for kind in ("variational", "none")
+    )  # fmt: skip
     bound = nelbo.evaluate(chain, x, per_example=True, tolerance=0.3)
-    assert nelbo.compare(bound, bound).difference == 0
-    other = nelbo.ode_likelihood(chain, x[:6], per_example=True, steps=8)
-    bare = nelbo.ode_likelihood(chain, x, steps=8)
     for one, two, match in (
         (a, bound, "unlike quantity"),
         (bound, a, "unlike quantity"),
-        (a, other, "unlike examples"),
+        (a, nelbo.ode_likelihood(chain, x[:6], per_example=True, steps=8), "unlike examples"),
         (a, chain, "DiffusionModel"),
-        (a, bare, "per-example"),
+        (a, nelbo.ode_likelihood(chain, x, steps=8), "per-example"),
+        (chain, worse, "no data"),
+        (density, noisy, "unlike what is scored"),
     ):
         with pytest.raises(UsageError, match=match):
             nelbo.compare(one, two)
-    with pytest.raises(UsageError, match="no data"):
-        nelbo.compare(chain, worse)
-    real = checks.gaussian(2)
-    chain = real.model(FINE, nelbo.grids.continuous())
-    density, noisy = (
-        nelbo.ode_likelihood(chain, real.sample(3), per_example=True, dequantisation=kind)
-        for kind in ("variational", "none")
-    )
-    with pytest.raises(UsageError, match="unlike what is scored"):
-        nelbo.compare(density, noisy)

@@ -69,13 +69,6 @@ def test_no_two_purposes_of_one_call_share_a_key_but_the_pairs_that_are_named():
     assert found | set(ACROSS) == set(keys.SHARED)
 
 
-def test_of_one_room_only_the_named_purposes_share_keys():
-    """The estimators that exclude each other have rooms of their own, so that this needs no list of calls."""
-    for p, q in itertools.combinations(Purpose, 2):
-        if p.value.room == q.value.room and collide(p, q):
-            assert frozenset({p, q}) in keys.SHARED
-
-
 def test_keys_are_words():
     for purpose in Purpose:
         for some in _ranges(purpose.value):

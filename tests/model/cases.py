@@ -7,38 +7,24 @@ import torch
 
 from nelbo.model.decoder import (
     Categorical,
-    ContinuousGaussian,
-    Decoder,
     DiscretizedGaussian,
-    LogSpread,
     MassDecoder,
     NetworkCategorical,
-    RangeSpread,
-    Spread,
 )
 from nelbo.model.denoiser import CategoricalDenoiser, NetworkDenoiser
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.domain import DataDomain
 from nelbo.model.exact import CategoricalData, GaussianData, MixtureData
 from nelbo.model.fitted.basis import Basis, Cosine, Pixel, Reflections
-from nelbo.model.fitted.context import ENERGIES, KAPPA, ContextGaussian, mean_features
 from nelbo.model.fitted.local import FEATURES, LocalVariance
 from nelbo.model.fitted.pixel_map import SURROUNDINGS, MapVariance
 from nelbo.model.fitted.variance import CalibratedVariance, Fitted, FittedVariance, HybridVariance
 from nelbo.model.mixture import NetworkMixture
-from nelbo.model.prior import GaussianPrior, Prior
+from nelbo.model.prior import GaussianPrior
 from nelbo.model.reverse import (
-    Beta,
     BetaTilde,
-    Clip,
-    LearnedLog,
-    LearnedRange,
     Reverse,
-    Threshold,
-    Variance,
-    VarianceTable,
 )
-from nelbo.parts import Part
 from nelbo.process import grid
 from nelbo.process import schedule as schedules
 from nelbo.process.levels import Levels, Path
@@ -51,40 +37,6 @@ MIXTURE = MixtureData([0.3, 0.7], [[1.0, 0.0], [-0.5, 0.4]], [[[0.3, 0.1], [0.1,
 MIXTURE_1 = MixtureData([0.25, 0.35, 0.4], [[-1.0], [0.1], [0.9]], [0.02, 0.05, 0.1])
 CODES_1 = CategoricalData([[0.1, 0.2, 0.6, 0.1]])
 LAW = schedules.logsnr_linear(5.0, -6.0)
-
-_LAST = LAW.at(torch.ones(1))
-
-DECODERS: dict[str, Decoder] = {
-    "network_mixture": NetworkMixture(),
-    "discretized_gaussian": DiscretizedGaussian(0.01),
-    "categorical": Categorical(),
-    "categorical-prior": Categorical(torch.log(torch.tensor([0.1, 0.2, 0.6, 0.1], dtype=torch.float64))),
-    "network_categorical": NetworkCategorical(),
-    "context_gaussian": ContextGaussian(
-        torch.zeros(1, mean_features(1)).double(),
-        torch.zeros(1, ENERGIES).double(),
-        torch.tensor([-1.0]).double(),
-        torch.zeros(2, 1 + len(KAPPA)).double(),
-        torch.zeros(4).double(),
-    ),
-    "continuous_gaussian": ContinuousGaussian(),
-    "continuous_gaussian-variance": ContinuousGaussian(0.3),
-    "exact_gaussian": GAUSSIAN.decoder(),
-    "exact_mixture": MIXTURE_1.model(LAW, grid.even(4)).decoder,
-}
-PRIORS: dict[str, Prior] = {
-    "gaussian": GaussianPrior(0.1, 2.0),
-    "multivariate_gaussian": GAUSSIAN.prior(_LAST),
-    "mixture": MIXTURE_1.model(LAW, grid.even(4)).prior,
-    "code_mixture": CODES_1.model(LAW, grid.even(4)).prior,
-}
-VARIANCES: dict[str, Variance] = {
-    "beta_tilde": BetaTilde(),
-    "beta": Beta(),
-    "learned_range": LearnedRange(),
-    "learned_log": LearnedLog(),
-    "table": VarianceTable(torch.linspace(0.1, 0.4, 7)),
-}
 
 
 def _random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -134,23 +86,7 @@ FITTED: dict[str, Fitted] = {
     "map": _MAP,
     "hybrid": HybridVariance(_LOCAL, FittedVariance(BASES["dct"], NODES, _TABLE), 0.25),
 }
-VARIANCES |= FITTED
-VARIANCES["said, corrected"] = CalibratedVariance(
-    NODES, _TABLE[:, :1, :1, :1], torch.ones(3, 1, 1, 1).double(), torch.ones(3).double()
-)
-SPREADS: dict[str, Spread] = {"learned_range-spread": RangeSpread(0.01, 0.03), "learned_log-spread": LogSpread()}
-OTHERS: dict[str, Part] = {
-    "domain": DataDomain((3, 2, 2), 16, 0.0, 1.0),
-    "domain-real": DataDomain((2,)),
-    "clip": Clip(-1.0, 1.0),
-    "threshold": Threshold(0.9, 2.0),
-    "reverse": Reverse(Beta(), Clip(0.0, 2.0)),
-    "reverse-table": Reverse(VARIANCES["table"], Clip(-1.0, 1.0)),
-    "decoder-spread": DiscretizedGaussian(None, RangeSpread(0.01, 0.03)),
-    "density-spread": ContinuousGaussian(None, LogSpread()),
-    "reverse-unclipped": Reverse(BetaTilde()),
-}
-PARTS: dict[str, Part] = {**DECODERS, **PRIORS, **VARIANCES, **SPREADS, **BASES, **OTHERS}
+CALIBRATED = CalibratedVariance(NODES, _TABLE[:, :1, :1, :1], torch.ones(3, 1, 1, 1).double(), torch.ones(3).double())
 
 
 def level(logsnr: float, batch: int = 1, path: Path = Path.VP) -> Levels:
@@ -164,7 +100,9 @@ def mass_decoder_at(
     """A decoder of codes with everything that it is asked with: `width` is its spread in bins; z is (B, 1)."""
     domain = DataDomain((1,), bins)
     bin_width = 2 / (bins - 1)
-    x0 = torch.tensor([[-1.0], [-0.3123], [0.0], [0.77], [1.0], [1.4], [-3.0]], dtype=torch.float64)
+    x0 = torch.tensor(
+        [[-1.0], [-0.3123], [0.0], [0.77], [1.0], [1.4], [-3.0], [bin_width / 2 - 1]], dtype=torch.float64
+    )
     rng = np.random.default_rng(bins)
     log_probs = torch.from_numpy(rng.normal(size=(len(x0), 1, bins)) * 5).log_softmax(-1)
     t = level(-2 * np.log(width * bin_width), len(x0), Path.VE)  # σ of the level = width bins

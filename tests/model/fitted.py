@@ -15,7 +15,7 @@ from nelbo.model.reverse import Reverse
 from nelbo.process import forward
 from nelbo.process import schedule as schedules
 from nelbo.process.prediction import Prediction
-from tests.model.cases import BASES, COLOURS, FITTED, IMAGE, VARIANCES, _random, turned
+from tests.model.cases import BASES, CALIBRATED, COLOURS, FITTED, IMAGE, _random, turned
 from tests.process.checks import close
 
 LAW = schedules.logsnr_linear(5.0, -6.0)
@@ -78,8 +78,8 @@ def check_reflections() -> None:
 def check_kls() -> None:
     """KL of two Gaussians with full covariances, by Cholesky factors, for every policy and level; sums as well."""
     q = forward.posterior(ABOVE, DEEP)
-    for name, policy in {**FITTED, "said": VARIANCES["said, corrected"]}.items():
-        x, prediction = situation(raw=name == "said")
+    for name, policy in {**FITTED, "calibrated": CALIBRATED}.items():
+        x, prediction = situation(raw=name == "calibrated")
         assert isinstance(policy, Fitted)
         v = policy.of_step(ABOVE, DEEP, prediction).expand(x.shape)
         kl = Reverse(policy).kl(x, prediction, ABOVE, DEEP).expand(x.shape)

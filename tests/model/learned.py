@@ -10,27 +10,26 @@ from nelbo.model.decoder import ContinuousGaussian, DiscretizedGaussian
 from nelbo.model.denoiser import NetworkDenoiser
 from nelbo.model.domain import DataDomain
 from nelbo.model.reverse import Clip, LearnedLog, LearnedRange, Reverse
-from nelbo.process import schedule as schedules
 from nelbo.process.prediction import Prediction
 from tests.model.cases import level
 from tests.model.checks import gaussian_kl, mp_mass
-from tests.process.cases import uneven_betas
+from tests.process.cases import uneven_table
 from tests.process.checks import close
 
 
 def check_learned_range() -> None:
-    """log v = f log β + (1 − f) log β̃, f = (u + 1)/2 (Nichol & Dhariwal 2021, eq. 15), in the KL of whole matrices."""
-    betas = uneven_betas()
-    bar = np.cumprod(1 - betas)
-    table = schedules.from_betas(betas)
+    """log v = f log β + (1 − f) log β̃, f = (u + 1)/2 (Nichol & Dhariwal 2021, eq. 15), in the KL of whole matrices;
+    β and β̃ are those of the step from j to i, of one level of the table or of several."""
+    _, bar, table = uneven_table()
     rng = np.random.default_rng(15)
-    for i in (1, 2, 7, 11):
+    for i, j in ((0, 1), (1, 2), (10, 11), (4, 7)):
         x, x_hat = rng.normal(size=(2, 3))
         u = rng.uniform(-1, 1, 3)
-        beta_tilde = betas[i] * (1 - bar[i - 1]) / (1 - bar[i])
-        v = np.exp((u + 1) / 2 * np.log(betas[i]) + (1 - (u + 1) / 2) * np.log(beta_tilde))
-        c_x = np.sqrt(bar[i - 1]) * betas[i] / (1 - bar[i])
-        s, t = table.at_index(torch.tensor([i - 1])), table.at_index(torch.tensor([i]))
+        beta = 1 - bar[j] / bar[i]
+        beta_tilde = beta * (1 - bar[i]) / (1 - bar[j])
+        v = np.exp((u + 1) / 2 * np.log(beta) + (1 - (u + 1) / 2) * np.log(beta_tilde))
+        c_x = np.sqrt(bar[i]) * beta / (1 - bar[j])
+        s, t = table.at_index(torch.tensor([i])), table.at_index(torch.tensor([j]))
         prediction = Prediction(torch.from_numpy(x_hat)[None], variance=torch.from_numpy(u)[None])
         close(LearnedRange().of_step(s, t, prediction)[0], v, 1e-11)
         expected = gaussian_kl(c_x * x, beta_tilde * np.eye(3), c_x * x_hat, np.diag(v))
@@ -39,9 +38,7 @@ def check_learned_range() -> None:
 
 def check_learned_decoder() -> None:
     """The decoder's log variance lies between those of β_2 (1 − ᾱ_1)/(1 − ᾱ_2) and β_1, per element."""
-    betas = uneven_betas()
-    bar = np.cumprod(1 - betas)
-    table = schedules.from_betas(betas)
+    betas, bar, table = uneven_table()
     first, second = table.at_index(torch.tensor([0])), table.at_index(torch.tensor([1]))
     spread = LearnedRange().of_decoder(first, second)
     low, high = betas[1] * (1 - bar[0]) / (1 - bar[1]), betas[0]

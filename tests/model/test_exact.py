@@ -13,15 +13,7 @@ from nelbo.errors import DomainError, ShapeError
 from nelbo.model.exact import CategoricalData, GaussianData, MixtureData
 from tests.model import checks
 from tests.model.cases import CODES_1, GAUSSIAN, GAUSSIAN_1, MIXTURE, MIXTURE_1
-
-
-@pytest.mark.parametrize(
-    "check",
-    [checks.check_gaussian_denoiser, checks.check_mixture_denoiser, checks.check_codes_denoiser],
-    ids=lambda check: check.__name__,
-)
-def test_check(check):
-    check()
+from tests.tables import refusals
 
 
 @pytest.mark.parametrize("data", [GAUSSIAN, GAUSSIAN_1, GaussianData([1.0, 2.0], 0.3)], ids=["3d", "1d", "isotropic"])
@@ -79,7 +71,7 @@ def test_sampled_codes_have_the_frequencies():
     assert np.all(np.abs(counts - n * p) <= 4 * np.sqrt(n * p * (1 - p)))
 
 
-BAD = [
+test_nonsense_is_refused = refusals(
     (lambda: GaussianData([0.0, 0.0], [[1.0]]), ShapeError, r"mean \(2,\), covariance \(1, 1\)"),
     (lambda: GaussianData([0.0, 0.0], [[1.0, 2.0], [2.0, 1.0]]), DomainError, r"not symmetric positive definite"),
     (lambda: GaussianData([0.0, 0.0], [[1.0, 0.5], [0.0, 1.0]]), DomainError, r"not symmetric positive definite"),
@@ -88,10 +80,4 @@ BAD = [
     (lambda: MixtureData([0.5, 0.5], [[0.0], [1.0]], [1.0, -1.0]), DomainError, r"covariance is not positive definite"),
     (lambda: CategoricalData([[0.0, 1.0]]), DomainError, r"all positive"),
     (lambda: CategoricalData([0.5, 0.5]), DomainError, r"shape \(2,\)"),
-]
-
-
-@pytest.mark.parametrize(("make", "error", "match"), BAD, ids=[str(i) for i in range(len(BAD))])
-def test_nonsense_is_refused(make, error, match):
-    with pytest.raises(error, match=match):
-        make()
+)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
-import pytest
 import torch
 
-from nelbo.errors import ShapeError, UnknownNameError, UsageError
+from nelbo.errors import ShapeError, UnknownNameError
 from nelbo.model.decoder import ContinuousGaussian, DiscretizedGaussian, LogSpread, RangeSpread
 from nelbo.model.denoiser import NetworkDenoiser
 from nelbo.model.domain import DataDomain
@@ -14,29 +12,9 @@ from nelbo.model.reverse import LearnedLog, LearnedRange, Reverse, VarianceTable
 from nelbo.process import grid
 from nelbo.process import schedule as schedules
 from nelbo.process.prediction import Prediction
-from tests.model import checks, learned
+from tests.model import checks
 from tests.model.cases import level, network_model
-
-
-@pytest.mark.parametrize(
-    "check",
-    [learned.check_learned_range, learned.check_learned_decoder, learned.check_learned_log, learned.check_split],
-)
-def test_check(check):
-    check()
-
-
-def test_a_range_on_a_coarser_grid_has_the_ends_of_its_own_steps():
-    """On every third level β and β̃ are those of the long step: 1 − ᾱ_t/ᾱ_s, not the table's."""
-    betas = np.linspace(0.01, 0.3, 12)
-    bar = np.cumprod(1 - betas)
-    table = schedules.from_betas(betas)
-    s, t = table.at_index(torch.tensor([4])), table.at_index(torch.tensor([7]))
-    beta = 1 - bar[7] / bar[4]
-    beta_tilde = beta * (1 - bar[4]) / (1 - bar[7])
-    u = torch.tensor([[-1.0, 1.0, 0.0]], dtype=torch.float64)
-    v = LearnedRange().of_step(s, t, Prediction(u, variance=u))
-    checks.close(v, [[beta_tilde, beta, np.sqrt(beta * beta_tilde)]], 1e-11)
+from tests.tables import refusals
 
 
 def test_nothing_is_clamped():
@@ -68,28 +46,24 @@ def learning(policy, **changes):
     return network_model(**{"denoiser": TWO, "reverse": Reverse(policy), **changes})
 
 
-BAD = [
-    (lambda: parse_variance("table"), UsageError, r"without the numbers\nhint: .*variance=\[v_1"),
+test_nonsense_is_refused = refusals(
+    (lambda: parse_variance("table"), r"without the numbers\nhint: .*variance=\[v_1"),
     (lambda: parse_variance("learned"), UnknownNameError, r"learned_log, learned_range, table"),
-    (lambda: parse_variance(object()), UsageError, r"a variance of type object"),
-    (lambda: parse_variance([0.1, 0.0]), UsageError, r"from 0\.0 to 0\.1\nhint: give T finite numbers > 0"),
-    (lambda: parse_variance([]), UsageError, r"a table of variances of shape \(0,\)"),
-    (lambda: RangeSpread(0.0, 1.0), UsageError, r"between 0\.0 and 1\.0"),
-    (lambda: DiscretizedGaussian(None), UsageError, r"give one of the two"),
-    (lambda: DiscretizedGaussian(0.1, LogSpread()), UsageError, r"give one of the two"),
-    (lambda: ContinuousGaussian(0.1, LogSpread()), UsageError, r"at most one"),
-    (lambda: network_model(reverse=Reverse(LearnedRange())), UsageError, r"'learned_range'.*\nhint: .*twice the chan"),
-    (lambda: network_model(decoder=DiscretizedGaussian(None, LogSpread())), UsageError, r"twice the channels"),
-    (
-        lambda: learning(LearnedLog(), grid=grid.continuous()),
-        UsageError,
-        r"variance 'learned_log'\nhint: .*learned_r",
-    ),
-    (lambda: learning(SIX, grid=grid.continuous()), UsageError, r"variance 'table'"),
-    (lambda: learning(SIX), UsageError, r"a table of 6 variances on a schedule with no table"),
-    (lambda: learning(SIX, schedule=schedules.linear(7), grid=grid.full()), UsageError, r"with 7 levels"),
-    (lambda: learning(SIX, schedule=TABLE, grid=grid.even(3)), UsageError, r"leaves levels out\nhint: .*full grid"),
-    (lambda: LearnedLog().of_step(level(1), level(0), Prediction(torch.zeros(1, 1))), UsageError, r"predicts none"),
+    (lambda: parse_variance(object()), r"a variance of type object"),
+    (lambda: parse_variance([0.1, 0.0]), r"from 0\.0 to 0\.1\nhint: give T finite numbers > 0"),
+    (lambda: parse_variance([]), r"a table of variances of shape \(0,\)"),
+    (lambda: RangeSpread(0.0, 1.0), r"between 0\.0 and 1\.0"),
+    (lambda: DiscretizedGaussian(None), r"give one of the two"),
+    (lambda: DiscretizedGaussian(0.1, LogSpread()), r"give one of the two"),
+    (lambda: ContinuousGaussian(0.1, LogSpread()), r"at most one"),
+    (lambda: network_model(reverse=Reverse(LearnedRange())), r"'learned_range'.*\nhint: .*twice the chan"),
+    (lambda: network_model(decoder=DiscretizedGaussian(None, LogSpread())), r"twice the channels"),
+    (lambda: learning(LearnedLog(), grid=grid.continuous()), r"variance 'learned_log'\nhint: .*learned_r"),
+    (lambda: learning(SIX, grid=grid.continuous()), r"variance 'table'"),
+    (lambda: learning(SIX), r"a table of 6 variances on a schedule with no table"),
+    (lambda: learning(SIX, schedule=schedules.linear(7), grid=grid.full()), r"with 7 levels"),
+    (lambda: learning(SIX, schedule=TABLE, grid=grid.even(3)), r"leaves levels out\nhint: .*full grid"),
+    (lambda: LearnedLog().of_step(level(1), level(0), Prediction(torch.zeros(1, 1))), r"predicts none"),
     (
         lambda: NetworkDenoiser(lambda z, t: z, "eps", "logsnr", learned_variance=True)(torch.zeros(2, 3), level(0, 2)),
         ShapeError,
@@ -100,16 +74,10 @@ BAD = [
         ShapeError,
         r"shape \(2, 6\).*\nhint: twice the channels are a learned variance",
     ),
-    (lambda: NetworkDenoiser(len, "edm_F", "sigma"), UsageError, r"'edm_F' without sigma_data\nhint: .*0\.5"),
-    (lambda: NetworkDenoiser(len, "eps", "sigma", sigma_data=0.5), UsageError, r"'eps' with sigma_data = 0\.5"),
-    (lambda: NetworkDenoiser(len, "edm_F", "sigma", sigma_data=-1.0), UsageError, r"sigma_data = -1\.0"),
-]
-
-
-@pytest.mark.parametrize(("make", "error", "match"), BAD, ids=[str(i) for i in range(len(BAD))])
-def test_nonsense_is_refused(make, error, match):
-    with pytest.raises(error, match=match):
-        make()
+    (lambda: NetworkDenoiser(len, "edm_F", "sigma"), r"'edm_F' without sigma_data\nhint: .*0\.5"),
+    (lambda: NetworkDenoiser(len, "eps", "sigma", sigma_data=0.5), r"'eps' with sigma_data = 0\.5"),
+    (lambda: NetworkDenoiser(len, "edm_F", "sigma", sigma_data=-1.0), r"sigma_data = -1\.0"),
+)
 
 
 def test_learned_range_may_be_continuous_and_respaced():

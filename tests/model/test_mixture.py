@@ -5,18 +5,18 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-import pytest
 import torch
 from scipy import stats
 
-from nelbo.errors import ShapeError, UsageError
-from nelbo.model.decoder import Categorical
+from nelbo.errors import ShapeError
 from nelbo.model.denoiser import NetworkDenoiser
 from nelbo.model.domain import DataDomain
 from nelbo.model.mixture import MixtureDenoiser, NetworkMixture, outputs, start_weights
 from nelbo.nets import build
-from tests.model.cases import level, mixture_at
+from nelbo.process.prediction import Prediction
+from tests.model.cases import level, mixture_at, network_model
 from tests.process.checks import close
+from tests.tables import refusals
 
 DOMAIN = DataDomain((2, 3), 16)
 M = 3
@@ -32,7 +32,7 @@ def denoiser(domain: DataDomain = DOMAIN, kick: float = 0.3) -> MixtureDenoiser:
     return MixtureDenoiser(net, domain, M).double().eval()
 
 
-def check_posterior_mean() -> None:
+def test_posterior_mean():
     """E[x | z] of the belief of `mixture_at` by scipy's densities on a line of 240,001 points, ±1 among them."""
     x = np.linspace(-3, 3, 240_001)
     prior = 0.2 * stats.norm.pdf(x, -0.5, 0.3) + 0.3 * stats.norm.pdf(x, 0.4, 0.02)
@@ -47,26 +47,16 @@ def check_posterior_mean() -> None:
             close(float(ours), joint @ x / joint.sum(), 1e-7, 1e-8)
 
 
-def check_window() -> None:
+def test_window():
     """The window changes no mass by more than its uniform share: against one that holds every code, K = 64."""
     domain = DataDomain((1,), 64)
     z = torch.linspace(-1.3, 1.2, 9, dtype=torch.float64)[:, None]
-    from nelbo.process.prediction import Prediction
-
     for logsnr in (2.0, 5.0, 9.0):
         t, said = level(logsnr, 9), Prediction(z, mixture=mixture_at(9))
         near = NetworkMixture().log_pmf(z, t, said, domain).exp()
         whole = NetworkMixture(reach=1e4).log_pmf(z, t, said, domain).exp()
         close(near, whole, 0, 1e-12)
         close(near.sum(-1), np.ones((9, 1)), 0, 1e-12)
-
-
-def test_posterior_mean():
-    check_posterior_mean()
-
-
-def test_window():
-    check_window()
 
 
 def test_examples_do_not_see_each_other():
@@ -111,22 +101,19 @@ def test_beside_an_output():
     assert len(start) == 1 + outputs(M) and start[0] == 0
 
 
-def test_refusals():
-    with pytest.raises(UsageError, match="beside the output 'velocity'"):
-        MixtureDenoiser(lambda z, t: z, DOMAIN, M, output="velocity")
-    with pytest.raises(ShapeError, match="beside its eps takes 12 numbers"):
-        MixtureDenoiser(lambda z, t: z, DOMAIN, M, output="eps")(torch.zeros(1, 2, 3), level(0.0))
-    with pytest.raises(UsageError, match="real-valued"):
-        MixtureDenoiser(lambda z, t: z, DataDomain((2,)), M)
-    with pytest.raises(ShapeError, match="3 components takes 11 numbers"):
-        MixtureDenoiser(lambda z, t: z, DOMAIN, M)(torch.zeros(1, 2, 3), level(0.0))
-    with pytest.raises(UsageError, match="mixture head"):
-        NetworkMixture().log_pmf(torch.zeros(1, 2, 3), level(0.0), None, DOMAIN)
-    for settings in ({"reach": 0.0}, {"uniform": 0.0}, {"uniform": 1.0}):
-        with pytest.raises(UsageError, match="window"):
-            NetworkMixture(**settings)
-    from tests.model.cases import network_model
-
-    with pytest.raises(UsageError, match="mixture head"):
-        network_model(decoder=NetworkMixture())
-    assert isinstance(network_model().decoder, Categorical)
+Z = torch.zeros(1, 2, 3)
+test_refused = refusals(
+    (lambda: MixtureDenoiser(len, DOMAIN, M, output="velocity"), r"beside the output 'velocity'"),
+    (lambda: MixtureDenoiser(len, DataDomain((2,)), M), r"real-valued"),
+    (
+        lambda: MixtureDenoiser(lambda z, t: z, DOMAIN, M, output="eps")(Z, level(0.0)),
+        ShapeError,
+        r"beside its eps takes 12 numbers",
+    ),
+    (lambda: MixtureDenoiser(lambda z, t: z, DOMAIN, M)(Z, level(0.0)), ShapeError, r"3 components takes 11 numbers"),
+    (lambda: NetworkMixture().log_pmf(Z, level(0.0), None, DOMAIN), r"mixture head"),
+    (lambda: NetworkMixture(reach=0.0), r"window"),
+    (lambda: NetworkMixture(uniform=0.0), r"window"),
+    (lambda: NetworkMixture(uniform=1.0), r"window"),
+    (lambda: network_model(decoder=NetworkMixture()), r"mixture head"),
+)

@@ -25,14 +25,20 @@ class Break:
         self.what, self.target, self.edit, self.checks = what, target, edit, checks
 
 
-def cases(breaks: Sequence[Break]) -> list:
-    """Parameters for `assert_noticed`: each break with each of its checks.
+def each_is_noticed(breaks: Sequence[Break]) -> Callable[..., None]:
+    """A test of each break with each of its checks.
 
     AssertionError, so that the tests cannot even be collected, where a row no longer finds its function or place.
     """
     stale = [problem for row in breaks if (problem := _problem(row))]
     assert not stale, "\n".join(["rows of tests/mutations that no longer apply:", *stale])
-    return [pytest.param(b, check, id=f"{b.what} -> {_name(check)}") for b in breaks for check in b.checks]
+    cases = [pytest.param(b, check, id=f"{b.what} -> {_name(check)}") for b in breaks for check in b.checks]
+
+    @pytest.mark.parametrize(("broken", "check"), cases)
+    def test(broken, check, monkeypatch):
+        assert_noticed(monkeypatch, broken, check)
+
+    return test
 
 
 def apply(monkeypatch: pytest.MonkeyPatch, target: str, edit: Edit) -> None:

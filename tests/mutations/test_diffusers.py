@@ -7,7 +7,7 @@ import functools
 import pytest
 import torch
 
-from tests.mutations.breaks import Break, assert_noticed, cases
+from tests.mutations.breaks import Break, each_is_noticed
 from tests.mutations.places import call, choice, number, operation, subscript, text
 
 diffusers = pytest.importorskip("diffusers")
@@ -64,8 +64,4 @@ BREAKS = [
           parity.test_diffusers_thresholding),
 ]  # fmt: skip
 
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("broken", "check"), cases(BREAKS))
-def test_break_is_noticed(broken, check, monkeypatch: pytest.MonkeyPatch):
-    assert_noticed(monkeypatch, broken, check)
+test_break_is_noticed = pytest.mark.filterwarnings("ignore")(each_is_noticed(BREAKS))

@@ -5,13 +5,12 @@ from __future__ import annotations
 import ast
 import functools
 
-import pytest
 import torch
 
-from nelbo.process import grids
+from nelbo.process import every_grid as grids
 from nelbo.sampling import sample
 from tests.codec import checks as codec
-from tests.mutations.breaks import Break, assert_noticed, cases
+from tests.mutations.breaks import Break, each_is_noticed
 from tests.mutations.places import call, field, negation, number, operation
 from tests.sampling import test_laws, test_orders, test_samplers
 from tests.sampling.cases import LAW, PLANE
@@ -115,7 +114,4 @@ BREAKS = [
     Break("exceptions rounded the other way", "Guard.__call__", operation("+")[2].to("-"), codec.check_guard),
 ]  # fmt: skip
 
-
-@pytest.mark.parametrize(("broken", "check"), cases(BREAKS))
-def test_break_is_noticed(broken, check, monkeypatch: pytest.MonkeyPatch):
-    assert_noticed(monkeypatch, broken, check)
+test_break_is_noticed = each_is_noticed(BREAKS)

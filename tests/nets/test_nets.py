@@ -151,15 +151,6 @@ def test_dropout_is_off_in_evaluation():
     assert not torch.equal(net(z, logsnr), net(z, logsnr))
 
 
-def test_recipe():
-    """The arguments of `build` are on the network, so that a folder can hold them."""
-    settings = {"width": 16, "rank": 2}
-    net = build("mlp", settings, shape=(4,), codes=3, **ENDS)
-    assert net.recipe == {"name": "mlp", "settings": settings, **ENDS}
-    same = build(**{k: v for k, v in net.recipe.items()}, shape=(4,), codes=3)
-    assert {k: v.shape for k, v in same.state_dict().items()} == {k: v.shape for k, v in net.state_dict().items()}
-
-
 @pytest.mark.parametrize(
     ("name", "shape", "settings", "error", "match"),
     [
@@ -177,6 +168,8 @@ def test_recipe():
         ("unet", (2, 2, 2, 2), {"patch": 1}, ShapeError, r"\(2, 2, 2, 2\)"),
         ("unet", (8, 8), {"width": 12}, UsageError, "12"),
         ("unet", (8, 8), {"patch": 0}, UsageError, "patch"),
+        ("unet", (8, 8), {"size": "huge"}, UnknownNameError, "tiny"),
+        ("unet2d", (8, 8), {"size": "tiny"}, UsageError, "no sizes"),
     ],
 )
 def test_refusals(name, shape, settings, error, match):
@@ -220,7 +213,3 @@ def test_sizes():
             for s in ("tiny", "small")
         ]
         assert count[0] < count[1] / 2
-    with pytest.raises(UnknownNameError, match="tiny"):
-        build("unet", {"size": "huge"}, shape=(8, 8), codes=None, **ENDS)
-    with pytest.raises(UsageError, match="no sizes"):
-        build("unet2d", {"size": "tiny"}, shape=(8, 8), codes=None, **ENDS)

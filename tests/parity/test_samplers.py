@@ -73,33 +73,55 @@ def positions(scheduler) -> list[int]:
     return [int(t) for t in scheduler.timesteps]
 
 
+def both(scheduler, steps, sampler, monkeypatch, variance="beta_tilde", **options):
+    """The states of ours and of the scheduler, with the same noise, before every step of the scheduler."""
+    scheduler.set_timesteps(steps)
+    replayed = Replayed(monkeypatch)
+    z, _ = ours(sampler, positions(scheduler), start(), variance)
+    drawn, replayed.drawn = replayed.drawn, 0
+    monkeypatch.setattr(f"{type(scheduler).__module__}.randn_tensor", replayed.next)
+    states = theirs(scheduler, start(), **options)
+    return z, torch.stack(states[:-1]).double(), drawn
+
+
 @pytest.mark.parametrize(("name", "variance"), [("fixed_small", "beta_tilde"), ("fixed_large", "beta")])
 def test_ddpm(name, variance, monkeypatch):
     scheduler = diffusers.DDPMScheduler(**BETAS, variance_type=name, clip_sample=False)
-    scheduler.set_timesteps(50)
-    replayed = Replayed(monkeypatch)
-    z, _ = ours(Ancestral(variance), positions(scheduler), start(), variance)
-    assert replayed.drawn == 49
-    replayed.drawn = 0
-    monkeypatch.setattr("diffusers.schedulers.scheduling_ddpm.randn_tensor", replayed.next)
-    states = theirs(scheduler, start())
-    torch.testing.assert_close(torch.stack(states[:-1]).double(), z, **CLOSE)
+    z, states, drawn = both(scheduler, 50, Ancestral(variance), monkeypatch, variance)
+    assert drawn == 49
+    torch.testing.assert_close(states, z, **CLOSE)
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.6, 1.0])
 def test_ddim(eta, monkeypatch):
     scheduler = diffusers.DDIMScheduler(**BETAS, clip_sample=False)
-    scheduler.set_timesteps(50)
-    replayed = Replayed(monkeypatch)
-    z, _ = ours(DDIM(eta), positions(scheduler), start())
-    replayed.drawn = 0
-    monkeypatch.setattr("diffusers.schedulers.scheduling_ddim.randn_tensor", replayed.next)
-    states = theirs(scheduler, start(), eta=eta)
-    torch.testing.assert_close(torch.stack(states[:-1]).double(), z, **CLOSE)
+    z, states, _ = both(scheduler, 50, DDIM(eta), monkeypatch, eta=eta)
+    torch.testing.assert_close(states, z, **CLOSE)
 
 
-def compare_in_edm(scheduler, sampler, stop: int, stride: int = 1):
-    """diffusers' state is y = z/α; every `stride`-th of its states stands at a level of the grid."""
+def test_a_difference_is_seen(monkeypatch):
+    """η = 0.6 beside η = 0.5: a hundred times the tolerance."""
+    z, states, _ = both(diffusers.DDIMScheduler(**BETAS, clip_sample=False), 50, DDIM(0.5), monkeypatch, eta=0.6)
+    assert float((states - z).abs().max()) > 0.05
+
+
+@pytest.mark.parametrize("kind", ["dpmsolver++", "sde-dpmsolver++"])
+def test_dpm_solver(kind, monkeypatch):
+    """27 of 1000 steps, the last of which ends at z_1 here and goes on to σ = 0 there."""
+    scheduler = diffusers.DPMSolverMultistepScheduler(**BETAS, algorithm_type=kind, solver_order=2)
+    sampler = DPMSolver2M() if kind == "dpmsolver++" else SDEDPMSolver2M()
+    z, states, _ = both(scheduler, 27, sampler, monkeypatch)
+    torch.testing.assert_close(states, z, **CLOSE)
+
+
+@pytest.mark.parametrize(("name", "sampler", "stride"), [("Euler", Euler(), 1), ("Heun", Heun(), 2)])
+def test_samplers_of_z_over_alpha(name, sampler, stride):
+    """diffusers' state is y = z/α; every `stride`-th of its states stands at a level of the grid.
+
+    linspace over 28 of 1000 steps falls on whole positions, 37 apart.
+    """
+    scheduler = getattr(diffusers, f"{name}DiscreteScheduler")(**BETAS, timestep_spacing="linspace")
+    scheduler.set_timesteps(28)
     visited = sorted(set(positions(scheduler)))
     y = start() * float(scheduler.sigmas[0])
     first = nelbo.schedules.linear(T).at_index(torch.tensor([visited[-1]]))
@@ -108,43 +130,4 @@ def compare_in_edm(scheduler, sampler, stop: int, stride: int = 1):
     states = torch.stack(theirs(scheduler, y)[::stride]).double()
     # relative to 1 + ς: the states begin at 157 and end near 1
     scale = 1 + (-0.5 * logsnr).exp().reshape(-1, 1, 1, 1, 1)
-    torch.testing.assert_close((states[: len(z)] / scale)[:stop], (z / alpha / scale)[:stop], **CLOSE)
-
-
-def test_euler():
-    """linspace over 28 of 1000 steps falls on whole positions, 37 apart."""
-    scheduler = diffusers.EulerDiscreteScheduler(**BETAS, timestep_spacing="linspace")
-    scheduler.set_timesteps(28)
-    compare_in_edm(scheduler, Euler(), 28)
-
-
-def test_heun():
-    scheduler = diffusers.HeunDiscreteScheduler(**BETAS, timestep_spacing="linspace")
-    scheduler.set_timesteps(28)
-    compare_in_edm(scheduler, Heun(), 28, stride=2)
-
-
-@pytest.mark.parametrize("kind", ["dpmsolver++", "sde-dpmsolver++"])
-def test_dpm_solver(kind, monkeypatch):
-    """27 of 1000 steps, the last of which ends at z_1 here and goes on to σ = 0 there."""
-    scheduler = diffusers.DPMSolverMultistepScheduler(**BETAS, algorithm_type=kind, solver_order=2)
-    scheduler.set_timesteps(27)
-    replayed = Replayed(monkeypatch)
-    sampler = DPMSolver2M() if kind == "dpmsolver++" else SDEDPMSolver2M()
-    z, _ = ours(sampler, positions(scheduler), start())
-    replayed.drawn = 0
-    monkeypatch.setattr("diffusers.schedulers.scheduling_dpmsolver_multistep.randn_tensor", replayed.next)
-    states = theirs(scheduler, start())
-    torch.testing.assert_close(torch.stack(states[:-1]).double(), z, **CLOSE)
-
-
-def test_a_difference_is_seen(monkeypatch):
-    """η = 0.6 beside η = 0.5: a hundred times the tolerance."""
-    scheduler = diffusers.DDIMScheduler(**BETAS, clip_sample=False)
-    scheduler.set_timesteps(50)
-    replayed = Replayed(monkeypatch)
-    z, _ = ours(DDIM(0.5), positions(scheduler), start())
-    replayed.drawn = 0
-    monkeypatch.setattr("diffusers.schedulers.scheduling_ddim.randn_tensor", replayed.next)
-    states = torch.stack(theirs(scheduler, start(), eta=0.6)[:-1]).double()
-    assert float((states - z).abs().max()) > 0.05
+    torch.testing.assert_close((states[: len(z)] / scale)[:28], (z / alpha / scale)[:28], **CLOSE)

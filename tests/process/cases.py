@@ -17,6 +17,12 @@ def uneven_betas(T: int = 12) -> np.ndarray:
     return np.random.default_rng(7).uniform(0.02, 0.4, T)
 
 
+def uneven_table() -> tuple[np.ndarray, np.ndarray, Table]:
+    """These β, their ᾱ = Π (1 − β), and the schedule."""
+    betas = uneven_betas()
+    return betas, np.cumprod(1 - betas), schedules.from_betas(betas)
+
+
 SCHEDULES: dict[str, Callable[[], Schedule]] = {
     "linear-1000": lambda: schedules.linear(),
     "linear-20": lambda: schedules.linear(20, 1e-3, 0.5),

@@ -1,30 +1,15 @@
-"""The forward process against plain formulas; the kernels' laws over all schedules are in test_schedule."""
+"""Every check of checks.py, and the far ends of a chain; the laws over all schedules are in test_schedule.py."""
 
 from __future__ import annotations
 
-import pytest
 import torch
 
 from nelbo.process import forward
 from nelbo.process import schedule as schedules
 from tests.process import checks
+from tests.tables import every_check
 
-
-@pytest.mark.parametrize(
-    "check",
-    [
-        checks.check_transition,
-        checks.check_transition_ddpm,
-        checks.check_posterior_schur,
-        checks.check_posterior_ho,
-        checks.check_noised,
-        checks.check_paths,
-        checks.check_slope,
-    ],
-    ids=lambda check: check.__name__,
-)
-def test_check(check):
-    check()
+test_check = every_check(checks)
 
 
 def test_neighbouring_levels_keep_their_digits():

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
 
-from nelbo.errors import UnknownNameError, UsageError
-from nelbo.parts import kinds
-from nelbo.process import grids as grid
+from nelbo.errors import UnknownNameError
+from nelbo.process import every_grid as grid
 from nelbo.process import schedule as schedules
 from nelbo.process.grid import Grid
 from tests.process import checks
+from tests.tables import refusals
 
 TABLE = schedules.linear(100)
 LAW = schedules.logsnr_linear(6.0, -6.0)
@@ -90,8 +88,6 @@ def test_spaced_on_a_table(make):
 def test_named_grids():
     for name in grid.NAMED:
         assert len(grid.named(name, 6).levels(LAW, True)) == 6
-    with pytest.raises(UnknownNameError, match="even, karras, logsnr, quadratic"):
-        grid.named("karas", 6)
 
 
 class Stratum:
@@ -113,10 +109,6 @@ def test_where_the_bound_sits():
     checks.close(even.logsnr, [6, 4, 2, 0, -2, -4, -6], 1e-12)
 
 
-def test_steps_count_network_evaluations():
-    checks.check_steps()
-
-
 def test_the_full_table_is_its_own_even_grid():
     """DDPM: L = T levels and the decoder calls the network, so K = T steps are the whole table."""
     assert grid.even(100).levels(TABLE, True).index.tolist() == list(range(100))
@@ -130,7 +122,7 @@ def test_continuous_keeps_its_ends():
     checks.close(grid.continuous().levels(law, False).logsnr, TABLE.table[[0, -1]], 1e-14)
 
 
-BAD = [
+test_nonsense_is_refused = refusals(
     (lambda: grid.even(0), r"a grid of 0 steps.*\nhint: steps is a whole number ≥ 1"),
     (lambda: grid.even(True), r"a grid of True steps"),
     (lambda: grid.even(2.0), r"a grid of 2\.0 steps"),
@@ -163,31 +155,10 @@ BAD = [
     (lambda: grid.continuous(0.5, 0.5), r"from t = 0\.5 to 0\.5"),
     (lambda: grid.continuous(-0.1, 0.5), r"0 ≤ first < last ≤ 1"),
     (lambda: grid.continuous().levels(TABLE, False), r"a table of 100 levels\nhint: .*schedule\.interpolated\(\)"),
-]
-
-
-@pytest.mark.parametrize(("make", "match"), BAD, ids=[str(i) for i in range(len(BAD))])
-def test_nonsense_is_refused(make, match):
-    with pytest.raises(UsageError, match=match):
-        make()
-
-
-ALL = [
-    grid.full(2), grid.even(7, 1), grid.subset([1, 4]), grid.times([0.0, 0.5]), grid.continuous(0.1, 0.9),
-    grid.quadratic(7, 1), grid.karras(7, 5.0), grid.logsnr_uniform(7), grid.Density(7, (6.0, 1.0, -6.0), (0.9, 0.1)),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("chosen", ALL, ids=lambda g: g.kind)
-def test_saved_and_read_back(chosen):
-    again = Grid.from_config(json.loads(json.dumps(chosen.to_config())), {})
-    assert type(again) is type(chosen) and vars(again) == vars(chosen)
-
-
-def test_every_kind_has_a_case():
-    assert {type(g) for g in ALL} == set(kinds("grid").values())
-
-
-def test_an_unknown_kind_lists_the_known():
-    with pytest.raises(UnknownNameError, match=r"unknown grid 'evn'\nhint: did you mean 'even'\? .*subset"):
-        Grid.from_config({"kind": "evn"}, {})
+    (lambda: grid.named("karas", 6), UnknownNameError, "even, karras, logsnr, quadratic"),
+    (
+        lambda: Grid.from_config({"kind": "evn"}, {}),
+        UnknownNameError,
+        r"grid 'evn'\nhint: did you mean 'even'\? .*subset",
+    ),
+)

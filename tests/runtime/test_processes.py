@@ -40,6 +40,21 @@ def same(one, two):
         assert one == two
 
 
+def on_one_and_on_two(here, *arguments, rows=True, **options):
+    """The document of a run on one process, after comparing it and its file of examples (`rows`) with those of two."""
+    documents = []
+    for launcher, name in (((), "one.npz"), (TWO, "two.npz")):
+        file = ("--per-example", name) if rows else ()
+        documents.append(done(here, *arguments, *file, launcher=launcher, **options)[0])
+    same(*documents)
+    if rows:
+        one, two = (np.load(here / name) for name in ("one.npz", "two.npz"))
+        assert list(one["index"]) == list(range(9))
+        for name in one.files:
+            np.testing.assert_allclose(two[name], one[name], rtol=1e-9, atol=1e-12, err_msg=name)
+    return documents[0]
+
+
 def test_five_samples_on_two_processes(here):
     """The same samples as one process draws, written once, by one voice."""
     for launcher, name in (((), "one.npz"), (TWO, "two.npz")):
@@ -60,33 +75,16 @@ def test_five_samples_on_two_processes(here):
     ],
 )
 def test_nine_examples_on_two_processes(here, estimator):
-    rows = () if estimator == "pooled" else ("--per-example",)
-    documents = []
-    for launcher, name in (((), "one"), (TWO, "two")):
-        file = [*rows, f"{name}.npz"] if rows else []
-        documents.append(done(here, *NINE, "--estimator", estimator, *file, launcher=launcher)[0])
-    same(*documents)
-    assert documents[0]["examples"] == 9 and documents[0]["nfe_total"] > 0
-    if rows:
-        one, two = (np.load(here / f"{name}.npz") for name in ("one", "two"))
-        assert list(one["index"]) == list(range(9))
-        for name in one.files:
-            np.testing.assert_allclose(two[name], one[name], rtol=1e-9, err_msg=name)
+    document = on_one_and_on_two(here, *NINE, "--estimator", estimator, rows=estimator != "pooled")
+    assert document["examples"] == 9 and document["nfe_total"] > 0
 
 
 @pytest.mark.slow
 def test_the_ode_likelihood_on_two_processes(here):
-    """Nine examples' solves, shared: the numbers of one process, in the document and in the file of examples."""
+    """Nine examples' solves, shared."""
     options = ("plug:smooth", "--data", "nine.npy", "--precision", "float64", "--batch-size", "4")
-    options += ("--steps", "4", "--dequantisation", "flow")
-    documents = []
-    for launcher, name in (((), "one"), (TWO, "two")):
-        documents.append(done(here, *options, "--per-example", f"{name}.npz", launcher=launcher, command="ode")[0])
-    same(*documents)
-    assert documents[0]["quantity"] == "ode" and documents[0]["examples"] == 9 and not documents[0]["interrupted"]
-    one, two = (np.load(here / f"{name}.npz") for name in ("one", "two"))
-    for name in one.files:
-        np.testing.assert_allclose(two[name], one[name], rtol=1e-9, atol=1e-12, err_msg=name)
+    document = on_one_and_on_two(here, *options, "--steps", "4", "--dequantisation", "flow", command="ode")
+    assert document["quantity"] == "ode" and document["examples"] == 9 and not document["interrupted"]
 
 
 @pytest.mark.slow

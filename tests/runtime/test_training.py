@@ -75,28 +75,14 @@ def test_stopped_and_resumed_on_two(runs):
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_process_ends_the_other(tmp_path, victim):
     """One error and no hang, and what was saved is whole."""
-    settings = [
-        "--set",
-        "steps=100000",
-        "--set",
-        "net.width=16",
-        "--set",
-        "checkpoint_every=20",
-        "--set",
-        "log_every=1",
-    ]
-    process = start(
-        tmp_path, "--data", "digits:train", "--out", "run", *settings, launcher=TWO, command="train"
-    )  # fmt: skip
+    settings = [f"--set={s}" for s in ("steps=100000", "net.width=16", "checkpoint_every=20", "log_every=1")]
+    process = start(tmp_path, "--data", "digits:train", "--out", "run", *settings, launcher=TWO, command="train")
     places = tmp_path / "run" / "checkpoints"
     until(lambda: len(list(places.glob("step-*.pt"))) >= 2, process)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     ranks = {}
-    for child in map(int, children):
+    for child in map(int, Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()):
         variables = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
-        rank = [v for v in variables if v.startswith(b"RANK=")]
-        if rank:
-            ranks[int(rank[0].removeprefix(b"RANK="))] = child
+        ranks |= {int(v.removeprefix(b"RANK=")): child for v in variables if v.startswith(b"RANK=")}
     os.kill(ranks[victim], signal.SIGKILL)
     out, err = process.communicate(timeout=90)
     assert process.returncode != 0 and out == ""

@@ -12,7 +12,7 @@ from nelbo.model.exact import GaussianData
 from nelbo.model.fitted.basis import Cosine, Pixel
 from nelbo.model.fitted.local import LocalVariance, by_block, energies, from_blocks
 from nelbo.model.fitted.pixel_map import MapVariance, surroundings
-from nelbo.model.fitted.variance import CalibratedVariance, Fitted, FittedVariance
+from nelbo.model.fitted.variance import CalibratedVariance, FittedVariance
 from nelbo.model.reverse import LearnedRange, Reverse
 from nelbo.process.prediction import Prediction
 from nelbo.tightening import covariance
@@ -67,30 +67,36 @@ def check_expected() -> None:
         close(found, wanted, 1e-6)
 
 
+def _squares(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Rows X (2, R, 3), squares y (2, R) of Gaussians whose log-variance is X w, and w (2, 3)."""
+    make = torch.Generator().manual_seed(seed)
+    R, true = 6000, torch.tensor([[-1.0, 0.5, -0.8], [2.0, 0.0, 0.3]]).double()
+    X = torch.cat([torch.ones(2, R, 1), torch.randn(2, R, 2, generator=make)], 2).double()
+    return (
+        X,
+        torch.randn(2, R, generator=make, dtype=torch.float64).square() * (X @ true[..., None])[..., 0].exp(),
+        true,
+    )
+
+
 def check_gamma() -> None:
     """Regressions recover the weights that squares of Gaussians were drawn with, in units of their standard errors; and
     the gradient is nought there."""
-    make = torch.Generator().manual_seed(0)
-    R, true = 6000, torch.tensor([[-1.0, 0.5, -0.8], [2.0, 0.0, 0.3]]).double()
-    X = torch.cat([torch.ones(2, R, 1), torch.randn(2, R, 2, generator=make)], 2).double()
-    y = torch.randn(2, R, generator=make, dtype=torch.float64).square() * (X @ true[..., None])[..., 0].exp()
+    X, y, true = _squares(0)
     w = fit_gamma(X, y, 1e-9)
-    assert float(((w - true) / (2 / R) ** 0.5).abs().max()) < 4.5
+    assert float(((w - true) / (2 / 6000) ** 0.5).abs().max()) < 4.5
     rest = 1 - y * (-(X @ w[..., None])[..., 0]).exp()
-    close(X.mT @ rest[..., None] / R, torch.zeros(2, 3, 1), 0, 1e-3)
+    close(X.mT @ rest[..., None] / 6000, torch.zeros(2, 3, 1), 0, 1e-3)
 
 
 def check_regress() -> None:
     """The weights that squares were drawn with, in units of their standard errors, by steps long and short; nowhere is
     a sum of steps' KLs lower, by numerical derivatives; and long steps give the gamma regression."""
-    make = torch.Generator().manual_seed(1)
-    R, true = 6000, torch.tensor([[-1.0, 0.5, -0.8], [2.0, 0.0, 0.3]]).double()
-    X = torch.cat([torch.ones(2, R, 1), torch.randn(2, R, 2, generator=make)], 2).double()
-    y = torch.randn(2, R, generator=make, dtype=torch.float64).square() * (X @ true[..., None])[..., 0].exp()
+    X, y, true = _squares(1)
     for rho in ([0.3, 3.0], [1.0]):
         w = fit_cost(X, y, torch.tensor(rho), 1e-9)
         # a step says less of V than the square itself: by 2.5 at ρ = 1, where V is about 1/3
-        assert float(((w - true) / (2 / R) ** 0.5).abs().max()) < 2.5 * 4.5
+        assert float(((w - true) / (2 / 6000) ** 0.5).abs().max()) < 2.5 * 4.5
 
         def kl(w: torch.Tensor, rho=tuple(rho)) -> torch.Tensor:
             V, each = (X @ w[..., None])[..., 0].exp(), torch.zeros(2).double()
@@ -199,15 +205,6 @@ def check_surroundings() -> None:
         close(torch.stack([f[i, c, y, x] for f in found]), np.array(wanted), 1e-9, 1e-12)
 
 
-def check_map() -> None:
-    """As `check_local`, of pixels: to a factor of 1.35 in the mean of 40 images."""
-    model = oracles.patch_model(4)
-    at = oracles.LAW.at(torch.tensor([0.1, 0.2]).double())
-    policy = covariance.measure(model, oracles.patches(300), families=["map"], levels=at)["map"].policy
-    assert isinstance(policy, MapVariance)
-    _check_contrasts(policy, model, at)
-
-
 def check_energies() -> None:
     """Features against loops over blocks, a whole one and those cut short; and folding is undone."""
     basis = BASES["block"]
@@ -233,31 +230,22 @@ def check_energies() -> None:
     close(from_blocks(basis, by_block(basis, x0), x0.shape), x0, 1e-15)
 
 
-def check_local() -> None:
+def check_contrasts(family: str) -> None:
     """On images whose quarters have one of two contrasts, the variance in a quarter is that of the errors of its own
     contrast, to a factor of 1.35 in the mean of 40 images, where the two differ by 4 and 7."""
     model = oracles.patch_model(4)
     at = oracles.LAW.at(torch.tensor([0.1, 0.2]).double())
-    policy = covariance.measure(model, oracles.patches(300), families=["local"], levels=at)["local"].policy
-    assert isinstance(policy, LocalVariance)
-    _check_contrasts(policy, model, at)
-
-
-def _check_contrasts(policy: Fitted, model, at) -> None:
+    policy = covariance.measure(model, oracles.patches(300), families=[family], levels=at)[family].policy
+    assert isinstance(policy, LocalVariance if family == "local" else MapVariance)
     for i in range(2):
         t = at[i : i + 1].expand(40)
         for c in oracles.Patches.CONTRASTS:
             x = oracles.whole((c * oracles.texture().sample(160, seed=4)).reshape(40, 4, -1))
             law = GaussianData(oracles.texture().mean, c**2 * oracles.texture().covariance)
-            V = policy.error(t, _predicted(model, x, t, seed=i))
+            eps = torch.randn(x.shape, generator=torch.Generator().manual_seed(i), dtype=torch.float64)
+            z = t.alpha[:, None, None, None] * x + t.sigma[:, None, None, None] * eps
+            V = policy.error(t, Prediction(model.predict(z, t).x0, z=z))
             assert abs(float((V.mean() / errors_of(law, t[:1]).mean()).log())) < 0.3
-
-
-def _predicted(model, x: torch.Tensor, t, seed: int) -> Prediction:
-    z = t.alpha[:, None, None, None] * x + t.sigma[:, None, None, None] * torch.randn(
-        x.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
-    )
-    return Prediction(model.predict(z, t).x0, z=z)
 
 
 class Talkative(Denoiser):
@@ -269,9 +257,7 @@ class Talkative(Denoiser):
     learned_variance = True
 
     def forward(self, z: torch.Tensor, t, condition=None) -> Prediction:
-        c = torch.tensor([2.0, 0.5, 0.05]).double()
-        alpha, sigma = t.alpha[:, None], t.sigma[:, None]
-        V = c * sigma.square() / (alpha.square() * c + sigma.square())
+        V = errors_of(self.DATA, t).flip(1)
         f = (V / V.amax(1, keepdim=True)) ** self.POWER
         return Prediction(self.DATA.denoiser()(z, t).x0, variance=2 * f - 1)
 
@@ -287,7 +273,6 @@ def check_learned() -> None:
     at = model.levels()[1:]  # at the first all errors are the noise, and alike
     z = torch.zeros(len(at), 3).double()
     said = model.denoiser(z, at)
-    V = data._c.flip(0) * at.sigma[:, None] ** 2 / (at.alpha[:, None] ** 2 * data._c.flip(0) + at.sigma[:, None] ** 2)
     close(policy.weight.flatten()[-3:], np.full(3, 1 / Talkative.POWER), 0.05)
-    close(policy.error(at, said), V, 0.15)
+    close(policy.error(at, said), errors_of(data, at).flip(1), 0.15)
     assert measured.cost("learned", model.levels()) < measured.cost("scalar", model.levels()) - 0.3

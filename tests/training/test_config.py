@@ -9,12 +9,6 @@ import pytest
 from nelbo.errors import UsageError
 from nelbo.training.config import TrainConfig, check_config, read_config, schema
 
-CONTRACT = {"steps", "seed", "batch_size", "lr", "net", "objective", "schedule", "bins", "checkpoint_every"}
-
-
-def test_the_keys_of_the_contract():
-    assert set(TrainConfig.model_fields) >= CONTRACT
-
 
 def test_nothing_is_the_defaults():
     assert check_config(read_config()) == TrainConfig() == check_config(None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -136,57 +137,20 @@ def test_pictures_that_differ(pictures, monkeypatch):
         lazy.fingerprint  # noqa: B018
 
 
-def test_a_hub_set_on_disk(pictures, monkeypatch):
-    """hf: a data set of the library itself, made here; above a threshold rows are decoded when they are used."""
-    datasets = pytest.importorskip("datasets")
-    images, labels = read(str(pictures)).data, [i % 2 for i in range(30)]
-    made = datasets.Dataset.from_dict(
-        {"image": [PIL.fromarray(i) for i in images.numpy()], "label": labels},
-        features=datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")}),
-    )
-    monkeypatch.setattr(datasets, "load_dataset", lambda name: {"train": made})
-    whole = read("hf:made")
-    monkeypatch.setattr(decoding, "STREAMED", 0)
-    lazy = read("hf:made")
-    assert isinstance(lazy.data, LazyRows) and not isinstance(whole.data, LazyRows)
-    assert all(torch.equal(x.data[torch.arange(30)], images) and x.labels.tolist() == labels for x in (whole, lazy))
-    decoded, decode = [], lazy.data.decode
-    monkeypatch.setattr(lazy.data, "decode", lambda rows: decoded.extend(rows) or decode(rows))
-    assert torch.equal(lazy.data[torch.tensor([3, 8])], images[[3, 8]]) and [int(row) for row in decoded] == [3, 8]
-
-
 # ---------------------------------------------------------------- tables of real numbers
 
 
 def test_density_of_raw_data():
-    """A model of standardised data scores raw data: its bound of u plus Σ log s, and no less than the exact −log p(x).
-
-    With the exact denoiser of u, the exact posterior decoder and the right prior, the bound is −log p itself.
-    """
+    """A model of standardised data scores raw data: its bound of u and the flow's density, plus Σ log s."""
     mean, scale = torch.tensor([3.0, -200.0]).double(), torch.tensor([0.01, 50.0]).double()
     truth = GaussianData([0.2, -0.3], [[1.0, 0.6], [0.6, 0.9]])
     model = truth.model(schedules.logsnr_linear(9.0, -9.0), grids.continuous())
-    raw_model = nelbo.DiffusionModel(
-        **{**vars(model), "domain": DataDomain(model.domain.shape, mean=mean, scale=scale)}
-    )
-    u = truth.sample(200)
-    x = mean + scale * u
-    options = {"estimator": "stratified", "per_example": True, "precision": "float64"}
-    standard, raw = evaluate(model, u, **options), evaluate(raw_model, x, **options)
-    assert standard.per_example is not None and raw.per_example is not None
-    torch.testing.assert_close(raw.per_example.nats, standard.per_example.nats + float(scale.log().sum()))
-    log_p = torch.distributions.MultivariateNormal(
-        mean + scale * torch.tensor([0.2, -0.3]).double(),
-        torch.tensor([[1.0, 0.6], [0.6, 0.9]]).double() * scale[:, None] * scale,
-    ).log_prob(x)
-    gap = raw.per_example.nats + log_p
-    error = float(gap.std()) / math.sqrt(len(gap))
-    assert abs(float(gap.mean())) < 4 * error + 0.01
-    assert abs(float(scale.log().sum())) > 0.5  # what a forgotten Jacobian would be off by
-    flows = [
-        nelbo.ode_likelihood(*pair, precision="float64", limit=20).bits_per_dim for pair in ((model, u), (raw_model, x))
-    ]
-    assert flows[1] == pytest.approx(flows[0] + float(scale.log().sum()) / (2 * math.log(2)), abs=1e-6)
+    raw_model = dataclasses.replace(model, domain=DataDomain(model.domain.shape, mean=mean, scale=scale))
+    u = truth.sample(40)
+    for verb, options in ((evaluate, {"estimator": "stratified"}), (nelbo.ode_likelihood, {"steps": 16})):
+        options |= {"per_example": True, "precision": "float64"}
+        standard, raw = verb(model, u, **options).per_example, verb(raw_model, mean + scale * u, **options).per_example
+        torch.testing.assert_close(raw.nats, standard.nats + float(scale.log().sum()))
 
 
 def test_training_on_a_table(tmp_path):

@@ -82,10 +82,15 @@ def test_every_state_is_resumed(tmp_path, settings):
     assert train(data, tmp_path / "plain", plain).fingerprint() != folder.load(tmp_path / "whole").fingerprint()
 
 
-def test_no_checkpoint_says_so(tmp_path, whole):
+@pytest.mark.parametrize("damaged", [0, 2])
+def test_without_a_good_checkpoint_it_begins_anew(tmp_path, whole, damaged):
+    if damaged:
+        interrupt(tmp_path, SETTINGS, 7)
+        for path in (tmp_path / "checkpoints").iterdir():
+            path.write_bytes(path.read_bytes()[:100])
     messages: list[str] = []
     train(codes(), tmp_path, SETTINGS, resume=True, message=messages.append)
-    assert len(messages) == 1 and "no checkpoint" in messages[0] and "beginning" in messages[0]
+    assert len(messages) == damaged + 1 and "no checkpoint" in messages[-1] and "beginning" in messages[-1]
     assert_same_run(tmp_path, whole)
 
 
@@ -117,16 +122,6 @@ def test_a_flipped_bit_is_noticed(tmp_path):
         newest.write_bytes(content[:position] + bytes([content[position] ^ 4]) + content[position + 1 :])
         state, unreadable = checkpoint.newest(places)
         assert state is not None and state["step"] == 4 and len(unreadable) == 1, position
-
-
-def test_every_checkpoint_damaged(tmp_path, whole):
-    interrupt(tmp_path, SETTINGS, 7)
-    for path in (tmp_path / "checkpoints").iterdir():
-        path.write_bytes(path.read_bytes()[:100])
-    messages: list[str] = []
-    train(codes(), tmp_path, SETTINGS, resume=True, message=messages.append)
-    assert len(messages) == 3 and "starting from the beginning" in messages[-1]
-    assert_same_run(tmp_path, whole)
 
 
 def test_a_log_cut_off_by_a_crash(tmp_path, whole):

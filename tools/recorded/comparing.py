@@ -26,26 +26,26 @@ def of_comparison(found) -> dict[str, Any]:
     }
 
 
-@row("compare.same-levels", device=True)
+@row("compare.same-levels", device=True, planned=True)
 def same_levels(on: On) -> dict[str, Any]:
     return of_comparison(
         nelbo.compare(of_kind("eps"), of_kind("eps", variance="beta"), cases.codes(), tolerance=0.1, **on.options)
     )
 
 
-@row("compare.other-levels", device=True)
+@row("compare.other-levels", device=True, planned=True)
 def other_levels(on: On) -> dict[str, Any]:
     a, b = of_kind("vdm", grid=nelbo.grids.even(12)), of_kind("vdm", grid=nelbo.grids.even(5))
     return of_comparison(nelbo.compare(a, b, few(), tolerance=0.05, seed=2, **on.options))
 
 
-@row("compare.continuous", device=True, rel=1e-4)
+@row("compare.continuous", device=True, rel=1e-4, planned=True)
 def continuous(on: On) -> dict[str, Any]:
     a, b = of_kind("vdm"), of_kind("vdm", predicts="x0", clip=True)
     return of_comparison(nelbo.compare(a, b, few(), tolerance=0.2, max_nfe=20_000, **on.options))
 
 
-@row("compare.condition", device=True)
+@row("compare.condition", device=True, planned=True)
 def condition(on: On) -> dict[str, Any]:
     a, b = of_kind("conditional"), of_kind("conditional", clip=True)
     return of_comparison(nelbo.compare(a, b, few(), tolerance=0.2, condition={"y": cases.labels(24)}, **on.options))

@@ -34,8 +34,10 @@ def of_bound(bound: nelbo.Bound) -> dict[str, Any]:
 
 def evaluation(name: str, make, data, *, rel: float = 1e-5, **options) -> None:
     """A row that evaluates make() on data() with these options."""
+    estimator = options.get("estimator", "auto")
+    fixed = estimator in ("exhaustive", "stratified") or isinstance(estimator, Exhaustive | Stratified)
 
-    @row(f"evaluate.{name}", device=True, rel=rel)
+    @row(f"evaluate.{name}", device=True, rel=rel, planned=not fixed)
     def compute(on: On) -> dict[str, Any]:
         return of_bound(nelbo.evaluate(make(), data(), **{**options, **on.options}))
 

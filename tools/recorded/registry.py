@@ -34,11 +34,16 @@ class On:
 
 @dataclass(frozen=True)
 class Row:
-    """compute(on) → values by key. device: it obeys `on.device`. rel: allowed relative difference on other hardware."""
+    """compute(on) → values by key.
+
+    device: it obeys `on.device`. rel: allowed relative difference on other hardware. planned: its draws follow from
+    values that it measured, so that on another device, where these differ in their last bits, they may be others.
+    """
 
     compute: Callable[[On], Mapping[str, Any]]
     device: bool
     rel: float
+    planned: bool
 
 
 @dataclass(frozen=True)
@@ -51,13 +56,13 @@ class Document:
 ROWS: dict[str, Row] = {}
 
 
-def row(name: str, *, device: bool = False, rel: float = 1e-5) -> Callable:
+def row(name: str, *, device: bool = False, rel: float = 1e-5, planned: bool = False) -> Callable:
     """Decorator: the function computes the row `name`."""
 
     def register(compute: Callable[[On], Mapping[str, Any]]) -> Callable[[On], Mapping[str, Any]]:
         if name in ROWS:
             raise ValueError(f"two rows are called {name}")
-        ROWS[name] = Row(compute, device, rel)
+        ROWS[name] = Row(compute, device, rel, planned)
         return compute
 
     return register

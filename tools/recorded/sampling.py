@@ -44,10 +44,10 @@ sampling("guidance", lambda: of_kind("conditional"), steps=4, condition={"y": ca
          guidance=2.0, null_condition={"y": torch.tensor(3)})  # fmt: skip
 
 
-@row("sample.encode")
+@row("sample.encode", device=True)
 def encode(on: On) -> dict[str, Any]:
     """From data to noise, and back."""
     model = of_kind("vdm")
-    z = nelbo.samplers.encode(model, cases.codes(4), sampler="ddim", steps=6)
-    back = nelbo.sample(model, 4, sampler="ddim", steps=6, start=z, codes=False)
+    z = nelbo.samplers.encode(model, cases.codes(4), sampler="ddim", steps=6, **on.options)
+    back = nelbo.sample(model, 4, sampler="ddim", steps=6, start=z, codes=False, **on.options)
     return {"z": z, "back": back}

@@ -32,7 +32,7 @@ def of_certificate(model: nelbo.DiffusionModel, found) -> dict[str, Any]:
 def tightened(name: str, make, data, *args, rel: float = 1e-5, **options) -> None:
     """A row that tightens make() on data()."""
 
-    @row(f"tighten.{name}", device=True, rel=rel)
+    @row(f"tighten.{name}", device=True, rel=rel, planned=True)
     def compute(on: On) -> dict[str, Any]:
         return of_certificate(*nelbo.tighten(make(), data(), *args, **{**options, **on.options}))
 

@@ -65,7 +65,8 @@ training("learned-log", net=PLAIN, variance="learned_log", schedule={"name": "co
 training("plain.histogram", net=PLAIN, decoder="histogram", clip=True, score=True)
 training("plain.mixture", net={**PLAIN, "components": 2}, decoder="mixture", score=True)
 training("head.mixture", net={**MLP, "head": "mixture", "components": 2}, score=True)
-training("unet", net={**UNET, "head": "plain", "predicts": "eps"}, score=True)
+# between two CPUs its loss differs by 4e-3, and a disturbance of the size of rounding moves it by 6e-4
+training("unet", net={**UNET, "head": "plain", "predicts": "eps"}, score=True, rel=0.02)
 training("unet.logits", net=UNET, channels_last=True)
 training("unet.noise-units", net={**UNET, "head": "plain", "predicts": "eps", "noise_units": True, "end_gate": True,
                                   "shuffle": True, "attention": False}, decoder="mixture", clip=True)  # fmt: skip
@@ -93,7 +94,7 @@ def recipe(on: On) -> dict[str, Any]:
     return of_model(nelbo.train(data, on.folder / "model", few, **on.options), on)
 
 
-@row("train.resume", rel=1e-3)
+@row("train.resume", device=True, rel=1e-3)
 def resume(on: On) -> dict[str, Any]:
     """Stopped after step 13, continued from the checkpoint."""
 
@@ -102,9 +103,9 @@ def resume(on: On) -> dict[str, Any]:
             raise KeyboardInterrupt
 
     with contextlib.suppress(nelbo.NelboError):
-        nelbo.train(images(), on.folder / "model", SMALL, progress=stop)
+        nelbo.train(images(), on.folder / "model", SMALL, progress=stop, **on.options)
     checkpoints = sorted(path.name for path in (on.folder / "model" / "checkpoints").iterdir())
-    model = nelbo.train(images(), on.folder / "model", SMALL, resume=True)
+    model = nelbo.train(images(), on.folder / "model", SMALL, resume=True, **on.options)
     return {**of_model(model, on), "checkpoints": Document(checkpoints)}
 
 

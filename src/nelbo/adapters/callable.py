@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nelbo.adapters.choices import clip_for, decoder_for, prior_for
 from nelbo.errors import UsageError
@@ -37,6 +37,8 @@ def from_callable(
     sigma_data: float | None = None,
     grid: Grid | None = None,
     trained_on: Examples | Tensor | None = None,
+    modules: Sequence[nn.Module] = (),
+    stochastic: bool = False,
 ) -> DiffusionModel:
     """The model p_θ that is defined by a network fn(z_t, t, **condition) → (B, *shape).
 
@@ -59,6 +61,11 @@ def from_callable(
     clip: True clamps x̂ to the domain's range, a pair to that range. grid: None is every level of a table, and the
     continuous interval of a law. trained_on: the examples it was trained on, so that evaluating them gives a warning.
 
+    A function is opened: modules in its closure, defaults, attributes and globals count as its own (see
+    `nelbo.model.closure`), in evaluation mode while they are called. modules: those that cannot be found so; without
+    them the fingerprint is unknown, and what needs it (state, compress) refuses. stochastic: the network may answer
+    differently when it is asked twice, which is otherwise refused.
+
     Errors: UsageError, UnknownNameError; ShapeError when fn returns another shape.
 
     >>> import nelbo, torch
@@ -78,7 +85,15 @@ def from_callable(
         raise UsageError(f"first_level={first_level} {what}", "choose the first level by the grid")
     if grid is None:
         grid = Full(first) if isinstance(schedule, Table) else Continuous()
-    denoiser = NetworkDenoiser(fn, predicts, time, sigma_data=sigma_data, learned_variance=policy.learned)
+    denoiser = NetworkDenoiser(
+        fn,
+        predicts,
+        time,
+        sigma_data=sigma_data,
+        learned_variance=policy.learned,
+        stochastic=stochastic,
+        modules=modules,
+    )
     return DiffusionModel(
         domain=domain,
         schedule=schedule,

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
-from nelbo.adapters import diffusers
+from nelbo.adapters import diffusers, foreign
 from nelbo.adapters.choices import Overrides
 from nelbo.model import folder, plugin
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.typing import Json
 
-Model = DiffusionModel | str | Path
+Model = DiffusionModel | str | Path | Any
+"""A model, the name of one as of `load`, or a pipeline of diffusers."""
 
 
 def load(
@@ -22,10 +25,12 @@ def load(
     local_files_only: bool = False,
 ) -> DiffusionModel:
     """The model in a folder written by `nelbo train` or by diffusers' `save_pretrained`, or made by
-    `package.module:function` (no arguments), or of the hub (`org/name`); a model itself is returned as it is.
+    `package.module:function` (no arguments), or of the hub (`org/name`), or of a pipeline of diffusers; a model itself
+    is returned as it is.
 
     overrides: choices that replace the model's own. subfolder, revision, local_files_only: as of diffusers'
-    `from_pretrained`. The current directory is importable. Errors: ModelFolderError, UsageError.
+    `from_pretrained`. The current directory is importable. Errors: ModelFolderError; UsageError for anything else,
+    such as a network alone, with the line that makes a model of it.
 
     >>> import nelbo, tempfile
     >>> data = nelbo.exact.CategoricalData([[0.7, 0.2, 0.1]])
@@ -36,11 +41,17 @@ def load(
     chosen = overrides or Overrides()
     if isinstance(model, DiffusionModel):
         return chosen.apply(model)
-    text = str(model)
+    # the choices go into a model of diffusers as it is made: they settle what its configuration leaves open
+    given: Json = {name: value for name, value in vars(chosen).items() if value is not None}
+    if foreign.is_pipeline(model):
+        return diffusers.from_diffusers(model, **given)
+    if not isinstance(model, (str, os.PathLike)):
+        raise foreign.no_model(model)
+    text = os.fspath(model)
+    foreign.check_name(text)
     path = Path(text) / subfolder if subfolder else Path(text)
+    foreign.check_file(path)
     if diffusers.is_folder(path) or (not Path(text).exists() and diffusers.is_hub_id(text)):
-        # the choices go in as the model is made: they settle what its configuration leaves open
-        given: Json = {name: value for name, value in vars(chosen).items() if value is not None}
         hub: Json = {"subfolder": subfolder, "revision": revision, "local_files_only": local_files_only}
         return diffusers.from_diffusers(text, **given, **hub)
     if Path(text).exists() or ":" not in text:

@@ -46,10 +46,10 @@ class Inputs:
         grid: Grid | None = None,
     ) -> Inputs:
         """From what a verb is given. Errors: those of `load` and of the readers, and UsageError."""
-        examples = readers.resolve(data, limit=limit)
         chosen = overrides or Overrides()
-        rows = rows_of(condition, examples)
         loaded = load(model, overrides=chosen)
+        examples = readers.resolve(data, limit=limit)
+        rows = rows_of(condition, examples)
         return cls(loaded if grid is None else loaded.with_grid(grid), examples, rows, chosen)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, overload
@@ -14,6 +15,7 @@ from nelbo import sampling
 from nelbo.adapters import diffusers
 from nelbo.adapters.choices import Overrides
 from nelbo.adapters.load import Model, load
+from nelbo.ambient import neutral
 from nelbo.api.inputs import Data, Device, Inputs, Progress, rows_of
 from nelbo.bound.result import Bound
 from nelbo.errors import UsageError
@@ -33,6 +35,7 @@ from nelbo.typing import Condition, Json
 from nelbo.workers import Alone, Run, Workers
 
 
+@neutral()
 def train(
     data: Data,
     out: str | Path,
@@ -78,6 +81,7 @@ def train(
     )
 
 
+@neutral()
 def tighten(
     model: Model,
     data: Data,
@@ -153,7 +157,7 @@ def _check_tightened_folder(source: Model, model: DiffusionModel, out: str | Pat
     path = Path(out)
     if path.exists() and not path.is_dir():
         raise UsageError(f"the folder {out} is a file", "give the name of a folder; it is made where it is missing")
-    if not isinstance(source, DiffusionModel) and path.exists() and Path(source).resolve() == path.resolve():
+    if isinstance(source, (str, os.PathLike)) and path.exists() and Path(source).resolve() == path.resolve():
         raise UsageError(f"the tightened model would replace the model in {out}", "give another folder for --out")
 
 
@@ -203,6 +207,7 @@ def sample(
 ) -> Tensor: ...
 
 
+@neutral()
 def sample(
     model: Model,
     n: int,

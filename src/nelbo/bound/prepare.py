@@ -17,12 +17,13 @@ from torch import Tensor
 from nelbo._version import __version__
 from nelbo.bound.gaussian_chain import GaussianChain
 from nelbo.bound.runner import Runner
-from nelbo.errors import ShapeError, UnknownNameError
+from nelbo.errors import UnknownNameError
+from nelbo.model.calling import condition_rows
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
 from nelbo.process.grid import Grid
 from nelbo.typing import Json
-from nelbo.workers import Run
+from nelbo.workers import Run, agree
 
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64, "bf16": torch.bfloat16}
 
@@ -38,8 +39,8 @@ class Prepared:
     run: Run
 
     @cached_property
-    def fingerprint(self) -> str:
-        """Of the model."""
+    def fingerprint(self) -> str | None:
+        """Of the model; None where it is unknown."""
         return self.model.fingerprint()
 
     def open_state(self, **how: str) -> None:
@@ -47,12 +48,23 @@ class Prepared:
 
         Errors: UsageError where the file is the state of something else.
         """
-        if self.run.state is None or self.run.workers.rank > 0:
+        if self.run.state is None:
             return
+        self.model.known_fingerprint("a state file, which must be of the same model when it is read again")
+        if self.run.workers.rank > 0:
+            return
+        self.runner.open_state(self._identity(how))
+
+    def agree(self, command: str, **how: str) -> None:
+        """Check that all workers score the same in the same way; `how` as of `open_state`. Errors: UsageError."""
+        if self.run.workers.size > 1:
+            agree(self.run.workers, self._identity(how), command)
+
+    def _identity(self, how: dict[str, str]) -> Json:
         condition = {name: Examples(rows).fingerprint for name, rows in self.chain.condition.items()}
         settings = {"seed": self.run.seed, "precision": self.run.precision, "batch_size": self.runner.batch_size}
         scored = {"data": self.examples.fingerprint, "model": self.fingerprint, "condition": condition}
-        self.runner.open_state({**scored, **settings, **how, "version": __version__})
+        return {**scored, **settings, **how, "version": __version__}
 
     def claims(self, examples: Examples | None = None) -> Json:
         """The fields of a result that say what was scored and how; examples: those scored, if not all."""
@@ -89,12 +101,7 @@ def prepare(
     if run.precision not in PRECISIONS:
         raise UnknownNameError.of("precision", run.precision, PRECISIONS)
     device = torch.device(run.device or "cpu")
-    rows = {name: torch.as_tensor(values) for name, values in (condition or {}).items()}
-    for name, values in rows.items():
-        if len(values) != len(checked):
-            raise ShapeError(
-                f"the condition {name!r} has {len(values)} rows for {len(checked)} examples", "give one row an example"
-            )
+    rows = condition_rows(condition, len(checked))
     chain = GaussianChain(
         model=model.in_precision(PRECISIONS[run.precision], device),
         data=checked,

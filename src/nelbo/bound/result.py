@@ -191,8 +191,8 @@ def table(bound: Bound) -> str:
         + ("x̂ not clipped" if d["clipping"] is None else str(Clipping.from_config(d["clipping"], {}))),
         "cost": f"{bound.nfe_total} network evaluations ({bound.nfe_per_example:.4g} an example), "
         f"estimator {bound.estimator['name']}, {bound.precision}, seed {bound.seed}",
-        "fingerprints": f"data {bound.data['fingerprint'][:12]}, model {bound.model['fingerprint'][:12]}, "
-        f"nelbo {bound.version}",
+        "fingerprints": f"data {bound.data['fingerprint'][:12]}, "
+        f"model {(bound.model['fingerprint'] or 'unknown')[:12]}, nelbo {bound.version}",
     }
     if bound.overrides:
         facts["chosen"] = ", ".join(f"{name} {value}" for name, value in bound.overrides.items())

@@ -78,7 +78,7 @@ def describe(model: DiffusionModel) -> Json:
         "steps": model.steps,
         "parameters": model.parameters,
         "flops_per_evaluation": _flops(model),
-        "fingerprint": model.fingerprint(),
+        "fingerprint": model.fingerprint() or "unknown",
         "trained_on": None if trained_on is None else len(trained_on),
         "provenance": model.provenance,
     }

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from nelbo.adapters.load import load
+from nelbo.ambient import neutral
 from nelbo.codec import archive, bitswap, support
 from nelbo.codec.archive import Chunk
 from nelbo.codec.bitswap import Clock, Coder
@@ -89,6 +90,7 @@ class Compressed:
         )
 
 
+@neutral()
 def compress(
     model: DiffusionModel | str | Path,
     images: Any,
@@ -146,13 +148,14 @@ def compress(
         raise UsageError(f"seed {seed}", "give an integer from 0 to 2^63 − 1")
     model, path = load(model), Path(path)
     support.check(model)
+    fingerprint = model.known_fingerprint("an archive, which only the same model can read")
     data = source(images, model.domain, limit, condition)
     exact = model.in_precision(torch.float64, "cpu")
     with torch.inference_mode(), exact.denoiser.inference():
         coder = Coder(exact, round(bin_width * 64) / 64, batch_size or 64, seed=seed)
         first = data.codes(0, min(chunk_size, len(data.data)))
         header = Header(
-            fingerprint=model.fingerprint()[:16],
+            fingerprint=fingerprint[:16],
             images=len(data.data),
             shape=data.shape,
             widths=tuple(coder.fine.widths),

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nelbo.adapters.load import load
+from nelbo.ambient import neutral
 from nelbo.codec import archive, support
 from nelbo.codec.bitswap import Clock, Coder
 from nelbo.codec.compress import decoded
@@ -42,6 +43,7 @@ class Decompressed:
         }
 
 
+@neutral()
 def decompress(
     model: DiffusionModel | str | Path,
     path: str | Path,
@@ -117,9 +119,10 @@ def _read(file: BinaryIO, header: Header, coder: Coder, images: Target, progress
 
 def _check_model(model: DiffusionModel, header: Header, path: str) -> None:
     """Errors: UsageError unless this is the model that wrote the archive."""
-    if model.fingerprint()[:16] != header.fingerprint:
+    fingerprint = model.known_fingerprint("an archive, which only the model that wrote it can read")[:16]
+    if fingerprint != header.fingerprint:
         raise UsageError(
-            f"{path} was written by the model {header.fingerprint}…, and this one is {model.fingerprint()[:16]}…: "
+            f"{path} was written by the model {header.fingerprint}…, and this one is {fingerprint}…: "
             "other weights, parts, steps or precision",
             "give the model that wrote it, with the flags that `nelbo info FILE.nelbo` shows under settings",
         )

@@ -16,6 +16,7 @@ from nelbo.codec.header import ByteReader, ByteWriter
 from nelbo.codec.stack import Damaged
 from nelbo.data import arrays, folder, idx, readers
 from nelbo.errors import DataError, UsageError
+from nelbo.model.calling import condition_rows
 from nelbo.model.domain import DataDomain
 from nelbo.model.examples import Examples
 from nelbo.typing import Condition
@@ -139,7 +140,7 @@ def condition_of(condition: Condition | str | None, examples: Examples) -> Condi
                 f"condition={condition!r}, but {examples.name} has no labels", "give data with labels, or no condition"
             )
         condition = {condition: examples.labels}
-    rows = {name: torch.as_tensor(values) for name, values in condition.items()}
+    rows = condition_rows(condition, len(examples), "images")
     for name, values in rows.items():
         if values.shape != (len(examples),) or values.is_floating_point() or int(values.abs().max()) >= 2**31:
             raise UsageError(

@@ -18,6 +18,7 @@ from nelbo.bound.estimate import PerExample, TermEstimate
 from nelbo.bound.gaussian_chain import GaussianChain
 from nelbo.bound.prepare import prepare
 from nelbo.bound.result import Bound, StandardError, Term
+from nelbo.bound.trial import trial
 from nelbo.errors import UsageError
 from nelbo.likelihood import dequantisation, ode
 from nelbo.likelihood.dequantisation import Dequantisation
@@ -98,17 +99,19 @@ def ode_likelihood(
     ode.span(model)
     prepared = prepare(model, examples, run, condition=condition)
     chain, runner = prepared.chain, prepared.runner
+    prepared.agree("ode", ode=how.identity, per_example=repr(per_example))
     prepared.open_state(ode=how.identity)
     runner.plan(chain.examples * how.evaluations(model) // run.workers.size)
     try:
         with chain.model.denoiser.inference():
+            tried = trial(chain, runner)
             scores = scored(chain, runner, how)
     finally:
         runner.close()
     D = chain.dimensions
     done = prepared.examples.first(len(scores))
     total = TermEstimate.of(scores.values["nats"], scores.variances["nats"])
-    notes = checks.overlap(model, done) + _notes(chain, runner.stopped, how, scores, total)
+    notes = checks.overlap(model, done) + tried + _notes(chain, runner.stopped, how, scores, total)
     checks.warn(notes)
     rows = FlowPerExample(
         **{name: scores.values[name] for name in NAMES},

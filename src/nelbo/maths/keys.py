@@ -92,6 +92,9 @@ class Purpose(enum.Enum):
     PRECISION_PLACE = Keys("precision", Stream.TIME, _only(1), range(1 << 30, (1 << 30) + 256), _ZERO)
     """Places of those draws along the chain."""
 
+    TRIAL_NOISE = Keys("trial", Stream.FORWARD, _only((1 << 31) + 2))
+    """ε of the rows on which a foreign network is tried before the first estimate."""
+
     # the likelihood of the probability-flow ODE
     ODE_START = Keys("ode", Stream.FORWARD, draws=_ESTIMATE)
     """The starting point z_1 of the flow: ε of the variational dequantisation, u of those on the bin."""

@@ -7,16 +7,17 @@ float64 outside the network and a training step stays in float32 throughout.
 from __future__ import annotations
 
 import copy
-import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from nelbo.errors import ShapeError, UsageError
+from nelbo.errors import NelboError, ShapeError, UsageError
+from nelbo.model.calling import explained, first_line
+from nelbo.model.closure import OpenedFunction, entered, home, name_of, opened, plain
 from nelbo.model.domain import DataDomain
 from nelbo.process.levels import Levels, column
 from nelbo.process.prediction import Output, Prediction, network_input, x0_from
@@ -57,6 +58,8 @@ class Denoiser(nn.Module, ABC):
     compute_dtype: torch.dtype | None = None
     learned_variance: bool = False
     """Whether its predictions carry a raw variance output."""
+    stochastic: bool = False
+    """Whether its network may answer differently when it is asked twice; declared by whoever made it."""
     reference: str | None = None
     """`package.module:function` that made it, where it came so: what a folder can hold in the place of its network."""
 
@@ -67,6 +70,22 @@ class Denoiser(nn.Module, ABC):
     def describe(self) -> Json:
         """What its weights do not say and p_θ depends on, as JSON for the model's fingerprint."""
         return {"kind": type(self).__name__}
+
+    @property
+    def opaque(self) -> tuple[str, ...]:
+        """What could not be followed inside of its network, by path; the model's fingerprint is then unknown."""
+        return tuple(path for m in self.modules() if isinstance(m, OpenedFunction) for path in m.opaque)
+
+    @property
+    def foreign(self) -> bool:
+        """Whether its network is not one of nelbo's own, which are known to treat every example by itself."""
+        net = getattr(self, "net", None)
+        return net is not None and not hasattr(plain(net), "recipe") and not home(net).startswith("nelbo.model.")
+
+    @property
+    def coarse(self) -> bool:
+        """Whether its network computes in 16 bits."""
+        return torch.finfo(self._dtype(torch.float64)).bits < 32
 
     @contextmanager
     def inference(self) -> Iterator[None]:
@@ -80,37 +99,54 @@ class Denoiser(nn.Module, ABC):
                 module.training = mode
 
     def in_precision(self, dtype: torch.dtype | None, device: torch.device | str | None) -> Denoiser:
-        """A copy that computes in `dtype` on `device`; the original stays as it is."""
-        same_device = device is None or all(p.device == torch.device(device) for p in self.parameters())
+        """A copy that computes in `dtype` on `device`; the original stays as it is.
+
+        Errors: UsageError where the network cannot be copied.
+        """
+        tensors = [*self.parameters(), *self.buffers()]
+        same_device = device is None or all(_on(t.device, torch.device(device)) for t in tensors)
         if dtype == self._dtype(torch.float64) and same_device:
             return self
-        other = copy.deepcopy(self).to(device=device, dtype=dtype)
+        try:
+            other = copy.deepcopy(self).to(device=device, dtype=dtype)
+        except (RuntimeError, TypeError, NotImplementedError) as error:
+            raise UsageError(
+                f"the network cannot be copied to {dtype} on {device or 'its device'}: {first_line(error)}",
+                "give a network that copy.deepcopy copies, or ask for the precision and device that it has",
+            ) from error
         other.compute_dtype = dtype
         return other
 
     def _dtype(self, otherwise: torch.dtype) -> torch.dtype:
         for p in self.parameters():
-            return p.dtype
-        return self.compute_dtype or otherwise
+            if p.is_floating_point():
+                return p.dtype
+        held = next((m.held for m in self.modules() if isinstance(m, OpenedFunction)), None)
+        return self.compute_dtype or held or otherwise
 
     def _call(self, net: Callable[..., Tensor], z: Tensor, t: Levels, time: TimeInput, condition: Condition | None):
         dtype = self._dtype(z.dtype)
         rows = {k: v.to(dtype) if v.is_floating_point() else v for k, v in (condition or {}).items()}
         # a network that embeds its time in a precision of its own says which: a step of 999 is none in bf16
-        told = time.of(t, getattr(net, "time_dtype", dtype))
+        told = time.of(t, getattr(plain(net), "time_dtype", dtype))
         arguments = z.to(dtype, copy=True), told.clone()  # a network may write into what it is given
-        try:
-            return net(*arguments, **rows)
-        except TypeError as error:
-            _check_arguments(net, arguments, rows)
-            raise error
+        with entered(net) as function:
+            try:
+                return function(*arguments, **rows)
+            except (KeyboardInterrupt, MemoryError, NelboError):
+                raise
+            except Exception as error:
+                if "memory" in str(error):
+                    raise  # a smaller batch may do
+                raise explained(error, function, arguments, rows, time.value) from error
 
 
 class NetworkDenoiser(Denoiser):
     """A network that says ε̂, x̂, v̂ or another `Output`: net(z, time, **condition) → (B, …), time (B,).
 
     learned_variance: the network returns (B, 2C, …) for z (B, C, …), and the second half of axis 1 is its raw variance
-    output. sigma_data: of EDM's preconditioning, where the output is "edm_F".
+    output. sigma_data: of EDM's preconditioning, where the output is "edm_F". stochastic: the network may answer
+    differently when it is asked twice. modules: those that it calls and that cannot be found by looking into it.
     """
 
     def __init__(
@@ -121,9 +157,12 @@ class NetworkDenoiser(Denoiser):
         *,
         sigma_data: float | None = None,
         learned_variance: bool = False,
+        stochastic: bool = False,
+        modules: Iterable[nn.Module] = (),
     ):
         super().__init__()
-        self.net = net
+        self.net = opened(net, modules)
+        self.stochastic = stochastic
         self.output = Output.parse(output)
         self.time = TimeInput.parse(time)
         self.sigma_data = sigma_data
@@ -141,7 +180,7 @@ class NetworkDenoiser(Denoiser):
     def describe(self) -> Json:
         said = {
             **super().describe(),
-            "net": network_name(self.net),
+            **name_of(self.net),
             "output": self.output.value,
             "time": self.time.value,
         }
@@ -150,7 +189,8 @@ class NetworkDenoiser(Denoiser):
     def settings(self) -> Json:
         """What is not at its default besides output and time."""
         settings: Json = {"sigma_data": self.sigma_data} if self.sigma_data is not None else {}
-        return {**settings, "learned_variance": True} if self.learned_variance else settings
+        settings |= {"learned_variance": True} if self.learned_variance else {}
+        return settings | ({"stochastic": True} if self.stochastic else {})
 
     def forward(self, z: Tensor, t: Levels, condition: Condition | None = None) -> Prediction:
         shown, told = network_input(self.output, z, t, self.sigma_data)
@@ -193,12 +233,12 @@ class CategoricalDenoiser(Denoiser):
 
     def __init__(self, net: Callable[..., Tensor], domain: DataDomain, time: TimeInput | str = TimeInput.LOGSNR):
         super().__init__()
-        self.net = net
+        self.net = opened(net)
         self.time = TimeInput.parse(time)
         self.domain = domain  # no buffer for the lattice: it would be rounded to the network's precision
 
     def describe(self) -> Json:
-        return {**super().describe(), "net": network_name(self.net), "time": self.time.value}
+        return {**super().describe(), **name_of(self.net), "time": self.time.value}
 
     def forward(self, z: Tensor, t: Levels, condition: Condition | None = None) -> Prediction:
         logits = self._call(self.net, z, t, self.time, condition)
@@ -214,22 +254,6 @@ class CategoricalDenoiser(Denoiser):
         return Prediction((log_probs.exp() * lattice).sum(-1), log_probs)
 
 
-def _check_arguments(net: Callable[..., Tensor], arguments: tuple[Tensor, Tensor], rows: Condition) -> None:
-    """Raise UsageError where it is the arguments that do not fit the network."""
-    try:
-        inspect.signature(net.forward if isinstance(net, nn.Module) else net).bind(*arguments, **rows)
-    except TypeError as error:
-        given = f"condition {', '.join(map(repr, rows))}" if rows else "no condition"
-        raise UsageError(
-            f"the network cannot be called with (z, time) and {given}: {error}",
-            "a condition is a keyword of the network with one row an example: condition={'y': labels}, "
-            "--condition y on the command line",
-        ) from None
-    except ValueError:
-        pass  # a network that does not tell its arguments
-
-
-def network_name(net: Callable[..., Tensor]) -> Json | str:
-    """The recipe of one of nelbo's networks; of another the name of its function or class, which is all it tells."""
-    named = net if hasattr(net, "__qualname__") else type(net)
-    return getattr(net, "recipe", f"{named.__module__}.{named.__qualname__}")
+def _on(device: torch.device, asked: torch.device) -> bool:
+    """Whether `device` is the one asked for: "cuda" is any GPU."""
+    return device == asked or (asked.index is None and device.type == asked.type)

@@ -26,6 +26,7 @@ from nelbo.model.domain import DataDomain
 from nelbo.model.mixture import MixtureDenoiser, NetworkMixture
 from nelbo.model.prior import Prior
 from nelbo.model.reverse import Reverse
+from nelbo.parts import hash_tensors
 from nelbo.process.grid import Grid
 from nelbo.process.levels import Levels
 from nelbo.process.prediction import Prediction
@@ -135,14 +136,27 @@ class DiffusionModel:
             named |= {f"{part}.{k}": v for k, v in getattr(self, part).to_tensors().items()}
         return named
 
-    def fingerprint(self) -> str:
-        """SHA-256 over the parts and every tensor's bytes: two models with one fingerprint are the same p_θ."""
+    def fingerprint(self) -> str | None:
+        """SHA-256 over the parts, every tensor's bytes and the code of a network that is a function: two models with
+        one fingerprint are the same p_θ. None where the network holds something that cannot be followed."""
+        if self.denoiser.opaque:
+            return None
         parts = {**self.describe(), "denoiser": self.denoiser.describe()}
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
-        for name, tensor in sorted(self.tensors().items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        hash_tensors(digest, self.tensors())
         return digest.hexdigest()
+
+    def known_fingerprint(self, what: str) -> str:
+        """The fingerprint, for `what`, which cannot do without. Errors: UsageError where it is unknown."""
+        fingerprint = self.fingerprint()
+        if fingerprint is None:
+            raise UsageError(
+                f"the model's fingerprint is unknown, for its network holds {self.denoiser.opaque[0]}; it is needed "
+                f"for {what}",
+                "name the torch modules that the function calls: from_callable(fn, modules=[net], …); or load the "
+                "weights before, outside of the function",
+            )
+        return fingerprint
 
 
 def flops_per_evaluation(model: DiffusionModel) -> int | None:

@@ -66,7 +66,13 @@ class Examples:
         found = torch.empty(len(self), dtype=torch.int64)  # not a list: many small pieces keep freed memory apart
         for start, chunk in enumerate(self.chunks()):
             canonical = chunk.double() if real else chunk.long()
-            rows = canonical.flatten(1).cpu().contiguous().numpy().astype("<f8" if real else "<i8", copy=False)
+            rows = (
+                canonical.reshape(len(canonical), -1)
+                .cpu()
+                .contiguous()
+                .numpy()
+                .astype("<f8" if real else "<i8", copy=False)
+            )
             digests = b"".join(hashlib.blake2b(row, digest_size=8).digest() for row in rows)
             into = found[start * _CHUNK : start * _CHUNK + len(rows)]
             into.copy_(torch.from_numpy(np.frombuffer(digests, "<i8").astype(np.int64)))

@@ -22,6 +22,7 @@ from nelbo.errors import ModelFolderError, NelboError, UsageError
 from nelbo.files import write_atomic
 from nelbo.model import fitted as _fitted  # noqa: F401  its kinds may stand in a folder
 from nelbo.model import plugin
+from nelbo.model.closure import plain
 from nelbo.model.decoder import Decoder
 from nelbo.model.denoiser import CategoricalDenoiser, Denoiser, NetworkDenoiser
 from nelbo.model.diffusion import DiffusionModel
@@ -30,7 +31,7 @@ from nelbo.model.mixture import MixtureDenoiser
 from nelbo.model.prior import Prior
 from nelbo.model.reverse import Reverse
 from nelbo.nets import build
-from nelbo.process.grids import Grid
+from nelbo.process.every_grid import Grid
 from nelbo.process.schedule import Schedule
 from nelbo.typing import Json
 
@@ -77,10 +78,12 @@ def check_keepable(model: DiffusionModel) -> Json:
     net = getattr(denoiser, "net", None)
     recipe = getattr(net, "recipe", None)
     if denoiser.reference is not None:
+        model.known_fingerprint("a folder that refers to the function, whose weights must not change")
         return {"kind": "plugin", "reference": denoiser.reference, "sha256": plugin.weights(denoiser)}
     if recipe is None:
         raise UsageError(
-            f"the network {type(net or denoiser).__name__} is a callable that a folder cannot hold",
+            f"the network {type(denoiser if net is None else plain(net)).__name__} is a callable that a folder cannot "
+            "hold",
             "keep it as a function in a module and name it package.module:function wherever a MODEL is asked for",
         )
     return _denoiser_config(denoiser, recipe)

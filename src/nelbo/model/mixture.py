@@ -21,8 +21,9 @@ from torch import Tensor
 
 from nelbo.equation import equation
 from nelbo.errors import ShapeError, UsageError
+from nelbo.model.closure import name_of, opened
 from nelbo.model.decoder import MassDecoder
-from nelbo.model.denoiser import Denoiser, TimeInput, network_name
+from nelbo.model.denoiser import Denoiser, TimeInput
 from nelbo.model.domain import DataDomain
 from nelbo.process.levels import Levels, column
 from nelbo.process.mixture import Mixture, Unread
@@ -57,12 +58,12 @@ class MixtureDenoiser(Denoiser):
         self.output = None if output is None else Output.parse(output)
         if self.output not in (None, Output.EPS, Output.X0, Output.V):
             raise UsageError(f"a mixture beside the output {self.output.value!r}", "give 'eps', 'x0' or 'v'")
-        self.net, self.domain, self.components, self.time = net, domain, components, TimeInput.parse(time)
+        self.net, self.domain, self.components, self.time = opened(net), domain, components, TimeInput.parse(time)
         if not domain.discrete:
             raise UsageError("a mixture head on real-valued data", "use --set net.head=plain")
 
     def describe(self) -> Json:
-        said = {**super().describe(), "net": network_name(self.net), "time": self.time.value}
+        said = {**super().describe(), **name_of(self.net), "time": self.time.value}
         return {**said, **self.settings()}
 
     def settings(self) -> Json:

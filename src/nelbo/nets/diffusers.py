@@ -50,6 +50,8 @@ class Adaptation:
 class DiffusersNet(nn.Module):
     """z (B, C, H, W) or (B, H, W), time (B,) → the network's output as a tensor of the same form, C or 2C channels.
 
+    A network of signals, UNet1DModel, takes (B, C, N) or (B, N).
+
     Conditions are the network's own keywords (`class_labels`, `encoder_hidden_states`), one row an example.
     """
 
@@ -63,6 +65,7 @@ class DiffusersNet(nn.Module):
         super().__init__()
         self.inner = inner
         self.adaptation = adaptation
+        self.sides = SIDES.get(name, 2)
         config = {k: v for k, v in inner.config.items() if not k.startswith("_")}  # type: ignore[union-attr]
         self.required = conditions(config, name)
         settings: Json = {k: list(v) if isinstance(v, tuple) else v for k, v in config.items()}
@@ -80,7 +83,7 @@ class DiffusersNet(nn.Module):
         a = self.adaptation
         if a.time_scale != 1.0:
             time = a.time_scale * time
-        planar = z.ndim == 3
+        planar = z.ndim == 1 + self.sides
         try:
             value = self.inner(z[:, None] if planar else z, time, return_dict=False, **condition)[0]
         except (IndexError, TypeError, ValueError) as error:
@@ -126,14 +129,14 @@ class NetworkMaker:
                 f"the network {self.name!r} has one output an element, and a categorical head was asked for",
                 "use --set net.head=plain",
             )
-        C, *sides = (1, *shape) if len(shape) == 2 else shape
-        if len(sides) != 2:
-            raise ShapeError(
-                f"the network {self.name!r} for examples of shape {tuple(shape)}", "give images (H, W) or (C, H, W)"
-            )
+        dimensions = SIDES.get(self.name, 2)
+        C, *sides = (1, *shape) if len(shape) == dimensions else shape
+        if len(sides) != dimensions:
+            form = "images (H, W) or (C, H, W)" if dimensions == 2 else "signals (N,) or (C, N)"
+            raise ShapeError(f"the network {self.name!r} for examples of shape {tuple(shape)}", f"give {form}")
         adaptation = Adaptation(**settings.pop("adaptation", {}))
         fresh = "in_channels" not in settings
-        size = sides[0] if sides[0] == sides[1] else tuple(sides)
+        size = sides[0] if len(set(sides)) == 1 else tuple(sides)
         filled = {"sample_size": size, "in_channels": C, "out_channels": C, **settings}
         if self.model == "UNet2DModel":
             filled = _with_blocks(filled)
@@ -160,8 +163,11 @@ def _first_line(error: Exception) -> str:
 
 
 UNET2D = NetworkMaker("unet2d", "UNet2DModel")
+SIDES = {"unet1d": 1}
+"""Numbers of dimensions of an example beside its channels, where it is not that of images, 2."""
 OTHERS = {
+    "unet1d": NetworkMaker("unet1d", "UNet1DModel"),
     "unet2d_condition": NetworkMaker("unet2d_condition", "UNet2DConditionModel"),
     "dit": NetworkMaker("dit", "DiTTransformer2DModel"),
 }
-"""Networks that a model folder may hold and that are not trained here: they need conditions."""
+"""Networks that a model folder may hold and that are not trained here."""

@@ -10,11 +10,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from nelbo.adapters.load import Model, load
+from nelbo.ambient import neutral
 from nelbo.equation import equation
 from nelbo.errors import NumericalError, ShapeError, UnknownNameError, UsageError
 from nelbo.maths.keys import Purpose
+from nelbo.model.calling import condition_rows
 from nelbo.model.diffusion import DiffusionModel
-from nelbo.process import grids
+from nelbo.model.examples import Examples
+from nelbo.process import every_grid as grids
 from nelbo.process.grid import Grid
 from nelbo.process.levels import Levels, column
 from nelbo.process.prediction import Prediction
@@ -25,7 +29,7 @@ from nelbo.sampling.edm import Euler, Heun
 from nelbo.sampling.flow import FlowEuler, FlowMidpoint
 from nelbo.sampling.guidance import Guidance, make_guidance
 from nelbo.sampling.sampler import PreviousStep, Sampler, SamplerStep, at_logsnr
-from nelbo.workers import Run
+from nelbo.workers import Run, agree
 
 CONTINUOUS_STEPS = 250
 """Steps in continuous time where neither the call nor the model sets them: the error of a step is of order 1/steps."""
@@ -104,6 +108,7 @@ def sample(
     paths = _Paths.of(
         model, n, sampler, steps, grid, condition, make_guidance(guidance, null_condition, condition), run
     )
+    paths.agree(n, start, codes)
     own = torch.arange(n).tensor_split(workers.size)[workers.rank]
     paths.planned = len(own) * paths.evaluations(paths.model.decoder.calls_network)
     with torch.no_grad(), paths.model.denoiser.inference():
@@ -120,8 +125,9 @@ def sample(
     return drawn if workers.size == 1 else torch.cat([v.to(dtype) for v in workers.gather(drawn.double())])
 
 
+@neutral()
 def encode(
-    model: DiffusionModel,
+    model: Model,
     data: Tensor,
     *,
     sampler: str | Sampler = "ddim",
@@ -137,7 +143,7 @@ def encode(
     """The noise z_L (n, *shape) from which a sampler makes `data`: the probability flow, run from z_1 = α_1 x upwards.
 
     `nelbo.sample(model, n, start=z, …)` with the same sampler, steps and grid returns to z_1, with an error of the
-    sampler's order in the steps. data: codes or values, (n, *shape). condition, guidance, null_condition,
+    sampler's order in the steps. data: codes or values, (n, *shape). model, condition, guidance, null_condition,
     batch_size, device and progress are as of `nelbo.sample`.
     Errors: UsageError for a sampler that draws noise, DomainError, ShapeError, NumericalError.
 
@@ -149,6 +155,7 @@ def encode(
     >>> bool((back - x).abs().max() < 0.01)
     True
     """
+    model = load(model)
     x = model.domain.values(model.domain.checked(data, "data to encode"))
     run = Run(device=device, batch_size=batch_size, progress=progress)
     guided = make_guidance(guidance, null_condition, condition)
@@ -190,16 +197,28 @@ class _Paths:
         guidance: Guidance | None,
         run: Run,
     ) -> _Paths:
-        chosen, condition = parse(sampler), condition or {}
-        for name, rows in condition.items():
-            if len(rows) != n:
-                raise ShapeError(f"the condition {name!r} has {len(rows)} rows for {n} samples", "give one row each")
+        chosen, condition = parse(sampler), condition_rows(condition, n, "samples")
         variance = chosen.reverse_variance or model.reverse.variance
         reverse = dataclasses.replace(model.reverse, variance=variance)
         model = dataclasses.replace(model, grid=_grid(model, steps, grid), reverse=reverse)
         model = model.in_precision(_dtype(model), run.device)
         device = torch.device(run.device or "cpu")
         return cls(model, chosen, model.levels().to(device=device), condition, guidance, run, device)
+
+    def agree(self, n: int, start: Tensor | None, codes: bool) -> None:
+        """Check that all processes draw the same samples in the same way. Errors: UsageError."""
+        if self.run.workers.size == 1:
+            return
+        null = {} if self.guidance is None else self.guidance.null
+        identity = {
+            "model": self.model.fingerprint(),
+            "condition": {name: _fingerprint(rows) for name, rows in self.condition.items()},
+            "null_condition": {name: _fingerprint(rows) for name, rows in null.items()},
+            "start": None if start is None else _fingerprint(start),
+            "guidance": None if self.guidance is None else self.guidance.scale,
+            "sampler": self.sampler.describe(),
+        }
+        agree(self.run.workers, {**identity, "n": n, "codes": codes, "seed": self.run.seed}, "sample")
 
     @property
     def calls(self) -> int:
@@ -212,7 +231,7 @@ class _Paths:
 
     def predictor(self, rows: Tensor) -> Callable[[Tensor, Levels], Prediction]:
         """The model's prediction for the samples `rows` at a state and one level."""
-        condition = {k: torch.as_tensor(v)[rows].to(self.device) for k, v in self.condition.items()}
+        condition = {k: v[rows].to(self.device) for k, v in self.condition.items()}
 
         def predict(z: Tensor, t: Levels) -> Prediction:
             t = t.expand(len(z))
@@ -252,6 +271,10 @@ class _Paths:
         if not math.isfinite(float(z.sum())):  # NaN and infinities survive a sum
             raise NumericalError(f"level {j} of a sample is not finite", "check the network's weights and precision")
         return z, PreviousStep(t, x0)
+
+
+def _fingerprint(rows: Tensor) -> str:
+    return Examples(torch.as_tensor(rows)[None]).fingerprint
 
 
 @equation("sampling-last-step")

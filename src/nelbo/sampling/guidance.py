@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from nelbo.errors import ShapeError, UsageError
+from nelbo.model.calling import condition_rows
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.process.levels import Levels
 from nelbo.process.prediction import Prediction
@@ -54,9 +54,9 @@ def make_guidance(
             "give all three: condition={'y': classes}, guidance=3.0, and what the network takes for no class: "
             "null_condition={'y': torch.tensor(10)}, or {} for a call without the keyword",
         )
-    rows = {k: torch.as_tensor(v) for k, v in null.items()}
+    rows, given = condition_rows(null), condition_rows(condition)
     for name, row in rows.items():
-        shape = torch.as_tensor(condition[name]).shape[1:] if name in condition else row.shape
+        shape = given[name].shape[1:] if name in given else row.shape
         if row.shape != shape:
             raise ShapeError(
                 f"the null condition {name!r} has shape {tuple(row.shape)} where one row has {tuple(shape)}",

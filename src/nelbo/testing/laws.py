@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nelbo.adapters.load import Model, load
+from nelbo.ambient import neutral
 from nelbo.bound.checks import NelboWarning
 from nelbo.bound.estimate import PerExample
 from nelbo.bound.estimators import Estimator, Exhaustive, Stratified
@@ -39,8 +41,9 @@ GAUSSIAN = GaussianData(
 """The data that adapters are tested on by default."""
 
 
+@neutral()
 def check_model(
-    model: DiffusionModel,
+    model: Model,
     data: Examples | Tensor,
     condition: Mapping[str, Tensor] | None = None,
     *,
@@ -68,6 +71,7 @@ def check_model(
     ...                             domain=nelbo.DataDomain((1, 8, 8), bins=17))
     >>> testing.check_model(model, torch.randint(17, (4, 1, 8, 8)))
     """
+    model = load(model)
     examples = (data if isinstance(data, Examples) else Examples(torch.as_tensor(data))).first(8)
     rows = {k: torch.as_tensor(v)[:8] for k, v in (condition or {}).items()}
     chain = prepare(model, examples, Run(precision=precision), condition=rows).chain
@@ -133,6 +137,7 @@ def check_model(
     close(few, many, 10 * relative, "bound: it depends on the size of the batch")
 
 
+@neutral()
 def check_adapter(
     make: Callable[[Network], DiffusionModel],
     *,

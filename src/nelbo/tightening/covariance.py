@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nelbo.ambient import neutral
 from nelbo.bound.gaussian_chain import GaussianChain
 from nelbo.bound.prepare import prepare
 from nelbo.errors import UsageError
@@ -112,6 +113,7 @@ class CovarianceFit:
     measured: Measurement
 
 
+@neutral()
 def fit(
     model: DiffusionModel,
     examples: Examples | Tensor | Any,

@@ -31,6 +31,7 @@ from nelbo.bound.planned.adaptive import Adaptive
 from nelbo.bound.result import Bound
 from nelbo.errors import Interrupted, UnknownNameError, UsageError
 from nelbo.maths.units import nats
+from nelbo.model.calling import condition_rows
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
 from nelbo.tightening.candidates import Candidates, NodePredictions
@@ -89,7 +90,7 @@ def tighten(
     fit_examples, certify = parts.fit_examples, parts.held_out_examples
     say(f"fitting to {len(fit_examples)} examples, certifying on {len(certify)}")
 
-    fitting = Fitting(candidates, fit_examples, _rows(condition, parts.fit), run)
+    fitting = Fitting(candidates, fit_examples, _rows(condition, parts.fit, len(examples)), run)
     measured, families = fitting.covariances()
     cheapest = min(families.values(), key=lambda costs: np.diagonal(costs.edges, 1).sum())
     decoders, predictions = fitting.decoder_costs(cheapest.remaining(), kinds)
@@ -137,7 +138,7 @@ def tighten(
     models.append((name, tight, plan.nats))
 
     stages: list[Stage] = []
-    rows = _rows(held_out_condition if other is not None else condition, parts.held_out)
+    rows = _rows(held_out_condition if other else condition, parts.held_out, len(other or examples))
     for name, stage, predicted in models:
         say(f"certifying: {name}")
         stages.append(Stage(name, _held_out_bound(stage, certify, rows, run), bits(base, predicted)))
@@ -188,9 +189,9 @@ def _examples(model: DiffusionModel, data: Any) -> Examples:
     return dataclasses.replace(examples, data=model.domain.checked(examples.data, release=examples.release))
 
 
-def _rows(condition: Condition | None, rows: Tensor) -> dict[str, Tensor]:
-    """The condition of the examples `rows`."""
-    return {k: torch.as_tensor(v)[rows] for k, v in (condition or {}).items()}
+def _rows(condition: Condition | None, rows: Tensor, n: int) -> dict[str, Tensor]:
+    """The condition of the examples `rows` among n."""
+    return {name: values[rows] for name, values in condition_rows(condition, n).items()}
 
 
 def _kinds(first_level: str | DecoderKind, model: DiffusionModel) -> list[DecoderKind]:

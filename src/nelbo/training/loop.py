@@ -28,7 +28,7 @@ from nelbo.training.recipe import with_recipe
 from nelbo.training.trainer import Trainer
 from nelbo.training.validation import Validation
 from nelbo.typing import Json
-from nelbo.workers import Run, Workers
+from nelbo.workers import Run, Workers, agree
 
 Progress = Callable[[Json], None]
 Message = Callable[[str], None]
@@ -67,6 +67,8 @@ def train(
         raise UsageError(f"{out} already holds a model", "continue it with --resume, or choose another folder")
     data = split(examples, validation, settings)
     model = build_model(examples, settings, data.rows)
+    identity = {"config": settings.model_dump(mode="json"), **data.fingerprints}
+    agree(workers, {**identity, "resume": resume}, "train")
     loader = Loader(data.checked(model), data.rows, settings, device, data.condition)
     try:
         trainer = Trainer(model, loader, settings, workers)
@@ -74,7 +76,6 @@ def train(
             settings.validation, data.held_out, data.held_out_condition,
             Run(device=device, seed=settings.seed, workers=workers), out / "checkpoints",
         )  # fmt: skip
-        identity = {"config": settings.model_dump(mode="json"), **data.fingerprints}
         with _private_generator():
             if resume:
                 _restore(trainer, watch, identity, out, message)

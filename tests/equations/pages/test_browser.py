@@ -96,43 +96,34 @@ def test_the_formulas_are_in_katex_s_letters(visit):
 # ---------------------------------------------------------------- search and filters
 
 
-def test_search_finds_by_title(visit):
+def test_search(visit):
+    """By words of the title, by id, by LaTeX however it is written, by a symbol, and by what a source is called."""
     page = visit("index.html")
-    assert search(page, "forward posterior variance")[0] == "posterior-variance"
-    assert search(page, "posterior-variance")[0] == "posterior-variance"
-    assert search(page, "KULLBACK leibler")[0] == "kl-definition"
+    for query, id in (
+        ("forward posterior variance", "posterior-variance"),
+        ("posterior-variance", "posterior-variance"),
+        ("KULLBACK leibler", "kl-definition"),
+    ):
+        assert search(page, query)[0] == id
+    for query in (r"\tilde{\beta}_t", r"\tilde\beta_{t}", "β̃_t"):
+        assert "posterior-variance" in search(page, query)
+    for query in (r"\bar\alpha_t=\prod", "ᾱ"):
+        assert "schedule-definitions" in search(page, query)
+    assert "bayes-rule" not in search(page, "ᾱ")
+    assert set(search(page, "handwritten notes")) >= {e.id for e in catalogue().by_source("002")}
     assert search(page, "no such thing") == []
     assert page.is_visible(".nothing")
     assert search(page, "") == []
     assert page.is_visible("[data-shelves]")
 
 
-@pytest.mark.parametrize("query", [r"\tilde{\beta}_t", r"\tilde\beta_{t}", "β̃_t"])
-def test_search_finds_by_latex_however_it_is_written(visit, query):
-    page = visit("index.html")
-    assert "posterior-variance" in search(page, query)
-
-
-def test_search_finds_by_symbol(visit):
-    page = visit("index.html")
-    assert "schedule-definitions" in search(page, r"\bar\alpha_t=\prod")
-    assert "schedule-definitions" in search(page, "ᾱ")
-    assert "bayes-rule" not in search(page, "ᾱ")
-
-
-def test_search_finds_by_source(visit):
-    page = visit("index.html")
-    for e in catalogue().values():
-        if e.sources and e.id in ("posterior-mean", "telescoping-product", "vae-elbo"):
-            assert e.id in search(page, e.sources[0].row)
-    assert set(search(page, "handwritten notes")) >= {e.id for e in catalogue().by_source("002")}
-
-
-def test_every_entry_is_found_by_its_title_and_by_its_latex(visit):
+def test_every_entry_is_found_by_its_title_latex_and_rows(visit):
     page = visit("index.html")
     for e in catalogue().values():
         assert e.id in search(page, e.title), e.title
         assert e.id in search(page, e.latex), e.latex
+    for id in ("posterior-mean", "telescoping-product", "vae-elbo"):
+        assert all(id in search(page, source.row) for source in catalogue()[id].sources[:1])
 
 
 def equations(page) -> set[str]:
@@ -295,15 +286,18 @@ def faults(axe, page) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize(("width", "dark"), [(1100, False), (360, True)])
-def test_axe_finds_nothing_serious_on_a_page_of_each_kind(visit, site, axe, width, dark):
+@pytest.mark.parametrize(
+    ("width", "dark", "every"),
+    [(1100, False, False), (360, True, False), pytest.param(360, False, True, marks=pytest.mark.slow)],
+)
+def test_axe_finds_nothing_serious(visit, site, axe, width, dark, every):
+    """On a page of each kind, half of them light and half of them dark, without most of the cards; or on every page."""
     page = visit("index.html", width, color_scheme="dark" if dark else "light")
-    for name in samples(site)[dark::2]:  # half of them light, half of them dark: all of both is in the slow test
+    for name in names(site) if every else samples(site)[dark::2]:
         page.goto(f"{site.as_uri()}/{name}")
         page.evaluate("for (const d of document.querySelectorAll('details')) d.open = true")
-        page.evaluate(
-            "for (const c of [...document.querySelectorAll('.card')].slice(9)) c.remove()"
-        )  # each takes a while
+        if not every:
+            page.evaluate("for (const c of [...document.querySelectorAll('.card')].slice(9)) c.remove()")
         assert faults(axe, page) == [], name
 
 
@@ -314,15 +308,6 @@ def test_axe_hears_a_fault(visit, axe):
     visit.complaints.clear()
     assert "image-alt" in found
     assert "color-contrast" in found
-
-
-@pytest.mark.slow
-def test_axe_finds_nothing_serious_on_any_page(visit, site, axe):
-    page = visit("index.html", width=360)
-    for name in names(site):
-        page.goto(f"{site.as_uri()}/{name}")
-        page.evaluate("for (const d of document.querySelectorAll('details')) d.open = true")
-        assert faults(axe, page) == [], name
 
 
 def test_the_skip_link_comes_first_and_leads_to_the_content(visit):

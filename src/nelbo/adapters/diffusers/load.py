@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nelbo.adapters.callable import from_callable
-from nelbo.adapters.diffusers import folder, network
+from nelbo.adapters.diffusers import extras, folder, network, pipeline
 from nelbo.adapters.diffusers.scheduler import chain
 from nelbo.errors import UsageError
 from nelbo.model.decoder import ContinuousGaussian, Decoder
@@ -59,10 +59,11 @@ def from_diffusers(
     """
     if bins == "auto" and (decoder == "continuous_gaussian" or isinstance(decoder, ContinuousGaussian)):
         bins = None
-    inner, name, config, facts, extras = _resolved(source, bins is None, subfolder, revision, local_files_only)
+    inner, name, config, facts, written = _resolved(source, bins is None, subfolder, revision, local_files_only)
     trained = chain(name, config)
-    shape = network.shape_of(inner.config, shape)
-    if bins == "auto" and network.is_latent(inner.config) and extras is None:
+    shape = network.shape_of(inner, shape)
+    network.check_times(inner, trained.schedule)
+    if bins == "auto" and network.is_latent(inner) and written is None:
         raise UsageError(
             f"the network has {inner.config['in_channels']} channels, like the latents of an autoencoder: codes of "
             "pixels make no sense there",
@@ -94,10 +95,10 @@ def from_diffusers(
         "adaptation": trained.adaptation.to_config(),
     }
     model = dataclasses.replace(model, provenance={"diffusers": origin})
-    if extras is None:
+    if written is None:
         return model
-    return folder.with_extras(
-        model, extras, keep_bins=bins == "auto", keep_decoder=decoder is None and variance is None
+    return extras.with_extras(
+        model, written, keep_bins=bins == "auto", keep_decoder=decoder is None and variance is None
     )
 
 
@@ -117,25 +118,25 @@ def _resolved(
         name, config, facts = folder.described(path, latents)
         if hub:
             chain(name, config)  # refused before anything large is fetched
-            path = folder.fetched(str(source), folder.weights_of(path), **options)
-        extras = path if (path / folder.EXTRAS).exists() else None
-        return folder.network_of(path), name, config, {**place, **facts}, extras
+            path = folder.fetched_weights(str(source), path, **options)
+        written = path if (path / extras.EXTRAS).exists() else None
+        return folder.network_of(path), name, config, {**place, **facts}, written
     if isinstance(source, (tuple, list)) and len(source) == 2:
         return *_pair(*source), {"pipeline": None}, None
-    scheduler = getattr(source, "scheduler", None)
-    net = next((n for n in (getattr(source, part, None) for part in folder.NETWORKS) if n is not None), None)
-    if scheduler is None or net is None:
+    parts, cls = pipeline.held(source), type(source).__name__
+    place = pipeline.network(parts, f"the {cls}")
+    if place is None or "scheduler" not in parts:
         raise UsageError(
-            f"from_diffusers was given a {type(source).__name__}",
+            f"from_diffusers was given a {cls}",
             "give a pipeline with a scheduler and a unet or transformer, a folder, org/name, or (network, scheduler)",
         )
-    latent = next((name for name in folder.LATENT if getattr(source, name, None) is not None), None)
-    if latent is not None and not latents:
-        raise UsageError(folder.latent_reason(type(source).__name__, latent), folder.LATENT_HINT)
-    return *_pair(net, scheduler), {"pipeline": type(source).__name__}, None
+    if not latents:
+        pipeline.check_latent(cls, parts)
+    return *_pair(getattr(source, place), getattr(source, "scheduler")), {"pipeline": cls}, None  # noqa: B009
 
 
 def _pair(net: Any, scheduler: Any) -> tuple[Any, str, Json]:
+    net = network.bare(net)
     for part, what in ((net, "network"), (scheduler, "scheduler")):
         if not hasattr(part, "config"):
             raise UsageError(

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import torch
 
-from nelbo.adapters.diffusers import tables
-from nelbo.adapters.diffusers.folder import TENSORS, write_extras
+from nelbo.adapters.diffusers import tables, weights
+from nelbo.adapters.diffusers.extras import TENSORS, write_extras
 from nelbo.errors import UsageError
 from nelbo.model.denoiser import NetworkDenoiser, TimeInput
 from nelbo.model.diffusion import DiffusionModel
@@ -34,10 +34,12 @@ VARIANCES = {"beta_tilde": "fixed_small", "beta": "fixed_large", "learned_range"
 def save_pretrained(model: DiffusionModel, folder: str | Path) -> Path:
     """Write `model` as a DDPMPipeline to `folder` (created if missing; files of the same name are replaced).
 
-    Everything is written next to the folder first, so that a crash leaves the old one. Errors: UsageError naming the
-    part of the model that diffusers cannot express.
+    Weights of an earlier save in other files (in shards, as .bin) are removed. Everything is written next to the folder
+    first, so that a crash leaves the old one. Errors: UsageError naming the part of the model that diffusers cannot
+    express, or what lies in the folder and would be read in place of this model.
     """
     folder = Path(folder)
+    _check_target(folder)
     diffusers = library("saving a folder of diffusers")
     inner = _network(model)
     scheduler = diffusers.DDPMScheduler(**scheduler_config(model))
@@ -45,14 +47,31 @@ def save_pretrained(model: DiffusionModel, folder: str | Path) -> Path:
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
         diffusers.DDPMPipeline(unet=inner, scheduler=scheduler).save_pretrained(temporary, safe_serialization=True)
         write_extras(model, Path(temporary))
+        written = set()
         for file in sorted(Path(temporary).rglob("*")):
             if file.is_file():
                 target = folder / file.relative_to(temporary)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.move(file, target)
-    if model.trained_on is None:
-        (folder / TENSORS).unlink(missing_ok=True)
+                written.add(target)
+    for path in (folder / TENSORS, *(source.path for source in weights.files(folder / "unet"))):
+        if path not in written:
+            path.unlink(missing_ok=True)
     return folder
+
+
+def _check_target(folder: Path) -> None:
+    """Errors: UsageError where the folder is a file, or holds what would be read in place of what is written."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"the folder {folder} is a file", "give the name of a folder; it is made where it is missing")
+    if (folder / "model.json").exists():
+        raise UsageError(f"{folder} is a model folder of nelbo, which its model.json describes", "give another folder")
+    variants = [source.path.name for source in weights.files(folder / "unet") if source.variant is not None]
+    if variants:
+        raise UsageError(
+            f"{folder / 'unet'} holds variants of the weights of another model: {', '.join(variants[:3])}",
+            "remove them, or give another folder",
+        )
 
 
 def _network(model: DiffusionModel) -> torch.nn.Module:

@@ -19,12 +19,15 @@ from __future__ import annotations
 import inspect
 import math
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from nelbo.adapters.diffusers import tables
-from nelbo.errors import UnknownNameError, UsageError
+from nelbo.adapters.diffusers.config import defaults, notes, typed
+from nelbo.errors import NelboError, UnknownNameError, UsageError
 from nelbo.model.prior import GaussianPrior
 from nelbo.model.reverse import Clip, Clipping, Threshold
-from nelbo.nets.diffusers import Adaptation, library
+from nelbo.nets.diffusers import Adaptation
 from nelbo.process import schedule as schedules
 from nelbo.process.schedule import LogSNRLinear, Schedule
 from nelbo.typing import Json
@@ -81,6 +84,12 @@ class SchedulerChain:
     range: tuple[float, float] = (-1.0, 1.0)
     adaptation: Adaptation = PLAIN
 
+    def key(self) -> tuple[Any, ...]:
+        """Equal for equal chains, whatever their reverse variance."""
+        parts = [part and part.to_config() for part in (self.schedule, self.clip, self.prior)]
+        table = {name: value.tolist() for name, value in self.schedule.to_tensors().items()}
+        return *parts, table, self.predicts, self.time, self.sigma_data, self.range, self.adaptation
+
 
 def chain(name: str, config: Json) -> SchedulerChain:
     """The chain of the scheduler class `name` with `config`, completed with the defaults of the class.
@@ -107,12 +116,37 @@ def chain(name: str, config: Json) -> SchedulerChain:
 
 
 def filled(name: str, config: Json) -> Json:
-    """`config` completed with the defaults of the scheduler class."""
-    defaults = inspect.signature(getattr(library(f"the scheduler {name}"), name).__init__).parameters
-    given = {k: v for k, v in config.items() if not k.startswith("_")}
+    """`config` completed with the defaults of the scheduler class, every value of the type of its default."""
+    known = defaults(name)
+    given = typed({k: v for k, v in config.items() if not k.startswith("_")}, known, f"the scheduler {name}")
     if given.get("predict_epsilon") is False:  # the name of prediction_type before diffusers 0.12, which ignores it now
         given.setdefault("prediction_type", "sample")
-    return {k: p.default for k, p in defaults.items() if p.default is not p.empty} | given
+    filled = {k: v for k, v in known.items() if v is not inspect.Parameter.empty} | given
+    T = filled.get("num_train_timesteps", 1)
+    if not isinstance(T, int) or T < 1:
+        raise UsageError(f"num_train_timesteps = {T!r} of the scheduler {name}", "give a whole number, T ≥ 1")
+    return filled
+
+
+def check_file(name: str, config: Json, path: Path, listed: str | None) -> list[str]:
+    """Notes on a scheduler_config.json, as of `config.notes`. listed: the class that model_index.json names, if any.
+
+    Errors: those of `chain` and of `config.notes`; UsageError where the two classes are of different chains.
+    """
+    own = chain(name, config)
+    if listed is not None and listed != name:
+        try:
+            same = chain(listed, config).key() == own.key()
+        except NelboError:
+            same = False
+        if not same:
+            raise UsageError(
+                f"model_index.json names the scheduler {listed}, and {path} is of a {name}: they are different chains",
+                "write the same class in both, or give nelbo.from_diffusers((network, scheduler)) with the one it was "
+                "trained with",
+            )
+    everywhere = {key for names in (TABLE, FLOW, EDM, SCORE) for each in names for key in defaults(each)}
+    return notes(config, defaults(name), everywhere, str(path))
 
 
 def _table(config: Json) -> SchedulerChain:

@@ -1,0 +1,120 @@
+"""A trial of a foreign network before the first estimate: does it answer twice alike, and each example by itself?
+
+Five evaluations at the level in the middle of the chain: two rows together, one of them alone, the two together again.
+A bound averages over noise that is keyed, and every estimator assumes that a prediction depends on z_t, t and the
+condition of one example alone. Dropout, statistics of the batch and state that calls leave behind break that in
+silence: the value moves, its error bar does not tell, and batch sizes change the result. The networks that nelbo itself
+builds are known to be free of them, and are not tried.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from nelbo.bound.gaussian_chain import GaussianChain
+from nelbo.bound.runner import Runner
+from nelbo.errors import UsageError
+from nelbo.maths.keys import Purpose
+from nelbo.model.denoiser import Denoiser
+from nelbo.process import forward
+
+EVALUATIONS = 5
+_FINE, _COARSE = 5e-3, 0.1
+"""Differences, in units of the root mean square of x̂, beyond which two answers are not alike. Rounding in float32, with
+other kernels for other batch sizes and TF32 in convolutions on a GPU, gives up to 2e-3; in bf16 up to 0.03; dropout and
+batch statistics give 0.1 to 1."""
+
+
+def trial(chain: GaussianChain, runner: Runner) -> list[str]:
+    """Try the chain's network if it is foreign; a note where it is declared stochastic. Inside `inference()`.
+
+    Errors: UsageError with the probable cause and the remedy.
+    """
+    denoiser = chain.model.denoiser
+    if not denoiser.foreign:
+        return []
+    if denoiser.stochastic:
+        return ["the network is declared stochastic: it may answer differently when it is asked twice"]
+    buffers = {name: (b, b._version, b.clone()) for name, b in denoiser.named_buffers()}
+    random = torch.get_rng_state()
+    if runner.planned:
+        runner.plan(runner.planned + EVALUATIONS)
+    together, alone, again = _asked(chain)
+    runner.count(EVALUATIONS)
+    drawn = not torch.equal(random, torch.get_rng_state())
+    changed = [name for name, (b, version, _) in buffers.items() if b._version != version]
+    for name in changed:
+        buffers[name][0].copy_(buffers[name][2])
+    scale = float(together.square().mean().sqrt()) or 1.0
+    limit = _COARSE if denoiser.coarse else _FINE
+    if changed:
+        raise UsageError(
+            f"the network changes its own buffers when it is called: {_some(changed)}",
+            "an evaluation must leave the model as it is: switch these updates off in evaluation mode",
+        )
+    twice = float((together - again).abs().max()) / scale
+    if not twice <= limit and torch.isfinite(together).all():
+        raise UsageError(
+            f"the network answers differently when it is asked twice: by {twice:.2g} of its predictions' size; "
+            + _why_random(denoiser, drawn),
+            "make it deterministic, or declare stochastic=True in from_callable: the result then says so",
+        )
+    apart = float((together[:1] - alone).abs().max()) / scale
+    if runner.batch_size > 1 and not apart <= limit and torch.isfinite(together).all():
+        raise UsageError(
+            f"the network's answer for an example depends on the others of its batch: it differs by {apart:.2g} of its "
+            f"predictions' size when the example is alone; {_why_together(denoiser)}",
+            "give a network that treats every example by itself, or ask it for one at a time: batch_size=1",
+        )
+    return []
+
+
+def _asked(chain: GaussianChain) -> tuple[Tensor, Tensor, Tensor]:
+    """x̂ of two rows, of the first alone, and of both again, at the level whose log-SNR is nearest to 0."""
+    model = chain.model
+    levels = chain.levels
+    if chain.cells.continuous:
+        first, last = (float(v) for v in levels.logsnr)
+        middle = torch.tensor([min(max(0.0, last), first)], dtype=torch.float64, device=chain.device)
+        at = model.schedule.at(model.schedule.time_of(middle))
+    else:
+        place = int(levels.logsnr.abs().argmin())
+        at = levels[place : place + 1]
+    rows = torch.tensor([0, min(1, chain.examples - 1)])
+    x, condition = chain.values(rows), chain.condition_of(rows)
+    eps = Purpose.TRIAL_NOISE.normal(chain.seed, torch.arange(2), shape=model.domain.shape, device=chain.device)
+    z, t = forward.noised(x, eps, at.expand(2)), at.expand(2)
+
+    def predicted(n: int) -> Tensor:
+        with torch.no_grad():
+            return model.denoiser(z[:n], t[:n], {name: v[:n] for name, v in condition.items()}).x0
+
+    return predicted(2), predicted(1), predicted(2)
+
+
+def _why_random(denoiser: Denoiser, drawn: bool) -> str:
+    active = [name for name, m in denoiser.named_modules() if m.training and "dropout" in type(m).__name__.lower()]
+    training = [name for name, m in denoiser.named_modules() if m.training and name]
+    if active:
+        return f"dropout is active in {_some(active)}, which was put into training mode during the call"
+    if training:
+        return f"{_some(training)} went into training mode during the call"
+    if drawn:
+        return "it draws random numbers from torch's generator in the call (dropout as a function, or noise of its own)"
+    return "it keeps a hidden state between calls, or draws random numbers from a generator of its own"
+
+
+def _why_together(denoiser: Denoiser) -> str:
+    kinds = (nn.modules.batchnorm._BatchNorm,)
+    norms = [
+        n for n, m in denoiser.named_modules() if isinstance(m, kinds) and (m.training or not m.track_running_stats)
+    ]
+    if norms:
+        return f"{_some(norms)} normalises by the statistics of the batch"
+    return "something in it mixes the examples of a batch (statistics, attention or a reshape over axis 0)"
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(name.removeprefix("net.") for name in names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

@@ -1,0 +1,484 @@
+"""The inside of a network that is a function: the modules, tensors and plain values on which its answers depend.
+
+A closure, partial, bound method or object that calls a network is opened: closure cells, defaults, attributes, the
+elements of lists and dicts and the globals that its code names are followed, wrappers included. Modules and tensors
+found there count as the network's own; code and plain values go into a digest. What cannot be followed (a file that is
+read in the call, an object of a compiled library) is named, and the digest is then unknown.
+
+Code counts by its bytes where it is the user's, and by its name where it belongs to an installed library.
+"""
+
+from __future__ import annotations
+
+import copy
+import dis
+import enum
+import functools
+import hashlib
+import sys
+import sysconfig
+import threading
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nelbo.errors import UsageError
+from nelbo.typing import Json
+
+READS = {"open", "load", "load_file", "load_model", "from_pretrained", "from_file", "import_module", "__import__"}
+READS |= {"exec", "eval", "urlopen", "hf_hub_download", "InferenceSession"}
+"""Calls that bring in what no walk through objects can see."""
+MOST = 200_000
+"""Objects that are looked at: a network's closure holds a few dozen, and a walk that needs more has gone astray."""
+_PLAIN = (type(None), bool, int, float, complex, str, bytes, enum.Enum, PurePath, range, slice, type(Ellipsis))
+_PLAIN += (torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format, np.generic)
+_INSTALLED = tuple({sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+_OF_TORCH = set(vars(nn.Module()))
+"""Attributes of every module: registries, hooks, and the mode, which is no part of what it computes."""
+_ONCE = ("__init__", "__new__", "__post_init__", "__setstate__")
+"""Methods that have run before a network is called."""
+
+
+@dataclass(frozen=True, eq=False)
+class Inside:
+    """modules, tensors: each once, by its path from the function. digest: SHA-256 of code and plain values, None where
+    it is unknown. opaque: the paths of what could not be followed. slots: where each tensor is kept, where it can be
+    replaced there."""
+
+    modules: dict[str, nn.Module]
+    tensors: dict[str, Tensor]
+    digest: str | None
+    opaque: tuple[str, ...]
+    slots: dict[str, list[tuple[Any, Any]]] = field(default_factory=dict)
+
+
+def look(network: Callable[..., Any]) -> Inside:
+    """What is inside `network`, a function, module or any object that can be called."""
+    walk = _Walk()
+    walk.visit("network", network, None)
+    digest = None if walk.opaque else walk.digest.hexdigest()
+    return Inside(walk.modules, walk.tensors, digest, tuple(walk.opaque), walk.slots)
+
+
+class _Walk:
+    def __init__(self) -> None:
+        self.modules: dict[str, nn.Module] = {}
+        self.tensors: dict[str, Tensor] = {}
+        self.slots: dict[str, list[tuple[Any, Any]]] = {}
+        self.opaque: list[str] = []
+        self.digest = hashlib.sha256()
+        self._seen: dict[int, str] = {}
+        self._kept: list[Any] = []  # so that no id is used twice
+        self._strict = True  # whether what cannot be followed makes the digest unknown: not inside of libraries
+        self._silent = False  # whether nothing is noted in the digest: inside of libraries' modules
+
+    # ------------------------------------------------------------ one object
+    def visit(self, path: str, value: Any, slot: tuple[Any, Any] | None) -> None:
+        """Follow `value`, found at `path`; slot: the container and key where it may be replaced."""
+        if isinstance(value, _PLAIN):
+            self._note(path, repr(value))
+            return
+        if id(value) in self._seen:
+            self._note(path, "as " + self._seen[id(value)])
+            if isinstance(value, Tensor) and slot is not None and self._seen[id(value)] in self.slots:
+                self.slots[self._seen[id(value)]].append(slot)
+            return
+        if len(self._seen) >= MOST:
+            self._unknown(f"{path}, more than {MOST} objects", value)
+            return
+        self._seen[id(value)] = path
+        self._kept.append(value)
+        self._follow(path, value, slot)
+
+    def _follow(self, path: str, value: Any, slot: tuple[Any, Any] | None) -> None:
+        if isinstance(value, nn.Module):
+            self._module(path, value)
+        elif isinstance(value, Tensor):
+            self._tensor(path, value, slot)
+        elif isinstance(value, np.ndarray):
+            if value.dtype.hasobject:
+                self.visit(f"{path}.tolist()", value.tolist(), None)
+            else:
+                self._note(path, f"{value.dtype} {value.shape}", np.ascontiguousarray(value).tobytes())
+        elif isinstance(value, types.FunctionType):
+            self._function(path, value)
+        elif isinstance(value, types.MethodType):
+            self.visit(f"{path}.__func__", value.__func__, None)
+            self.visit(f"{path}.__self__", value.__self__, None)
+        elif isinstance(value, functools.partial):
+            for name in ("func", "args", "keywords"):
+                self.visit(f"{path}.{name}", getattr(value, name), None)
+        elif isinstance(value, Mapping):
+            self._note(path, type(value).__qualname__)
+            for i, (key, item) in enumerate(list(value.items())):
+                name = repr(key) if isinstance(key, _PLAIN) else f"{i}: {type(key).__qualname__}"
+                self.visit(f"{path}[{name}]", item, (value, key) if isinstance(value, dict) else None)
+        elif isinstance(value, list | tuple | set | frozenset):
+            self._elements(path, value)
+        elif isinstance(value, type):
+            self._class(path, value)
+        elif isinstance(value, types.ModuleType):
+            self._note(path, value.__name__)
+        else:
+            self._object(path, value)
+
+    def _elements(self, path: str, value: Iterable[Any]) -> None:
+        self._note(path, type(value).__qualname__)
+        items = sorted(value, key=repr) if isinstance(value, set | frozenset) else value
+        for i, item in enumerate(items):
+            self.visit(f"{path}[{i}]", item, (value, i) if isinstance(value, list) else None)
+
+    def _module(self, path: str, module: nn.Module) -> None:
+        """The module itself, without what only wraps it; then what its parts hold outside of torch's registries."""
+        compiled = getattr(module, "_orig_mod", None)
+        if isinstance(compiled, nn.Module):
+            self.visit(f"{path}._orig_mod", compiled, None)
+            return
+        self.modules[path] = module
+        for name, part in module.named_modules(prefix=path):
+            self._seen.setdefault(id(part), name)
+            self._kept.append(part)
+            kind = type(part)
+            self._note(name, f"{kind.__module__}.{kind.__qualname__}")
+            with self._inside(strict=False, silent=_library(kind) not in (None, "torch")):
+                self._code_of_class(name, kind)
+                for key, value in list(vars(part).items()):
+                    if key not in _OF_TORCH:
+                        self.visit(f"{name}.{key}", value, (vars(part), key))
+
+    @contextmanager
+    def _inside(self, *, strict: bool, silent: bool = False) -> Iterator[None]:
+        before = self._strict, self._silent
+        self._strict, self._silent = strict, silent or self._silent
+        try:
+            yield
+        finally:
+            self._strict, self._silent = before
+
+    def _tensor(self, path: str, tensor: Tensor, slot: tuple[Any, Any] | None) -> None:
+        self.tensors[path] = tensor
+        self.slots[path] = [] if slot is None else [slot]
+        self._note(path, "a tensor")
+
+    # ------------------------------------------------------------ code
+    def _function(self, path: str, function: types.FunctionType) -> None:
+        compiled = getattr(function, "_torchdynamo_orig_callable", None)
+        if compiled is not None:
+            self.visit(f"{path}._torchdynamo_orig_callable", compiled, None)
+            return
+        users = not _installed(function.__code__.co_filename, function.__module__)
+        if users:
+            self._code(path, function.__code__)
+        else:
+            self._note(path, f"{function.__module__}.{function.__qualname__}")
+        with self._inside(strict=users):
+            for i, value in enumerate(function.__defaults__ or ()):
+                self.visit(f"{path}.__defaults__[{i}]", value, None)
+            for name, value in (function.__kwdefaults__ or {}).items():
+                self.visit(f"{path}.{name}", value, (function.__kwdefaults__, name))
+            for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+                try:
+                    self.visit(f"{path}.{name}", cell.cell_contents, (cell, None))
+                except ValueError:
+                    self._note(f"{path}.{name}", "not assigned yet")
+            for name, value in list(vars(function).items()):
+                if name != "__wrapped__" or not function.__closure__:
+                    self.visit(f"{path}.{name}", value, (vars(function), name))
+            if users:
+                self._globals(path, function)
+
+    def _globals(self, path: str, function: types.FunctionType) -> None:
+        """The globals that the code reads; of a module of the user's, its attributes of the names that the code has."""
+        names, attributes = _names(function.__code__)
+        for name in sorted(names & set(function.__globals__)):
+            value, where = function.__globals__[name], f"{function.__module__}.{name}"
+            self.visit(where, value, (function.__globals__, name))
+            if isinstance(value, types.ModuleType) and not _installed(getattr(value, "__file__", None), value.__name__):
+                for attribute in sorted(attributes & set(vars(value))):
+                    self.visit(f"{where}.{attribute}", vars(value)[attribute], (vars(value), attribute))
+        if self._strict and function.__name__ not in _ONCE:
+            self.opaque += [f"{path}, which calls {name}(…)" for name in sorted(READS & (names | attributes))]
+
+    def _code(self, path: str, code: types.CodeType) -> None:
+        constants = [c for c in code.co_consts if not isinstance(c, types.CodeType)]
+        self._note(path, repr((code.co_names, code.co_varnames, _stable(constants))), code.co_code)
+        for inner in code.co_consts:
+            if isinstance(inner, types.CodeType):
+                self._code(path, inner)
+
+    def _class(self, path: str, kind: type) -> None:
+        self._note(path, f"{kind.__module__}.{kind.__qualname__}")
+        self._code_of_class(path, kind)
+
+    def _code_of_class(self, path: str, kind: type) -> None:
+        """The methods and attributes of the user's classes among `kind` and its bases."""
+        for base in kind.__mro__:
+            if _library(base) is not None or id(base) in self._seen:
+                continue
+            self._seen[id(base)] = f"{base.__module__}.{base.__qualname__}"
+            self._kept.append(base)
+            for name, value in sorted(vars(base).items()):
+                inner = getattr(value, "__func__", None) or getattr(value, "fget", None) or value
+                if isinstance(inner, types.FunctionType) or (
+                    not name.startswith("__")
+                    and isinstance(inner, nn.Module | Tensor | list | dict | tuple | float | int)
+                ):
+                    self.visit(f"{path}.{name}", inner, None)
+
+    # ------------------------------------------------------------ other objects
+    def _object(self, path: str, value: Any) -> None:
+        kind = type(value)
+        if isinstance(value, types.BuiltinFunctionType | types.MethodWrapperType | types.MethodDescriptorType):
+            self._note(path, f"{getattr(value, '__module__', '')}.{value.__qualname__}")
+            owner = getattr(value, "__self__", None)
+            if owner is not None and not isinstance(owner, types.ModuleType):
+                self.visit(f"{path}.__self__", owner, None)
+            return
+        wrapped = getattr(value, "__wrapped__", None)
+        if callable(wrapped) and not hasattr(value, "__dict__"):
+            self.visit(f"{path}.__wrapped__", wrapped, None)
+            return
+        graph = getattr(value, "graph", None)
+        if isinstance(value, torch.jit.ScriptFunction):
+            self._note(path, str(graph))
+            return
+        attributes = dict(_attributes(value))
+        if not all(_written_in_python(base) for base in kind.__mro__):
+            self._unknown(path, value)  # the attributes of a compiled class need not be all that it holds
+        self._class(path, kind)
+        holder = vars(value) if hasattr(value, "__dict__") else None
+        for name, attribute in attributes.items():
+            self.visit(f"{path}.{name}", attribute, (holder, name) if holder is not None and name in holder else None)
+        if "__wrapped__" in attributes and callable(wrapped):
+            self.visit(f"{path}.__wrapped__", wrapped, None)
+
+    def _unknown(self, path: str, value: Any) -> None:
+        if self._strict:
+            self.opaque.append(f"{path}, a {type(value).__module__}.{type(value).__qualname__}")
+
+    def _note(self, path: str, text: str, data: bytes = b"") -> None:
+        if self._silent:
+            return
+        self.digest.update(f"{path}: {text}: {len(data)};".encode(errors="surrogatepass"))
+        self.digest.update(data)
+
+
+def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
+    yield from vars(value).items() if hasattr(value, "__dict__") else ()
+    for base in type(value).__mro__:
+        slots = vars(base).get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if name not in ("__dict__", "__weakref__") and hasattr(value, name):
+                yield name, getattr(value, name)
+
+
+def _written_in_python(kind: type) -> bool:
+    """Whether the objects of a class hold nothing but their attributes."""
+    heap_type = 1 << 9  # Py_TPFLAGS_HEAPTYPE, which classes of C have only where their module is no file of Python
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    return kind is object or bool(
+        kind.__flags__ & heap_type and (kind.__module__ == "__main__" or str(file).endswith(".py"))
+    )
+
+
+def _names(code: types.CodeType) -> tuple[set[str], set[str]]:
+    """Names of globals that the code reads, and of attributes."""
+    names: set[str] = set()
+    attributes: set[str] = set()
+    for step in dis.get_instructions(code):
+        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            names.add(step.argval)
+        elif step.opname in ("LOAD_ATTR", "LOAD_METHOD"):
+            attributes.add(step.argval)
+        elif isinstance(step.argval, types.CodeType):
+            inner = _names(step.argval)
+            names, attributes = names | inner[0], attributes | inner[1]
+    return names, attributes
+
+
+def _stable(constants: list[Any]) -> list[str]:
+    """Constants as text that is the same in every process: sets have an order of their own in each."""
+    return [repr(sorted(map(repr, c))) if isinstance(c, frozenset) else repr(c) for c in constants]
+
+
+def _installed(file: str | None, module: str) -> bool:
+    """Whether code comes from an installed library: its name then says which code it is."""
+    if module.partition(".")[0] in ("nelbo", "builtins"):
+        return True
+    return file is None or file.startswith((*_INSTALLED, "<frozen"))
+
+
+def _library(kind: type) -> str | None:
+    """The library that a class comes from; None where it is the user's."""
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    main = kind.__module__ == "__main__"
+    return None if main or not _installed(file, kind.__module__) else kind.__module__.partition(".")[0]
+
+
+# ---------------------------------------------------------------- a network that is a function
+_CALLS = threading.RLock()
+"""Held while a function is called with other modules in the place of its own, which no other thread may see."""
+
+
+class OpenedFunction(nn.Module):
+    """A function as a module: what was found inside is its own, so that it is counted, cast, moved and saved.
+
+    A copy (in another precision, on another device) calls the same function with the copies of its modules and tensors
+    in the place of the originals for the time of the call.
+    """
+
+    def __init__(self, function: Callable[..., Any], inside: Inside, modules: Iterable[nn.Module] = ()):
+        super().__init__()
+        self.function = function
+        self.inside = inside
+        named = list(modules)
+        self.named = bool(named)
+        every = list({id(m): m for m in [*inside.modules.values(), *named]}.values())
+        within = {id(part) for m in every for part in m.modules() if part is not m}
+        self.originals = tuple(every)
+        self.sources = nn.ModuleList(m for m in every if id(m) not in within)
+        owned = {id(p) for m in every for p in [*m.parameters(), *m.buffers()]}
+        loose = [path for path, tensor in inside.tensors.items() if id(tensor) not in owned]
+        self.loose = {f"tensor{i}": path for i, path in enumerate(loose)}
+        for name, path in self.loose.items():
+            self._register(name, inside.tensors[path])
+        self.replaced: tuple[tuple[nn.Module, nn.Module], ...] = ()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> OpenedFunction:
+        other = OpenedFunction.__new__(OpenedFunction)
+        nn.Module.__init__(other)
+        memo[id(self)] = other
+        for name in ("function", "inside", "named", "originals", "loose"):
+            setattr(other, name, getattr(self, name))
+        other.sources = copy.deepcopy(self.sources, memo)
+        current = dict(self.replaced)
+        pairs = [(module, current.get(module, module)) for module in self.originals]
+        other.replaced = tuple((module, copy.deepcopy(now, memo)) for module, now in pairs)
+        for name in self.loose:
+            tensor = getattr(self, name)
+            copied = tensor.detach().clone()
+            kept = isinstance(tensor, nn.Parameter)
+            other._register(name, nn.Parameter(copied, requires_grad=tensor.requires_grad) if kept else copied)
+        return other
+
+    def _register(self, name: str, tensor: Tensor) -> None:
+        if isinstance(tensor, nn.Parameter):
+            self.register_parameter(name, tensor)
+        else:
+            self.register_buffer(name, tensor)
+
+    @property
+    def opaque(self) -> tuple[str, ...]:
+        """What could not be followed, by path; nothing where its modules were named instead."""
+        return () if self.named else self.inside.opaque
+
+    @property
+    def held(self) -> torch.dtype | None:
+        """The precision of the weights among the tensors that it holds by itself; float64 tables are none."""
+        kinds = (getattr(self, name).dtype for name in self.loose)
+        return next((kind for kind in kinds if kind.is_floating_point and kind != torch.float64), None)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> OpenedFunction:
+        """As of every module, but that no table in float64 loses digits with the weights: a function that holds one
+        computes with it in float64."""
+        kept = {name: getattr(self, name) for name in self.loose}
+        super()._apply(fn, recurse)
+        for name, before in kept.items():
+            now = getattr(self, name)
+            if before.dtype == torch.float64 and now.dtype != before.dtype and name in self._buffers:
+                self._buffers[name] = before.to(now.device)
+        return self
+
+    def forward(self, *arguments: Any, **keywords: Any) -> Any:
+        """The function's value."""
+        with self.entered() as function:
+            return function(*arguments, **keywords)
+
+    @contextmanager
+    def entered(self) -> Iterator[Callable[..., Any]]:
+        """The function, while no other thread calls it with other modules in the place of these."""
+        with _CALLS, self._in_place():
+            yield self.function
+
+    @contextmanager
+    def _in_place(self) -> Iterator[None]:
+        """The copies in the place of the originals, where this is one."""
+        states = [(module, module.__dict__) for module, _ in self.replaced]
+        moved = [(n, path) for n, path in self.loose.items() if getattr(self, n) is not self.inside.tensors[path]]
+        places = [(name, path, slot) for name, path in moved for slot in self.inside.slots[path]]
+        try:
+            for module, now in self.replaced:
+                object.__setattr__(module, "__dict__", now.__dict__)
+            for name, _, slot in places:
+                _put(slot, getattr(self, name))
+            yield
+        finally:
+            for module, state in states:
+                object.__setattr__(module, "__dict__", state)
+            for _, path, slot in places:
+                _put(slot, self.inside.tensors[path])
+
+
+def _put(slot: tuple[Any, Any], value: Any) -> None:
+    container, key = slot
+    if isinstance(container, types.CellType):
+        container.cell_contents = value
+    else:
+        container[key] = value
+
+
+def opened(network: Callable[..., Any], modules: Iterable[nn.Module] = ()) -> nn.Module:
+    """`network` as a module: itself where it is one that hides no other, else an `OpenedFunction`.
+
+    modules: those that cannot be found by looking. Errors: UsageError where one of them is none.
+    """
+    modules = list(modules)
+    for module in modules:
+        if not isinstance(module, nn.Module):
+            raise UsageError(
+                f"modules holds a {type(module).__name__}",
+                "give the torch modules that the function calls: modules=[net]",
+            )
+    inside = look(network)
+    if isinstance(network, nn.Module):
+        own = {id(part) for part in network.modules()}
+        hidden = [m for m in [*inside.modules.values(), *modules] if id(m) not in own]
+        if not hidden:
+            return network
+    return OpenedFunction(network, inside, modules)
+
+
+def plain(network: Callable[..., Any]) -> Callable[..., Any]:
+    """The function or module as it was given."""
+    return network.function if isinstance(network, OpenedFunction) else network
+
+
+def home(network: Callable[..., Any]) -> str:
+    """The name of the Python module that a function comes from, or the class of a network."""
+    function = plain(network)
+    return (function if hasattr(function, "__qualname__") else type(function)).__module__
+
+
+def entered(network: Callable[..., Any]) -> AbstractContextManager[Callable[..., Any]]:
+    """What to call for a value of the network."""
+    return network.entered() if isinstance(network, OpenedFunction) else nullcontext(network)
+
+
+def name_of(network: nn.Module) -> Json:
+    """The recipe of one of nelbo's networks; of another the name of its function or class and, unless its library says
+    by that name and its weights what it computes, the digest of what is inside."""
+    function = plain(network)
+    if hasattr(function, "recipe"):
+        return {"net": function.recipe}
+    named = function if hasattr(function, "__qualname__") else type(function)
+    name = {"net": f"{home(network)}.{named.__qualname__}"}
+    if not isinstance(network, OpenedFunction) and _library(type(function)) not in (None, "torch"):
+        return name
+    return {**name, "inside": look(function).digest}
