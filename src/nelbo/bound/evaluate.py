@@ -82,7 +82,8 @@ def evaluate(
                 reference = prepared.model.in_precision(PRECISIONS["float32"], chain.device)
                 notes.append(checks.precision_shift(chain, runner, reference, precision, max_nfe))
     except CostError as error:
-        raise _with_notes(error, checks.sanity(chain, error.pilot)) from None
+        amiss = [*contradictions.notes(chain, error.pilot), *checks.sanity(chain, error.pilot)]
+        raise _with_notes(error, amiss) from None
     finally:
         runner.close()
     if per_example and estimate.per_example is None and not runner.stopped:
