@@ -19,7 +19,7 @@ from nelbo.model.fitted.variance import FittedVariance, HybridVariance
 from nelbo.model.mixture import NetworkMixture
 from nelbo.model.prior import GaussianPrior
 from nelbo.model.reverse import Beta, BetaTilde, Clip, Reverse, Threshold, VarianceTable
-from nelbo.process import grids as grid
+from nelbo.process import every_grid as grid
 from nelbo.process import schedule
 from tests.model.cases import FITTED, IMAGE, NODES
 

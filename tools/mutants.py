@@ -60,7 +60,7 @@ FORMULAS = """
     likelihood/*  sampling/*
     tightening/candidates  tightening/costs  tightening/decoders  tightening/diagonal  tightening/families
     tightening/log_linear  tightening/path  tightening/plan  tightening/regression
-    training/objective  training/schedule  training/times  training/weighting
+    training/objective  training/learned_schedule  training/times  training/weighting
     codec/lattice  codec/tables
 """
 """Files of src/nelbo, without .py; `*` stands for any name."""

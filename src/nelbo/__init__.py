@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nelbo.adapters.diffusers import from_diffusers
     from nelbo.api import compare, evaluate, load, ode_likelihood, sample, save_pretrained, tighten, train
     from nelbo.bound.result import Bound
+    from nelbo.bound.tolerance import Relative
     from nelbo.errors import NelboError
     from nelbo.likelihood.likelihood import OdeLikelihood
     from nelbo.model import decoder as decoders
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from nelbo.model.diffusion import DiffusionModel
     from nelbo.model.domain import DataDomain
     from nelbo.model.examples import Examples
-    from nelbo.process import grids
+    from nelbo.process import every_grid as grids
     from nelbo.process import schedule as schedules
 
 _NAMES = {
@@ -36,6 +37,7 @@ _NAMES = {
     "NelboError": "nelbo.errors:NelboError",
     "OdeLikelihood": "nelbo.likelihood.likelihood:OdeLikelihood",
     "Overrides": "nelbo.adapters.choices:Overrides",
+    "Relative": "nelbo.bound.tolerance:Relative",
     "codec": "nelbo.codec",
     "compare": "nelbo.api:compare",
     "decoders": "nelbo.model.decoder",
@@ -44,7 +46,7 @@ _NAMES = {
     "exact": "nelbo.model.exact",
     "from_callable": "nelbo.adapters.callable:from_callable",
     "from_diffusers": "nelbo.adapters.diffusers:from_diffusers",
-    "grids": "nelbo.process.grids",
+    "grids": "nelbo.process.every_grid",
     "likelihood": "nelbo.likelihood",
     "load": "nelbo.api:load",
     "ode_likelihood": "nelbo.api:ode_likelihood",
@@ -65,6 +67,7 @@ __all__ = [
     "NelboError",
     "OdeLikelihood",
     "Overrides",
+    "Relative",
     "__version__",
     "codec",
     "compare",

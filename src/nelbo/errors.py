@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
 
 class NelboError(Exception):
@@ -74,6 +75,16 @@ class UnknownNameError(NelboError):
         near = get_close_matches(str(name), known, n=1)
         guess = f"did you mean {near[0]!r}? " if near else ""
         return cls(f"unknown {kind} {name!r}", f"{guess}choose one of: {', '.join(known)}")
+
+
+class CostError(NelboError):
+    """An estimate that is planned to cost far more than is usual, to which nobody agreed; it stopped after the pilot.
+
+    evaluations: those planned. pilot: what the pilot says of the terms, an `Estimate`; None where there is none.
+    """
+
+    evaluations: float = 0.0
+    pilot: Any = None
 
 
 class Interrupted(NelboError):

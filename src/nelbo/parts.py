@@ -8,9 +8,12 @@ declaring it: `class Mine(Schedule, kind="mine")`.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from abc import ABC
+from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
+import torch
 from torch import Tensor
 
 from nelbo.errors import ModelFolderError, UnknownNameError
@@ -98,3 +101,11 @@ class Part(ABC):
 def kinds(family: str) -> dict[str, type[Part]]:
     """The known kinds of a family of parts, by name."""
     return dict(_KINDS[family])
+
+
+def hash_tensors(digest: hashlib._Hash, tensors: Mapping[str, Tensor]) -> None:
+    """Add names, types, shapes and bytes of tensors to a digest, in the order of their names."""
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        whole = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)  # expanded tensors repeat in place
+        digest.update(whole.reshape(-1).view(torch.uint8).numpy().tobytes())

@@ -101,7 +101,8 @@ class Run:
     device: where the network computes (the CPU where None). precision: "float32", "float64" or "bf16", of the network
     alone. batch_size: examples of one network call; chosen by the size of an example where None. seed: of all noise.
     state: a file from which an interrupted run goes on to the same number. workers: the processes that share the work.
-    progress: called with (evaluations done, evaluations planned, 0 where not known).
+    progress: called with (evaluations done, evaluations planned, 0 where not known). message: called with a line for a
+    person, such as what an evaluation of more than a few seconds will cost.
     """
 
     device: str | torch.device | None = None
@@ -111,3 +112,4 @@ class Run:
     state: str | Path | None = None
     workers: Workers = field(default_factory=Alone)
     progress: Callable[[int, int], None] | None = None
+    message: Callable[[str], None] | None = None

@@ -31,13 +31,13 @@ class Shrunk(Denoiser):
         return Prediction(self.factor * self.exact(z, t).x0)
 
 
-def model(continuous: bool = False) -> nelbo.DiffusionModel:
+def model(continuous: bool = False, factor: float = FACTOR) -> nelbo.DiffusionModel:
     """A model of DATA on a table of 200 betas, or its continuous bound."""
     if continuous:
         schedule, grid = nelbo.schedules.logsnr_linear(5.0, -7.0), nelbo.grids.continuous()
     else:
         schedule, grid = nelbo.schedules.linear(200, 5e-4, 0.1), nelbo.grids.full()
-    return dataclasses.replace(DATA.model(schedule, grid, exact_ends=False), denoiser=Shrunk(DATA, FACTOR))
+    return dataclasses.replace(DATA.model(schedule, grid, exact_ends=False), denoiser=Shrunk(DATA, factor))
 
 
 def half_mse(logsnr: np.ndarray, x: torch.Tensor, spectrum: torch.Tensor, factor: float) -> np.ndarray:
@@ -55,12 +55,12 @@ def sum_over_steps(betas: np.ndarray, x: torch.Tensor, spectrum: torch.Tensor, f
     return half_mse(logsnr[1:], x, spectrum, factor) @ np.expm1(logsnr[:-1] - logsnr[1:])
 
 
-def exact_diffusion(continuous: bool = False) -> np.ndarray:
+def exact_diffusion(continuous: bool = False, factor: float = FACTOR) -> np.ndarray:
     """Diffusion term of every example of X in nats, (N,)."""
     if continuous:
         nodes, weights = np.polynomial.legendre.leggauss(200)
-        return half_mse(-1 + 6 * nodes, X, SPECTRUM, FACTOR) @ weights * 6
-    return sum_over_steps(np.linspace(5e-4, 0.1, 200), X, SPECTRUM, FACTOR)
+        return half_mse(-1 + 6 * nodes, X, SPECTRUM, factor) @ weights * 6
+    return sum_over_steps(np.linspace(5e-4, 0.1, 200), X, SPECTRUM, factor)
 
 
 def exact_reconstruction(continuous: bool = False) -> float:

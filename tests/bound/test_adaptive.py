@@ -41,7 +41,7 @@ def test_tolerance_is_reached_and_the_pilot_is_counted():
 
 
 def test_max_nfe_stops_and_says_so():
-    with pytest.warns(UserWarning, match="max-nfe 900"):
+    with pytest.warns(UserWarning, match="max_nfe=900"):
         bound = evaluate(model(), X, tolerance=1e-4, max_nfe=900)
     assert bound.nfe_total <= 900 and bound.standard_error.estimator > 1e-4
     with pytest.raises(UsageError, match="leaves nothing after the pilot"):
@@ -64,8 +64,8 @@ def test_the_pilot_says_where_the_bound_is():
 
 
 test_bad_settings_are_refused = refusals(
-    (lambda: Adaptive(0.0), "tolerance of 0.0"),
-    (lambda: Adaptive(math.nan), "tolerance of nan"),
+    (lambda: Adaptive(0.0), "tolerance=0.0"),
+    (lambda: Adaptive(math.nan), "tolerance=nan"),
     (lambda: Adaptive(0.1, pilot=3), "pilot of 3"),
     (lambda: OneTime("uniform", 1), "1 passes"),
     (lambda: OneTime("unifrom"), UnknownNameError, "unknown one-time estimator 'unifrom'"),

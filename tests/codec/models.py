@@ -15,7 +15,7 @@ from nelbo.model.fitted.basis import Reflections
 from nelbo.model.fitted.variance import FittedVariance
 from nelbo.model.prior import GaussianPrior
 from nelbo.model.reverse import Reverse
-from nelbo.process import grids
+from nelbo.process import every_grid as grids
 from tests.folder_cases import CASES
 
 DATA = CategoricalData(torch.tensor([[0.5, 0.3, 0.15, 0.05], [0.1, 0.2, 0.3, 0.4], [0.7, 0.1, 0.1, 0.1]]).repeat(4, 1))

@@ -20,7 +20,7 @@ from nelbo.codec.decompress import decompress
 from nelbo.codec.header import ByteReader, ByteWriter, Header
 from nelbo.codec.stack import Damaged
 from nelbo.errors import ArchiveError, NelboError, UsageError
-from nelbo.process import grids
+from nelbo.process import every_grid as grids
 from tests.codec import models
 
 

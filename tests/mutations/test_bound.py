@@ -7,6 +7,7 @@ import functools
 from tests.bound import checks as bound
 from tests.bound import ddpm
 from tests.bound import test_checks as warned
+from tests.bound.test_cost import check_what_the_pilot_knows
 from tests.bound.test_per_example import test_draws_of_the_same_examples_are_averaged as drawn_again
 from tests.likelihood import checks as ode
 from tests.mutations.breaks import Break, each_is_noticed
@@ -69,6 +70,10 @@ BREAKS = [
     Break("the control variate forgets the mean of the data", "GaussianSurrogate.coordinates",
           operation("-").keep_left(), "eps-optimal-predictor"),
     Break("no network errs by the spread, not its root", "without_network", call("sqrt").drop(), without_network),
+    Break("a plan that is cut off says that it is enough", "allocation:per_example", operation("*")[5].keep_left(),
+          check_what_the_pilot_knows),
+    Break("the pilot's value is that of the first level", "of_pilot", operation("+")[5].keep_left(),
+          check_what_the_pilot_knows),
     # ------------------------------------------------------------ the flow
     Break("the flow's drift without its ½: the reverse SDE's", "drift", number(0.5).to(1.0), ode.check_drift),
     Break("the flow's drift shrinks z the wrong way", "drift", call("column")[0].negated(), ode.check_exact),

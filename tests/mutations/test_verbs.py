@@ -7,7 +7,7 @@ import functools
 
 import torch
 
-from nelbo.process import grids
+from nelbo.process import every_grid as grids
 from nelbo.sampling import sample
 from tests.codec import checks as codec
 from tests.codec.test_off_bound import test_the_bits_of_codes_are_the_decoders

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nelbo.errors import UnknownNameError
-from nelbo.process import grids as grid
+from nelbo.process import every_grid as grid
 from nelbo.process import schedule as schedules
 from nelbo.process.grid import Grid
 from tests.process import checks

@@ -16,7 +16,7 @@ from scipy import stats
 import nelbo
 from nelbo import sample
 from nelbo.model.exact import CategoricalData, GaussianData
-from nelbo.process import grids
+from nelbo.process import every_grid as grids
 from nelbo.process import schedule as schedules
 
 LINE = GaussianData([0.7], [[0.5]])

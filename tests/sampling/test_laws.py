@@ -16,7 +16,7 @@ from scipy import stats
 import nelbo
 from nelbo import sample
 from nelbo.model.exact import GaussianData, MixtureData
-from nelbo.process import grids
+from nelbo.process import every_grid as grids
 from nelbo.sampling import DDIM, Ancestral, Euler, Heun, Sampler, SDEDPMSolver2M
 from tests.sampling.cases import DETERMINISTIC, LAW, LINE, PATHS, PLANE
 from tests.sampling.test_ancestral import worst_z

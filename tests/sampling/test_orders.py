@@ -20,7 +20,7 @@ import nelbo
 from nelbo import sample
 from nelbo.errors import DomainError, UsageError
 from nelbo.model.exact import CategoricalData, GaussianData, MixtureData
-from nelbo.process import grids
+from nelbo.process import every_grid as grids
 from nelbo.process import schedule as schedules
 from nelbo.sampling import encode
 from tests.sampling.cases import DETERMINISTIC, LAW, LINE, PATHS, PLANE

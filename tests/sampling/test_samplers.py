@@ -10,7 +10,7 @@ import torch
 import nelbo
 from nelbo import sample
 from nelbo.errors import NumericalError, ShapeError, UnknownNameError, UsageError
-from nelbo.process import grids
+from nelbo.process import every_grid as grids
 from nelbo.process import schedule as schedules
 from nelbo.sampling import DDIM, NAMED, Ancestral, Euler, Heun, encode
 from tests.sampling.cases import LAW, PLANE

@@ -18,9 +18,9 @@ from nelbo.training.build import build_model
 from nelbo.training.config import check_config
 from nelbo.training.criterion import Criterion
 from nelbo.training.data import Batch
+from nelbo.training.learned_schedule import TrainableSchedule
 from nelbo.training.loop import train
 from nelbo.training.objective import BoundObjective, NoisedBatch
-from nelbo.training.schedule import TrainableSchedule
 from tests.training.cases import codes, small
 
 DATA = GaussianData([0.3], [[0.6]])

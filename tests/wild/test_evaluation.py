@@ -53,7 +53,7 @@ WRONG_MEANS = {
 def test_the_mean_is_over_all_examples_and_dimensions_in_bits(bug):
     bound = nelbo.evaluate(model_of(), CODES, batch_size=4, **HOW)
     nats = bound.per_example.nats
-    assert bound.examples == 7 == len(nats) and bound.nfe_total == 7 * 20 * 2 and bound.dimensions == 60
+    assert bound.examples == 7 == len(nats) and bound.nfe_total == 7 * 20 * 2 + 5 and bound.dimensions == 60
     assert bound.bits_per_dim == pytest.approx(float(nats.mean()) / 60 / math.log(2), rel=1e-12)
     assert abs(float(WRONG_MEANS[bug](nats)) / bound.bits_per_dim - 1) > 1e-5
 

@@ -62,7 +62,7 @@ def from_callable(
     continuous interval of a law. trained_on: the examples it was trained on, so that evaluating them gives a warning.
 
     A function is opened: modules in its closure, defaults, attributes and globals count as its own (see
-    `nelbo.model.inside`), in evaluation mode while they are called. modules: those that cannot be found so; without
+    `nelbo.model.closure`), in evaluation mode while they are called. modules: those that cannot be found so; without
     them the fingerprint is unknown, and what needs it (state, compress) refuses. stochastic: the network may answer
     differently when it is asked twice, which is otherwise refused.
 

@@ -15,6 +15,7 @@ from nelbo.bound import evaluate as bounds
 from nelbo.bound.compare import Comparison, compare_results
 from nelbo.bound.estimators import Estimator
 from nelbo.bound.result import Bound
+from nelbo.bound.tolerance import Relative
 from nelbo.errors import UsageError
 from nelbo.likelihood import Dequantisation, OdeLikelihood, Solver, Trace
 from nelbo.likelihood import likelihood as odes
@@ -28,8 +29,9 @@ def evaluate(
     model: Model,
     data: Data,
     *,
-    tolerance: float = 0.01,
+    tolerance: float | str | Relative = 0.01,
     max_nfe: int | None = None,
+    any_cost: bool = False,
     grid: Grid | None = None,
     estimator: str | Estimator = "auto",
     per_example: bool = False,
@@ -42,6 +44,7 @@ def evaluate(
     precision: str = "float32",
     progress: Progress | None = None,
     watch: Callable[[float, float], None] | None = None,
+    message: Callable[[str], None] | None = None,
     state: str | Path | None = None,
     workers: Workers | None = None,
 ) -> Bound:
@@ -51,7 +54,10 @@ def evaluate(
     the domain has no bins), a torch Dataset, `Examples` or a DATA string.
 
     What is computed:
-        tolerance: the standard error of the estimator to reach, in bits/dim; max_nfe: at most so many evaluations.
+        tolerance: the standard error of the estimator to reach, in bits/dim, or relative to the value: "5%", which is
+        `nelbo.Relative(0.05)`. max_nfe: at most so many evaluations. Without it, an evaluation that a pilot of a few
+        hundred evaluations expects to take more than 100 an example (and 20,000 in all, and 20,000,000/D) stops there
+        with a `CostError`, which says what it would cost and what is known of the bound; any_cost: go on all the same.
         grid: another grid than the model's own (the network, decoder and prior stay).
         estimator: "auto" (plans its draws from a pilot), another name of `nelbo.bound.evaluate.ESTIMATORS`, or an
         `Estimator`. per_example: keep every example's bound with its standard error in `Bound.per_example`.
@@ -62,10 +68,11 @@ def evaluate(
         seed: of all noise. batch_size: examples of one network call, chosen by their size where None. device: where the
         network computes, the CPU where None. precision: of the network, "float32", "float64" or "bf16"; all else is
         float64. progress: called with (evaluations done, planned; 0 where not known); watch: called with (bits/dim,
-        standard error) as they become known. state: a file from which an interrupted evaluation goes on to the same
-        number. workers: the processes that share the work (`nelbo.runtime.workers()`).
+        standard error) as they become known; message: called with a line that says what the evaluation will cost, where
+        that is more than some seconds. state: a file from which an interrupted evaluation goes on to the same number.
+        workers: the processes that share the work (`nelbo.runtime.workers()`).
 
-    Errors: ShapeError, DomainError, UsageError, UnknownNameError, NumericalError.
+    Errors: ShapeError, DomainError, UsageError, UnknownNameError, NumericalError, CostError.
     Source: Ho et al. 2020, eq. 5; Kingma et al. 2021, eq. 11-17.
 
     >>> import nelbo, torch
@@ -80,9 +87,10 @@ def evaluate(
         bound = bounds.evaluate(
             given.model,
             given.examples,
-            Run(device, precision, batch_size, seed, state, workers or Alone(), progress),
+            Run(device, precision, batch_size, seed, state, workers or Alone(), progress, message),
             tolerance=tolerance,
             max_nfe=max_nfe,
+            any_cost=any_cost,
             estimator=estimator,
             per_example=per_example,
             condition=given.condition,
@@ -186,8 +194,9 @@ def compare(
     model_b: Model | Bound,
     data: Data | None = None,
     *,
-    tolerance: float = 0.01,
+    tolerance: float | str | Relative = 0.01,
     max_nfe: int | None = None,
+    any_cost: bool = False,
     limit: int | None = None,
     condition: Condition | str | None = None,
     overrides: Overrides | None = None,
@@ -196,13 +205,15 @@ def compare(
     device: Device | None = None,
     precision: str = "float32",
     progress: Progress | None = None,
+    message: Callable[[str], None] | None = None,
     workers: Workers | None = None,
 ) -> Comparison:
     """The difference of the bounds of model_a and model_b on the same examples, A − B in bits/dim, with paired errors.
 
     Common random numbers: the same positions and noise for both models. tolerance: the paired standard error to reach,
-    in bits/dim; max_nfe: at most so many evaluations of both together. data, limit, condition and overrides (of both
-    models), seed, batch_size, device, precision, progress and workers are as of `evaluate`.
+    in bits/dim, or relative to the difference ("5%"); max_nfe: at most so many evaluations of both together. any_cost:
+    as of `evaluate`, where what a comparison takes is known after two strata an example. data, limit, condition and
+    overrides (of both models), seed, batch_size, device, precision, progress, message and workers are as of `evaluate`.
 
     Two results in the place of models, of `evaluate` or of `ode_likelihood` with per_example=True, are compared as they
     are, without data, and only with results of the same kind.
@@ -224,9 +235,10 @@ def compare(
         given.model,
         load(model_b, overrides=overrides),
         given.examples,
-        Run(device, precision, batch_size, seed, None, workers or Alone(), progress),
+        Run(device, precision, batch_size, seed, None, workers or Alone(), progress, message),
         tolerance=tolerance,
         max_nfe=max_nfe,
+        any_cost=any_cost,
         condition=given.condition,
     )
     return dataclasses.replace(difference, overrides=given.overrides.to_json())

@@ -20,15 +20,17 @@ from nelbo._version import __version__
 from nelbo.bound import checks
 from nelbo.bound.estimate import TermEstimate
 from nelbo.bound.gaussian_chain import GaussianChain
-from nelbo.bound.planned import allocation, pilot
+from nelbo.bound.planned import allocation, cost, pilot
 from nelbo.bound.planned.allocation import FALL, LARGEST, CellDensity
 from nelbo.bound.planned.per_example import PerExampleDesign
 from nelbo.bound.planned.summary import ExampleValues
 from nelbo.bound.prepare import Prepared, prepare
 from nelbo.bound.result import Bound, StandardError, without_nan
+from nelbo.bound.runner import Runner
+from nelbo.bound.tolerance import Relative, Tolerance, in_nats, in_words, parse
 from nelbo.bound.trial import trial
-from nelbo.errors import UsageError
-from nelbo.maths.units import bits_per_dim, nats
+from nelbo.errors import CostError, UsageError
+from nelbo.maths.units import bits_per_dim
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
 from nelbo.typing import Json
@@ -52,7 +54,7 @@ class Comparison:
     dimensions: int
     nfe_total: int
     common_noise: bool
-    tolerance: float
+    tolerance: Tolerance
     seed: int
     precision: str
     data: Json
@@ -77,7 +79,7 @@ class Comparison:
                 "nfe_total": self.nfe_total,
                 "nfe_per_example": self.nfe_total / self.examples,
                 "common_noise": self.common_noise,
-                "tolerance": self.tolerance,
+                "tolerance": str(self.tolerance) if isinstance(self.tolerance, Relative) else self.tolerance,
                 "seed": self.seed,
                 "precision": self.precision,
                 "data": self.data,
@@ -111,16 +113,20 @@ def compare(
     data: Examples | Tensor | Any,
     run: Run | None = None,
     *,
-    tolerance: float = 0.01,
+    tolerance: float | str | Relative = 0.01,
     max_nfe: int | None = None,
+    any_cost: bool = False,
     condition: Mapping[str, Tensor] | None = None,
 ) -> Comparison:
     """The difference of the bounds of `data` under two models, A − B, to a paired standard error of `tolerance`.
 
-    Options as of `evaluate`; max_nfe is for both models together. Errors: those of `evaluate`, and UsageError where
-    the models have other data domains, since their bits/dim are then of unlike quantities.
+    Options as of `evaluate`; max_nfe is for both models together, a relative tolerance is relative to the difference,
+    and what the tolerance will cost is known after the first stage, of two strata an example. Errors: those of
+    `evaluate`, and UsageError where the models have other data domains, since their bits/dim are then of unlike
+    quantities.
     """
-    started = time.perf_counter()
+    started, tolerance = time.perf_counter(), parse(tolerance)
+    budget = Budget(tolerance, max_nfe, any_cost)
     domains = model_a.domain, model_b.domain
     if domains[0].to_config() != domains[1].to_config():
         raise UsageError(
@@ -132,14 +138,14 @@ def compare(
     both, runner = (a, b), a.runner
     notes = [note for one in both for note in checks.overlap(one.model, one.examples)]
     D = domains[0].dimensions
-    how = {"compared_with": b.fingerprint, "tolerance": repr(tolerance), "max_nfe": repr(max_nfe)}
+    how = {"compared_with": str(b.fingerprint), "tolerance": repr(tolerance), "max_nfe": repr(max_nfe)}
     a.agree("compare", **how)
     claims = [one.claims() for one in both]
     a.open_state(**how)
     try:
         with a.chain.model.denoiser.inference(), b.chain.model.denoiser.inference():
             notes += [note for one in both for note in trial(one.chain, runner)]
-            rows, reached, common = _differences(both, float(nats(tolerance, D)), max_nfe)
+            rows, reached, common = _differences(both, budget)
     finally:
         runner.close()
     if not reached:
@@ -168,9 +174,38 @@ def compare(
     )
 
 
-def _differences(
-    both: tuple[Prepared, Prepared], target: float, max_nfe: int | None
-) -> tuple[list[ExampleValues], bool, bool]:
+@dataclass(frozen=True)
+class Budget:
+    """How far to go: a tolerance of the difference, and evaluations, see `evaluate`."""
+
+    tolerance: Tolerance
+    max_nfe: int | None
+    any_cost: bool
+
+    def __post_init__(self):
+        if self.any_cost and self.max_nfe is not None:
+            raise cost.both_given(self.max_nfe)
+
+    def check(self, chain: GaussianChain, runner: Runner, planned: float, difference: float, error: float) -> None:
+        """Say what a comparison will cost. Errors: CostError where that is more than is spent without a consent; the
+        difference and its standard error, in nats, are what is known of it."""
+        N, D, most = chain.examples, chain.dimensions, 2 * cost.unasked(chain)
+        words = cost.in_numbers(planned, N, runner.seconds_for(planned))
+        if self.max_nfe is not None or self.any_cost or runner.nfe + planned <= most:
+            runner.announce(round(min(runner.nfe + planned, self.max_nfe or math.inf)), words)
+            return
+        known, spread = (float(bits_per_dim(v, D)) for v in (difference, error))
+        refused = CostError(
+            f"a standard error of {in_words(self.tolerance)} takes {words}, and no more than {most:,} are spent "
+            f"unasked; the first {runner.nfe:,} say that the difference is about {known:.3g} ± {spread:.2g} bits/dim",
+            f"give a larger tolerance=…, a budget of evaluations such as max_nfe={most}, or "
+            "any_cost=True to spend them all",
+        )
+        refused.evaluations = planned
+        raise refused
+
+
+def _differences(both: tuple[Prepared, Prepared], budget: Budget) -> tuple[list[ExampleValues], bool, bool]:
     """Per-example values of both models from as many stages as the paired standard error asks for; whether it was
     reached; whether the models share their noise."""
     a, b = (one.chain for one in both)
@@ -184,11 +219,15 @@ def _differences(
     for design in designs:
         for rows in torch.arange(N).split(LARGEST):
             design.new(len(rows))
+    prior = float((a.priors() - b.priors()).mean())
+
+    def price(strata: float) -> float:
+        return sum(allocation.per_example_cost(chain, N, strata, max(1, strata // 2)) for chain in (a, b))
+
     strata, values = 2, []
     for stage in range(STAGES):
         pairs = max(1, strata // 2)
-        cost = sum(allocation.per_example_cost(chain, N, strata, pairs) for chain in (a, b))
-        if stage and max_nfe is not None and runner.nfe + cost > max_nfe:
+        if stage and budget.max_nfe is not None and runner.nfe + price(strata) > budget.max_nfe:
             return values, False, common
         for design in designs:
             for block in design.blocks:
@@ -197,10 +236,16 @@ def _differences(
                     raise KeyboardInterrupt
         values = [examples for design in designs if (examples := design.summary().examples) is not None]
         variance = float(_paired(*values).mean()) / N
+        means = [float((v.diffusion + v.reconstruction).mean()) for v in values]
+        difference = prior + means[0] - means[1]
+        target = in_nats(budget.tolerance, difference, a.dimensions)
         if variance <= target**2:
             return values, True, common
         weight = designs[0].blocks[0].weight ** (1 / FALL)
-        strata = min(allocation.MOST, max(1, math.ceil(weight * (variance / target**2 - 1) ** (1 / FALL))))
+        wanted = weight * (variance / target**2 - 1) ** (1 / FALL)
+        if not stage:
+            budget.check(a, runner, price(wanted), difference, math.sqrt(variance))
+        strata = min(allocation.MOST, max(1, math.ceil(wanted)))
     return values, False, common
 
 

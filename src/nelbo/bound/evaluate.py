@@ -15,9 +15,10 @@ from nelbo.bound.planned.pilot import EXAMPLES, NODES
 from nelbo.bound.prepare import PRECISIONS, prepare
 from nelbo.bound.problem import Problem
 from nelbo.bound.result import Bound
+from nelbo.bound.tolerance import Relative, parse
 from nelbo.bound.trial import trial
 from nelbo.equation import equation
-from nelbo.errors import UnknownNameError, UsageError
+from nelbo.errors import CostError, UnknownNameError, UsageError
 from nelbo.maths.units import bits_per_dim
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
@@ -31,8 +32,9 @@ def evaluate(
     data: Examples | Tensor | Any,
     run: Run | None = None,
     *,
-    tolerance: float = 0.01,
+    tolerance: float | str | Relative = 0.01,
     max_nfe: int | None = None,
+    any_cost: bool = False,
     grid: Grid | None = None,
     estimator: str | Estimator = "auto",
     per_example: bool = False,
@@ -43,14 +45,16 @@ def evaluate(
 
     data: `Examples`, or an array or tensor (N, *shape) of codes (real values where the domain has no bins).
     run: device, precision, batches, seed, state, workers, progress. bf16 says how far it shifts the value.
-    tolerance: standard error of the estimator to reach, in bits/dim; max_nfe: most network evaluations to spend.
+    tolerance: standard error of the estimator to reach, in bits/dim or relative to the value ("5%", `Relative(0.05)`);
+    max_nfe: most network evaluations to spend. Without it, an estimate that is planned to take more than is usual
+    (`planned.cost.unasked`) stops after the pilot; any_cost: go on all the same.
     grid: another grid than the model's own (the network, decoder and prior stay).
     estimator: "auto" (plans its budget from a pilot), another name of `ESTIMATORS`, or an `Estimator`.
     per_example: keep the per-example bounds, with their own standard errors, in `Bound.per_example`.
     condition: keyword arguments of the network, one row an example.
     watch: called with (bits/dim, standard error) as they become known.
 
-    Errors: ShapeError, DomainError, UsageError, UnknownNameError, NumericalError.
+    Errors: ShapeError, DomainError, UsageError, UnknownNameError, NumericalError, CostError.
     Source: Ho et al. 2020, eq. 5; Kingma et al. 2021, eq. 11–17.
     """
     started = time.perf_counter()
@@ -63,7 +67,7 @@ def evaluate(
     prepared = prepare(model, data, run, grid=grid, condition=condition, watch=in_bits)
     chain, runner, precision = prepared.chain, prepared.runner, prepared.run.precision
     notes = checks.overlap(model, prepared.examples)
-    chosen = choose(estimator, chain, tolerance, max_nfe, per_example)
+    chosen = choose(estimator, chain, tolerance, max_nfe, per_example, any_cost)
     prepared.agree("evaluate", estimator=repr(chosen), per_example=repr(per_example))
     claims = prepared.claims()
     prepared.open_state(estimator=repr(chosen))
@@ -76,6 +80,8 @@ def evaluate(
             if precision == "bf16" and not runner.stopped:
                 reference = prepared.model.in_precision(PRECISIONS["float32"], chain.device)
                 notes.append(checks.precision_shift(chain, runner, reference, precision, max_nfe))
+    except CostError as error:
+        raise _with_notes(error, checks.sanity(chain, error.pilot)) from None
     finally:
         runner.close()
     if per_example and estimate.per_example is None and not runner.stopped:
@@ -97,6 +103,13 @@ def evaluate(
     return Bound.of(estimate, D, claims | rest)
 
 
+def _with_notes(error: CostError, notes: list[str]) -> CostError:
+    """The error with what is amiss with the model, as far as the pilot shows it."""
+    whole = CostError("; ".join([error.message, *notes]), error.hint)
+    whole.evaluations, whole.pilot = error.evaluations, error.pilot
+    return whole
+
+
 ESTIMATORS = ("exhaustive", "stratified", "pooled", "per_example")
 """Names of estimators, besides "auto"; the objects behind them take settings."""
 _FOR_COMPARISON = ("uniform", "low_discrepancy", "importance")
@@ -106,23 +119,25 @@ _FOR_COMPARISON = ("uniform", "low_discrepancy", "importance")
 def choose(
     name: str | Estimator,
     problem: Problem,
-    tolerance: float = 0.01,
+    tolerance: float | str | Relative = 0.01,
     max_nfe: int | None = None,
     per_example: bool = False,
+    any_cost: bool = False,
 ) -> Estimator:
     """The estimator called `name`, or what `auto` picks: every level twice where the whole of that costs no more than
     a pilot would, else `Adaptive` to the tolerance. Errors: UnknownNameError listing the names."""
     if isinstance(name, Estimator):
         return name
-    adaptive = Adaptive(tolerance, max_nfe, "per_example" if per_example else "auto")
+    design = name if name in ("pooled", "per_example") else "per_example" if per_example else "auto"
+    adaptive = Adaptive(parse(tolerance), max_nfe, design, any_cost=any_cost)
     if name == "auto":
         every = Exhaustive()
         pilot = EXAMPLES * (NODES + 2)
         if problem.steps is not None and every.cost(problem) <= min(pilot, max_nfe or pilot):
             return every
         return adaptive
-    if name in ("pooled", "per_example"):
-        return Adaptive(tolerance, max_nfe, name)
+    if name == design:
+        return adaptive
     if name in _FOR_COMPARISON:
         raise UnknownNameError(
             f"the estimator {name!r} serves comparison alone and is no longer part of the library",

@@ -22,6 +22,8 @@ from nelbo.typing import Json
 from nelbo.workers import Run
 
 SECONDS = 1.0
+ANNOUNCED = 10.0
+"""Seconds from which a planned estimate is announced: a shorter one is done before the line is read."""
 _LONGEST = 1024
 """Batches of the longest round."""
 
@@ -41,7 +43,8 @@ class Runner:
         self.nfe = 0
         self.planned = 0
         self.stopped = False
-        self._progress, self._watch = run.progress, watch
+        self._progress, self._watch, self._message = run.progress, watch, run.message
+        self._computed, self._seconds = 0, 0.0  # evaluations that were not recalled, and the time they took
         self._path, self._state = run.state, None
         self._calls = 0
         self._fits = self.batch_size  # examples that fit into this worker's memory; the batches that all plan stay
@@ -113,6 +116,9 @@ class Runner:
                 if W > 1:
                     took = self._exchange(shared, values, took, out)
                     self.count(cost * sum(len(batch) for batch in shared))
+                if cost:
+                    self._computed += cost * sum(len(batch) for batch in shared)
+                    self._seconds += took
                 if self._state is not None:
                     first, last = int(shared[0][0]), int(shared[-1][-1]) + 1
                     self._state.keep(call, first, out[first:last])
@@ -136,6 +142,18 @@ class Runner:
     def plan(self, evaluations: int) -> None:
         """Set the evaluations that the whole will take."""
         self.planned = evaluations
+
+    def seconds_for(self, evaluations: float) -> float:
+        """The time that so many evaluations take at the speed so far, in seconds; nan where none was computed."""
+        return evaluations * self._seconds / self._computed if self._computed else math.nan
+
+    def announce(self, evaluations: int, cost: str) -> None:
+        """Tell the user, once, that the whole is planned to take so many evaluations; `cost` says it in words."""
+        self.plan(evaluations)
+        if self._progress is not None:
+            self._progress(self.nfe, max(evaluations, self.nfe))
+        if self._message is not None and self.seconds_for(evaluations - self.nfe) >= ANNOUNCED:
+            self._message(f"planned: {cost}")
 
     def report(self, nats: float, standard_error: float) -> None:
         """Tell those who watch what is known of the result so far."""

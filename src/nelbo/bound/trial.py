@@ -38,6 +38,8 @@ def trial(chain: GaussianChain, runner: Runner) -> list[str]:
         return ["the network is declared stochastic: it may answer differently when it is asked twice"]
     buffers = {name: (b, b._version, b.clone()) for name, b in denoiser.named_buffers()}
     random = torch.get_rng_state()
+    if runner.planned:
+        runner.plan(runner.planned + EVALUATIONS)
     together, alone, again = _asked(chain)
     runner.count(EVALUATIONS)
     drawn = not torch.equal(random, torch.get_rng_state())

@@ -16,8 +16,9 @@ def evaluate(
     model: options.Model,
     data: options.Data,
     *,
-    tolerance: options.Tolerance = 0.01,
+    tolerance: options.Tolerance = "0.01",
     max_nfe: options.MaxNfe = None,
+    any_cost: options.AnyCost = False,
     steps: options.Steps = None,
     continuous: Annotated[
         bool, typer.Option("--continuous", help="The continuous bound, the limit of fine grids.")
@@ -50,6 +51,7 @@ def evaluate(
                 data,
                 tolerance=tolerance,
                 max_nfe=max_nfe,
+                any_cost=any_cost,
                 grid=grid,
                 estimator=estimator,
                 per_example=files.per_example is not None,
@@ -58,6 +60,7 @@ def evaluate(
                 overrides=choices.overrides(),
                 precision=precision,
                 progress=progress,
+                message=output.message,
                 watch=progress.estimate,
                 state=files.state,
                 workers=runtime.workers(),

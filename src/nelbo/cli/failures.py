@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from nelbo import runtime
+from nelbo.cli import flags
 from nelbo.errors import Interrupted, NelboError
 
 TRACEBACK = "NELBO_TRACEBACK"
@@ -43,7 +44,8 @@ def report(error: BaseException, arguments: Sequence[str] = ()) -> int:
 def describe(error: BaseException, arguments: Sequence[str] = ()) -> Failure:
     """The failure for an exception of `nelbo ARGUMENTS`."""
     if isinstance(error, NelboError):
-        return Failure(error.message, error.hint, 130 if isinstance(error, Interrupted) else 2)
+        message, hint = flags.translated(error.message), flags.translated(error.hint)
+        return Failure(message, hint, 130 if isinstance(error, Interrupted) else 2)
     if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":
         return Failure("interrupted before it was done", "run the same command again", 130)
     if hasattr(error, "format_message"):  # click's usage errors, whether typer brings its own click or not

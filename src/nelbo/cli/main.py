@@ -19,6 +19,7 @@ from nelbo.cli import (
     equations,
     evaluate,
     failures,
+    flags,
     info,
     ode,
     options,
@@ -77,6 +78,7 @@ app.add_typer(equations.app)
 
 def execute(arguments: Sequence[str]) -> int:
     """Run `nelbo ARGUMENTS` in this process; the exit status. Failures are two lines on stderr."""
+    flags.of_command({})
     try:
         arguments = ode.renamed(arguments)
         result: Any = typer.main.get_command(app).main(arguments, prog_name="nelbo", standalone_mode=False)

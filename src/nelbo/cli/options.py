@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from nelbo.cli import flags
 from nelbo.cli.output import check_target
 from nelbo.errors import UsageError
 
@@ -63,12 +63,6 @@ def _check_seed(seed: int) -> int:
     return seed
 
 
-def _check_tolerance(tolerance: float | None) -> float | None:
-    if tolerance is not None and not (math.isfinite(tolerance) and tolerance > 0):
-        raise UsageError(f"--tolerance {tolerance}", "give a standard error in bits/dim above 0, such as 0.01")
-    return tolerance
-
-
 def _check_device(name: str | None) -> str | None:
     if name is None:
         return None
@@ -102,8 +96,14 @@ Seed = Annotated[
     int, typer.Option("--seed", metavar="N", callback=_check_seed, help="The same seed gives the same result.")
 ]
 Tolerance = Annotated[
-    float,
-    typer.Option("--tolerance", metavar="BPD", callback=_check_tolerance, help="Standard error to reach, in bits/dim."),
+    str,
+    typer.Option(
+        "--tolerance", metavar="BPD", help="Standard error to reach, in bits/dim, or relative to the value: 5%."
+    ),
+]
+AnyCost = Annotated[
+    bool,
+    typer.Option("--any-cost", help="Go on even where the pilot says that it takes far more evaluations than usual."),
 ]
 Device = Annotated[
     str | None, typer.Option("--device", metavar="D", callback=_check_device, help="cpu, cuda, cuda:1, mps.")
@@ -227,8 +227,11 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
                 field, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
             )
 
+    names = {name: _options_of(parameter.annotation) for name, parameter in parameters.items()}
+
     @functools.wraps(command)
     def run(**values: Any) -> None:
+        flags.of_command({name: options for name, options in names.items() if options})
         for name, kind in groups.items():
             values[name] = kind(**{f.name: values.pop(f.name) for f in dataclasses.fields(kind)})
         command(**values)
@@ -238,11 +241,20 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+def _options_of(annotation: Any) -> tuple[str, ...]:
+    """The options that stand for a parameter, "--clip" and "--no-clip", or none for an argument."""
+    declared: list[Any] = []
+    for one in getattr(annotation, "__metadata__", ()):  # in Annotated, typer takes the first name for the default
+        declared += [getattr(one, "default", None), *(getattr(one, "param_decls", None) or ())]
+    names = [name for text in declared if isinstance(text, str) for name in text.split("/")]
+    return tuple(name for name in names if name.startswith("--"))
+
+
 def chosen_grid(steps: int | None, continuous: bool) -> Grid | None:
     """The grid that --steps or --continuous ask for; None: the model's own. Errors: UsageError for both at once."""
     if steps is not None and continuous:
         raise UsageError(f"--steps {steps} and --continuous were both given", "give one of them, or none")
-    from nelbo.process import grids
+    from nelbo.process import every_grid as grids
 
     if continuous:
         return grids.continuous()

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nelbo.cli import flags
 from nelbo.errors import UsageError
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def session(as_json: bool = False, silent: bool = False) -> Iterator[Console]:
         from nelbo.bound.checks import NelboWarning
 
         kind = "" if issubclass(category, NelboWarning) else f"{category.__name__}: "
-        output.message(f"warning: {kind}{' '.join(str(message).split())}")
+        output.message(f"warning: {kind}{flags.translated(' '.join(str(message).split()))}")
 
     with warnings.catch_warnings():
         warnings.showwarning = show
@@ -130,7 +131,8 @@ def deliver(bound: Bound, output: Console, out: Path | None, per_example: Path |
 
 def table(bound: Bound, output: Console) -> str:
     """The table; without its warnings where the same screen has them already."""
-    return str(dataclasses.replace(bound, warnings=()) if output.on_one_screen else bound)
+    warnings = () if output.on_one_screen else tuple(flags.translated(text) for text in bound.warnings)
+    return str(dataclasses.replace(bound, warnings=warnings))
 
 
 def _rows(bound: Bound) -> bytes:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from nelbo.duration import duration
+
 if TYPE_CHECKING:
     from nelbo.typing import Json
 
@@ -57,7 +59,7 @@ class _Lines(Progress):
         elapsed = now - self.started
         share = f" of {planned} ({100 * done / planned:.0f} %)" if planned else ""
         note = f", {self.note}" if self.note else ""
-        left = f", {_duration(elapsed * (planned - done) / done)} left" if planned > done > 0 else ""
+        left = f", {duration(elapsed * (planned - done) / done)} left" if planned > done > 0 else ""
         print(f"{self.title}: {done}{share}{note}, {elapsed:.0f} s{left}", file=sys.stderr, flush=True)
 
 
@@ -71,14 +73,6 @@ class _Bar(Progress):
 
     def __call__(self, done: int, planned: int) -> None:
         self.bars.update(self.task, completed=done, total=planned or None, note=self.note)
-
-
-def _duration(seconds: float) -> str:
-    """A duration in one or two units: 40 s, 12 min, 3 h 5 min."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 @contextmanager

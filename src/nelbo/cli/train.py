@@ -72,7 +72,7 @@ def train(
         output.document(document)
         output.text(f"model         {out}")
         output.text(f"parameters    {model.parameters}")
-        output.text(f"fingerprint   {model.fingerprint()[:12]}")
+        output.text(f"fingerprint   {str(model.fingerprint())[:12]}")
         if last:
             output.text(
                 f"training loss {last['loss']:.4f} bits/dim after {last['step']} steps, {last['seconds']:.0f} s"

@@ -26,6 +26,7 @@ from nelbo.model.domain import DataDomain
 from nelbo.model.mixture import MixtureDenoiser, NetworkMixture
 from nelbo.model.prior import Prior
 from nelbo.model.reverse import Reverse
+from nelbo.parts import hash_tensors
 from nelbo.process.grid import Grid
 from nelbo.process.levels import Levels
 from nelbo.process.prediction import Prediction
@@ -142,9 +143,7 @@ class DiffusionModel:
             return None
         parts = {**self.describe(), "denoiser": self.denoiser.describe()}
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
-        for name, tensor in sorted(self.tensors().items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        hash_tensors(digest, self.tensors())
         return digest.hexdigest()
 
     def known_fingerprint(self, what: str) -> str:

@@ -8,11 +8,10 @@ import inspect
 import sys
 from pathlib import Path
 
-import torch
-
 from nelbo.errors import ModelFolderError, NelboError, UsageError
 from nelbo.model.denoiser import Denoiser
 from nelbo.model.diffusion import DiffusionModel
+from nelbo.parts import hash_tensors
 
 HINT = "name it package.module:function, importable from here, a function without arguments that returns a model"
 
@@ -59,7 +58,5 @@ def call(text: str) -> DiffusionModel:
 def weights(denoiser: Denoiser) -> str:
     """SHA-256 of the weights of a denoiser, by which a folder that only refers to them knows them again."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(denoiser.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    hash_tensors(digest, denoiser.state_dict())
     return digest.hexdigest()

@@ -18,7 +18,7 @@ from nelbo.maths.keys import Purpose
 from nelbo.model.calling import condition_rows
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
-from nelbo.process import grids
+from nelbo.process import every_grid as grids
 from nelbo.process.grid import Grid
 from nelbo.process.levels import Levels, column
 from nelbo.process.prediction import Prediction

@@ -20,6 +20,7 @@ from nelbo.errors import UsageError
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.training.config import ObjectiveConfig, TrainConfig
 from nelbo.training.data import Batch
+from nelbo.training.learned_schedule import TrainableSchedule
 from nelbo.training.objective import (
     BoundObjective,
     HybridObjective,
@@ -28,7 +29,6 @@ from nelbo.training.objective import (
     Objective,
     SimpleObjective,
 )
-from nelbo.training.schedule import TrainableSchedule
 from nelbo.training.times import TimeSampler, TimeSampling
 from nelbo.training.weighting import EDMMonotone, Flat, MinSNR, Sigmoid
 

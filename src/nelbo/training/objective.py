@@ -30,7 +30,7 @@ from nelbo.process.levels import Levels
 from nelbo.process.prediction import Output, Prediction, from_x0
 from nelbo.process.schedule import Table
 from nelbo.training.data import Batch, BatchPart
-from nelbo.training.schedule import TrainableSchedule
+from nelbo.training.learned_schedule import TrainableSchedule
 from nelbo.training.times import TimeSampler
 from nelbo.training.weighting import FLAT, Weighting
 from nelbo.typing import Condition

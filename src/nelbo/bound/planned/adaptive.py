@@ -1,41 +1,43 @@
 """`Adaptive`: the estimator that plans its own budget from a pilot and stops when the error bar is short enough.
 
-The pilot is counted and never averaged in. Draws are then added in stages, whose shares of the estimate do not depend
-on what they showed, and the error bar is looked at between them.
+The pilot is counted and never averaged in. What the whole will cost is then known, and announced or refused
+(`cost.py`). Draws are added in stages, whose shares of the estimate do not depend on what they showed, and the error
+bar is looked at between them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from nelbo.bound.estimate import Estimate, PerExample, TermEstimate
 from nelbo.bound.estimators import Estimator
-from nelbo.bound.planned import allocation, summary
+from nelbo.bound.planned import allocation, cost, summary
 from nelbo.bound.planned.per_example import PerExampleDesign
 from nelbo.bound.planned.pilot import EXAMPLES, Pilot, run
 from nelbo.bound.planned.pooled import PooledDesign
 from nelbo.bound.planned.summary import Summary
 from nelbo.bound.problem import Problem
 from nelbo.bound.runner import Runner
+from nelbo.bound.tolerance import Relative, Tolerance, in_nats, parse
 from nelbo.errors import Interrupted, UsageError
-from nelbo.maths.units import nats as to_nats
 from nelbo.typing import Json
 
 
 @dataclass(frozen=True)
 class Adaptive(Estimator):
-    """Pilot, Neyman allocation, control variates and regression, to a tolerance in bits/dim.
+    """Pilot, Neyman allocation, control variates and regression, to a tolerance in bits/dim or `Relative` to the value.
 
     design: "auto", "pooled" or "per_example". controls: the surrogate's and ‖ε‖² control variates. regression: the
     fit over examples. max_nfe: most evaluations, pilot included. strata: a fixed number of strata instead of a plan.
+    any_cost: go on after the pilot whatever the plan costs; no draw depends on it.
     """
 
-    tolerance: float = 0.01
+    tolerance: Tolerance = 0.01
     max_nfe: int | None = None
     design: str = "auto"
     controls: bool = True
@@ -43,11 +45,13 @@ class Adaptive(Estimator):
     allocation: str = "neyman"
     pilot: int = EXAMPLES
     strata: int | None = None
+    any_cost: bool = field(default=False, repr=False, compare=False)
     name = "adaptive"
 
     def __post_init__(self):
-        if not (isinstance(self.tolerance, (int, float)) and math.isfinite(self.tolerance) and self.tolerance > 0):
-            raise UsageError(f"a tolerance of {self.tolerance!r} bits/dim", "give a number > 0, such as 0.01")
+        object.__setattr__(self, "tolerance", parse(self.tolerance))
+        if self.any_cost and self.max_nfe is not None:
+            raise cost.both_given(self.max_nfe)
         if self.pilot < 8:
             raise UsageError(f"a pilot of {self.pilot} examples", "a pilot needs at least 8 to fit anything")
 
@@ -55,7 +59,7 @@ class Adaptive(Estimator):
         return {
             "name": self.name,
             "design": self.design,
-            "tolerance": self.tolerance,
+            "tolerance": str(self.tolerance) if isinstance(self.tolerance, Relative) else self.tolerance,
             "max_nfe": self.max_nfe,
             "controls": self.controls,
             "regression": self.regression,
@@ -66,19 +70,27 @@ class Adaptive(Estimator):
         return self.max_nfe or 0
 
     def estimate(self, problem: Problem, runner: Runner) -> Estimate:
-        target = float(to_nats(self.tolerance, problem.dimensions))
         prior = problem.priors()
         pilot = run(problem, runner, self.pilot, regressed=self.regression, controlled=self.controls)
-        design, stages = self._design(problem, runner, pilot, target)
+        known = cost.of_pilot(problem, pilot, prior)
         result: Summary | None = None
+
+        def target() -> float:
+            """The standard error to reach, in nats: it follows what is known of the value where it is relative."""
+            value = known.total.mean if result is None else float(prior.mean()) + result.value
+            return in_nats(self.tolerance, value, problem.dimensions)
+
+        design, stages, needed = self._design(problem, runner, pilot, target)
+        self._announce(problem, runner, known, needed)
         count = 0
         try:
-            for cost in stages:
+            for evaluations in stages:
                 if count:
                     result = _latest(design, runner, prior, result)
-                    if runner.stopped or (result is not None and self._reached(design, result, target)):
+                    if runner.stopped or (result is not None and self._reached(design, result, target())):
                         break
-                runner.plan(runner.nfe + cost)
+                if count:
+                    runner.plan(runner.nfe + evaluations)
                 count += 1
             else:
                 result = _latest(design, runner, prior, result) if count else None
@@ -87,21 +99,21 @@ class Adaptive(Estimator):
         if result is None and runner.stopped:
             raise Interrupted(
                 f"interrupted after {runner.nfe} network evaluations, before there was an estimate",
-                "run the same command again; with --state FILE it goes on where it was stopped",
+                "do the same again; with state=FILE it goes on where it was stopped",
             )
         if result is None:
             least = (PerExampleDesign if self.design == "per_example" else PooledDesign).least(problem)
             raise UsageError(
-                f"--max-nfe {self.max_nfe} leaves nothing after the pilot of {pilot.nfe} evaluations",
-                f"allow at least {pilot.nfe + least} evaluations",
+                f"max_nfe={self.max_nfe} leaves nothing after the pilot of {pilot.nfe} evaluations",
+                f"allow at least max_nfe={pilot.nfe + least}",
             )
         note = None
         if runner.stopped:
             note = "interrupted: the estimate is of the draws made until then"
-        elif self.strata is None and math.sqrt(result.variance) > target:
+        elif self.strata is None and math.sqrt(result.variance) > target():
             note = f"the tolerance {self.tolerance} was not reached with {runner.nfe} evaluations"
             if self.max_nfe is not None:
-                note = f"--max-nfe {self.max_nfe} was reached before the tolerance {self.tolerance}"
+                note = f"max_nfe={self.max_nfe} was reached before the tolerance {self.tolerance}"
         estimator = {
             **self.describe(),
             "picked": design.name,
@@ -110,13 +122,24 @@ class Adaptive(Estimator):
         }
         return _estimate(problem, prior, design, result, estimator, note)
 
+    def _announce(self, problem: Problem, runner: Runner, pilot: Estimate, needed: float) -> None:
+        """Say what the estimate will cost. Errors: CostError where that is more than is spent without a consent; a
+        budget is one, and a number of strata."""
+        unbounded = self.max_nfe is None and self.strata is None
+        if unbounded and not self.any_cost and runner.nfe + needed > cost.unasked(problem):
+            raise cost.refusal(problem, runner, self.tolerance, needed, pilot)
+        planned = needed if self.max_nfe is None else min(needed, max(0, self.max_nfe - runner.nfe))
+        seconds = runner.seconds_for(planned)
+        runner.announce(round(runner.nfe + planned), cost.in_numbers(planned, problem.examples, seconds))
+
     def _reached(self, design: PooledDesign | PerExampleDesign, result: Summary, target: float) -> bool:
         return design.complete and self.strata is None and math.sqrt(result.variance) <= target
 
     def _design(
-        self, problem: Problem, runner: Runner, pilot: Pilot, target: float
-    ) -> tuple[PooledDesign | PerExampleDesign, Iterator[int]]:
-        """The cheaper of the designs asked for, and its stages; none where there are not evaluations enough."""
+        self, problem: Problem, runner: Runner, pilot: Pilot, target: Callable[[], float]
+    ) -> tuple[PooledDesign | PerExampleDesign, Iterator[int], float]:
+        """The cheaper of the designs asked for, its stages, and the evaluations that it needs; no stages where there
+        are not evaluations enough."""
         if self.design not in ("auto", "pooled", "per_example"):
             raise UsageError(f"unknown design {self.design!r}", "choose one of: auto, per_example, pooled")
 
@@ -124,17 +147,17 @@ class Adaptive(Estimator):
             return math.inf if self.max_nfe is None else self.max_nfe - runner.nfe
 
         density = allocation.density(pilot.diffusion, self.allocation)
-        together = allocation.pooled(problem, pilot, target)
-        apart = allocation.per_example(problem, pilot, target, self.strata)
+        together = allocation.pooled(problem, pilot, target())
+        apart = allocation.per_example(problem, pilot, target(), self.strata)
         finer = apart.cost < together.cost or together.cost > allocation.FINER * problem.examples
         if self.design == "per_example" or (self.design == "auto" and finer):
             if PerExampleDesign.least(problem) <= remaining():
                 design = PerExampleDesign(problem, runner, pilot, density)
-                return design, design.run(apart, target, remaining, self.strata)
+                return design, design.run(apart, target, remaining, self.strata), apart.needed
             if self.design == "per_example":
-                return PerExampleDesign(problem, runner, pilot, density), iter(())
+                return PerExampleDesign(problem, runner, pilot, density), iter(()), apart.needed
         design = PooledDesign(problem, runner, pilot, density)
-        return design, design.run(together, remaining)
+        return design, design.run(together, remaining), together.needed
 
 
 def _latest(

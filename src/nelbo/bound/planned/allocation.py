@@ -98,11 +98,15 @@ def neyman(fit: TermFit, relative: Tensor) -> CellDensity:
 
 @dataclass(frozen=True)
 class DesignPlan:
-    """The size of a design: strata and first-level draws (of all examples together, or of each one)."""
+    """The size of a design: strata and first-level draws (of all examples together, or of each one), and its cost.
+
+    needed: evaluations that the tolerance takes, at most about; more than `cost` where the size is bounded.
+    """
 
     strata: float
     reconstructions: float
     cost: float
+    needed: float
 
 
 def pooled(problem: Problem, pilot: Pilot, target: float) -> DesignPlan:
@@ -121,7 +125,8 @@ def pooled(problem: Problem, pilot: Pilot, target: float) -> DesignPlan:
     n = max(MIN_DRAWS / 2, share * spread) if spread else 0
     n_r = math.ceil(max(MIN_DRAWS / 4, share * spread_r / math.sqrt(cost_r)))
     pairs = math.ceil(n / 2)
-    return DesignPlan(pairs, n_r, 2 * pairs * problem.cell_cost + problem.first_cost * n_r)
+    cost = 2 * pairs * problem.cell_cost + problem.first_cost * n_r
+    return DesignPlan(pairs, n_r, cost, cost)
 
 
 def per_example(problem: Problem, pilot: Pilot, target: float, strata: int | None = None) -> DesignPlan:
@@ -134,12 +139,13 @@ def per_example(problem: Problem, pilot: Pilot, target: float, strata: int | Non
     k = float(strata or max(LEAST_STRATA, MIN_DRAWS / N))
     while True:
         # draws of the two terms in proportion to their standard deviations
-        m = max(1.0, k * math.sqrt(noise_r / max(noise + smooth / 2, 1e-300) / cost_r))
+        m = min(max(1.0, k * math.sqrt(noise_r / max(noise + smooth / 2, 1e-300) / cost_r)), MOST)
         variance = (noise / k + smooth / 2 / k**_SMOOTH_FALL + noise_r / m) / 2
         if strata or variance <= target**2 * N or k >= MOST:
             break
         k *= _GROWTH
-    return DesignPlan(k, m, per_example_cost(problem, N, k, m))
+    cost = per_example_cost(problem, N, k, m)
+    return DesignPlan(k, m, cost, cost * max(1.0, variance / (target**2 * N)))
 
 
 def per_example_cost(problem: Problem, examples: float, strata: float, reconstructions: float) -> float:

@@ -68,11 +68,15 @@ class PerExampleDesign:
         return int(allocation.per_example_cost(problem, problem.examples, 1, 1))
 
     def run(
-        self, plan: DesignPlan, target: float, remaining: Callable[[], float], strata: int | None = None
+        self,
+        plan: DesignPlan,
+        target: Callable[[], float],
+        remaining: Callable[[], float],
+        strata: int | None = None,
     ) -> Iterator[int]:
-        """Draw block after block of examples, then such blocks again as were too rough, within the `remaining`
-        evaluations. Before each, yields what it takes and the examples that are left need at least. With `strata`
-        every example has as many, and that is all."""
+        """Draw block after block of examples, then such blocks again as were too rough for a standard error of `target`
+        nats, within the `remaining` evaluations. Before each, yields what it takes and the examples that are left need
+        at least. With `strata` every example has as many, and that is all."""
         problem, N = self.problem, self.problem.examples
         k, m = (
             allocation.first_block(plan, N) if strata is None else (float(strata), float(round(plan.reconstructions)))
@@ -80,7 +84,7 @@ class PerExampleDesign:
         left = N
         for examples in [N] if strata is not None else allocation.parts(N, k):
             if left < N:
-                k, m = allocation.next_block(problem, self.scatter(), target, left, plan)
+                k, m = allocation.next_block(problem, self.scatter(), target(), left, plan)
             k, m = allocation.within(problem, k, m, remaining() / left)
             yield math.ceil(allocation.per_example_cost(problem, left, k, m))
             for rows, whole, pairs in whole_numbers(examples, k, m):
@@ -92,7 +96,7 @@ class PerExampleDesign:
             return
         yield 0
         for _ in range(AGAIN):
-            block, *more = self.roughest(target)
+            block, *more = self.roughest(target())
             cost = round(allocation.per_example_cost(problem, len(block.rows), *more))
             if cost > remaining():
                 return

@@ -71,7 +71,7 @@ class PooledDesign:
 
     def run(self, plan: DesignPlan, remaining: Callable[[], float]) -> Iterator[int]:
         """Draw the stages that end at the looks, as far as the `remaining` evaluations go. Before each, yields those
-        that it will take."""
+        that it, or the rest of the plan, will take."""
         done = [0, 0]
         for look in LOOKS:
             least = LEAST if done[0] else MIN_DRAWS // 4
@@ -84,7 +84,7 @@ class PooledDesign:
                 size = [math.floor(_FIT_LESS * n) for n in size]
                 if min(size) < 2 * len(self.folds):
                     return
-            yield self.cost(*size)
+            yield max(self.cost(*size), math.ceil(min(plan.cost - self.cost(*done), remaining())))
             self.draw(*size)
             if last:
                 return

@@ -1,0 +1,49 @@
+"""Messages of the library in the words of the command line: `max_nfe=900` becomes `--max-nfe 900`.
+
+The library is used from Python, and its errors, hints and warnings name arguments as Python writes them, `name=value`.
+The command that is running knows which of its options stands for which argument, and puts it in the argument's place.
+Settings of a training run, such as `net.head=plain`, are given by `--set`. What stands inside the brackets of a call,
+`from_diffusers(…, bins=None)`, is Python and stays.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+_options: Mapping[str, tuple[str, ...]] = {}
+"""Of the running command: its options, with the negative one of a switch, by the names of their arguments."""
+_CALL = r"[\w.]+\((?:[^()]|\([^()]*\))*\)"
+_ARGUMENT = re.compile(
+    _CALL + r"|(?<![\w.])(?P<name>[a-zA-Z_]\w*(?:\.\w+)*)=(?P<value>'[^']*'|\"[^\"]*\"|[^\s,;:()]*[^\s,;:().]|)"
+)
+
+
+def of_command(options: Mapping[str, tuple[str, ...]]) -> None:
+    """From now on a command with these `options` is running."""
+    global _options
+    _options = options
+
+
+def translated(text: str) -> str:
+    """`text` with the options of the running command in the place of arguments."""
+    return _ARGUMENT.sub(_option, text)
+
+
+def _option(match: re.Match[str]) -> str:
+    name, value = match["name"], match["value"]
+    if name is None:
+        return match[0]
+    if name not in _options:
+        return f"--set {match[0]}" if "settings" in _options and _is_setting(name) else match[0]
+    bare = value[1:-1] if value[:1] in ("'", '"') and " " not in value else value
+    positive, *negative = _options[name]
+    if bare == "False" and negative:
+        return negative[0]
+    return positive if bare in ("", "True") else f"{positive} {bare}"
+
+
+def _is_setting(name: str) -> bool:
+    from nelbo.training.config import TrainConfig
+
+    return name.partition(".")[0] in TrainConfig.model_fields
