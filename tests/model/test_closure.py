@@ -15,7 +15,8 @@ from torch.nn import functional
 
 import nelbo
 from nelbo.errors import UsageError
-from nelbo.model.closure import OpenedFunction, look, opened
+from nelbo.model.closure import look
+from nelbo.model.opened import OpenedFunction, opened
 
 CODES = torch.randint(0, 17, (8, 1, 8, 8), generator=torch.Generator().manual_seed(0))
 

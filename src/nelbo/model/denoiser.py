@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from nelbo.errors import NelboError, ShapeError, UsageError
 from nelbo.model.calling import explained, first_line
-from nelbo.model.closure import OpenedFunction, entered, home, name_of, opened, plain
 from nelbo.model.domain import DataDomain
+from nelbo.model.opened import OpenedFunction, entered, home, name_of, opened, plain
 from nelbo.process.levels import Levels, column
 from nelbo.process.prediction import Output, Prediction, network_input, x0_from
 from nelbo.typing import Choice, Condition, Json

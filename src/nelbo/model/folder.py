@@ -22,12 +22,12 @@ from nelbo.errors import ModelFolderError, NelboError, UsageError
 from nelbo.files import write_atomic
 from nelbo.model import fitted as _fitted  # noqa: F401  its kinds may stand in a folder
 from nelbo.model import plugin
-from nelbo.model.closure import plain
 from nelbo.model.decoder import Decoder
 from nelbo.model.denoiser import CategoricalDenoiser, Denoiser, NetworkDenoiser
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.domain import DataDomain
 from nelbo.model.mixture import MixtureDenoiser
+from nelbo.model.opened import plain
 from nelbo.model.prior import Prior
 from nelbo.model.reverse import Reverse
 from nelbo.nets import build
