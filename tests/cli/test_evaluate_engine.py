@@ -142,7 +142,7 @@ def test_interrupted_estimates_are_of_what_was_drawn(model, design, monkeypatch)
     options = {"tolerance": 0.01, "estimator": design, "batch_size": 40}
     counted = interrupted(model, 0)
     evaluate(counted, codes, **options)
-    calls = -counted.denoiser.net.left
+    calls = -counted.denoiser.net.function.left
     exact = evaluate(model, codes, tolerance=0.0015, seed=99, batch_size=1000)
     z = []
     for seed in range(24):

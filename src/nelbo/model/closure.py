@@ -33,7 +33,7 @@ READS |= {"exec", "eval", "urlopen", "hf_hub_download", "InferenceSession"}
 MOST = 200_000
 """Objects that are looked at: a network's closure holds a few dozen, and a walk that needs more has gone astray."""
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, enum.Enum, PurePath, range, slice, type(Ellipsis))
-_PLAIN += (torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format, np.generic)
+_PLAIN += (torch.dtype, torch.Size, torch.layout, torch.memory_format, np.generic)
 _INSTALLED = tuple({sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 _OF_TORCH = set(vars(nn.Module()))
 """Attributes of every module: registries, hooks, and the mode, which is no part of what it computes."""
@@ -77,6 +77,9 @@ class _Walk:
     # ------------------------------------------------------------ one object
     def visit(self, path: str, value: Any, slot: tuple[Any, Any] | None) -> None:
         """Follow `value`, found at `path`; slot: the container and key where it may be replaced."""
+        if isinstance(value, torch.device):
+            self._note(path, "a device")  # where a network computes is no part of what it computes
+            return
         if isinstance(value, _PLAIN):
             self._note(path, repr(value))
             return
