@@ -169,7 +169,7 @@ def test_interrupted_before_there_is_an_estimate(model):
     with pytest.raises(KeyboardInterrupt):  # in the pilot
         evaluate(interrupted(model, 2), codes, batch_size=20)
     with pytest.raises(Interrupted, match="before there was an estimate"):
-        evaluate(interrupted(model, 16), codes, batch_size=20, estimator="pooled")
+        evaluate(interrupted(model, 19), codes, batch_size=20, estimator="pooled")
 
 
 def test_ctrl_c_prints_and_writes_and_the_state_goes_on(nelbo, here):
