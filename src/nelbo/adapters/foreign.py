@@ -122,8 +122,8 @@ def _remedy_of_function(function: Any) -> str:
 def _of_betas(value: Any) -> str:
     """The line for an object that holds a table of β: denoising-diffusion-pytorch, guided-diffusion."""
     net = "diffusion.model" if callable(getattr(value, "model", None)) else "net"
-    told = [getattr(value, "objective", None), getattr(getattr(value, "model_mean_type", None), "name", None)]
-    predicts = next((PREDICTS[name] for name in told if name in PREDICTS), None)
+    stated = [getattr(value, "objective", None), getattr(getattr(value, "model_mean_type", None), "name", None)]
+    predicts = next((PREDICTS[name] for name in stated if name in PREDICTS), None)
     variance = VARIANCES.get(getattr(getattr(value, "model_var_type", None), "name", ""))
     if variance is None and "Learned" in type(value).__name__:
         variance = "learned_range"

@@ -63,8 +63,8 @@ class MixtureDenoiser(Denoiser):
             raise UsageError("a mixture head on real-valued data", "use --set net.head=plain")
 
     def describe(self) -> Json:
-        said = {**super().describe(), **name_of(self.net), "time": self.time.value}
-        return {**said, **self.settings()}
+        description = {**super().describe(), **name_of(self.net), "time": self.time.value}
+        return {**description, **self.settings()}
 
     def settings(self) -> Json:
         """What the net and its time do not say."""
