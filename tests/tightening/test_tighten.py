@@ -11,10 +11,12 @@ import pytest
 import torch
 
 import nelbo
+from nelbo.bound.estimators import Stratified
 from nelbo.errors import ModelFolderError, UsageError
 from nelbo.model.examples import Examples
 from nelbo.tightening import certificate as certificates
 from nelbo.tightening.split import split
+from nelbo.tightening.tighten import BUDGET, estimator_of
 
 SHAPE, BINS = (1, 6, 6), 8
 
@@ -80,6 +82,38 @@ def test_every_kind_of_model(kind, codes, tmp_path):
     levels = tight.levels().logsnr
     assert document["chain"]["logsnr"] == pytest.approx(levels.tolist())
     assert json.loads(json.dumps(document, allow_nan=False)) == document and "gained" in str(found)
+
+
+@pytest.mark.parametrize("kind", ["eps", "vdm"])
+def test_long_chains_are_certified_as_evaluate_does_it(kind, codes):
+    """Forty steps, or the continuous bound: less than half the error of even strata, at no more than their cost."""
+    model, held_out = of_kind(kind), codes[:48]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        planned = nelbo.evaluate(model, held_out, estimator=estimator_of(model, 48), per_example=True)
+        even = nelbo.evaluate(model, held_out, estimator=Stratified(25, 4), per_example=True)
+    a, b = planned.standard_error.estimator, even.standard_error.estimator
+    assert a < b / 2 and planned.nfe_per_example <= BUDGET
+    assert abs(planned.bits_per_dim - even.bits_per_dim) < 4 * math.hypot(a, b)
+
+
+def test_short_chains_are_certified_step_by_step():
+    """Each step twice, so that rows with the same levels share their noise."""
+    short, long = (estimator_of(of_kind("vdm").with_grid(nelbo.grids.even(k)), 48) for k in (25, 26))
+    assert (short.name, long.name) == ("exhaustive", "adaptive")
+
+
+def test_gains_are_those_of_the_same_examples(codes):
+    """The error of every part, and of the whole, is the spread of the examples' differences over √N."""
+    _, found = tightened(of_kind("eps"), codes)
+    nats = [stage.bound.per_example.nats for stage in found.stages]
+    document, bits = found.to_dict(), 1 / (36 * math.log(2))
+    for before, after, stage in zip(nats, nats[1:], document["stages"][1:], strict=False):
+        assert stage["part"]["bits_per_dim"] == pytest.approx(float((before - after).mean()) * bits)
+        spread = float((before - after).std()) / math.sqrt(len(before)) * bits
+        assert stage["part"]["standard_error"] == pytest.approx(spread)
+    whole = float((nats[0] - nats[-1]).std()) / math.sqrt(48) * bits
+    assert document["gain"]["standard_error"]["total"] == pytest.approx(whole)
 
 
 @pytest.mark.slow
