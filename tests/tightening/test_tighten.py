@@ -126,6 +126,36 @@ def test_the_decoder_may_be_chosen(first_level, codes):
         assert tight.decoder is model.decoder and found.details["chain"]["positions"][0] == 0
 
 
+def test_standardised_data_are_tightened_as_they_are():
+    """A model of (x − mean)/scale and one of x differ by Σ log scale alone: in bounds, in predictions, in targets."""
+    mean, scale = torch.tensor([3.0, -2e6]).double(), torch.tensor([1e-6, 1e6]).double()
+    data = nelbo.exact.GaussianData([0.2, -0.3], [[1.0, 0.6], [0.6, 0.9]])
+    model = data.model(nelbo.schedules.linear(40, 1e-3, 0.35), nelbo.grids.full(), exact_ends=False)
+    u, shift = data.sample(80), float(scale.log().sum()) / 2 / math.log(2)
+    raw = dataclasses.replace(model, domain=nelbo.DataDomain((2,), mean=mean, scale=scale))
+    target = {"steps": None, "target": 2.0}, {"steps": None, "target": 2.0 + shift}
+    for ours, theirs in (({}, {}), target):
+        _, a = tightened(model, u, **ours)
+        _, b = tightened(raw, mean + scale * u, **theirs)
+        pairs = zip(a.to_dict()["stages"], b.to_dict()["stages"], strict=True)
+        for one, other in pairs:
+            assert other["bits_per_dim"] == pytest.approx(one["bits_per_dim"] + shift, abs=1e-5)
+            predicted = one["fitted_bits_per_dim"], other["fitted_bits_per_dim"]
+            assert predicted == (None, None) or predicted[1] == pytest.approx(predicted[0] + shift, abs=1e-5)
+        assert a.details["chain"] == b.details["chain"] and a.details["decoder"]["kind"] == b.details["decoder"]["kind"]
+
+
+def test_columns_of_extreme_scales():
+    """A model of N(0, I) on columns of 1, 10⁶ and 10⁻⁶: a certificate without a number that is not finite."""
+    data = nelbo.exact.GaussianData(torch.zeros(3), torch.eye(3))
+    model = data.model(nelbo.schedules.linear(60, 1e-3, 0.3), nelbo.grids.full(), exact_ends=False)
+    _, found = tightened(model, data.sample(80) * torch.tensor([1.0, 1e6, 1e-6]), 6)
+    gain = found.to_dict()["gain"]
+    assert gain["bits_per_dim"] > 1e6 and math.isfinite(gain["standard_error"]["total"])
+    columns = [line.split() for line in str(found).splitlines()[2:5]]
+    assert all(len(row) >= 6 for row in columns)  # no number runs into the next
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("steps", [3, 12])
 def test_no_tightened_bound_is_below_the_entropy(steps):
