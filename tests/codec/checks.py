@@ -33,7 +33,8 @@ def watch(coder: Coder, note: Callable[..., object]) -> None:
 def check_path(model=None, n: int = 100) -> None:
     """Bits added to a stack are −log₂ p(x, z) + log₂ q(z | x) of the latents drawn, densities by the model itself.
 
-    Every Gaussian is taken from `process.forward` and `model.reverse`, none from the codec; to 0.1 %. The variance β
+    The coder's tally of them is the same to rounding. Every Gaussian is taken from `process.forward` and
+    `model.reverse`, none from the codec; to 0.1 %. The variance β
     is wide enough that no latent lies in a tail, where codes are shorter than those of a Gaussian.
     """
     model = model or dataclasses.replace(models.exact(20), reverse=Reverse(Beta()))
@@ -57,6 +58,7 @@ def check_path(model=None, n: int = 100) -> None:
             at = [model.reverse.variance.coordinates(v, t) for v in (z_s, mean)]
             cost -= gaussian.log_density(*at, variance.expand(z_s.shape)).sum()
         cost -= gaussian.log_density(z[-1], torch.zeros(()), torch.ones(())).sum()
+    assert math.isclose(coder.tally.bits * math.log(2), float(cost), rel_tol=1e-9), (coder.tally, float(cost))
     ratio = (stack.bits - before) * math.log(2) / float(cost)
     assert abs(ratio - 1) < 1e-3, ratio
 

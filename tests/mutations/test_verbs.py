@@ -10,6 +10,7 @@ import torch
 from nelbo.process import every_grid as grids
 from nelbo.sampling import sample
 from tests.codec import checks as codec
+from tests.codec.test_off_bound import test_the_bits_of_codes_are_the_decoders
 from tests.mutations.breaks import Break, each_is_noticed
 from tests.mutations.places import call, field, negation, number, operation
 from tests.sampling import test_laws, test_orders, test_samplers
@@ -47,6 +48,8 @@ order = {name: functools.partial(check_order, name) for name in test_orders.ORDE
 law = {name: functools.partial(check_law, name) for name in test_laws.STOCHASTIC}
 any_batch = functools.partial(test_samplers.test_bits_do_not_depend_on_the_batch, test_samplers.ALL[0])
 guidance = functools.partial(test_samplers.test_guidance_is_the_line_through_two_predictions, 2.5)
+
+off_bound = functools.partial(test_the_bits_of_codes_are_the_decoders, "discretised")
 
 BREAKS = [
     # ------------------------------------------------------------ training
@@ -111,6 +114,8 @@ BREAKS = [
     Break("the noise of q by σ² for σ", "LatticeChain._std_of_q", call("sqrt").drop(), "bits-back-code-length"),
     Break("a draw of q is taken from the image for the latent before", "Coder.push",
           call("_pop_forward")[1].argument(5).times(0), "bits-back-code-length"),
+    Break("the tally of a latent without its width", "gaussian_bits", operation("+")[0].keep_left(), codec.check_path),
+    Break("the tally of a code in nats", "GaussianSymbols.push", operation("/").keep_left(), off_bound),
     Break("exceptions rounded the other way", "Guard.__call__", operation("+")[2].to("-"), codec.check_guard),
 ]  # fmt: skip
 

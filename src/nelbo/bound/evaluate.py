@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from nelbo.bound import checks
+from nelbo.bound import checks, contradictions, lattices
 from nelbo.bound.estimators import Estimator, Exhaustive, Stratified
 from nelbo.bound.planned.adaptive import Adaptive
 from nelbo.bound.planned.pilot import EXAMPLES, NODES
@@ -67,6 +67,7 @@ def evaluate(
     prepared = prepare(model, data, run, grid=grid, condition=condition, watch=in_bits)
     chain, runner, precision = prepared.chain, prepared.runner, prepared.run.precision
     notes = checks.overlap(model, prepared.examples)
+    notes += lattices.notes(model.domain, chain.data, chain.release)
     chosen = choose(estimator, chain, tolerance, max_nfe, per_example, any_cost)
     prepared.agree("evaluate", estimator=repr(chosen), per_example=repr(per_example))
     claims = prepared.claims()
@@ -76,12 +77,13 @@ def evaluate(
         with chain.model.denoiser.inference():
             notes += trial(chain, runner)
             estimate = chosen.estimate(chain, runner)
-            notes += checks.sanity(chain, estimate)
+            notes += [*contradictions.notes(chain, estimate), *checks.sanity(chain, estimate)]
             if precision == "bf16" and not runner.stopped:
                 reference = prepared.model.in_precision(PRECISIONS["float32"], chain.device)
                 notes.append(checks.precision_shift(chain, runner, reference, precision, max_nfe))
     except CostError as error:
-        raise _with_notes(error, checks.sanity(chain, error.pilot)) from None
+        amiss = [*contradictions.notes(chain, error.pilot), *checks.sanity(chain, error.pilot)]
+        raise _with_notes(error, amiss) from None
     finally:
         runner.close()
     if per_example and estimate.per_example is None and not runner.stopped:

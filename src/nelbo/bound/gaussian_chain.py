@@ -20,22 +20,27 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nelbo.bound import features, terms
+from nelbo.bound import features, readings, terms
 from nelbo.bound.problem import Cells, Draws, Problem
+from nelbo.bound.readings import Observations
 from nelbo.bound.surrogate import GaussianSurrogate
 from nelbo.equation import equation
 from nelbo.errors import NumericalError
 from nelbo.maths import tiles
 from nelbo.maths.keys import Purpose
+from nelbo.model.denoiser import NetworkDenoiser
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.process import forward
 from nelbo.process.levels import Levels
+from nelbo.process.prediction import Prediction
 from nelbo.typing import Condition
 from nelbo.workers import Workers
 
 SLICES = 256
 """Cells of the continuous bound: thin enough that a term hardly changes within one; more would cost only memory."""
 _CPU = torch.device("cpu")
+FEW = 264
+"""Draws of a whole chain that are observed as those of a pilot are, which does not take fewer."""
 _AT_ONCE = 16
 """Examples read at once from a mapped file, of which every row may make a megabyte resident."""
 
@@ -66,7 +71,7 @@ class GaussianChain(Problem):
 
     condition: keywords of the network, one row an example. device: where the network computes. dtype: of the control
     columns. mapped: the data lie in a mapped file, of which as little as possible is to be in memory at once; release
-    gives back the memory of rows that were read.
+    gives back the memory of rows that were read. observations: what the pilot has seen of the network's output.
     """
 
     model: DiffusionModel
@@ -77,6 +82,7 @@ class GaussianChain(Problem):
     dtype: torch.dtype = torch.float32
     mapped: bool = False
     release: Callable[[], None] = lambda: None
+    observations: Observations = field(default_factory=Observations)
 
     @cached_property
     def levels(self) -> Levels:
@@ -184,7 +190,17 @@ class GaussianChain(Problem):
                 "the network returned NaN or infinity there, or the example has zero probability under the "
                 "model; check its weights, its precision and the declared output (eps, x0, v)",
             )
-        return columns.cpu()
+        return columns.cpu() if not self.observed(draws) else torch.cat([columns, _seen(x, z, prediction)], 1).cpu()
+
+    def observed(self, draws: Draws) -> int:
+        """The pilot's draws of a network whose output may be read in several ways; all draws of a chain of few."""
+        if not isinstance(self.model.denoiser, NetworkDenoiser) or (draws.cells is None and not self.first_cost):
+            return 0
+        few = 2 * self.examples * (self.first_cost + (self.steps or FEW)) <= FEW
+        return readings.COLUMNS if few or bool((draws.numbers >= Purpose.PILOT_NOISE.draw).all()) else 0
+
+    def observe(self, draws: Draws, values: Tensor) -> None:
+        self.observations.add(draws, values)
 
     def _levels_of(self, draws: Draws, rows: Tensor) -> tuple[Tensor | None, Levels]:
         """The cells of the draws `rows` (b,), None at the first level, and the levels where they are made."""
@@ -228,3 +244,10 @@ class GaussianChain(Problem):
         assert isinstance(controls, Controls)
         ends = self.levels.logsnr
         return features.of(self.values(examples), self.model.domain, controls.surrogate, ends[0], ends[-1])
+
+
+def _seen(x: Tensor, z: Tensor, prediction: Prediction | None) -> Tensor:
+    """The columns of an observed draw, (b, readings.COLUMNS); NaN where the denoiser does not tell its output."""
+    if prediction is None or prediction.output is None:
+        return torch.full((len(x), readings.COLUMNS), float("nan"), dtype=torch.float64, device=x.device)
+    return readings.observed(x, z, prediction.x0, prediction.output)

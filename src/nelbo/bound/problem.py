@@ -109,7 +109,8 @@ class Problem(ABC):
         """The draws `rows` (b,) of `draws`, (b, 1 + C) float64 on the CPU: the term in nats, then C control columns.
 
         Each control column has mean zero over the noise for every example and cell, and is given in units of the cell's
-        scale. controls: what `fit_controls` returned; with None the control columns are zeros.
+        scale. controls: what `fit_controls` returned; with None the control columns are zeros. Of draws that are
+        observed, the `observed` further columns follow.
         Errors: NumericalError where a term is not finite.
         """
 
@@ -126,6 +127,14 @@ class Problem(ABC):
     def control_columns(self) -> int:
         """C."""
         return 0
+
+    def observed(self, draws: Draws) -> int:
+        """Columns of these draws that serve checks and that no estimator sees; they come to `observe`."""
+        return 0
+
+    def observe(self, draws: Draws, values: Tensor) -> None:  # noqa: B027
+        """Take note of the observed columns of `draws`, (n, observed), the same on every worker; NaN where an interrupt
+        left a draw out."""
 
     def fit_controls(self, examples: Tensor, workers: Workers) -> object:
         """What `columns` and `features` need besides the draws, from `examples` (n,): the same on every worker, which

@@ -67,7 +67,11 @@ class Runner:
         """The term of every draw and its C control columns, (n, 1 + C), all in nats; see `rows` for partial."""
         cost = problem.first_cost if draws.cells is None else problem.cell_cost
         compute = functools.partial(problem.columns, draws, controls)
-        columns = self.rows(len(draws), 1 + problem.control_columns, cost, compute, partial=partial)
+        C, observed = problem.control_columns, problem.observed(draws)
+        columns = self.rows(len(draws), 1 + C + observed, cost, compute, partial=partial)
+        if observed:
+            problem.observe(draws, columns[:, 1 + C :])
+            columns = columns[:, : 1 + C]
         if draws.cells is not None:
             columns[:, 1:] *= problem.cells.scale[draws.cells][:, None]
         return columns

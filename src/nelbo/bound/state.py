@@ -22,7 +22,7 @@ from torch import Tensor
 from nelbo.errors import UsageError
 from nelbo.typing import Json
 
-_MAGIC = b"nelbo.state/2\n"
+_MAGIC = b"nelbo.state/3\n"
 _RECORD = struct.Struct("<QQQQI")
 
 

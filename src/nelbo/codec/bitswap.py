@@ -15,6 +15,7 @@ has to be borrowed, and a small first group borrows little.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -26,10 +27,10 @@ from torch import Tensor
 
 from nelbo.codec.archive import Chunk
 from nelbo.codec.header import Header
-from nelbo.codec.lattice import Guard, LatticeChain, as_mean, clipped_width
+from nelbo.codec.lattice import MEAN_BITS, Guard, LatticeChain, as_mean, clipped_width
 from nelbo.codec.stack import START, Damaged, Stack, key_of
 from nelbo.codec.symbols import symbols_of
-from nelbo.codec.tables import LOW, OCTAVE
+from nelbo.codec.tables import LOW, OCTAVE, PRECISION
 from nelbo.equation import equation
 from nelbo.errors import NumericalError
 from nelbo.model.diffusion import DiffusionModel
@@ -69,6 +70,55 @@ class Clock:
 
 
 @dataclass
+class Tally:
+    """What is encoded by the model's own probabilities, in float64, at the latents that were drawn.
+
+    bits: −log₂ p(x, z) + log₂ q(z | x), whose mean over z is the bound. The coder's tables give everything at least
+    2⁻²⁴ and what is beyond 6.5 standard deviations an escape, where a model that is badly off gives it less: then the
+    stack has fewer bits than these, and on lattices that are too wide it has more.
+    rare_codes, rare_latents: how many have less than 2⁻²⁴ under the model, of all `codes` and `latents`.
+    """
+
+    bits: float = 0.0
+    codes: int = 0
+    latents: int = 0
+    rare_codes: int = 0
+    rare_latents: int = 0
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
+
+    def add_codes(self, bits: Tensor) -> None:
+        """Codes pushed, of so many bits each."""
+        self.bits += float(bits.sum())
+        self.codes, self.rare_codes = self.codes + bits.numel(), self.rare_codes + int((bits > PRECISION).sum())
+
+    def add_latents(self, k: np.ndarray, mean: np.ndarray, width: np.ndarray) -> None:
+        """Lattice points pushed under Gaussians of the model with these means and widths, before rounding."""
+        bits = gaussian_bits(k, mean, width)
+        self.bits += float(bits.sum())
+        self.latents, self.rare_latents = self.latents + k.size, self.rare_latents + int((bits > PRECISION).sum())
+
+    def add_draws(self, k: np.ndarray, mean: np.ndarray, width: np.ndarray) -> None:
+        """Lattice points popped as draws of q, whose bits are given back."""
+        self.bits -= float(gaussian_bits(k, mean, width).sum())
+
+
+def gaussian_bits(k: np.ndarray, mean: np.ndarray, width: np.ndarray) -> np.ndarray:
+    """−log₂ of densities at lattice points k, in units of the lattice: ½ ((k − m)/s)² log₂ e + log₂(s √(2π)).
+
+    mean, width: 2⁷ m and 256 log₂ s, not rounded.
+    """
+    octaves = np.broadcast_to(width / OCTAVE, k.shape)
+    error = (k - mean / 2**MEAN_BITS) * 2.0**-octaves
+    return 0.5 * error**2 / math.log(2) + octaves + 0.5 * math.log2(2 * math.pi)
+
+
+Moments = tuple[np.ndarray, np.ndarray]
+"""Means and widths of Gaussians on a lattice."""
+
+
+@dataclass
 class Coder:
     """A model in float64 that codes groups of images; `batch`: images per call of the network; `seed`: of the draws."""
 
@@ -78,6 +128,7 @@ class Coder:
     widths: tuple[int, ...] | None = None
     seed: int = 0
     clock: Clock = field(default_factory=Clock)
+    tally: Tally = field(default_factory=Tally)
 
     def __post_init__(self):
         self.fine = LatticeChain(self.model, self.r, self.widths)
@@ -96,14 +147,19 @@ class Coder:
         k = self._pop_forward(stack, guard, 1, base, self.model.domain.values(codes), None)
         z, prediction = self._first(k, condition)
         t = chain.level(1, len(z))
-        self.clock.time("coder", lambda: self.symbols.push(stack, codes, z, t, prediction, guard, symbols_base))
+        push = self.symbols.push
+        bits = self.clock.time("coder", lambda: push(stack, codes, z, t, prediction, guard, symbols_base))
+        self.tally.add_codes(bits)
         for j in range(2, chain.L + 1):
             k_next = self._pop_forward(stack, guard, j, base, None, k)
-            mean, width = self._reverse(guard, j, base, k_next, condition)
-            self.clock.time("coder", lambda k=k, m=mean, w=width: stack.push_normal(k, m, w))
+            moments = self._reverse_moments(j, k_next, condition)
+            self._push_latents(stack, k, moments, self._rounded(guard, j, base, moments))
             k = k_next
-        mean, width = self._prior(guard, k.shape)
-        self.clock.time("coder", lambda: stack.push_normal(k, mean, width))
+        self._push_latents(stack, k, chain.prior_mean_and_width(), self._prior(guard, k.shape))
+
+    def _push_latents(self, stack: Stack, k: np.ndarray, moments: Moments, rounded: Moments) -> None:
+        self.clock.time("coder", lambda: stack.push_normal(k, *rounded))
+        self.tally.add_latents(k, *moments)
 
     def pop(
         self, stack: Stack, guard: Guard, n: int, condition: Condition | None, group: int, group_size: int
@@ -114,7 +170,7 @@ class Coder:
         mean, width = self._prior(guard, (n, *chain.shape))
         k = self.clock.time("coder", lambda: stack.pop_normal(mean, width))
         for j in range(chain.L, 1, -1):
-            mean, width = self._reverse(guard, j, base, k, condition)
+            mean, width = self._rounded(guard, j, base, self._reverse_moments(j, k, condition))
             k_before = self.clock.time("coder", lambda m=mean, w=width: stack.pop_normal(m, w))
             self._push_forward(stack, guard, j, base, None, k_before, k)
             k = k_before
@@ -135,26 +191,36 @@ class Coder:
         base = _FIRST_GROUP + group * (steps + group_size)
         return base, base + steps
 
-    def _forward(self, guard: Guard, j: int, base: int, x: Tensor | None, k: np.ndarray | None):
-        mean = as_mean(guard(self.chain.forward_mean(j, x, k), base + 4 * j))
-        return mean, self.chain.forward_width(j, mean.shape), key_of(self.seed, base + 4 * j)
+    def _forward(self, guard: Guard, j: int, base: int, mean: np.ndarray):
+        return (
+            as_mean(guard(mean, base + 4 * j)),
+            self.chain.forward_width(j, mean.shape),
+            key_of(self.seed, base + 4 * j),
+        )
 
     def _pop_forward(self, stack: Stack, guard: Guard, j: int, base: int, x: Tensor | None, k: np.ndarray | None):
-        return self.clock.time("coder", lambda: stack.pop_normal(*self._forward(guard, j, base, x, k)))
+        mean = self.chain.forward_mean(j, x, k)
+        drawn = self.clock.time("coder", lambda: stack.pop_normal(*self._forward(guard, j, base, mean)))
+        self.tally.add_draws(drawn, mean, self.chain.forward_width(j, mean.shape) + LOW)
+        return drawn
 
     def _push_forward(self, stack, guard, j: int, base: int, x: Tensor | None, k_before, k: np.ndarray) -> None:
-        self.clock.time("coder", lambda: stack.push_normal(k, *self._forward(guard, j, base, x, k_before)))
+        mean = self.chain.forward_mean(j, x, k_before)
+        self.clock.time("coder", lambda: stack.push_normal(k, *self._forward(guard, j, base, mean)))
 
-    def _reverse(self, guard: Guard, j: int, base: int, k: np.ndarray, condition: Condition | None):
-        """Rounded mean and width of p_θ(z_{j−1} | z_j)."""
+    def _reverse_moments(self, j: int, k: np.ndarray, condition: Condition | None) -> Moments:
+        """Mean and width of p_θ(z_{j−1} | z_j), before rounding."""
         z = self.chain.values(k, j)
 
-        def by_batch() -> list[tuple[np.ndarray, np.ndarray]]:
+        def by_batch() -> list[Moments]:
             return [self.chain.reverse(z[rows], j, self.predict(z, j, condition, rows)) for rows in self._rows(len(z))]
 
         parts = self.clock.time("network", by_batch)
-        mean = as_mean(guard(np.concatenate([m for m, _ in parts]), base + 4 * j + 1))
-        width = guard(clipped_width(np.concatenate([w for _, w in parts])), base + 4 * j + 2) - LOW
+        return np.concatenate([m for m, _ in parts]), np.concatenate([w for _, w in parts])
+
+    def _rounded(self, guard: Guard, j: int, base: int, moments: Moments) -> Moments:
+        mean = as_mean(guard(moments[0], base + 4 * j + 1))
+        width = guard(clipped_width(moments[1]), base + 4 * j + 2) - LOW
         return mean, np.broadcast_to(width, mean.shape)
 
     def _prior(self, guard: Guard, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
@@ -236,7 +302,7 @@ def encode(
 
 
 def _encoded(coder: Coder, header: Header, codes, condition, metadata: bytes, loan: int, progress) -> Chunk:
-    stack, guard = Stack(np.zeros(loan, np.uint32), START), Guard(2.0**-header.tau)
+    stack, guard, coder.tally = Stack(np.zeros(loan, np.uint32), START), Guard(2.0**-header.tau), Tally()
     begin, least, borrowed, growth = stack.bits, loan, 1.0, _LEAST_GROWTH
     group, n = 0, 0
     while n < len(codes):

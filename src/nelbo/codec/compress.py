@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,10 +15,11 @@ from nelbo.adapters.load import load
 from nelbo.ambient import neutral
 from nelbo.codec import archive, bitswap, support
 from nelbo.codec.archive import Chunk
-from nelbo.codec.bitswap import Clock, Coder
+from nelbo.codec.bitswap import Clock, Coder, Tally
 from nelbo.codec.header import MAX_CHUNK, MAX_GROUP, Header
 from nelbo.codec.source import Source, parse_metadata, source
 from nelbo.codec.stack import Damaged, kernels
+from nelbo.codec.tables import PRECISION
 from nelbo.errors import ArchiveError, UsageError
 from nelbo.files import writing
 from nelbo.model.diffusion import DiffusionModel
@@ -27,12 +28,16 @@ from nelbo.typing import Condition, Json
 MAX_OVERHEAD = 0.10
 """Share of the net bits; few images that cost more are refused unless the user insists."""
 
+NOTABLE, LEAST_NOTABLE = 5e-3, 1e-3
+"""By how much the coder may move the net bits without a word: a share of the bound, and bits/dim."""
+
 
 @dataclass(frozen=True)
 class Compressed:
     """The result of a compression.
 
-    net_bits: what the images added to their stacks, the bound in expectation. borrowed: bytes that bits-back borrowed
+    net_bits: what the images added to their stacks, the bound in expectation where the coder's tables are as fine as
+    the model; tally: whether they are. borrowed: bytes that bits-back borrowed
     and that the file contains. metadata: bytes of names and conditions. exceptions: roundings that were recorded.
     verified: whether everything was decoded again. seconds: by kind of work.
     """
@@ -48,6 +53,7 @@ class Compressed:
     verified: bool
     seconds: dict[str, float]
     header: Header
+    tally: Tally = field(default_factory=Tally)
 
     @property
     def bits_per_dim(self) -> float:
@@ -58,6 +64,27 @@ class Compressed:
     def net_bits_per_dim(self) -> float:
         """Without header, checksums and borrowed bits."""
         return self.net_bits / (self.images * self.dimensions)
+
+    @property
+    def model_bits_per_dim(self) -> float:
+        """What the images take by the model's own probabilities at the latents that were drawn: their bound, up to the
+        randomness of the latents. Infinite where the model gives a code no probability."""
+        return self.tally.bits / (self.images * self.dimensions)
+
+    @property
+    def off_bound(self) -> str | None:
+        """A sentence where the coder's tables and lattices move the net bits by more than `NOTABLE`, else None."""
+        net, bound, tally = self.net_bits_per_dim, self.model_bits_per_dim, self.tally
+        if abs(bound - net) <= max(NOTABLE * abs(bound), LEAST_NOTABLE) and math.isfinite(bound):
+            return None
+        side = "below" if net < bound else "above"
+        number = f"{bound:.4f} bits/dim" if math.isfinite(bound) else "infinite"
+        what = f"the net bits are {side} the bound, which is {number} by the model's own probabilities"
+        counts = ((tally.rare_codes, tally.codes, "codes"), (tally.rare_latents, tally.latents, "latents"))
+        rare = " and ".join(f"{few} of {every} {name}" for few, every, name in counts if few)
+        if side == "above" or not rare:
+            return f"{what}: the coder's tables and lattices are coarser than these"
+        return f"{what}: {rare} have less than 2^-{PRECISION} under the model, the least that the coder's tables give"
 
     @property
     def overhead(self) -> float:
@@ -74,6 +101,12 @@ class Compressed:
             "dimensions": self.dimensions,
             "bits_per_dim": self.bits_per_dim,
             "net_bits_per_dim": self.net_bits_per_dim,
+            "model_bits_per_dim": self.model_bits_per_dim if math.isfinite(self.model_bits_per_dim) else None,
+            "off_bound": self.off_bound,
+            "capped": {
+                "codes": [self.tally.rare_codes, self.tally.codes],
+                "latents": [self.tally.rare_latents, self.tally.latents],
+            },
             "overhead": self.overhead,
             "borrowed_bytes": self.borrowed,
             "names_and_conditions_bytes": self.metadata,
@@ -87,6 +120,7 @@ class Compressed:
         return (
             f"{self.path}: {self.images} images in {self.bytes} bytes, {self.bits_per_dim:.4f} bits/dim "
             f"({self.net_bits_per_dim:.4f} net + {100 * self.overhead:.2f} %)"
+            + (f"\n{self.off_bound}" if self.off_bound else "")
         )
 
 
@@ -183,7 +217,7 @@ def compress(
 def _write(
     coder: Coder, checker: Coder | None, header: Header, data: Source, file: BinaryIO, path: str, progress
 ) -> Compressed:
-    net_bits, borrowed, exceptions, metadata = 0.0, 0, 0, 0
+    net_bits, borrowed, exceptions, metadata, tally = 0.0, 0, 0, 0, Tally()
     report = _Progress(progress, header, 1 if checker is None else 2)
     file.write(header.to_bytes())
     for index in range(header.chunks):
@@ -197,6 +231,7 @@ def _write(
         if checker is not None:
             _verify(checker, header, index, body, codes, path, report.verified)
         file.write(archive.frame(header, index, body, archive.checksum(codes)))
+        tally += coder.tally
         net_bits, metadata = net_bits + chunk.net_bits, metadata + len(chunk.metadata)
         borrowed, exceptions = borrowed + chunk.borrowed, exceptions + len(chunk.exceptions)
     length = file.tell()
@@ -209,7 +244,7 @@ def _write(
             raise ArchiveError(f"{path} does not read back as it was written", "check the disk, and run it again")
     return Compressed(
         path, length + 4, header.images, coder.model.domain.dimensions, net_bits, 4 * borrowed, metadata, exceptions,
-        checker is not None, seconds, header,
+        checker is not None, seconds, header, tally,
     )  # fmt: skip
 
 

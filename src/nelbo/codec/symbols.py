@@ -20,12 +20,14 @@ from nelbo.codec.lattice import Guard, clipped_width
 from nelbo.codec.stack import Stack
 from nelbo.codec.tables import FRACTION, LOG_FLOOR, LOG_GRID, LOW, OCTAVE, PHI_BITS
 from nelbo.errors import UsageError
+from nelbo.maths import bins
 from nelbo.model.decoder import DiscretizedGaussian, MassDecoder
 from nelbo.model.domain import DataDomain
 from nelbo.model.fitted.context import ContextGaussian, planes
 from nelbo.process.levels import Levels
 from nelbo.process.prediction import Prediction
 
+LN2 = math.log(2)
 MAX_CODES = 4096
 """Of a pixel; more would overflow the sums of `EXP`."""
 
@@ -41,8 +43,8 @@ class Symbols(ABC):
     @abstractmethod
     def push(
         self, stack: Stack, codes: Tensor, z: Tensor, t: Levels, prediction: Prediction | None, guard: Guard, base: int
-    ) -> None:
-        """Push codes (B, *shape) int64 given z_1 at levels t (B,)."""
+    ) -> Tensor:
+        """Push codes (B, *shape) int64 given z_1 at levels t (B,); −log₂ p of each by the decoder itself, float64."""
 
     @abstractmethod
     def pop(self, stack: Stack, z: Tensor, t: Levels, prediction: Prediction | None, guard: Guard, base: int) -> Tensor:
@@ -56,14 +58,25 @@ class Symbols(ABC):
 class MassSymbols(Symbols):
     """Codes by a table of masses each; one image at a time, since the tables are large."""
 
-    def _costs(self, z: Tensor, t: Levels, prediction: Prediction | None, i: int) -> np.ndarray:
+    def _log_masses(self, z: Tensor, t: Levels, prediction: Prediction | None, i: int) -> Tensor:
         row = slice(i, i + 1)
         log_p = self.decoder.log_pmf(z[row], t[row], prediction and prediction.rows(row), self.domain)
-        return (-LOG_GRID * log_p).clamp_(max=LOG_FLOOR).reshape(-1, self.K).numpy()
+        return log_p.reshape(-1, self.K)
+
+    def _costs(self, z: Tensor, t: Levels, prediction: Prediction | None, i: int) -> np.ndarray:
+        return self._cost(self._log_masses(z, t, prediction, i))
+
+    @staticmethod
+    def _cost(log_p: Tensor) -> np.ndarray:
+        return (-LOG_GRID * log_p).clamp_(max=LOG_FLOOR).numpy()
 
     def push(self, stack, codes, z, t, prediction, guard, base):
+        bits = torch.empty(codes.shape, dtype=torch.float64)
         for i in range(len(z) - 1, -1, -1):
-            stack.push_masses(codes[i].numpy(), guard(self._costs(z, t, prediction, i), base + i))
+            log_p = self._log_masses(z, t, prediction, i)
+            stack.push_masses(codes[i].numpy(), guard(self._cost(log_p), base + i))
+            bits[i] = log_p.gather(-1, codes[i].reshape(-1, 1)).reshape(codes[i].shape) / -LN2
+        return bits
 
     def pop(self, stack, z, t, prediction, guard, base):
         popped = [stack.pop_masses(guard(self._costs(z, t, prediction, i), base + i)) for i in range(len(z))]
@@ -95,6 +108,8 @@ class GaussianSymbols(Symbols):
     def push(self, stack, codes, z, t, prediction, guard, base):
         mean, width = self._rounded(prediction, guard, base)
         stack.push_mixture(codes.numpy(), self.K, mean, width)
+        x0, std = self.decoder._moments(prediction)
+        return bins.bin_log_mass(codes, x0, std, self.K, self.domain.low, self.domain.high) / -LN2
 
     def pop(self, stack, z, t, prediction, guard, base):
         mean, width = self._rounded(prediction, guard, base)
@@ -123,11 +138,13 @@ class CausalSymbols(GaussianSymbols):
         return np.searchsorted(cuts, width)
 
     def push(self, stack, codes, z, t, prediction, guard, base):
-        mean, width = self._with_all_codes(codes, z, t, prediction)
+        m, log_s = self._moments_of_all(codes, z, t, prediction)
+        mean, width = self._in_order(m, log_s)
         mean, width = guard(mean, base), guard(width, base + 1) - LOW
         in_order = codes.reshape(len(codes), *planes(self.domain.shape)).permute(2, 3, 1, 0).contiguous().numpy()
         part = self._classes(width, guard)
         stack.push_mixture(in_order, self.K, mean, width, self.parts, part, self.histogram)
+        return self.decoder.log_mass(codes.reshape(m.shape), m, log_s, self.domain) / -LN2
 
     def pop(self, stack, z, t, prediction, guard, base):
         position = 0
@@ -143,13 +160,18 @@ class CausalSymbols(GaussianSymbols):
         return self.decoder.say(z, t, prediction, self.domain, pop_pixel)
 
     def numbers(self, codes, z, t, prediction):
-        numbers = self._with_all_codes(codes, z, t, prediction)
+        numbers = self._in_order(*self._moments_of_all(codes, z, t, prediction))
         return np.stack([np.concatenate([v[..., i].ravel() for v in numbers]) for i in range(len(z))])
 
-    def _with_all_codes(self, codes: Tensor, z: Tensor, t: Levels, prediction: Prediction | None):
-        """m and w of every pixel given all codes, each (H, W, C, B): the order in which pixels are coded."""
+    def _moments_of_all(
+        self, codes: Tensor, z: Tensor, t: Levels, prediction: Prediction | None
+    ) -> tuple[Tensor, Tensor]:
+        """m and log s of every pixel given all codes, (B, C, H, W)."""
         assert prediction is not None
-        m, log_s = self.decoder.moments(codes, prediction.x0, z, t, self.domain)
+        return self.decoder.moments(codes, prediction.x0, z, t, self.domain)
+
+    def _in_order(self, m: Tensor, log_s: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """m and w of every pixel, each (H, W, C, B): the order in which pixels are coded."""
         return self._mean(m.permute(2, 3, 1, 0)), self._width(log_s.permute(2, 3, 1, 0))
 
 

@@ -210,7 +210,8 @@ class NetworkDenoiser(Denoiser):
         if self.learned_variance:
             value, variance = value.chunk(2, dim=1)
             variance = variance.to(z.dtype)
-        return Prediction(x0_from(self.output, value.to(z.dtype), z, t, self.sigma_data), variance=variance)
+        x0 = x0_from(self.output, value.to(z.dtype), z, t, self.sigma_data)
+        return Prediction(x0, variance=variance, output=value)
 
 
 def _remedy(value: Tensor, z: Tensor, learned: bool) -> str:

@@ -56,6 +56,7 @@ class Prediction:
     log_probs: log p̂(code k | z_t) per pixel, (B, …, K), of a categorical posterior whose mean is x̂;
     variance: the network's raw variance output (B, …); z: the state z_t (B, …), where a variance policy reads it;
     mixture: what the network believes about every element beside z itself, whose posterior mean x̂ is.
+    output: what the network returned (B, …), where x̂ was read from it.
     """
 
     x0: Tensor
@@ -63,6 +64,7 @@ class Prediction:
     variance: Tensor | None = None
     z: Tensor | None = None
     mixture: Mixture | Unread | None = None
+    output: Tensor | None = None
 
     def clipped(self, low: float, high: float) -> Prediction:
         """x̂ clamped to [low, high]; a categorical posterior is inside already and stays."""
