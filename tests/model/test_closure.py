@@ -22,7 +22,7 @@ CODES = torch.randint(0, 17, (8, 1, 8, 8), generator=torch.Generator().manual_se
 
 
 def model(network: Callable[..., Any], **more: Any) -> nelbo.DiffusionModel:
-    schedule = nelbo.schedules.linear(50, 1e-3, 0.2)
+    schedule = nelbo.schedules.linear(8, 1e-2, 0.7)
     return nelbo.from_callable(network, schedule=schedule, domain=nelbo.DataDomain((1, 8, 8), bins=17), **more)
 
 
