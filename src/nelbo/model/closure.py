@@ -306,9 +306,10 @@ def _stable(constants: list[Any]) -> list[str]:
     return [repr(sorted(map(repr, c))) if isinstance(c, frozenset) else repr(c) for c in constants]
 
 
-def _installed(file: str | None, module: str) -> bool:
-    """Whether code comes from an installed library: its name then says which code it is."""
-    if module.partition(".")[0] in ("nelbo", "builtins"):
+def _installed(file: str | None, module: str | None) -> bool:
+    """Whether code comes from an installed library: its name then says which code it is. module: None for what was made
+    by a library at run time."""
+    if module is None or module.partition(".")[0] in ("nelbo", "builtins"):
         return True
     return file is None or file.startswith((*_INSTALLED, "<frozen"))
 
@@ -317,4 +318,4 @@ def library_of(kind: type) -> str | None:
     """The library that a class comes from; None where it is the user's."""
     file = getattr(sys.modules.get(kind.__module__), "__file__", None)
     main = kind.__module__ == "__main__"
-    return None if main or not _installed(file, kind.__module__) else kind.__module__.partition(".")[0]
+    return None if main or not _installed(file, kind.__module__) else str(kind.__module__).partition(".")[0]
