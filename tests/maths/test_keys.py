@@ -25,9 +25,9 @@ ESTIMATES = [
 PRECISION = {"precision", "laps"}
 CERTIFICATES = [e for e in ESTIMATES if not e & {"one_time", "pooled"}]  # of `tighten`, whose paired draws are two each
 CALLS = [
-    *(e | PRECISION for e in ESTIMATES),
-    {"ode"},
-    *({"tighten"} | e for e in CERTIFICATES),
+    *(e | PRECISION | {"trial"} for e in ESTIMATES),
+    {"ode", "trial"},
+    *({"tighten", "trial"} | e for e in CERTIFICATES),
     *({"train"} | e for e in ESTIMATES),
     {"sample"},
     {"exact"},
