@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+REPRESENTATIVE = 8
+"""Examples from which their spread estimates that of the population: of so few it is known to about a quarter."""
 _CHUNK = 1024
 """Examples looked at at once, wherever all of them are."""
 
@@ -45,6 +47,13 @@ class Examples:
     def mapped(self) -> bool:
         """Whether the data are read from a file on demand."""
         return self.release is not _nothing
+
+    @cached_property
+    def representative(self) -> bool:
+        """Whether their spread says something of their population: at least `REPRESENTATIVE`, and not all equal."""
+        if len(self) < REPRESENTATIVE:
+            return False
+        return any(bool((chunk != self.data[:1]).any()) for chunk in self.chunks())
 
     def first(self, n: int | None) -> Examples:
         """The first n examples (all where n is None)."""
