@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from nelbo.arguments import numbers
 from nelbo.errors import UnknownNameError, UsageError
 from nelbo.model.decoder import Categorical, ContinuousGaussian, Decoder, DiscretizedGaussian, Spread
 from nelbo.model.diffusion import DiffusionModel
@@ -76,6 +77,7 @@ def clip_for(choice: bool | tuple[float, float] | None, domain: DataDomain) -> C
     return Clip(low, high)
 
 
+@numbers
 @dataclass(frozen=True)
 class Overrides:
     """Choices that replace those of a model; None keeps the model's own. On the command line they are flags.
@@ -89,6 +91,10 @@ class Overrides:
     bins: int | None = None
     range: tuple[float, float] | None = None
     clip: bool | tuple[float, float] | None = None
+
+    def __post_init__(self):
+        if self.bins is not None and self.bins < 2:
+            raise UsageError(f"bins={self.bins}", "give a whole number ≥ 2, or None for the model's own")
 
     def __bool__(self) -> bool:
         return any(value is not None for value in vars(self).values())

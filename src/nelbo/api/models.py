@@ -17,6 +17,7 @@ from nelbo.adapters.choices import Overrides
 from nelbo.adapters.load import Model, load
 from nelbo.ambient import neutral
 from nelbo.api.inputs import Data, Device, Inputs, Progress, rows_of
+from nelbo.arguments import numbers
 from nelbo.bound.result import Bound
 from nelbo.errors import UsageError
 from nelbo.files import write_atomic
@@ -81,6 +82,7 @@ def train(
     )
 
 
+@numbers
 @neutral()
 def tighten(
     model: Model,
@@ -207,6 +209,7 @@ def sample(
 ) -> Tensor: ...
 
 
+@numbers
 @neutral()
 def sample(
     model: Model,

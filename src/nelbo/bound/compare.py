@@ -187,8 +187,7 @@ class Budget:
     any_cost: bool
 
     def __post_init__(self):
-        if self.any_cost and self.max_nfe is not None:
-            raise cost.both_given(self.max_nfe)
+        cost.check_budget(self.max_nfe, self.any_cost)
 
     def check(self, chain: GaussianChain, runner: Runner, planned: float, difference: float, error: float) -> None:
         """Say what a comparison will cost. Errors: CostError where that is more than is spent without a consent; the

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nelbo.adapters.load import load
 from nelbo.ambient import neutral
+from nelbo.arguments import numbers
 from nelbo.codec import archive, bitswap, support
 from nelbo.codec.archive import Chunk
 from nelbo.codec.bitswap import Clock, Coder, Tally
@@ -124,6 +125,7 @@ class Compressed:
         )
 
 
+@numbers
 @neutral()
 def compress(
     model: DiffusionModel | str | Path,

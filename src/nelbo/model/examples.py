@@ -11,6 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nelbo.arguments import numbers
+from nelbo.errors import UsageError
+
 REPRESENTATIVE = 8
 """Examples from which their spread estimates that of the population: of so few it is known to about a quarter."""
 _CHUNK = 1024
@@ -21,6 +24,7 @@ def _nothing() -> None:
     """Data in memory stay there."""
 
 
+@numbers
 @dataclass(frozen=True, eq=False)
 class Examples:
     """data (N, …): integer codes or real values, as read; name: where from; labels (N,) int64 where the form has them.
@@ -37,6 +41,8 @@ class Examples:
     """Gives back the memory of what was read from a file that is mapped and not loaded; it is read again on demand."""
 
     def __post_init__(self):
+        if self.bins is not None and self.bins < 2:
+            raise UsageError(f"examples of bins={self.bins} codes", "give a whole number ≥ 2, or None")
         if self.bins is None and self.data.dtype == torch.uint8:
             object.__setattr__(self, "bins", 256)
 

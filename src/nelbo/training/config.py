@@ -8,9 +8,20 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
+from nelbo.arguments import plain
 from nelbo.errors import UsageError
 from nelbo.process.schedule import TRAINABLE
 from nelbo.typing import Json
@@ -21,7 +32,15 @@ from nelbo.typing import Json
 class _Strict(BaseModel):
     """A frozen pydantic model that refuses keys it does not know."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_bool_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and annotation in (int, float, int | None):
+            raise PydanticCustomError("bool_for_a_number", "Input should be a number")
+        return value
 
 
 def _named(value: Any) -> Any:
@@ -207,7 +226,7 @@ def check_config(settings: Json | TrainConfig | None) -> TrainConfig:
     if isinstance(settings, TrainConfig):
         return settings
     try:
-        return TrainConfig.model_validate(settings or {})
+        return TrainConfig.model_validate(plain(settings or {}))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
