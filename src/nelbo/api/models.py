@@ -159,7 +159,7 @@ def _check_tightened_folder(source: Model, model: DiffusionModel, out: str | Pat
     path = Path(out)
     named = isinstance(source, (str, os.PathLike))
     if named and path.exists() and Path(source).expanduser().resolve() == path.resolve():
-        raise UsageError(f"the tightened model would replace the model in {out}", "give another folder for --out")
+        raise UsageError(f"the tightened model would replace the model in {out}", "give out=FOLDER another name")
     folder.check_target(path)
 
 

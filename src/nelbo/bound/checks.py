@@ -195,7 +195,7 @@ def precision_shift(
     n = PAIRED_DRAWS if max_nfe is None or not each else min(PAIRED_DRAWS, (max_nfe - runner.nfe) // each)
     shifts = f"{precision} shifts the value"
     if n < LEAST_PAIRED:
-        return f"{shifts}; by how much was not measured, for --max-nfe left no evaluations for it"
+        return f"{shifts}; by how much was not measured, for max_nfe={max_nfe} left no evaluations for it"
     try:
         ours = _paired_draws(chain, runner, n)
         with reference.denoiser.inference():

@@ -311,5 +311,5 @@ def _too_few(result: Compressed) -> UsageError:
         f"{fixed} are header, checksums and what bits-back borrows to begin with: {100 * result.overhead:.0f} % more "
         f"than the {net} bytes of the images themselves",
         f"give more images at once (about {enough} come within {100 * MAX_OVERHEAD:.0f} %), or write them all the same "
-        "with --few (few=True)",
+        "with few=True",
     )

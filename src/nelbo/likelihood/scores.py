@@ -155,7 +155,7 @@ def scored(chain: GaussianChain, runner: Runner, how: Settings) -> Scores:
     if n == 0:
         raise Interrupted(
             "interrupted before the first batch of examples was finished: there is no likelihood to report",
-            "start again; a smaller --batch-size gives results sooner, and --state FILE keeps what is finished",
+            "start again; a smaller batch_size=… gives results sooner, and state=FILE keeps what is finished",
         )
     table, R = table[:n], how.draws
     columns = table[:, : R * len(NAMES)].T.reshape(R, len(NAMES), n)

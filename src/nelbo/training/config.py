@@ -216,7 +216,7 @@ def read_config(file: str | Path | None = None, overrides: list[str] | None = No
     for override in overrides or []:
         key, equals, text = override.partition("=")
         if not equals or not key:
-            raise UsageError(f"--set {override!r} is no key=value", "write it as --set lr=0.001 or --set net.width=512")
+            raise UsageError(f"{override!r} is no key=value", "write it as lr=0.001 or net.width=512")
         _put(settings, key.strip().split("."), _value(text.strip()))
     return settings
 
@@ -237,7 +237,7 @@ def check_config(settings: Json | TrainConfig | None) -> TrainConfig:
             known = ", ".join(owner.model_fields)
             raise UsageError(f"unknown configuration key {key!r}", f"choose one of: {known}") from None
         problem = f"configuration key {key} = {first['input']!r}: {first['msg'].lower()}"
-        raise UsageError(problem, f"change it in the config file, or by --set {key}=…") from None
+        raise UsageError(problem, f"change it in the config file, or by {key}=…") from None
 
 
 def schema() -> Json:
@@ -252,9 +252,7 @@ def _put(settings: Json, path: list[str], value: Any) -> None:
         if isinstance(inner, str):
             inner = settings[part] = {"name": inner}
         if not isinstance(inner, dict):
-            raise UsageError(
-                f"--set {'.'.join(path)}=…: {part} = {inner!r} has no keys inside it", f"set {part} itself"
-            )
+            raise UsageError(f"{'.'.join(path)}=…: {part} = {inner!r} has no keys inside it", f"set {part} itself")
         settings = inner
     if isinstance(settings.get(path[-1]), dict) and isinstance(value, str):
         value = {**settings[path[-1]], "name": value}
