@@ -32,7 +32,7 @@ _TUPLE = re.compile(r"(?:tuple|Sequence)\[(int|float)\b.*\]|(Shape)")
 def numbers(target: Target) -> Target:
     """A function or class whose parameters that are annotated as numbers take those of any library.
 
-    Errors of a call: UsageError for a bool, nan or infinity (where the default is none), and for what is no number.
+    Errors of a call: UsageError for a bool, nan or infinity (unless that is the default), and for what is no number.
     """
     if isinstance(target, type):
         target.__init__ = numbers(target.__init__)  # type: ignore[misc]
@@ -70,13 +70,14 @@ def whole(name: str, value: Any) -> int:
     return number if type(number) is int else number.__index__()
 
 
-def real(name: str, value: Any, *, infinite: bool = False) -> float:
-    """`value` as a float; a Python int stays one. Errors: UsageError for a bool, nan and infinity."""
+def real(name: str, value: Any, *, infinite: bool = False, finite: bool = True) -> float:
+    """`value` as a float; a Python int stays one. Errors: UsageError for a bool; where it must be `finite`, for nan and
+    infinity, but not for the positive one where it may be `infinite`."""
     number = plain(value)
     if isinstance(number, bool) or not (isinstance(number, (int, float)) or hasattr(number, "__float__")):
         raise UsageError(f"{name}={value!r} is no number", f"give {name} as a float")
     number = number if type(number) in (int, float) else float(number)
-    if not ((infinite and number == math.inf) or _finite(number)):
+    if finite and not ((infinite and number == math.inf) or _finite(number)):
         raise UsageError(f"{name}={value!r} is not finite", f"give {name} as a finite number")
     return number
 
@@ -113,7 +114,8 @@ def _rule(parameter: inspect.Parameter) -> Callable[[str, Any], Any] | None:
         single = getattr(value, "ndim", 0) == 0
         if not scalars & {"int", "float"} or (others and not (number and single)):
             return value
-        return real(name, value, infinite=infinite) if "float" in scalars else whole(name, value)
+        # where a name may stand in its place, the owner says what may
+        return real(name, value, infinite=infinite, finite=not others) if "float" in scalars else whole(name, value)
 
     return rule
 
