@@ -108,7 +108,11 @@ EXAMPLES: dict[Callable[..., Any], dict[str, Any]] = {
     prior.GaussianPrior: dict(mean=0.5, variance=0.25),
 }  # fmt: skip
 """A call of everything public that takes a number; numbers are such that float32 has them exactly."""
-STANDS_FOR = {nelbo.codec.compress: compress, nelbo.codec.decompress: lambda **o: ARCHIVE["restored"](**o)}
+STANDS_FOR = {
+    nelbo.codec.compress: compress,
+    nelbo.codec.decompress: lambda **o: ARCHIVE["restored"](**o),
+    nelbo.Overrides: lambda **o: nelbo.Overrides(**o).apply(CODED),
+}
 RESULTS = {"Bound", "OdeLikelihood", "Compressed", "Decompressed", "SamplerStep", "Solver"}
 """What verbs return or hand to a sampler, and an abstract class: nobody makes them."""
 OTHERS = {

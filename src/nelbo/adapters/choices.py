@@ -92,10 +92,6 @@ class Overrides:
     range: tuple[float, float] | None = None
     clip: bool | tuple[float, float] | None = None
 
-    def __post_init__(self):
-        if self.bins is not None and self.bins < 2:
-            raise UsageError(f"bins={self.bins}", "give a whole number ≥ 2, or None for the model's own")
-
     def __bool__(self) -> bool:
         return any(value is not None for value in vars(self).values())
 
