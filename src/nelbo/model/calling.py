@@ -134,8 +134,8 @@ def explained(
     if others and not one:
         return UsageError(
             f"the network raised {first_line(error)}; it was {called}, without {', '.join(others)}",
-            f"if it needs one of them, give one row of it an example: condition={{{others[0]!r}: rows}}; NELBO_TRACEBACK=1 "
-            "shows where it happened",
+            f"if it needs one of them, give one row of it an example: condition={{{others[0]!r}: rows}}; "
+            "NELBO_TRACEBACK=1 shows where it happened",
         )
     given = ["the shape of the domain", "the time it is declared to take"] + [f"the condition {name!r}" for name in one]
     return UsageError(
