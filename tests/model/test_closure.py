@@ -364,6 +364,8 @@ def test_settings_around_a_call_change_nothing(verb, tmp_path):
     value, net = VALUES[verb], smooth(conv(0))
     plain = value(net, tmp_path)
     for name, around in AMBIENT.items():
+        if verb == "tighten" and name not in ("autocast", "a default dtype"):
+            continue  # every one costs as much as all others of the other verbs
         with around():
             assert value(net, tmp_path) == plain, name
 
