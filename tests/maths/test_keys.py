@@ -27,6 +27,7 @@ CERTIFICATES = [e for e in ESTIMATES if not e & {"one_time", "pooled"}]  # of `t
 CALLS = [
     *(e | PRECISION for e in ESTIMATES),
     {"ode"},
+    {"diagnose"},
     *({"tighten"} | e for e in CERTIFICATES),
     *({"train"} | e for e in ESTIMATES),
     {"sample"},
