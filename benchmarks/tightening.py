@@ -72,7 +72,7 @@ class Results:
         some = self.held_out if examples is None else examples
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return evaluate(model, some, estimator=estimator_of(model), per_example=True)
+            return evaluate(model, some, estimator=estimator_of(model, len(some)), per_example=True)
 
     def row(self, name: str, model: DiffusionModel, promised: float = math.nan, more: str = "") -> Bound:
         """Print a row and keep its bound."""

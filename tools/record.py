@@ -30,6 +30,7 @@ import argparse
 import fnmatch
 import json
 import math
+import platform
 import sys
 import tempfile
 import time
@@ -48,14 +49,16 @@ Values = dict[str, Any]
 
 
 def hardware() -> dict[str, str]:
-    """What the last bits depend on."""
+    """What the last bits depend on, and Python's version, whose bytecode is in fingerprints of functions."""
     model = "unknown"
     info = Path("/proc/cpuinfo")
     if info.exists():
         lines = (line.partition(":") for line in info.read_text().splitlines())
         known = {key.strip(): value.strip() for key, _, value in lines if value}
         model = " ".join(known.get(k, "?") for k in ("model name", "cpu family", "model", "stepping"))
-    return {"torch": torch.__version__, "cpu": model, "capability": torch.backends.cpu.get_cpu_capability()}
+    python = ".".join(platform.python_version_tuple()[:2])
+    capability = torch.backends.cpu.get_cpu_capability()
+    return {"torch": torch.__version__, "python": python, "cpu": model, "capability": capability}
 
 
 def compute(name: str, device: str | None = None) -> Values:

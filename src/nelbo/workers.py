@@ -69,10 +69,10 @@ def agree(workers: Workers, identity: Mapping[str, Any], command: str) -> None:
     if all(other == hashes[0] for other in hashes):
         return
     letters = torch.frombuffer(bytearray(text), dtype=torch.uint8).double()
-    told = [json.loads(bytes(rows[:, 0].to(torch.uint8).tolist())) for rows in workers.gather(letters[:, None])]
-    names = [name for name in {**REMEDIES, **dict.fromkeys(sorted({n for each in told for n in each}))}]
-    differ = [name for name in names if any(each.get(name) != told[0].get(name) for each in told)]
-    values = ", ".join(f"{_short(each.get(differ[0]))} on rank {rank}" for rank, each in enumerate(told))
+    identities = [json.loads(bytes(rows[:, 0].to(torch.uint8).tolist())) for rows in workers.gather(letters[:, None])]
+    names = [name for name in {**REMEDIES, **dict.fromkeys(sorted({n for each in identities for n in each}))}]
+    differ = [name for name in names if any(each.get(name) != identities[0].get(name) for each in identities)]
+    values = ", ".join(f"{_short(each.get(differ[0]))} on rank {rank}" for rank, each in enumerate(identities))
     raise UsageError(
         f"the {workers.size} processes of this run were not given the same {', '.join(differ[:4])}: "
         f"{differ[0]} is {values}",

@@ -122,6 +122,7 @@ OTHERS = {
     "a number": (lambda: 3, "class int", "DiffusionModel"),
     "a schedule": (lambda: nelbo.schedules.linear(5), "class Table", "DiffusionModel"),
     "the text of a network": (lambda: str(tiny()), r"a text of \d+ characters, 'UNet2DModel\(", "DiffusionModel"),
+    "an address": (lambda: "https://somewhere/org/name", "is an address", "org/name"),
     "a zero byte": (lambda: "run\0", "a text of 4 characters", "DiffusionModel"),
 }  # fmt: skip
 
@@ -156,6 +157,52 @@ def test_a_file_in_place_of_a_model(tmp_path, name):
         with pytest.raises(ModelFolderError, match=re.escape(name)) as caught:
             nelbo.evaluate(path, CODES)
         assert all(re.search(word, caught.value.hint) for word in FILES[name])
+
+
+FOLDERS = {
+    "two models": (("model.json", "model_index.json"), "holds two models", "of its own"),
+    "folders of models": (("a/model.json", "b/model_index.json"), "there are models in a, b below it", "one of them"),
+    "an unfinished run": (("checkpoints/step-1.pt",), "did not end", "--resume"),
+    "weights": (("pytorch_lora_weights.safetensors",), r"holds weights \(pytorch_lora_weights", r"from_callable\(net"),
+    "nothing": ((), r"model\.json is missing", "model folder"),
+}
+
+
+@pytest.mark.parametrize("case", FOLDERS)
+def test_a_folder_that_is_no_model(tmp_path, case):
+    files, match, hint = FOLDERS[case]
+    for file in files:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text("{}")
+    with pytest.raises(ModelFolderError, match=match) as caught:
+        nelbo.load(tmp_path)
+    assert re.search(hint, caught.value.hint)
+
+
+def test_the_home_folder(tmp_path, monkeypatch, pipeline):
+    """~ is the home folder, as in a shell."""
+    pipeline.save_pretrained(tmp_path / "pipe")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert nelbo.load("~/pipe").fingerprint() == nelbo.load(tmp_path / "pipe").fingerprint()
+
+
+def test_a_place_in_an_object(pipeline):
+    for model in (pipeline, zero()):
+        with pytest.raises(UsageError, match=r"subfolder='unet' and revision=None with a \w+"):
+            nelbo.load(model, subfolder="unet")
+
+
+def test_no_model_is_written_into_a_pipelines_folder(tmp_path, pipeline):
+    """nelbo reads model.json first: the pipeline would be there and never be read."""
+    pipeline.save_pretrained(tmp_path / "pipe")
+    before = sorted(tmp_path.rglob("*"))
+    for write in (
+        lambda out: nelbo.train(MANY, out, {"steps": 1, "bins": 256}),
+        lambda out: nelbo.tighten(pipeline, MANY, steps=2, out=out),
+    ):
+        with pytest.raises(UsageError, match="holds a pipeline of diffusers"):
+            write(tmp_path / "pipe")
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_file_on_the_command_line(tmp_path, run_nelbo):

@@ -17,13 +17,13 @@ import torch
 import nelbo
 from nelbo import Relative, compare, evaluate
 from nelbo.bound import runner, tolerance
-from nelbo.bound.planned import cost
+from nelbo.bound.planned import allocation, cost, pilot
 from nelbo.bound.planned.adaptive import Adaptive
 from nelbo.bound.prepare import prepare
 from nelbo.bound.problem import Draws
 from nelbo.errors import CostError, UsageError
 from nelbo.workers import Run
-from tests.bound.shrunk import DATA, D, X, exact_diffusion, exact_reconstruction, model
+from tests.bound.shrunk import DATA, D, X, exact_diffusion, exact_reconstruction, model, sum_over_steps
 
 pytestmark = pytest.mark.filterwarnings("ignore::nelbo.bound.checks.NelboWarning")
 BAD, PILOT = model(factor=1.6), 216
@@ -101,16 +101,16 @@ def test_it_says_what_it_would_cost_and_what_is_known(refused):
 
 def check_what_the_pilot_knows() -> None:
     """The plan is right to a factor of three, by the variance of independent draws; the value within 4 errors."""
-    with pytest.raises(CostError) as refused:
-        evaluate(BAD, X)
-    known, bits = refused.value.pilot, 1 / D / math.log(2)
+    one, bits = prepare(BAD, X), 1 / D / math.log(2)
+    found = pilot.run(one.chain, one.runner, pilot.EXAMPLES)
+    known = cost.of_pilot(one.chain, found, one.chain.priors())
     for term, exact in ((known.diffusion, EXACT), (known.total, EXACT + exact_reconstruction() * bits)):
         error = math.sqrt(term.variance) * bits
         assert abs(term.mean * bits - exact) < 4 * error < 0.7 * exact
     assert abs(sum(s.mean for s in known.strata) / known.diffusion.mean - 1) < 0.02
     some = evaluate(BAD, X, max_nfe=20_000)
     needed = some.nfe_total * (some.standard_error.estimator / 0.01) ** 2
-    assert needed / 3 < refused.value.evaluations < 3 * needed
+    assert needed / 3 < allocation.per_example(one.chain, found, 0.01 / bits).needed < 3 * needed
 
 
 def test_it_names_what_is_amiss_and_what_to_pass(refused):
@@ -245,3 +245,40 @@ def test_a_comparison_relative_to_its_difference():
     near = dataclasses.replace(DATA.model(BAD.schedule, BAD.grid, exact_ends=False))
     with pytest.raises(CostError, match="the difference is about"):
         compare(near, near.with_grid(nelbo.grids.subset(list(range(0, 200, 2)))), X, tolerance="0.001%")
+
+
+# ---------------------------------------------------------------- data of extreme scales
+
+UNIT = nelbo.exact.GaussianData(torch.zeros(3), torch.eye(3))
+TABLE = UNIT.model(nelbo.schedules.linear(200, 5e-4, 0.1), nelbo.grids.full(), exact_ends=False)
+EXTREME = UNIT.sample(100, seed=2) * torch.tensor([1.0, 1e6, 1e-6])
+
+
+@pytest.mark.parametrize("design", ["pooled", "per_example"])
+def test_columns_of_extreme_scales(design):
+    """A model of N(0, I) on columns of 1, 10⁶ and 10⁻⁶, 10¹⁰ bits/dim: refused, or what a budget affords, and right."""
+    exact = sum_over_steps(np.linspace(5e-4, 0.1, 200), EXTREME, torch.ones(3).double(), 1.0)
+    with pytest.raises(CostError, match=r"takes about \d\.\de\+\d\d network evaluations"):
+        evaluate(TABLE, EXTREME, estimator=design)
+    for options in ({"max_nfe": 5000}, {"tolerance": "5%"}):
+        term = evaluate(TABLE, EXTREME, estimator=design, **options).terms.diffusion
+        assert term.standard_error < 0.2 * term.bits_per_dim
+        assert abs(term.bits_per_dim - exact.mean() / 3 / math.log(2)) < 4 * term.standard_error
+
+
+def test_more_draws_than_fit_into_memory_are_refused():
+    with pytest.raises(UsageError, match=r"a stage of \S+ draws of the pooled design, all in memory at once"):
+        evaluate(TABLE, EXTREME, estimator="pooled", any_cost=True)
+
+
+def test_one_example_under_a_continuous_grid():
+    """Nothing is known of a single example's spread, and the plan stays finite: it used to overflow."""
+    codes = nelbo.exact.CategoricalData(torch.linspace(0.1, 1, 17).expand(16, 17))
+    right = codes.model(nelbo.schedules.logsnr_linear(8.0, -8.0), nelbo.grids.continuous())
+    found = evaluate(right, codes.sample(1), tolerance=0.05)
+    assert found.standard_error.estimator <= 0.05 and found.nfe_total < 20_000
+
+
+def test_numbers_of_any_size_keep_their_columns():
+    large = str(evaluate(TABLE, EXTREME, max_nfe=2000)).splitlines()
+    assert [len(line.split()) for line in (*large[2:5], large[6])] == [4] * 4

@@ -17,7 +17,7 @@ CODES = torch.randint(0, 17, (8, 1, 8, 8), generator=torch.Generator().manual_se
 
 
 def model(network: Callable[..., Tensor], **more) -> nelbo.DiffusionModel:
-    schedule = nelbo.schedules.linear(50, 1e-3, 0.2)
+    schedule = nelbo.schedules.linear(8, 1e-2, 0.7)
     return nelbo.from_callable(network, schedule=schedule, domain=nelbo.DataDomain((1, 8, 8), bins=17), **more)
 
 
@@ -134,7 +134,7 @@ def test_five_evaluations_are_counted():
             return 0.9 * z
 
     bound = nelbo.evaluate(model(Network()), CODES, estimator="exhaustive")
-    assert bound.nfe_total == sum(calls) == EVALUATIONS + 2 * 50 * len(CODES)
+    assert bound.nfe_total == sum(calls) == EVALUATIONS + 2 * 8 * len(CODES)
     own = nelbo.exact.CategoricalData(torch.full((4, 17), 1 / 17))
     exact = own.model(nelbo.schedules.logsnr_linear(8.0, -8.0), nelbo.grids.even(8))
     assert nelbo.evaluate(exact, own.sample(4), estimator="exhaustive").nfe_total == 2 * 4 * exact.steps

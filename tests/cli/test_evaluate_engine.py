@@ -142,7 +142,7 @@ def test_interrupted_estimates_are_of_what_was_drawn(model, design, monkeypatch)
     options = {"tolerance": 0.01, "estimator": design, "batch_size": 40}
     counted = interrupted(model, 0)
     evaluate(counted, codes, **options)
-    calls = -counted.denoiser.net.left
+    calls = -counted.denoiser.net.function.left
     exact = evaluate(model, codes, tolerance=0.0015, seed=99, batch_size=1000)
     z = []
     for seed in range(24):
@@ -169,7 +169,7 @@ def test_interrupted_before_there_is_an_estimate(model):
     with pytest.raises(KeyboardInterrupt):  # in the pilot
         evaluate(interrupted(model, 2), codes, batch_size=20)
     with pytest.raises(Interrupted, match="before there was an estimate"):
-        evaluate(interrupted(model, 16), codes, batch_size=20, estimator="pooled")
+        evaluate(interrupted(model, 19), codes, batch_size=20, estimator="pooled")
 
 
 def test_ctrl_c_prints_and_writes_and_the_state_goes_on(nelbo, here):

@@ -45,6 +45,7 @@ def running():
         ("tighten", "held_out=FILE does not, max_nfe=3 does", "--held-out FILE does not, max_nfe=3 does"),
         ("train", "use net.head=plain, resume=True", "use --set net.head=plain, --resume"),
         ("train", "use bins=256 or max_nfe=3", "use --set bins=256 or max_nfe=3"),
+        ("train", "standardise=True would help", "--set standardise=true would help"),
     ],
 )
 def test_arguments_become_options(running, command, python, shown):

@@ -288,7 +288,7 @@ def test_conditions_are_kept_and_images_without_channels_come_back_so(tmp_path):
     back = decompress(model, tmp_path / "x.nelbo")
     assert back.shape == (50, 4, 4) and torch.equal(back, codes)
     for wrong in ({"y": y[:9]}, {"y": y / 2}, "y"):
-        with pytest.raises(UsageError, match="condition"):
+        with pytest.raises(NelboError, match="condition"):
             compress(model, codes, tmp_path / "y.nelbo", condition=wrong, few=True)
 
 

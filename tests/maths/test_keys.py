@@ -25,10 +25,10 @@ ESTIMATES = [
 PRECISION = {"precision", "laps"}
 CERTIFICATES = [e for e in ESTIMATES if not e & {"one_time", "pooled"}]  # of `tighten`, whose paired draws are two each
 CALLS = [
-    *(e | PRECISION for e in ESTIMATES),
-    {"ode"},
+    *(e | PRECISION | {"trial"} for e in ESTIMATES),
+    {"ode", "trial"},
     {"diagnose"},
-    *({"tighten"} | e for e in CERTIFICATES),
+    *({"tighten", "trial"} | e for e in CERTIFICATES),
     *({"train"} | e for e in ESTIMATES),
     {"sample"},
     {"exact"},

@@ -15,13 +15,14 @@ from torch.nn import functional
 
 import nelbo
 from nelbo.errors import UsageError
-from nelbo.model.closure import OpenedFunction, look, opened
+from nelbo.model.closure import look
+from nelbo.model.opened import OpenedFunction, opened
 
 CODES = torch.randint(0, 17, (8, 1, 8, 8), generator=torch.Generator().manual_seed(0))
 
 
 def model(network: Callable[..., Any], **more: Any) -> nelbo.DiffusionModel:
-    schedule = nelbo.schedules.linear(50, 1e-3, 0.2)
+    schedule = nelbo.schedules.linear(8, 1e-2, 0.7)
     return nelbo.from_callable(network, schedule=schedule, domain=nelbo.DataDomain((1, 8, 8), bins=17), **more)
 
 

@@ -172,7 +172,7 @@ SLOPE, SIGMA_DATA = -7.0, 0.7
 """dλ/dt of the levels that conversions are tested at, and EDM's σ_data."""
 
 
-def said(output: Output, x: np.ndarray, eps: np.ndarray, alpha: np.ndarray, sigma: np.ndarray, path: Path):
+def output_of(output: Output, x: np.ndarray, eps: np.ndarray, alpha: np.ndarray, sigma: np.ndarray, path: Path):
     """What a network with this output says where x and ε are the truth, from the definitions alone."""
     if output is Output.VELOCITY:  # α′ and σ′ of each path by hand, with λ′ = SLOPE
         slopes = {
@@ -198,10 +198,10 @@ def check_conversions() -> None:
         alpha, sigma = t.alpha.numpy()[:, None], t.sigma.numpy()[:, None]
         z = torch.from_numpy(alpha * x + sigma * eps)
         for source in Output:
-            value = torch.from_numpy(said(source, x, eps, alpha, sigma, path))
+            value = torch.from_numpy(output_of(source, x, eps, alpha, sigma, path))
             close(x0_from(source, value, z, t, SIGMA_DATA), x, 1e-11, 1e-12 * (1 + np.max(sigma / alpha)))
             for target in Output:
-                expected = said(target, x, eps, alpha, sigma, path)
+                expected = output_of(target, x, eps, alpha, sigma, path)
                 room = 1e-12 * np.max(1 + sigma / alpha + alpha / sigma) * np.max(1 + np.abs(expected))
                 close(convert(source, target, value, z, t, SIGMA_DATA), expected, 1e-11, room)
             room = 1e-12 * np.max(1 + alpha / sigma) * np.max(1 + np.abs(value.numpy()))

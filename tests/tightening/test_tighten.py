@@ -11,10 +11,12 @@ import pytest
 import torch
 
 import nelbo
+from nelbo.bound.estimators import Stratified
 from nelbo.errors import ModelFolderError, UsageError
 from nelbo.model.examples import Examples
 from nelbo.tightening import certificate as certificates
 from nelbo.tightening.split import split
+from nelbo.tightening.tighten import BUDGET, estimator_of
 
 SHAPE, BINS = (1, 6, 6), 8
 
@@ -82,6 +84,38 @@ def test_every_kind_of_model(kind, codes, tmp_path):
     assert json.loads(json.dumps(document, allow_nan=False)) == document and "gained" in str(found)
 
 
+@pytest.mark.parametrize("kind", ["eps", "vdm"])
+def test_long_chains_are_certified_as_evaluate_does_it(kind, codes):
+    """Forty steps, or the continuous bound: less than half the error of even strata, at no more than their cost."""
+    model, held_out = of_kind(kind), codes[:48]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        planned = nelbo.evaluate(model, held_out, estimator=estimator_of(model, 48), per_example=True)
+        even = nelbo.evaluate(model, held_out, estimator=Stratified(25, 4), per_example=True)
+    a, b = planned.standard_error.estimator, even.standard_error.estimator
+    assert a < b / 2 and planned.nfe_per_example <= BUDGET
+    assert abs(planned.bits_per_dim - even.bits_per_dim) < 4 * math.hypot(a, b)
+
+
+def test_short_chains_are_certified_step_by_step():
+    """Each step twice, so that rows with the same levels share their noise."""
+    short, long = (estimator_of(of_kind("vdm").with_grid(nelbo.grids.even(k)), 48) for k in (25, 26))
+    assert (short.name, long.name) == ("exhaustive", "adaptive")
+
+
+def test_gains_are_those_of_the_same_examples(codes):
+    """The error of every part, and of the whole, is the spread of the examples' differences over √N."""
+    _, found = tightened(of_kind("eps"), codes)
+    nats = [stage.bound.per_example.nats for stage in found.stages]
+    document, bits = found.to_dict(), 1 / (36 * math.log(2))
+    for before, after, stage in zip(nats, nats[1:], document["stages"][1:], strict=False):
+        assert stage["part"]["bits_per_dim"] == pytest.approx(float((before - after).mean()) * bits)
+        spread = float((before - after).std()) / math.sqrt(len(before)) * bits
+        assert stage["part"]["standard_error"] == pytest.approx(spread)
+    whole = float((nats[0] - nats[-1]).std()) / math.sqrt(48) * bits
+    assert document["gain"]["standard_error"]["total"] == pytest.approx(whole)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("first_level", ["own", "gaussian", "histogram", "pixel", "context"])
 def test_the_decoder_may_be_chosen(first_level, codes):
@@ -90,6 +124,36 @@ def test_the_decoder_may_be_chosen(first_level, codes):
     assert found.details["decoder"]["kind"] == first_level and tight.steps == 5
     if first_level == "own":
         assert tight.decoder is model.decoder and found.details["chain"]["positions"][0] == 0
+
+
+def test_standardised_data_are_tightened_as_they_are():
+    """A model of (x − mean)/scale and one of x differ by Σ log scale alone: in bounds, in predictions, in targets."""
+    mean, scale = torch.tensor([3.0, -2e6]).double(), torch.tensor([1e-6, 1e6]).double()
+    data = nelbo.exact.GaussianData([0.2, -0.3], [[1.0, 0.6], [0.6, 0.9]])
+    model = data.model(nelbo.schedules.linear(40, 1e-3, 0.35), nelbo.grids.full(), exact_ends=False)
+    u, shift = data.sample(80), float(scale.log().sum()) / 2 / math.log(2)
+    raw = dataclasses.replace(model, domain=nelbo.DataDomain((2,), mean=mean, scale=scale))
+    target = {"steps": None, "target": 2.0}, {"steps": None, "target": 2.0 + shift}
+    for ours, theirs in (({}, {}), target):
+        _, a = tightened(model, u, **ours)
+        _, b = tightened(raw, mean + scale * u, **theirs)
+        pairs = zip(a.to_dict()["stages"], b.to_dict()["stages"], strict=True)
+        for one, other in pairs:
+            assert other["bits_per_dim"] == pytest.approx(one["bits_per_dim"] + shift, abs=1e-5)
+            predicted = one["fitted_bits_per_dim"], other["fitted_bits_per_dim"]
+            assert predicted == (None, None) or predicted[1] == pytest.approx(predicted[0] + shift, abs=1e-5)
+        assert a.details["chain"] == b.details["chain"] and a.details["decoder"]["kind"] == b.details["decoder"]["kind"]
+
+
+def test_columns_of_extreme_scales():
+    """A model of N(0, I) on columns of 1, 10⁶ and 10⁻⁶: a certificate without a number that is not finite."""
+    data = nelbo.exact.GaussianData(torch.zeros(3), torch.eye(3))
+    model = data.model(nelbo.schedules.linear(60, 1e-3, 0.3), nelbo.grids.full(), exact_ends=False)
+    _, found = tightened(model, data.sample(80) * torch.tensor([1.0, 1e6, 1e-6]), 6)
+    gain = found.to_dict()["gain"]
+    assert gain["bits_per_dim"] > 1e6 and math.isfinite(gain["standard_error"]["total"])
+    columns = [line.split() for line in str(found).splitlines()[2:5]]
+    assert all(len(row) >= 6 for row in columns)  # no number runs into the next
 
 
 @pytest.mark.slow

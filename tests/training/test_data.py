@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 
 import nelbo
 from nelbo import evaluate
+from nelbo.bound.checks import NelboWarning
 from nelbo.data import pictures as decoding
 from nelbo.data import read
 from nelbo.data.pictures import LazyRows
@@ -180,6 +182,32 @@ def test_training_on_a_table(tmp_path):
         spread = float(x[:, column].std())
         assert abs(float(drawn[:, column].mean() - x[:, column].mean())) < 0.3 * spread
         assert 0.6 < float(drawn[:, column].std()) / spread < 1.5
+
+
+@pytest.mark.parametrize(
+    ("scales", "told"),
+    [
+        ((1.0, 1e6, 1e-6), "from 1e-06 to 1e+06, a ratio of 1e+12"),
+        ((1.0, 0.04, 2.0), "from 0.04 to 2, a ratio of 50"),
+        ((9.0, 9.0, 9.0), "root mean squares up to 9"),
+        ((1.0, 0.2, 4.0), None),
+        ((1.0, 0.0, 2.0), None),
+    ],
+)
+def test_columns_that_want_to_be_standardised(scales, told, tmp_path):
+    """Where a column drowns in the first level's noise or sticks out of the last level's, and never else."""
+    x = torch.randn(400, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    x = (x - x.mean(0)) / x.std(0, unbiased=False) * torch.tensor(scales, dtype=torch.float64)
+    settings = small(steps=1, net=PLAIN, schedule={"logsnr_max": 6.0, "logsnr_min": -6.0})
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        nelbo.train(x, tmp_path / "raw", settings)
+    notes = [str(w.message) for w in seen if "standardise=True would help" in str(w.message)]
+    assert len(notes) == (told is not None) and all(told in note for note in notes)
+    if 0.0 not in scales:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", NelboWarning)
+            nelbo.train(x, tmp_path / "standard", {**settings, "standardise": True})
 
 
 # ---------------------------------------------------------------- labels

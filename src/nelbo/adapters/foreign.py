@@ -122,8 +122,8 @@ def _remedy_of_function(function: Any) -> str:
 def _of_betas(value: Any) -> str:
     """The line for an object that holds a table of β: denoising-diffusion-pytorch, guided-diffusion."""
     net = "diffusion.model" if callable(getattr(value, "model", None)) else "net"
-    told = [getattr(value, "objective", None), getattr(getattr(value, "model_mean_type", None), "name", None)]
-    predicts = next((PREDICTS[name] for name in told if name in PREDICTS), None)
+    stated = [getattr(value, "objective", None), getattr(getattr(value, "model_mean_type", None), "name", None)]
+    predicts = next((PREDICTS[name] for name in stated if name in PREDICTS), None)
     variance = VARIANCES.get(getattr(getattr(value, "model_var_type", None), "name", ""))
     if variance is None and "Learned" in type(value).__name__:
         variance = "learned_range"
@@ -171,7 +171,9 @@ def _name(function: Any) -> str:
 
 
 def check_name(text: str) -> None:
-    """Errors: UsageError for a text that names no place: too long for a path, or with characters that none has."""
+    """Errors: UsageError for a text that names no place: an address, a text too long for a path or of several lines."""
+    if "://" in text:
+        raise UsageError(f"the model {text!r} is an address", "of the hub give org/name; else the path of a folder")
     try:
         Path(text).exists()
     except (OSError, ValueError):
@@ -203,3 +205,34 @@ def check_file(path: Path) -> None:
     else:
         hint = FORMS
     raise ModelFolderError(f"{path} is a file, and a model is a folder or a function", hint)
+
+
+def check_folder(path: Path) -> None:
+    """Errors: ModelFolderError for a folder that holds no model, or one of nelbo and one of diffusers.
+
+    A folder of diffusers alone is read before, and a missing path passes.
+    """
+    if not path.is_dir():
+        return
+    inside = sorted(path.iterdir())
+    if (path / "model.json").exists():
+        if (path / "model_index.json").exists():
+            raise ModelFolderError(
+                f"{path} holds two models: model.json is nelbo's, and model_index.json is of a pipeline of diffusers",
+                "keep each in a folder of its own",
+            )
+        return
+    message, weights = f"{path / 'model.json'} is missing", [p.name for p in inside if p.suffix in WEIGHTS]
+    models = [p.name for p in inside if (p / "model.json").exists() or (p / "model_index.json").exists()]
+    if models:
+        raise ModelFolderError(f"{message}: there are models in {', '.join(models[:4])} below it", "give one of them")
+    if (path / "checkpoints").is_dir() and not (path / "model.safetensors").exists():
+        raise ModelFolderError(
+            f"{message}: it holds checkpoints of a training run that did not end", "finish it: nelbo train … --resume"
+        )
+    if weights and "model.safetensors" not in weights:
+        raise ModelFolderError(
+            f"{message}: it holds weights ({', '.join(weights[:3])}), and these alone are no model",
+            "load them into their network and wrap it in a function of a module: nelbo.from_callable(net, schedule=…, "
+            "domain=…), and name it package.module:function",
+        )

@@ -8,6 +8,7 @@ from typing import Any
 
 from nelbo.adapters import diffusers, foreign
 from nelbo.adapters.choices import Overrides
+from nelbo.errors import UsageError
 from nelbo.model import folder, plugin
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.typing import Json
@@ -39,21 +40,29 @@ def load(
     1.0
     """
     chosen = overrides or Overrides()
+    pipeline = foreign.is_pipeline(model)
+    if (isinstance(model, DiffusionModel) or pipeline) and (subfolder is not None or revision is not None):
+        raise UsageError(
+            f"subfolder={subfolder!r} and revision={revision!r} with a {type(model).__name__}",
+            "they say where in a folder or on the hub a model is; an object is the model itself",
+        )
     if isinstance(model, DiffusionModel):
         return chosen.apply(model)
     # the choices go into a model of diffusers as it is made: they settle what its configuration leaves open
     given: Json = {name: value for name, value in vars(chosen).items() if value is not None}
-    if foreign.is_pipeline(model):
+    if pipeline:
         return diffusers.from_diffusers(model, **given)
     if not isinstance(model, (str, os.PathLike)):
         raise foreign.no_model(model)
     text = os.fspath(model)
+    text = str(Path(text).expanduser()) if text.startswith("~") else text
     foreign.check_name(text)
     path = Path(text) / subfolder if subfolder else Path(text)
     foreign.check_file(path)
     if diffusers.is_folder(path) or (not Path(text).exists() and diffusers.is_hub_id(text)):
         hub: Json = {"subfolder": subfolder, "revision": revision, "local_files_only": local_files_only}
         return diffusers.from_diffusers(text, **given, **hub)
+    foreign.check_folder(path)
     if Path(text).exists() or ":" not in text:
         return chosen.apply(folder.load(path))
     return chosen.apply(plugin.call(text))

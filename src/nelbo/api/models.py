@@ -155,10 +155,10 @@ def _check_tightened_folder(source: Model, model: DiffusionModel, out: str | Pat
     """Errors: UsageError where `out` cannot hold the tightened model, or is the model's own folder; before the work."""
     folder.check_keepable(model)
     path = Path(out)
-    if path.exists() and not path.is_dir():
-        raise UsageError(f"the folder {out} is a file", "give the name of a folder; it is made where it is missing")
-    if isinstance(source, (str, os.PathLike)) and path.exists() and Path(source).resolve() == path.resolve():
+    named = isinstance(source, (str, os.PathLike))
+    if named and path.exists() and Path(source).expanduser().resolve() == path.resolve():
         raise UsageError(f"the tightened model would replace the model in {out}", "give another folder for --out")
+    folder.check_target(path)
 
 
 @overload

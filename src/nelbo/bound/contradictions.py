@@ -44,9 +44,9 @@ def _misread(
     fixed, weights = terms_at(chain, nodes)
     declared = readings.declared(denoiser)
     tried = [declared, *readings.siblings(denoiser, levels)]
-    found = {reading: Evidence.of(reading, levels, rows, edm) for reading in tried}
-    reading = readings.best(found, weights)
-    own, other = found[declared], found[reading]
+    evidence = {reading: Evidence.of(reading, levels, rows, edm) for reading in tried}
+    reading = readings.best(evidence, weights)
+    own, other = evidence[declared], evidence[reading]
     if reading == declared or not readings.explains_better(other, own, rows, weights):
         return []
     diffusion = float((fixed + weights * torch.stack([e.mean() for e in other.errors])).sum())

@@ -152,10 +152,10 @@ class Evidence:
     def of(cls, reading: Reading, levels: Levels, rows: list[Tensor], edm_input: bool) -> Evidence:
         """Of the draws `rows`, (n_k, COLUMNS) at each of the levels (K,)."""
         a, b = (c.tolist() for c in reading.coefficients(levels, edm_input))
-        found = [errors(values, a[k], b[k]) for k, values in enumerate(rows)]
+        of_rows = [errors(values, a[k], b[k]) for k, values in enumerate(rows)]
         zeros = [float(errors(values, a[k], 0.0).mean()) for k, values in enumerate(rows)]
-        shares = [float(e.mean()) / max(zero, 1e-300) for e, zero in zip(found, zeros, strict=True)]
-        return cls(found, [e / b[k] ** 2 for k, e in enumerate(found)], shares)
+        shares = [float(e.mean()) / max(zero, 1e-300) for e, zero in zip(of_rows, zeros, strict=True)]
+        return cls(of_rows, [e / b[k] ** 2 for k, e in enumerate(of_rows)], shares)
 
     def contradicts(self, other: Evidence, sure: bool = False) -> list[bool]:
         """Whether it contradicts `other` at each level; sure: by `DEVIATIONS` standard errors of the difference."""

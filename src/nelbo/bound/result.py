@@ -170,13 +170,14 @@ def table(bound: Bound) -> str:
     lines = [f"{'term':<16}{unit:>20}{'± estimator':>14}{'± data':>11}"]
     lines += ["─" * 61]
     lines += [
-        f"{name:<16}{t['bits_per_dim']:>20.5f}{t['standard_error']:>14.5f}{_number(t['standard_error_data']):>11}"
+        f"{name:<16}{_value(t['bits_per_dim']):>20}{_error(t['standard_error']):>14}"
+        f"{_error(t['standard_error_data']):>11}"
         for name, t in rows
     ]
     e = bound.standard_error
     lines += [
         "─" * 61,
-        f"{bound.total_name:<16}{bound.bits_per_dim:>20.5f}{e.estimator:>14.5f}{_number(e.data):>11}",
+        f"{bound.total_name:<16}{_value(bound.bits_per_dim):>20}{_error(e.estimator):>14}{_error(e.data):>11}",
         "",
     ]
     d = bound.description
@@ -201,8 +202,15 @@ def table(bound: Bound) -> str:
     return "\n".join(lines)
 
 
-def _number(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.5f}"
+def _value(value: float) -> str:
+    return f"{value:.5f}" if abs(value) < 1e9 else f"{value:.8g}"
+
+
+def _error(value: float) -> str:
+    """Five decimals while they fit into their column; a dash where there is no such number."""
+    if math.isnan(value):
+        return "–"
+    return f"{value:.5f}" if value < 1e3 else f"{value:.4g}"
 
 
 def without_nan(value: Any) -> Any:

@@ -35,7 +35,9 @@ def _option(match: re.Match[str]) -> str:
     if name is None:
         return match[0]
     if name not in _options:
-        return f"--set {match[0]}" if "settings" in _options and _is_setting(name) else match[0]
+        if "settings" not in _options or not _is_setting(name):
+            return match[0]
+        return f"--set {name}={value.lower() if value in ('True', 'False') else value}"
     bare = value[1:-1] if value[:1] in ("'", '"') and " " not in value else value
     positive, *negative = _options[name]
     if bare == "False" and negative:

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nelbo.model.closure import entered, plain
 from nelbo.model.denoiser import Denoiser
+from nelbo.model.opened import entered, plain
 
 MEMORY = 1 << 28
 """Bytes of answers that are kept."""

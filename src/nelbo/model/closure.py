@@ -10,17 +10,15 @@ Code counts by its bytes where it is the user's, and by its name where it belong
 
 from __future__ import annotations
 
-import copy
 import dis
 import enum
 import functools
 import hashlib
 import sys
 import sysconfig
-import threading
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
@@ -29,16 +27,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nelbo.errors import UsageError
-from nelbo.typing import Json
-
 READS = {"open", "load", "load_file", "load_model", "from_pretrained", "from_file", "import_module", "__import__"}
 READS |= {"exec", "eval", "urlopen", "hf_hub_download", "InferenceSession"}
 """Calls that bring in what no walk through objects can see."""
 MOST = 200_000
 """Objects that are looked at: a network's closure holds a few dozen, and a walk that needs more has gone astray."""
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, enum.Enum, PurePath, range, slice, type(Ellipsis))
-_PLAIN += (torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format, np.generic)
+_PLAIN += (torch.dtype, torch.Size, torch.layout, torch.memory_format, np.generic)
 _INSTALLED = tuple({sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 _OF_TORCH = set(vars(nn.Module()))
 """Attributes of every module: registries, hooks, and the mode, which is no part of what it computes."""
@@ -82,6 +77,9 @@ class _Walk:
     # ------------------------------------------------------------ one object
     def visit(self, path: str, value: Any, slot: tuple[Any, Any] | None) -> None:
         """Follow `value`, found at `path`; slot: the container and key where it may be replaced."""
+        if isinstance(value, torch.device):
+            self._note(path, "a device")  # where a network computes is no part of what it computes
+            return
         if isinstance(value, _PLAIN):
             self._note(path, repr(value))
             return
@@ -147,7 +145,7 @@ class _Walk:
             self._kept.append(part)
             kind = type(part)
             self._note(name, f"{kind.__module__}.{kind.__qualname__}")
-            with self._inside(strict=False, silent=_library(kind) not in (None, "torch")):
+            with self._inside(strict=False, silent=library_of(kind) not in (None, "torch")):
                 self._code_of_class(name, kind)
                 for key, value in list(vars(part).items()):
                     if key not in _OF_TORCH:
@@ -220,7 +218,7 @@ class _Walk:
     def _code_of_class(self, path: str, kind: type) -> None:
         """The methods and attributes of the user's classes among `kind` and its bases."""
         for base in kind.__mro__:
-            if _library(base) is not None or id(base) in self._seen:
+            if library_of(base) is not None or id(base) in self._seen:
                 continue
             self._seen[id(base)] = f"{base.__module__}.{base.__qualname__}"
             self._kept.append(base)
@@ -308,177 +306,16 @@ def _stable(constants: list[Any]) -> list[str]:
     return [repr(sorted(map(repr, c))) if isinstance(c, frozenset) else repr(c) for c in constants]
 
 
-def _installed(file: str | None, module: str) -> bool:
-    """Whether code comes from an installed library: its name then says which code it is."""
-    if module.partition(".")[0] in ("nelbo", "builtins"):
+def _installed(file: str | None, module: str | None) -> bool:
+    """Whether code comes from an installed library: its name then says which code it is. module: None for what was made
+    by a library at run time."""
+    if module is None or module.partition(".")[0] in ("nelbo", "builtins"):
         return True
     return file is None or file.startswith((*_INSTALLED, "<frozen"))
 
 
-def _library(kind: type) -> str | None:
+def library_of(kind: type) -> str | None:
     """The library that a class comes from; None where it is the user's."""
     file = getattr(sys.modules.get(kind.__module__), "__file__", None)
     main = kind.__module__ == "__main__"
-    return None if main or not _installed(file, kind.__module__) else kind.__module__.partition(".")[0]
-
-
-# ---------------------------------------------------------------- a network that is a function
-_CALLS = threading.RLock()
-"""Held while a function is called with other modules in the place of its own, which no other thread may see."""
-
-
-class OpenedFunction(nn.Module):
-    """A function as a module: what was found inside is its own, so that it is counted, cast, moved and saved.
-
-    A copy (in another precision, on another device) calls the same function with the copies of its modules and tensors
-    in the place of the originals for the time of the call.
-    """
-
-    def __init__(self, function: Callable[..., Any], inside: Inside, modules: Iterable[nn.Module] = ()):
-        super().__init__()
-        self.function = function
-        self.inside = inside
-        named = list(modules)
-        self.named = bool(named)
-        every = list({id(m): m for m in [*inside.modules.values(), *named]}.values())
-        within = {id(part) for m in every for part in m.modules() if part is not m}
-        self.originals = tuple(every)
-        self.sources = nn.ModuleList(m for m in every if id(m) not in within)
-        owned = {id(p) for m in every for p in [*m.parameters(), *m.buffers()]}
-        loose = [path for path, tensor in inside.tensors.items() if id(tensor) not in owned]
-        self.loose = {f"tensor{i}": path for i, path in enumerate(loose)}
-        for name, path in self.loose.items():
-            self._register(name, inside.tensors[path])
-        self.replaced: tuple[tuple[nn.Module, nn.Module], ...] = ()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> OpenedFunction:
-        other = OpenedFunction.__new__(OpenedFunction)
-        nn.Module.__init__(other)
-        memo[id(self)] = other
-        for name in ("function", "inside", "named", "originals", "loose"):
-            setattr(other, name, getattr(self, name))
-        other.sources = copy.deepcopy(self.sources, memo)
-        current = dict(self.replaced)
-        pairs = [(module, current.get(module, module)) for module in self.originals]
-        other.replaced = tuple((module, copy.deepcopy(now, memo)) for module, now in pairs)
-        for name in self.loose:
-            tensor = getattr(self, name)
-            copied = tensor.detach().clone()
-            kept = isinstance(tensor, nn.Parameter)
-            other._register(name, nn.Parameter(copied, requires_grad=tensor.requires_grad) if kept else copied)
-        return other
-
-    def _register(self, name: str, tensor: Tensor) -> None:
-        if isinstance(tensor, nn.Parameter):
-            self.register_parameter(name, tensor)
-        else:
-            self.register_buffer(name, tensor)
-
-    @property
-    def opaque(self) -> tuple[str, ...]:
-        """What could not be followed, by path; nothing where its modules were named instead."""
-        return () if self.named else self.inside.opaque
-
-    @property
-    def held(self) -> torch.dtype | None:
-        """The precision of the weights among the tensors that it holds by itself; float64 tables are none."""
-        kinds = (getattr(self, name).dtype for name in self.loose)
-        return next((kind for kind in kinds if kind.is_floating_point and kind != torch.float64), None)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> OpenedFunction:
-        """As of every module, but that no table in float64 loses digits with the weights: a function that holds one
-        computes with it in float64."""
-        kept = {name: getattr(self, name) for name in self.loose}
-        super()._apply(fn, recurse)
-        for name, before in kept.items():
-            now = getattr(self, name)
-            if before.dtype == torch.float64 and now.dtype != before.dtype and name in self._buffers:
-                self._buffers[name] = before.to(now.device)
-        return self
-
-    def forward(self, *arguments: Any, **keywords: Any) -> Any:
-        """The function's value."""
-        with self.entered() as function:
-            return function(*arguments, **keywords)
-
-    @contextmanager
-    def entered(self) -> Iterator[Callable[..., Any]]:
-        """The function, while no other thread calls it with other modules in the place of these."""
-        with _CALLS, self._in_place():
-            yield self.function
-
-    @contextmanager
-    def _in_place(self) -> Iterator[None]:
-        """The copies in the place of the originals, where this is one."""
-        states = [(module, module.__dict__) for module, _ in self.replaced]
-        moved = [(n, path) for n, path in self.loose.items() if getattr(self, n) is not self.inside.tensors[path]]
-        places = [(name, path, slot) for name, path in moved for slot in self.inside.slots[path]]
-        try:
-            for module, now in self.replaced:
-                object.__setattr__(module, "__dict__", now.__dict__)
-            for name, _, slot in places:
-                _put(slot, getattr(self, name))
-            yield
-        finally:
-            for module, state in states:
-                object.__setattr__(module, "__dict__", state)
-            for _, path, slot in places:
-                _put(slot, self.inside.tensors[path])
-
-
-def _put(slot: tuple[Any, Any], value: Any) -> None:
-    container, key = slot
-    if isinstance(container, types.CellType):
-        container.cell_contents = value
-    else:
-        container[key] = value
-
-
-def opened(network: Callable[..., Any], modules: Iterable[nn.Module] = ()) -> nn.Module:
-    """`network` as a module: itself where it is one that hides no other, else an `OpenedFunction`.
-
-    modules: those that cannot be found by looking. Errors: UsageError where one of them is none.
-    """
-    modules = list(modules)
-    for module in modules:
-        if not isinstance(module, nn.Module):
-            raise UsageError(
-                f"modules holds a {type(module).__name__}",
-                "give the torch modules that the function calls: modules=[net]",
-            )
-    inside = look(network)
-    if isinstance(network, nn.Module):
-        own = {id(part) for part in network.modules()}
-        hidden = [m for m in [*inside.modules.values(), *modules] if id(m) not in own]
-        if not hidden:
-            return network
-    return OpenedFunction(network, inside, modules)
-
-
-def plain(network: Callable[..., Any]) -> Callable[..., Any]:
-    """The function or module as it was given."""
-    return network.function if isinstance(network, OpenedFunction) else network
-
-
-def home(network: Callable[..., Any]) -> str:
-    """The name of the Python module that a function comes from, or the class of a network."""
-    function = plain(network)
-    return (function if hasattr(function, "__qualname__") else type(function)).__module__
-
-
-def entered(network: Callable[..., Any]) -> AbstractContextManager[Callable[..., Any]]:
-    """What to call for a value of the network."""
-    return network.entered() if isinstance(network, OpenedFunction) else nullcontext(network)
-
-
-def name_of(network: nn.Module) -> Json:
-    """The recipe of one of nelbo's networks; of another the name of its function or class and, unless its library says
-    by that name and its weights what it computes, the digest of what is inside."""
-    function = plain(network)
-    if hasattr(function, "recipe"):
-        return {"net": function.recipe}
-    named = function if hasattr(function, "__qualname__") else type(function)
-    name = {"net": f"{home(network)}.{named.__qualname__}"}
-    if not isinstance(network, OpenedFunction) and _library(type(function)) not in (None, "torch"):
-        return name
-    return {**name, "inside": look(function).digest}
+    return None if main or not _installed(file, kind.__module__) else str(kind.__module__).partition(".")[0]

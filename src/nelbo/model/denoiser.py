@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from nelbo.errors import NelboError, ShapeError, UsageError
 from nelbo.model.calling import explained, first_line
-from nelbo.model.closure import OpenedFunction, entered, home, name_of, opened, plain
 from nelbo.model.domain import DataDomain
+from nelbo.model.opened import OpenedFunction, entered, home, name_of, opened, plain
 from nelbo.process.levels import Levels, column
 from nelbo.process.prediction import Output, Prediction, network_input, x0_from
 from nelbo.typing import Choice, Condition, Json
@@ -128,8 +128,8 @@ class Denoiser(nn.Module, ABC):
         dtype = self._dtype(z.dtype)
         rows = {k: v.to(dtype) if v.is_floating_point() else v for k, v in (condition or {}).items()}
         # a network that embeds its time in a precision of its own says which: a step of 999 is none in bf16
-        told = time.of(t, getattr(plain(net), "time_dtype", dtype))
-        arguments = z.to(dtype, copy=True), told.clone()  # a network may write into what it is given
+        times = time.of(t, getattr(plain(net), "time_dtype", dtype))
+        arguments = z.to(dtype, copy=True), times.clone()  # a network may write into what it is given
         with entered(net) as function:
             try:
                 return function(*arguments, **rows)
@@ -178,13 +178,13 @@ class NetworkDenoiser(Denoiser):
             )
 
     def describe(self) -> Json:
-        said = {
+        description = {
             **super().describe(),
             **name_of(self.net),
             "output": self.output.value,
             "time": self.time.value,
         }
-        return {**said, **self.settings()}
+        return {**description, **self.settings()}
 
     def settings(self) -> Json:
         """What is not at its default besides output and time."""
@@ -193,8 +193,8 @@ class NetworkDenoiser(Denoiser):
         return settings | ({"stochastic": True} if self.stochastic else {})
 
     def forward(self, z: Tensor, t: Levels, condition: Condition | None = None) -> Prediction:
-        shown, told = network_input(self.output, z, t, self.sigma_data)
-        value = self._call(self.net, shown, told, self.time, condition)
+        shown, at = network_input(self.output, z, t, self.sigma_data)
+        value = self._call(self.net, shown, at, self.time, condition)
         if not isinstance(value, Tensor):
             raise ShapeError(
                 f"the network returned {type(value).__name__} where a tensor is expected",

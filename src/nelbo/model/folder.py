@@ -22,12 +22,12 @@ from nelbo.errors import ModelFolderError, NelboError, UsageError
 from nelbo.files import write_atomic
 from nelbo.model import fitted as _fitted  # noqa: F401  its kinds may stand in a folder
 from nelbo.model import plugin
-from nelbo.model.closure import plain
 from nelbo.model.decoder import Decoder
 from nelbo.model.denoiser import CategoricalDenoiser, Denoiser, NetworkDenoiser
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.domain import DataDomain
 from nelbo.model.mixture import MixtureDenoiser
+from nelbo.model.opened import plain
 from nelbo.model.prior import Prior
 from nelbo.model.reverse import Reverse
 from nelbo.nets import build
@@ -45,9 +45,11 @@ def save(model: DiffusionModel, folder: str | Path) -> Path:
     """Write `model` to `folder` (made if missing).
 
     Of a model that came from package.module:function the folder holds that name and the parts, and not its weights.
-    Errors: UsageError where the network is neither one of nelbo's own nor from such a function.
+    Errors: UsageError where the network is neither one of nelbo's own nor from such a function, and those of
+    `check_target`.
     """
     folder = Path(folder)
+    check_target(folder)
     denoiser = check_keepable(model)
     elsewhere = model.denoiser.state_dict() if model.denoiser.reference is not None else {}
     kept = {name: value for name, value in model.tensors().items() if name not in elsewhere}
@@ -70,6 +72,14 @@ def save(model: DiffusionModel, folder: str | Path) -> Path:
     write_atomic(folder / "model.json", json.dumps(description, indent=1, allow_nan=False))
     (folder / PENDING).replace(folder / WEIGHTS)
     return folder
+
+
+def check_target(folder: Path) -> None:
+    """Errors: UsageError where a model cannot be written: a file, or a folder with a pipeline of diffusers."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"the folder {folder} is a file", "give the name of a folder; it is made where it is missing")
+    if (folder / "model_index.json").exists():
+        raise UsageError(f"{folder} holds a pipeline of diffusers, of another model", "give another folder")
 
 
 def check_keepable(model: DiffusionModel) -> Json:

@@ -21,10 +21,10 @@ from torch import Tensor
 
 from nelbo.equation import equation
 from nelbo.errors import ShapeError, UsageError
-from nelbo.model.closure import name_of, opened
 from nelbo.model.decoder import MassDecoder
 from nelbo.model.denoiser import Denoiser, TimeInput
 from nelbo.model.domain import DataDomain
+from nelbo.model.opened import name_of, opened
 from nelbo.process.levels import Levels, column
 from nelbo.process.mixture import Mixture, Unread
 from nelbo.process.prediction import Output, Prediction, x0_from
@@ -63,8 +63,8 @@ class MixtureDenoiser(Denoiser):
             raise UsageError("a mixture head on real-valued data", "use --set net.head=plain")
 
     def describe(self) -> Json:
-        said = {**super().describe(), **name_of(self.net), "time": self.time.value}
-        return {**said, **self.settings()}
+        description = {**super().describe(), **name_of(self.net), "time": self.time.value}
+        return {**description, **self.settings()}
 
     def settings(self) -> Json:
         """What the net and its time do not say."""

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nelbo.bound import terms
 from nelbo.maths.keys import Purpose
 from nelbo.model.decoder import Decoder
 from nelbo.model.diffusion import DiffusionModel
@@ -139,12 +140,12 @@ class NodePredictions:
     @property
     def values(self) -> Tensor:
         """x of every example, float64."""
-        return _values(self.model, self.data)
+        return self.model.domain.values(self.data)
 
     def at(self, node: int, rows: slice = slice(None)) -> LevelSample:
         """The sample of the examples `rows` at a node, in float64."""
         data = self.data[rows]
-        x = _values(self.model, data)
+        x = self.model.domain.values(data)
         level = self.levels[node : node + 1]
         z = _noisy(self.model, self.seed, torch.arange(len(self.data))[rows], x, node, level.expand(len(x)))
         return LevelSample(level, data, x, z, Prediction(self.x0[node][rows].double()))
@@ -173,7 +174,7 @@ def predict_at(
     with model.denoiser.inference(), torch.no_grad():
         for node in range(len(levels)):
             for rows in torch.arange(len(data)).split(batch_size):
-                x = _values(model, data[rows])
+                x = model.domain.values(data[rows])
                 t = levels[node : node + 1].expand(len(rows))
                 # drawn on the CPU, as `NodePredictions.at` draws it again: the same z on every device
                 z = _noisy(model, seed, rows, x, node, t).to(device)
@@ -182,7 +183,7 @@ def predict_at(
                 x0[node, rows] = prediction.x0.float().cpu()
                 if own is not None:
                     target = data[rows].long() if model.domain.discrete else x
-                    own[node, rows] = model.decoder.nll(target.to(device), z, t, prediction, model.domain).cpu()
+                    own[node, rows] = terms.reconstruction(model, target.to(device), z, prediction, t).cpu()
                 advance(len(rows))
     return NodePredictions(model, data, fitted, levels, indices, x0, own, seed)
 
@@ -196,7 +197,3 @@ def interpolated_at(levels: Levels, nodes: Levels, values: Tensor) -> Tensor:
 def _noisy(model: DiffusionModel, seed: int, rows: Tensor, x: Tensor, node: int, t: Levels) -> Tensor:
     """z of the examples `rows`, whose values are x, at a node's level t (n,), with keyed noise."""
     return forward.noised(x, Purpose.DECODER_NOISE.normal(seed, rows, node, 0, model.domain.shape), t)
-
-
-def _values(model: DiffusionModel, data: Tensor) -> Tensor:
-    return model.domain.values(data) if model.domain.discrete else data.double()

@@ -104,7 +104,7 @@ class Certificate:
             part = stage["part"] or {"bits_per_dim": math.nan, "standard_error": math.nan}
             steps = "∞" if stage["steps"] is None else str(stage["steps"])
             lines.append(
-                f"{stage['name']:<34}{steps:>7}{stage['bits_per_dim']:>11.4f}{_cell(part['bits_per_dim'], 11)}"
+                f"{stage['name']:<34}{steps:>7}{_cell(stage['bits_per_dim'], 11)}{_cell(part['bits_per_dim'], 11)}"
                 f"{_cell(part['standard_error'], 9)}{_cell(stage['fitted_bits_per_dim'], 11)}"
             )
         d = self.details
@@ -121,7 +121,9 @@ class Certificate:
 
 
 def _cell(value: float | None, width: int) -> str:
-    return f"{'–':>{width}}" if value is None or math.isnan(value) else f"{value:>{width}.4f}"
+    if value is None or math.isnan(value):
+        return f"{'–':>{width}}"
+    return f"{value:>{width}.4f}" if abs(value) < 1e3 else f"{value:>{width}.4g}"
 
 
 WIDTH = 60

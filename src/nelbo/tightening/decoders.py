@@ -104,7 +104,7 @@ def score(decoder: Decoder, model: DiffusionModel, sample: LevelSample) -> Tenso
         part = sample.rows(slice(i, i + _SCORED_AT_ONCE))
         target = part.data.long() if model.domain.discrete else part.x
         t = sample.level.expand(len(target))
-        nats.append(decoder.nll(target, part.z, t, part.prediction, model.domain))
+        nats.append(decoder.nll(target, part.z, t, part.prediction, model.domain) + model.domain.log_volume)
     return torch.cat(nats)
 
 

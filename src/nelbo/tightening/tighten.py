@@ -25,7 +25,7 @@ from torch import Tensor
 
 from nelbo._version import __version__
 from nelbo.bound.checks import NelboWarning
-from nelbo.bound.estimators import Estimator, Exhaustive, Stratified
+from nelbo.bound.estimators import Estimator, Exhaustive
 from nelbo.bound.evaluate import evaluate
 from nelbo.bound.planned.adaptive import Adaptive
 from nelbo.bound.result import Bound
@@ -48,7 +48,11 @@ MOST_STEPS = 128
 """Steps up to which the curve of the bound against steps is drawn, where no more are asked for."""
 STEPS = 25
 EVERY = 25
-"""Most steps of a chain whose every step is evaluated, twice for each held-out example."""
+"""Most steps of a chain whose every step is evaluated, twice for each held-out example: chains that share levels then
+share their noise, and their difference is sharp."""
+BUDGET = 54
+"""Most evaluations of a held-out example of a longer chain: a bad model needs more for its tolerance than it is worth
+here, where the differences between examples are most of the error."""
 
 
 def tighten(
@@ -258,17 +262,12 @@ def _decoder_curves(predictions: NodePredictions, decoders: DecoderCosts) -> Jso
     return curves
 
 
-def estimator_of(model: DiffusionModel) -> Estimator:
-    """The estimator of a held-out bound, every example by itself: each step twice where they are few, else strata.
-
-    The steps of a chosen chain cost about the same each, so that even strata of them are close to optimal.
-    """
-    steps = len(model.levels()) - 1
-    if not model.grid.continuous and steps <= EVERY:
+def estimator_of(model: DiffusionModel, examples: int) -> Estimator:
+    """The estimator of the bound of so many held-out examples, each by itself: every step twice where the steps are
+    few, else as `evaluate` does it, within a budget."""
+    if not model.grid.continuous and len(model.levels()) - 1 <= EVERY:
         return Exhaustive(2)
-    if not model.grid.continuous and steps <= 4 * EVERY:
-        return Stratified(EVERY, 4)
-    return Adaptive(design="per_example", strata=6)
+    return Adaptive(max_nfe=BUDGET * examples, design="per_example")
 
 
 def _held_out_bound(model: DiffusionModel, examples: Examples, condition: Condition, run: Run) -> Bound:
@@ -278,7 +277,7 @@ def _held_out_bound(model: DiffusionModel, examples: Examples, condition: Condit
             model,
             examples,
             Run(device=run.device, batch_size=run.batch_size, seed=run.seed, progress=run.progress),
-            estimator=estimator_of(model),
+            estimator=estimator_of(model, len(examples)),
             per_example=True,
             condition=condition,
         )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from nelbo.bound.checks import NelboWarning
 from nelbo.errors import UsageError
 from nelbo.model.decoder import (
     Categorical,
@@ -32,6 +35,10 @@ from nelbo.training.config import TrainConfig
 from nelbo.training.criterion import make_objective
 from nelbo.typing import Json, Shape
 
+_ROUNDING = 1e-12
+"""Of a sum of equal float64 numbers, relative."""
+HIDDEN = 0.1
+"""SNR of a column at the last level from which a chain does not end at its prior: 0.07 bits of such a column."""
 MOST_COUNTED = 10_000
 """Examples that histograms are counted on, of data that stay on disk: as many are read once before the first step."""
 
@@ -53,7 +60,7 @@ def build_model(examples: Examples, settings: TrainConfig, rows: Tensor | None =
     else:
         grid = grids.Continuous() if settings.levels is None else grids.Even(settings.levels)
     variance = parse_variance(settings.variance)
-    return DiffusionModel(
+    model = DiffusionModel(
         domain=domain,
         schedule=schedule,
         grid=grid,
@@ -62,6 +69,11 @@ def build_model(examples: Examples, settings: TrainConfig, rows: Tensor | None =
         decoder=_decoder(examples, domain, schedule, settings, variance),
         prior=GaussianPrior(),
     )
+    if not domain.discrete and domain.scale is None and len(domain.shape) == 1:
+        first, *_, last = model.levels().logsnr.tolist()
+        if (note := unlike_scales(examples, first, last)) is not None:
+            warnings.warn(note, NelboWarning, stacklevel=2)
+    return model
 
 
 def _mixture_decoder(settings: TrainConfig) -> bool:
@@ -157,7 +169,7 @@ def _standardised(shape: Shape, examples: Examples, rows: Tensor | None) -> Data
     data = DataDomain(shape).checked(examples.data).double()
     data = data if rows is None else data[rows]
     mean, scale = data.mean(0), data.std(0, unbiased=False)
-    constant = (scale <= 1e-12 * (1 + mean.abs())).flatten().nonzero()  # rounding of a sum of equal float64 numbers
+    constant = (scale <= _ROUNDING * (1 + mean.abs())).flatten().nonzero()
     if len(constant):
         raise UsageError(
             f"standardise: column {int(constant[0])} of the examples of {examples.name} does not vary, so that they "
@@ -190,6 +202,27 @@ def _domain(examples: Examples, settings: TrainConfig, rows: Tensor | None) -> D
             "give it: --set bins=256",
         )
     return DataDomain(shape, bins)
+
+
+def unlike_scales(examples: Examples, first: float, last: float) -> str | None:
+    """A note on a table of real numbers, some of whose columns do not fit the noise between two log-SNRs, else None.
+
+    A column of standard deviation s is lost in the noise of the first level where s² SNR_1 < 1, and one of root mean
+    square r is not hidden by that of the last where r² SNR_L > HIDDEN. Both cost bits that standardised data do not.
+    """
+    data = torch.as_tensor(examples.data[:: -(-len(examples.data) // MOST_COUNTED)]).double().flatten(1)
+    spread, size = data.std(0, unbiased=False), data.square().mean(0).sqrt()
+    varies = spread > _ROUNDING * (1 + data.mean(0).abs())
+    if not bool(varies.any()):
+        return None
+    least, widest, largest = (float(v) for v in (spread[varies].min(), spread.max(), size.max()))
+    if least**2 * math.exp(first) >= 1 and largest**2 * math.exp(last) <= HIDDEN:
+        return None
+    return (
+        f"the columns of {examples.name} have standard deviations from {least:.3g} to {widest:.3g}, a ratio of "
+        f"{widest / least:.3g}, and root mean squares up to {largest:.3g}; the noise of the chain is for numbers of a "
+        "size of about 1, and standardise=True would help"
+    )
 
 
 def _net_settings(examples: Examples, settings: TrainConfig, domain: DataDomain) -> Json:

@@ -63,6 +63,7 @@ def train(
     device, workers = torch.device(run.device or "cpu"), run.workers
     if message is None or workers.rank != 0:
         message = _silent
+    model_folder.check_target(out)
     if (out / "model.json").exists() and not resume:
         raise UsageError(f"{out} already holds a model", "continue it with --resume, or choose another folder")
     data = split(examples, validation, settings)

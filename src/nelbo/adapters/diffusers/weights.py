@@ -70,12 +70,12 @@ class Source:
 
 def files(folder: Path) -> list[Source]:
     """Every file of weights in a network's folder, also those that an index names, safetensors first."""
-    found = []
+    files = []
     for path in sorted(folder.iterdir(), key=lambda path: (".bin" in path.name, path.name)) if folder.is_dir() else ():
         match = next((m for m in (form.fullmatch(path.name) for form in (SHARD, SINGLE, INDEX)) if m), None)
         if match:
-            found.append(Source(path, match["a"] or match.groupdict().get("b")))
-    return found
+            files.append(Source(path, match["a"] or match.groupdict().get("b")))
+    return files
 
 
 def sources(folder: Path) -> list[Source]:
@@ -155,24 +155,24 @@ def _common_prefix(names: Iterable[str], expected: Collection[str]) -> str:
 
 def _chosen(folder: Path) -> list[Source]:
     """The sets of weights that must agree. Errors: ModelFolderError where there is none, or a choice of variants."""
-    found = sources(folder)
-    plain = [source for source in found if source.variant is None]
+    files = sources(folder)
+    plain = [source for source in files if source.variant is None]
     if plain:
         return plain
-    variants = sorted({str(source.variant) for source in found})
+    variants = sorted({str(source.variant) for source in files})
     if len(variants) > 1:
         raise ModelFolderError(
             f"{folder} holds the weights in {len(variants)} variants, {', '.join(variants)}, and in no plain file",
             "load one, net = from_pretrained(…, variant=…), and give nelbo.from_diffusers((net, scheduler))",
         )
-    if not found:
+    if not files:
         others = sorted(path.name for path in folder.iterdir() if path.is_file() and path.suffix != ".json")
         raise ModelFolderError(
             f"{folder} cannot be loaded: it has no {STEM}.safetensors or .bin"
             + (f", only {', '.join(others[:4])}" if others else ""),
             "give the whole folder that save_pretrained wrote; the weights are not made up",
         )
-    return found
+    return files
 
 
 def _check(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:

@@ -35,6 +35,10 @@ MOST = 256
 FINER = 3
 """Evaluations an example from which strata of its own serve it better, and tell their variance better, than draws of
 random examples."""
+AT_ONCE = 2 * LARGEST * MOST
+"""Most draws that are made at once: they are in memory together, a few hundred bytes each."""
+_WHOLE = 1e6
+"""Numbers of strata above which fractions of one do not count."""
 _FREE = 0.05
 """Cost, in draws of a cell, that a first-level draw without network is planned with: it is cheap, and not nothing."""
 _SMOOTH_FALL = 1.7
@@ -239,6 +243,9 @@ def mixed(n: float, fall: float) -> float:
 
 def strata(share: float, fall: float) -> float:
     """The n ≥ 1 whose `mixed` is `share`."""
-    low = max(1, math.floor(share ** (-1 / fall) + 1e-9))
+    n = share ** (-1 / fall)
+    if n > _WHOLE:
+        return n
+    low = max(1, math.floor(n + 1e-9))
     upper, lower = low**-fall, (low + 1) ** -fall
     return low + min(1.0, max(0.0, (upper - share) / (upper - lower)))

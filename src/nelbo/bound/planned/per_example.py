@@ -220,10 +220,12 @@ class PerExampleDesign:
         if B and m / (few.draws / 2) > (k / rough.weight ** (1 / FALL) if A else 0):
             pairs = few.draws / 2
             share = len(few.rows) * B / pairs
-            return few, 0, max(1, math.ceil(min(m - pairs, pairs * _more(excess / share))))
+            most = allocation.AT_ONCE / (2 * len(few.rows))
+            return few, 0, max(1, math.ceil(min(m - pairs, pairs * _more(excess / share), most)))
         share = len(rough.rows) * A / rough.weight if A else math.inf
         more = min(k**FALL - rough.weight, rough.weight * _more(excess / share))
-        return rough, max(LEAST_STRATA, math.ceil(max(0.0, more) ** (1 / FALL))), 0
+        most = allocation.AT_ONCE / (2 * len(rough.rows))
+        return rough, max(LEAST_STRATA, math.ceil(min(max(0.0, more) ** (1 / FALL), most))), 0
 
     def summary(self) -> Summary:
         """The result of the draws so far; for the examples that have none, the fit stands."""

@@ -18,13 +18,14 @@ import torch
 from torch import Tensor
 
 from nelbo.bound.planned import crossfit, error_bars
-from nelbo.bound.planned.allocation import CREDIT, MIN_DRAWS, CellDensity, DesignPlan
+from nelbo.bound.planned.allocation import AT_ONCE, CREDIT, MIN_DRAWS, CellDensity, DesignPlan
 from nelbo.bound.planned.crossfit import Observations
 from nelbo.bound.planned.pilot import Pilot
 from nelbo.bound.planned.regression import TermFit
 from nelbo.bound.planned.summary import BINS, Summary, binned, residuals
 from nelbo.bound.problem import Draws, Problem
 from nelbo.bound.runner import Runner
+from nelbo.errors import UsageError
 from nelbo.maths.keys import Purpose
 
 LOOKS = tuple(0.5 * 1.07**i for i in range(64))
@@ -79,11 +80,16 @@ class PooledDesign:
             if done[0] and max(size) < least:
                 continue
             size = [max(least, n) for n in size]
-            last = self.cost(*size) > remaining()
+            last, smallest = self.cost(*size) > remaining(), 2 * len(self.folds)
             while self.cost(*size) > remaining():
-                size = [math.floor(_FIT_LESS * n) for n in size]
-                if min(size) < 2 * len(self.folds):
+                if max(size) <= smallest:
                     return
+                size = [max(min(n, smallest), math.floor(_FIT_LESS * n)) for n in size]
+            if 2 * size[0] + size[1] > AT_ONCE:
+                raise UsageError(
+                    f"a stage of {float(2 * size[0] + size[1]):.2g} draws of the pooled design, all in memory at once",
+                    "give a larger tolerance=…, a smaller max_nfe=…, or leave estimator='auto'",
+                )
             yield max(self.cost(*size), math.ceil(min(plan.cost - self.cost(*done), remaining())))
             self.draw(*size)
             if last:
