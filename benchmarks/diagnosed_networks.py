@@ -6,11 +6,14 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
 import nelbo
@@ -19,6 +22,8 @@ from nelbo.data import read
 
 T = 100
 SIGMA_DATA = 0.75
+KEPT = Path(__file__).parents[1] / "build" / "diagnosed"
+"""Weights of networks that are trained already, by the digest of this file."""
 DIGITS = nelbo.DataDomain((1, 8, 8), bins=17)
 SCHEDULES = {
     "ddpm": nelbo.schedules.linear(T, 1e-3, 0.2),  # DDPM's, scaled to 100 steps
@@ -64,8 +69,12 @@ class Net(nn.Module):
         return self.out(nn.functional.silu(h)).reshape(len(z), 1, 8, 8)
 
 
-def trained(net: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], steps: int = 800) -> nn.Module:
-    """`net` after so many steps on loss(x, y), x in [−1, 1]."""
+def trained(name: str, net: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], steps: int = 800) -> nn.Module:
+    """`net` after so many steps on loss(x, y), x in [−1, 1]; its weights are kept in `KEPT` for the next time."""
+    kept = KEPT / f"{name}-{hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]}.safetensors"
+    if kept.exists():
+        load_model(net, kept)
+        return net.eval()
     digits = read("digits:train")
     x, y = digits.data.float()[:, None] / 8 - 1, digits.labels
     assert y is not None
@@ -77,6 +86,8 @@ def trained(net: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], steps: int
         loss(x[rows], y[rows]).backward()
         optimizer.step()
         rates.step()
+    KEPT.mkdir(parents=True, exist_ok=True)
+    save_model(net, str(kept))
     return net.eval()
 
 
@@ -93,7 +104,7 @@ def _noised(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 @functools.cache
 def right(name: str) -> Network:
-    """The network called `name`; trained on first use, in seconds."""
+    """The network called `name`; trained on its first use, in seconds."""
     test = read("digits:test")
     data = test.data.long()[:, None]
     torch.manual_seed(0)
@@ -106,7 +117,7 @@ def right(name: str) -> Network:
             z, eps, i = _noised(x)
             return (net(z, i / 10, y) - eps).square().mean()
 
-        trained(net, of_noise)
+        trained(name, net, of_noise)
         declared = {"schedule": SCHEDULES["ddpm"], "domain": DIGITS, "predicts": "eps", "time": "index"}
         if name == "ddpm":
             return Network(lambda z, i: net(z, i / 10), declared, data)
@@ -120,7 +131,7 @@ def right(name: str) -> Network:
             alpha, sigma = _column(logsnr.sigmoid().sqrt()), _column((-logsnr).sigmoid().sqrt())
             return (net(alpha * x + sigma * eps, logsnr) - alpha * eps + sigma * x).square().mean()
 
-        trained(net, of_v)
+        trained(name, net, of_v)
         return Network(net, {"schedule": SCHEDULES["vdm"], "domain": DIGITS, "predicts": "v", "time": "logsnr"}, data)
     if name == "flow":
 
@@ -129,7 +140,7 @@ def right(name: str) -> Network:
             s = _column(t)
             return (net((1 - s) * x + s * eps, 10 * t) - (eps - x)).square().mean()
 
-        trained(net, of_velocity)
+        trained(name, net, of_velocity)
         declared = {"schedule": SCHEDULES["flow"], "domain": DIGITS, "predicts": "velocity", "time": "unit"}
         return Network(lambda z, t: net(z, 10 * t), declared, data)
 
@@ -140,7 +151,7 @@ def right(name: str) -> Network:
         D = SIGMA_DATA**2 / total * noisy + sigma * SIGMA_DATA / total.sqrt() * F
         return ((D - x).square() * total / (sigma * SIGMA_DATA) ** 2).mean()
 
-    trained(net, of_edm)
+    trained(name, net, of_edm)
     declared = {"schedule": SCHEDULES["edm"], "domain": DIGITS, "predicts": "edm_F", "time": "c_noise"}
     return Network(lambda z, c: net(z, 4 * c), {**declared, "sigma_data": SIGMA_DATA}, data)
 
@@ -178,7 +189,7 @@ def unet() -> tuple[Any, Tensor]:
         v = scheduler.get_velocity(x, eps, t)
         return (net(scheduler.add_noise(x, eps, t), t).sample - v).square().mean()
 
-    return trained(net, loss, 300), read("digits:test").data.long()[:, None]
+    return trained("unet", net, loss, 300), read("digits:test").data.long()[:, None]
 
 
 def of_unet(predicts: str = "v_prediction", betas: str = "squaredcos_cap_v2", bins: int = 17, **otherwise: Any) -> Any:

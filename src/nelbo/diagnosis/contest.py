@@ -57,11 +57,11 @@ class Candidate:
         """As of a row of the result."""
         return "as declared" if self.sibling is None else self.sibling.name
 
-    def cost(self, stage: Stage) -> int:
-        """Evaluations of a stage, at most."""
+    def cost(self, along: int, first: int) -> int:
+        """Evaluations of so many draws along the chain and at the first level, at most."""
         if self.sibling is not None and not self.sibling.asks:
             return 0
-        return len(stage.u) * self.chain.cell_cost + len(stage.first_numbers) * self.chain.first_cost
+        return along * self.chain.cell_cost + first * self.chain.first_cost
 
     def take_part(self, count: int, stage: Stage, runner: Runner) -> None:
         """Evaluate stage number `count`; a failure ends its part. Errors: those of the declared network but NaN."""
@@ -130,7 +130,7 @@ def run(
         stage = _stage(part, seed, count, start, int(share * max_nfe) - spent(), N)
         if stage is None and not count:  # the least that there can be, where the budget allows no more
             stage = Stage.of(seed, 0, 0, 1, _first(declared, 1), N)
-            least = spent() + _cost(part, stage)
+            least = spent() + sum(c.cost(len(stage.u), len(stage.first_numbers)) for c in part)
             if least > max_nfe:
                 raise UsageError(
                     f"max_nfe={max_nfe} is less than one look at {len(candidates)} declarations",
@@ -183,14 +183,10 @@ def _first(declared: Candidate, strata: int) -> int:
     return max(2, strata) if declared.chain.first_cost else draws.FREE_DRAWS
 
 
-def _cost(candidates: list[Candidate], stage: Stage) -> int:
-    return sum(candidate.cost(stage) for candidate in candidates)
-
-
 def _stage(candidates: list[Candidate], seed: int, count: int, start: int, budget: int, N: int) -> Stage | None:
     """The stage of the most strata that the budget allows; None where it allows none."""
     for strata in range(MOST_STRATA[count], 0, -1):
-        stage = Stage.of(seed, count, start, strata, _first(candidates[0], strata), N)
-        if _cost(candidates, stage) <= budget:
-            return stage
+        first = _first(candidates[0], strata)
+        if sum(candidate.cost(2 * strata, first) for candidate in candidates) <= budget:
+            return Stage.of(seed, count, start, strata, first, N)
     return None
