@@ -5,7 +5,8 @@
     python benchmarks/diagnose.py --json FILE    # the rows as JSON, too
 
 A case declares one thing of a network wrongly. It is found if the first row is the right declaration, or a check names
-the mistake. The cost of a mistake is the bound as declared less that of the right declaration, at common noise.
+the mistake. The cost of a mistake is the bound as declared less that of the right declaration, at common noise
+where the right one is a row; else less that of the network without a mistake.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def _beta_tilde() -> Tensor:
 BAR = SCHEDULES["ddpm"].at_index(torch.arange(T)).alpha.square()
 SQRT_BETAS = torch.linspace(1e-3**0.5, 0.2**0.5, T, dtype=torch.float64).square()
 SIGMOID_BETAS = torch.linspace(-6, 6, T, dtype=torch.float64).sigmoid() * 0.199 + 0.001
-LINEAR = ("schedule linear", "times of schedule linear")
+LINEAR = ("schedule linear",)
 
 
 def _ddpm() -> list[Case]:
@@ -95,15 +96,15 @@ def _ddpm() -> list[Case]:
         case("x0 for eps", "predicts eps", predicts="x0"),
         case("score for eps", "predicts eps", predicts="score"),
         case("the sign", "predicts −eps", fn=lambda net, z, i: -net(z, i)),
-        case("steps from 1", "told index + 1", fn=lambda net, z, i: net(z, i - 1)),
-        case("steps from −1", "told index − 1", fn=lambda net, z, i: net(z, i + 1)),
-        case("unit for index", "told the index", time="unit"),
-        case("log-SNR for index", "told the index", time="logsnr"),
-        case("σ for index", "told the index", time="sigma"),
-        case("c_noise for index", "told the index", time="c_noise"),
-        case("index for index/T", "told index/T", fn=lambda net, z, t: net(z, T * t)),
-        case("index for 1000 (i + 1)/T", "told 1000", fn=lambda net, z, t: net(z, t / 10 - 1)),
-        case("time reversed", "told T − 1 − index", fn=lambda net, z, i: net(z, T - 1 - i)),
+        case("steps from 1", "time index + 1", fn=lambda net, z, i: net(z, i - 1)),
+        case("steps from −1", "time index − 1", fn=lambda net, z, i: net(z, i + 1)),
+        case("unit for index", "time index", time="unit"),
+        case("log-SNR for index", "time index", time="logsnr"),
+        case("σ for index", "time index", time="sigma"),
+        case("c_noise for index", "time index", time="c_noise"),
+        case("index for index/T", "time index/T", fn=lambda net, z, t: net(z, T * t)),
+        case("index for 1000 (i + 1)/T", "time 1000", fn=lambda net, z, t: net(z, t / 10 - 1)),
+        case("time reversed", "time T − 1 − index", fn=lambda net, z, i: net(z, T - 1 - i)),
         case("scaled linear for linear", *LINEAR, schedule=nelbo.schedules.from_betas(SQRT_BETAS)),
         case("sigmoid for linear", *LINEAR, schedule=nelbo.schedules.from_betas(SIGMOID_BETAS)),
         case("cosine for linear", *LINEAR, schedule=nelbo.schedules.cosine(T)),
@@ -138,17 +139,16 @@ def _vdm() -> list[Case]:
         case("score for v", "predicts v", predicts="score"),
         case("velocity for v", "predicts v", predicts="velocity"),
         case("the sign", "predicts −v", fn=lambda net, z, t: -net(z, t)),
-        case("half the log-SNR", "told half the log-SNR", fn=lambda net, z, t: net(z, 2 * t)),
-        case("−log-SNR", "told −log-SNR", fn=lambda net, z, t: net(z, -t)),
-        case("log σ/α", "told log σ/α", fn=lambda net, z, t: net(z, -2 * t)),
-        case("σ in the network", "told σ", fn=lambda net, z, t: net(z, _logsnr_of_sigma(t))),
-        case("α² in the network", "told α²", fn=lambda net, z, t: net(z, torch.logit(t))),
-        case("ln(σ/α)/4 in the network", "told ln(σ/α)/4", fn=lambda net, z, t: net(z, -8 * t)),
-        case("unit time in the network", "told unit time", fn=lambda net, z, t: net(z, 6 - 12 * t)),
-        case("unit for log-SNR", "told log-SNR", time="unit"),
-        case("σ for log-SNR", "told log-SNR", time="sigma"),
-        case("c_noise for log-SNR", "told log-SNR", time="c_noise"),
-        case("path VE", "path ve", fn=lambda net, z, t: net(t.sigmoid().sqrt()[:, None, None, None] * z, t)),
+        case("half the log-SNR", "time half the log-SNR", fn=lambda net, z, t: net(z, 2 * t)),
+        case("−log-SNR", "time −log-SNR", fn=lambda net, z, t: net(z, -t)),
+        case("log σ/α", "time log σ/α", fn=lambda net, z, t: net(z, -2 * t)),
+        case("σ in the network", "time σ", fn=lambda net, z, t: net(z, _logsnr_of_sigma(t))),
+        case("α² in the network", "time α²", fn=lambda net, z, t: net(z, torch.logit(t))),
+        case("ln(σ/α)/4 in the network", "time ln(σ/α)/4", fn=lambda net, z, t: net(z, -8 * t)),
+        case("unit time in the network", "time unit", fn=lambda net, z, t: net(z, 6 - 12 * t)),
+        case("unit for log-SNR", "time log-SNR", time="unit"),
+        case("σ for log-SNR", "time log-SNR", time="sigma"),
+        case("c_noise for log-SNR", "time log-SNR", time="c_noise"),
         case("range 0..1", "range −1 … 1", domain=_domain(low=0.0, high=1.0)),
         case("range −½..½", "range −1 … 1", domain=_domain(low=-0.5, high=0.5)),
         case("256 bins", "bins 17", domain=_domain(bins=256)),
@@ -171,10 +171,10 @@ def _flow() -> list[Case]:
         case("score for velocity", "predicts velocity", predicts="score"),
         case("the sign", "predicts −velocity", fn=lambda net, z, t: -net(z, t)),
         case("data at t = 1", "data at t = 1", fn=lambda net, z, t: -net(z, 1 - t)),
-        case("1 − t", "told 1 − unit time", fn=lambda net, z, t: net(z, 1 - t)),
-        case("1000 t", "told 1000", fn=lambda net, z, t: net(z, t / 1000)),
-        case("log-SNR for t", "told unit time", "told σ", time="logsnr"),
-        case("c_noise for t", "told unit time", "told σ", time="c_noise"),
+        case("1 − t", "time 1 − unit", fn=lambda net, z, t: net(z, 1 - t)),
+        case("1000 t", "time 1000", fn=lambda net, z, t: net(z, t / 1000)),
+        case("log-SNR for t", "time unit", "time σ", time="logsnr"),
+        case("c_noise for t", "time unit", "time σ", time="c_noise"),
         case("path VP", "path flow", schedule=SCHEDULES["flow"].on("vp")),
         case("range 0..1", "range −1 … 1", domain=_domain(low=0.0, high=1.0)),
         case("range 0..16", "range −1 … 1", domain=_domain(low=0.0, high=16.0)),
@@ -196,9 +196,9 @@ def _edm() -> list[Case]:
         case("σ_data ½", *F, sigma_data=0.5),
         case("σ_data 1", *F, sigma_data=1.0),
         case("the sign", "predicts −edm_F, σ_data 0.75", fn=lambda net, z, t: -net(z, t)),
-        case("σ for c_noise", "told ln", time="sigma"),
-        case("log-SNR for c_noise", "told ln", time="logsnr"),
-        case("unit for c_noise", "told ln", time="unit"),
+        case("σ for c_noise", "time ln", time="sigma"),
+        case("log-SNR for c_noise", "time ln", time="logsnr"),
+        case("unit for c_noise", "time ln", time="unit"),
         case("range 0..1", "range −1 … 1", domain=_domain(low=0.0, high=1.0)),
         case("range −½..½", "range −1 … 1", domain=_domain(low=-0.5, high=0.5)),
         case("256 bins", "bins 17", domain=_domain(bins=256)),
@@ -221,7 +221,7 @@ def _labels() -> list[Case]:
         case("labels from 1", "y + 1", fn=lambda net, z, i, y: net(z, i, (y - 1) % 10)),
         case("v for eps", "predicts eps", predicts="v"),
         case("x0 for eps", "predicts eps", predicts="x0"),
-        case("unit for index", "told the index", time="unit"),
+        case("unit for index", "time index", time="unit"),
         case("range 0..1", "range −1 … 1", domain=_domain(low=0.0, high=1.0)),
         case("256 bins", "bins 17", domain=_domain(bins=256)),
         case("negatives", "values inverted", data=lambda codes: 16 - codes),
@@ -312,7 +312,8 @@ def outcome(case: Case, base: dict[str, float]) -> Outcome:
     if not case.found:
         base[case.network] = declared
         found = diagnosis.verdict.ok
-    cost = declared - best if found else declared - base.get(case.network, best)
+    right = next((row for row in diagnosis.rows if any(name in row.name for name in case.found)), None)
+    cost = declared - base.get(case.network, best) if right is None else -right.difference
     return Outcome(
         case.network,
         case.mistake,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -60,3 +61,33 @@ def model(where: str, wrap: Callable = lambda net: net, **otherwise: Any) -> nel
 def diagnosed(*args: Any, data: torch.Tensor = CODES, max_nfe: int = 900, **otherwise: Any) -> Diagnosis:
     """The diagnosis of `model`."""
     return nelbo.diagnose(model(*args, **otherwise), data, max_nfe=max_nfe)
+
+
+class Counted:
+    """A network that counts the rows that it is given, also those of its copies."""
+
+    def __init__(self, net):
+        self.net, self.sizes = net, []
+
+    def __call__(self, z, t):
+        self.sizes.append(len(z))
+        return self.net(z, t)
+
+    def __deepcopy__(self, memo):
+        return self
+
+    @property
+    def rows(self) -> int:
+        return sum(self.sizes)
+
+
+@functools.cache
+def mistaken() -> Diagnosis:
+    """The diagnosis of a network of v of which ε is declared."""
+    return diagnosed("law", predicts="eps")
+
+
+def right(diagnosis: Diagnosis) -> bool:
+    """Whether it says that nothing is wrong."""
+    verdict = diagnosis.verdict
+    return verdict.ok and verdict.change is None and verdict.text.startswith("as declared is ")

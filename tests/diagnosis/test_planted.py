@@ -8,7 +8,9 @@ import pytest
 import torch
 
 import nelbo
-from tests.diagnosis.cases import CODES, DOMAIN, SCHEDULES, SHAPE, VALUES, diagnosed, model
+from nelbo import testing
+from nelbo.process import forward
+from tests.diagnosis.cases import CODES, DOMAIN, LAW, SCHEDULES, SHAPE, VALUES, diagnosed, model, right
 
 pytestmark = pytest.mark.filterwarnings("ignore::nelbo.bound.checks.NelboWarning")
 BAR = SCHEDULES["table"].at_index(torch.arange(100)).alpha.square()
@@ -24,8 +26,6 @@ def scaled_linear():
 
 def beta_tilde() -> torch.Tensor:
     levels = SCHEDULES["table"].at_index(torch.arange(100))
-    from nelbo.process import forward
-
     variance = forward.posterior(levels[:-1], levels[1:]).variance
     return torch.cat([variance[:1], variance])
 
@@ -35,12 +35,12 @@ def untrained(net):
 
 
 def wrapped(f):
-    """A network that is asked through f."""
+    """A network that is evaluated through f."""
     return {"wrap": lambda net: lambda z, t: f(net, z, t)}
 
 
 PLANTED = {
-    # where, what is declared or done, the first row, the change it tells
+    # where, what is declared or done, the first row, the change to make
     "v for eps": ("table", {"predicts": "v"}, "predicts eps", 'predicts="eps"'),
     "x0 for eps": ("table", {"predicts": "x0"}, "predicts eps", 'predicts="eps"'),
     "eps for v": ("law", {"predicts": "eps"}, "predicts v", 'predicts="v"'),
@@ -49,13 +49,13 @@ PLANTED = {
     "the sign": ("law", wrapped(lambda net, z, t: -net(z, t)), "predicts −v", "-net(z, t)"),
     "σ_data": ("edm", {"sigma_data": 1.0}, "predicts edm_F, σ_data 0.5", "sigma_data=0.5"),
     "data at t = 1": ("flow", wrapped(lambda net, z, t: -net(z, 1 - t)), "data at t = 1", "-net(z, 1 - t)"),
-    "unit for log-SNR": ("law", {"time": "unit"}, "told log-SNR", 'time="logsnr"'),
-    "sigma for log-SNR": ("law", {"time": "sigma"}, "told log-SNR", 'time="logsnr"'),
-    "sigma for c_noise": ("edm", {"time": "sigma"}, r"told ln\(σ\)/4", 'time="c_noise"'),
-    "half the log-SNR": ("law", wrapped(lambda net, z, t: net(z, 2 * t)), "told half the log-SNR", "net(z, t / 2)"),
-    "index for index/T": ("table", wrapped(lambda net, z, t: net(z, 100 * t)), "told index/T", "net(z, t - 1 / T)"),
-    "time reversed": ("table", wrapped(lambda net, z, t: net(z, 99 - t)), "told T − 1 − index", "net(z, T - 1 - t)"),
-    "1000 t": ("flow", wrapped(lambda net, z, t: net(z, t / 1000)), "told 1000 × unit time", "net(z, 1000 * t)"),
+    "unit for log-SNR": ("law", {"time": "unit"}, "time log-SNR", 'time="logsnr"'),
+    "sigma for log-SNR": ("law", {"time": "sigma"}, "time log-SNR", 'time="logsnr"'),
+    "sigma for c_noise": ("edm", {"time": "sigma"}, r"time ln\(σ\)/4", 'time="c_noise"'),
+    "half the log-SNR": ("law", wrapped(lambda net, z, t: net(z, 2 * t)), "time half the log-SNR", "net(z, t / 2)"),
+    "index for index/T": ("table", wrapped(lambda net, z, t: net(z, 100 * t)), "time index/T", "net(z, t - 1 / T)"),
+    "time reversed": ("table", wrapped(lambda net, z, t: net(z, 99 - t)), "time T − 1 − index", "net(z, T - 1 - t)"),
+    "1000 t": ("flow", wrapped(lambda net, z, t: net(z, t / 1000)), "time 1000 × unit", "net(z, 1000 * t)"),
     "scaled linear": ("table", {"schedule": scaled_linear()}, "schedule linear", "nelbo.schedules.linear(100, 0.001"),
     "√ᾱ for ᾱ": (
         "table",
@@ -82,12 +82,15 @@ PLANTED = {
         "law",
         {"domain": domain(bins=None), "data": (VALUES + 1) / 2},
         "data as 2 x − 1",
-        "data 2 x − 1",
+        "mean=torch.full(shape, 0.5), scale=torch.full(shape, 0.5)",
     ),
 }
 
 
-@pytest.mark.parametrize("name", PLANTED)
+QUICK = ("scaled linear", "data at t = 1", "sigma for c_noise")
+
+
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in PLANTED])
 def test_a_mistake_is_the_first_row(name):
     """Its name, the line to write, and both numbers in the verdict."""
     where, planted, first, change = PLANTED[name]
@@ -99,30 +102,30 @@ def test_a_mistake_is_the_first_row(name):
     assert diagnosis.nfe_total <= diagnosis.max_nfe
 
 
+def test_what_is_declared_rightly_is_the_first_row():
+    """And differences are paired: another path moves the bound by far less than its own error."""
+    diagnosis = diagnosed("law")
+    assert right(diagnosis) and diagnosis.best.as_declared and diagnosis.unit == "bits/dim"
+    row = next(row for row in diagnosis.rows if row.name == "path ve")
+    assert row.difference_error < 0.3 * row.standard_error
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("where", SCHEDULES)
 def test_what_is_declared_rightly_stands(where):
-    """On four seeds of the noise."""
-    for seed in range(4):
+    """On other seeds of the noise."""
+    for seed in (1, 2):
         diagnosis = nelbo.diagnose(model(where), CODES, max_nfe=900, seed=seed)
-        assert diagnosis.verdict.ok and diagnosis.verdict.change is None, diagnosis
-        assert diagnosis.verdict.text.startswith("as declared is ")
+        assert right(diagnosis), diagnosis
 
 
-@pytest.mark.parametrize("where", ["law", "flow"])
-def test_real_values_declared_rightly_stand(where):
-    diagnosis = diagnosed(where, domain=domain(bins=None), data=VALUES)
-    assert diagnosis.verdict.ok and diagnosis.unit == "bits/dim (density)"
+@pytest.mark.slow
+def test_real_values_declared_rightly_stand():
+    diagnosis = diagnosed("law", domain=domain(bins=None), data=VALUES)
+    assert right(diagnosis) and diagnosis.unit == "bits/dim (density)"
 
 
-def test_the_bound_of_the_right_declaration_is_what_evaluate_says():
-    """Within four standard errors of both, of a wrong declaration and of the right one."""
-    diagnosis = diagnosed("law", predicts="eps")
-    for row, said in ((diagnosis.best, "v"), (diagnosis.declared, "eps")):
-        bound = nelbo.evaluate(model("law", predicts=said), CODES, tolerance=0.02, any_cost=True)
-        error = (row.standard_error**2 + bound.standard_error.estimator**2) ** 0.5
-        assert abs(row.bits_per_dim - bound.bits_per_dim) < 4 * error
-
-
+@pytest.mark.slow
 def test_codes_declared_real():
     """A density on a lattice is multiplied by its step, so that it compares with the code length of codes."""
     coarse = nelbo.DataDomain(SHAPE, 9)
@@ -139,6 +142,7 @@ def test_codes_declared_real():
     assert abs(declared.bits_per_dim - (density.bits_per_dim + 2)) < 4 * declared.standard_error + 0.08  # −log2(1/4)
 
 
+@pytest.mark.slow
 def test_codes_of_fewer_levels():
     """As they are, and times 15."""
     coarse = nelbo.DataDomain(SHAPE, 17)
@@ -148,12 +152,10 @@ def test_codes_of_fewer_levels():
         assert diagnosis.best.name == name and "17" in diagnosis.verdict.text
 
 
+@pytest.mark.slow
 def test_what_costs_little_cannot_be_told_apart():
     """On a fine table one step of time is next to nothing."""
     fine = nelbo.schedules.linear(1000)
-    from nelbo import testing
-    from tests.diagnosis.cases import LAW
-
     net = testing.as_network(testing.oracle(LAW), fine, "eps", "index")
     late = nelbo.from_callable(
         lambda z, i: net(z, (i - 1).clamp(0)), schedule=fine, domain=DOMAIN, predicts="eps", time="index"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
-from nelbo.diagnosis.asked import Answers, InTraining, Remembering, with_net
+from nelbo.diagnosis.cached import Cache, Cached, InTraining, with_net
 from nelbo.diagnosis.subject import Sibling, Subject
 from nelbo.errors import UsageError
 from nelbo.maths.keys import Purpose
@@ -72,6 +73,33 @@ class Unconditional(Sibling):
 
 
 @dataclass(frozen=True)
+class Zeroed(Sibling):
+    """A condition of zeros, as of a network that knows its absence so."""
+
+    keyword: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.keyword} = 0"
+
+    @property
+    def declaration(self) -> Json:
+        return {"condition": {self.keyword: 0}}
+
+    @property
+    def claim(self) -> str:
+        return f"this network is better with zeros in the place of {self.keyword}"
+
+    @property
+    def change(self) -> str:
+        return f'condition={{"{self.keyword}": torch.zeros_like({self.keyword})}}'
+
+    def of(self, subject: Subject) -> Subject:
+        zeros = torch.zeros_like(subject.condition[self.keyword])
+        return dataclasses.replace(subject, condition={**subject.condition, self.keyword: zeros})
+
+
+@dataclass(frozen=True)
 class Permuted(Sibling):
     """The rows of the condition given to other examples, which must cost bits if they belong to their own."""
 
@@ -105,7 +133,7 @@ class Permuted(Sibling):
 class Training(Sibling):
     """The network in training mode, with dropout and the statistics of the batch."""
 
-    answers: Answers
+    cache: Cache
 
     @property
     def name(self) -> str:
@@ -125,24 +153,24 @@ class Training(Sibling):
 
     def of(self, subject: Subject) -> Subject:
         def training(net: object) -> InTraining:
-            module = net.net if isinstance(net, Remembering) else net
+            module = net.net if isinstance(net, Cached) else net
             if not isinstance(module, nn.Module):
                 raise UsageError("a network that is no module", "it has no mode")
-            return InTraining(module, self.answers)
+            return InTraining(module, self.cache)
 
         return subject.with_denoiser(with_net(subject.model.denoiser, training))
 
 
-def siblings(subject: Subject, answers: Answers, seed: int) -> list[Sibling]:
+def siblings(subject: Subject, cache: Cache, seed: int) -> list[Sibling]:
     """Other conditions, and the other mode where it makes a difference."""
-    found: list[Sibling] = []
+    others: list[Sibling] = []
     for keyword, rows in subject.condition.items():
         if not rows.is_floating_point() and rows.ndim == 1:
-            found += [Labelled(keyword, 1), Labelled(keyword, -1)]
-        found += [Unconditional(keyword), Permuted(keyword, seed)]
+            others += [Labelled(keyword, 1), Labelled(keyword, -1)]
+        others += [Unconditional(keyword), Zeroed(keyword), Permuted(keyword, seed)]
     if any(_depends_on_mode(module) for module in subject.model.denoiser.modules()):
-        found.append(Training(answers))
-    return found
+        others.append(Training(cache))
+    return others
 
 
 def _depends_on_mode(module: nn.Module) -> bool:

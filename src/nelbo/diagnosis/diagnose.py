@@ -17,21 +17,21 @@ from nelbo.bound import lattices
 from nelbo.bound.gaussian_chain import GaussianChain
 from nelbo.bound.prepare import Prepared, prepare
 from nelbo.bound.runner import Runner
-from nelbo.diagnosis import conditions, contest, domains, draws, looks, outputs, schedules, steps, times
-from nelbo.diagnosis.asked import Answers, Remembering, with_net
-from nelbo.diagnosis.contest import Candidate, first_sentence
-from nelbo.diagnosis.result import Diagnosis, Row, Skipped
+from nelbo.diagnosis import conditions, domains, draws, halving, inspection, outputs, schedules, steps, times
+from nelbo.diagnosis.cached import Cache, Cached, with_net
+from nelbo.diagnosis.halving import Candidate, first_sentence
+from nelbo.diagnosis.ranking import ranked
+from nelbo.diagnosis.result import Diagnosis, Skipped
 from nelbo.diagnosis.subject import Sibling, Subject
-from nelbo.diagnosis.verdict import better, nearness, verdict
+from nelbo.diagnosis.verdict import verdict
 from nelbo.errors import UsageError
 from nelbo.maths.keys import Purpose
-from nelbo.maths.units import bits_per_dim
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
 from nelbo.workers import Run
 
 MAX_NFE = 2000
-"""Network evaluations that a diagnosis spends at most, where nothing else is asked for."""
+"""Network evaluations that a diagnosis spends at most, unless told otherwise."""
 EXAMPLES = 512
 """Examples that are looked at, at most."""
 
@@ -55,13 +55,13 @@ def diagnose(
     if limit < 1:
         raise UsageError(f"max_nfe={max_nfe}", f"give a number of evaluations, such as {MAX_NFE}")
     prepared = prepare(model, data, dataclasses.replace(run, state=None), condition=condition)
-    subject = _looked_at(prepared, run.seed)
-    device = prepared.chain.device
-    answers, runner = Answers(), Runner(dataclasses.replace(run, state=None, progress=None), model.domain.dimensions)
-    remembers = hasattr(subject.model.denoiser, "net")
+    subject = _subject(prepared, run.seed)
+    device, D = prepared.chain.device, model.domain.dimensions
+    cache, runner = Cache(), Runner(dataclasses.replace(run, state=None, progress=None), D)
+    cached = hasattr(subject.model.denoiser, "net")
 
     def spent() -> int:
-        return answers.nfe if remembers else runner.nfe
+        return cache.nfe if cached else runner.nfe
 
     def done() -> None:
         if run.progress is not None:
@@ -69,29 +69,30 @@ def diagnose(
 
     with subject.model.denoiser.inference():
         plain = subject.chain(run.seed, device)
-        checks = [*looks.of_network(plain), *looks.of_data(plain)]
-        answers.nfe += looks.COST
-        if remembers:
-            net = functools.partial(Remembering, answers=answers)
+        checks = [inspection.of_answers(plain, runner), *inspection.of_output(plain), *inspection.of_data(plain)]
+        runner.count(inspection.LEVELS * inspection.EXAMPLES)
+        cache.nfe = runner.nfe
+        if cached:
+            net = functools.partial(Cached, cache=cache)
             subject = subject.with_denoiser(with_net(subject.model.denoiser, net))
         untrained = any(check.name == "first level" and not check.ok for check in checks)
-        candidates, skipped = _candidates(subject, answers, run.seed, device, untrained)
+        candidates, skipped = _candidates(subject, cache, run.seed, device, untrained)
         follow = functools.partial(_following, subject, run.seed, device)
-        candidates = contest.run(candidates, runner, spent, limit, run.seed, done, follow)
-    rows = _rows(candidates, model.domain.dimensions)
+        candidates = halving.run(candidates, runner, spent, limit, run.seed, done, follow)
+    ranking = ranked(candidates, D)
     skipped += [Skipped(c.sibling.name, c.failure) for c in candidates if c.sibling and c.failure and not c.values]
-    checks += looks.of_conditions(candidates)
+    checks += inspection.of_conditions(candidates)
     claims = prepared.claims()
     return Diagnosis(
-        rows=tuple(rows),
-        verdict=verdict(rows, checks, nearness(candidates, model.domain.dimensions)),
+        rows=ranking.rows,
+        verdict=verdict(ranking, checks),
         checks=tuple(checks),
         skipped=tuple(skipped),
         unit=_unit(subject),
         nfe_total=spent(),
         max_nfe=limit,
         examples=len(prepared.examples),
-        dimensions=model.domain.dimensions,
+        dimensions=D,
         seed=run.seed,
         precision=claims["precision"],
         data=claims["data"],
@@ -102,7 +103,7 @@ def diagnose(
     )
 
 
-def _looked_at(prepared: Prepared, seed: int) -> Subject:
+def _subject(prepared: Prepared, seed: int) -> Subject:
     """Model, data and condition of at most `EXAMPLES` examples, in the run's precision."""
     chain = prepared.chain
     rows = Purpose.DIAGNOSIS_EXAMPLES.permutation(seed, chain.examples)[:EXAMPLES].sort().values
@@ -114,25 +115,25 @@ def _looked_at(prepared: Prepared, seed: int) -> Subject:
     return Subject(chain.model, data, condition, nats)
 
 
-def siblings(subject: Subject, answers: Answers, seed: int, untrained: bool = False) -> list[Sibling]:
+def siblings(subject: Subject, cache: Cache, seed: int, untrained: bool = False) -> list[Sibling]:
     """Everything that is declared otherwise, one thing at a time. untrained: whether the first level seems to be."""
-    found = [s for kind in (outputs, times, schedules, domains) for s in kind.siblings(subject)]
-    return [*found, *steps.siblings(subject, untrained), *conditions.siblings(subject, answers, seed)]
+    others = [s for kind in (outputs, times, schedules, domains) for s in kind.siblings(subject)]
+    return [*others, *steps.siblings(subject, untrained), *conditions.siblings(subject, cache, seed)]
 
 
 def _candidates(
-    subject: Subject, answers: Answers, seed: int, device: torch.device, untrained: bool
+    subject: Subject, cache: Cache, seed: int, device: torch.device, untrained: bool
 ) -> tuple[list[Candidate], list[Skipped]]:
     """What was declared, then its siblings; and those that cannot be made."""
     chain = subject.chain(seed, device)
     made = [Candidate(None, chain, subject.nats, _density(chain))]
     skipped = []
-    for sibling in siblings(subject, answers, seed, untrained):
+    for sibling in siblings(subject, cache, seed, untrained):
         try:
             other = sibling.of(subject)
             chain = other.chain(seed, device)
             made.append(Candidate(sibling, chain, other.nats, _density(chain, made[0])))
-        except contest.FAILURES as error:
+        except halving.FAILURES as error:
             skipped.append(Skipped(sibling.name, first_sentence(error)))
     return made, skipped
 
@@ -155,55 +156,8 @@ def _following(subject: Subject, seed: int, device: torch.device, candidate: Can
         other = sibling.of(subject)
         chain = other.chain(seed, device)
         return Candidate(sibling, chain, other.nats, _density(chain), followed=candidate)
-    except contest.FAILURES:
+    except halving.FAILURES:
         return None
-
-
-def _rows(candidates: list[Candidate], D: int) -> list[Row]:
-    """The rows: the declaration that the verdict names, others by their bounds, then choices and controls.
-
-    A declaration that left early is placed by its difference to the best of those that were tried to the end, whose
-    own value is known well; a chain that was brought along is a choice unless the times that brought it are better.
-    """
-    declared = candidates[0]
-    last = max(max(candidate.values, default=-1) for candidate in candidates)
-    finished = [c for c in candidates if last in c.values and c.followed is None]
-    best = min(finished, key=lambda c: c.pooled()[0])
-    of_best, to_declared = best.pooled(), best.difference(declared)
-    rows = {}
-    for one in candidates:
-        if not one.values and one is not declared:
-            continue
-        ended = last in one.values
-        value, variance = one.pooled() if ended else _sum(of_best, one.difference(best))
-        change = one.difference(declared) if ended else _sum(to_declared, one.difference(best))
-        if one is declared and one.values:
-            change = 0.0, 0.0
-        row = Row(
-            name=one.name,
-            declaration={} if one.sibling is None else one.sibling.declaration,
-            kind=one.kind,
-            bits_per_dim=float(bits_per_dim(value, D)),
-            standard_error=float(bits_per_dim(variance**0.5, D)),
-            difference=float(bits_per_dim(change[0], D)),
-            difference_error=float(bits_per_dim(change[1] ** 0.5, D)),
-            wins=0.0 if one is declared else one.wins(declared),
-            draws=sum(values.along.numel() + len(values.first) for values in one.values.values()),
-            complete=ended,
-            change=None if one.sibling is None else one.sibling.change,
-            claim=None if one.sibling is None else one.sibling.claim,
-        )
-        rows[one.name] = row
-        if one.followed is not None and not better(rows[one.followed.name]):
-            rows[one.name] = dataclasses.replace(row, kind="choice")
-    order = {"declared": 0, "declaration": 0, "choice": 1, "control": 2}
-    ranked = sorted(rows.values(), key=lambda row: (order[row.kind], math.isnan(row.bits_per_dim), row.bits_per_dim))
-    first = next((row for row in ranked if row.kind == "declaration" and row.complete and better(row)), None)
-    return ranked if first is None else [first, *(row for row in ranked if row is not first)]
-
-
-def _sum(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
-    return one[0] + other[0], one[1] + other[1]
 
 
 def _unit(subject: Subject) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nelbo.bound import lattices
 from nelbo.bound.lattices import Lattice
-from nelbo.diagnosis.subject import Sibling, Subject, plain, shown
+from nelbo.diagnosis.subject import Sibling, Subject, plain, printed
 from nelbo.errors import UsageError
 from nelbo.model.domain import DataDomain
 from nelbo.typing import Json
@@ -25,7 +25,7 @@ class Range(Sibling):
 
     @property
     def name(self) -> str:
-        return f"range {shown(self.low)} … {shown(self.high)}"
+        return f"range {printed(self.low)} … {printed(self.high)}"
 
     @property
     def declaration(self) -> Json:
@@ -33,11 +33,11 @@ class Range(Sibling):
 
     @property
     def claim(self) -> str:
-        return f"the data of this network are in {shown(self.low)} … {shown(self.high)}"
+        return f"the data of this network are in {printed(self.low)} … {printed(self.high)}"
 
     @property
     def change(self) -> str:
-        return f"DataDomain(…, low={plain(self.low)}, high={plain(self.high)})"
+        return f"DataDomain(shape, bins, low={plain(self.low)}, high={plain(self.high)})"
 
     def of(self, subject: Subject) -> Subject:
         _ = subject.network  # another kind of denoiser is built for its codes
@@ -46,7 +46,7 @@ class Range(Sibling):
 
 @dataclass(frozen=True)
 class Scaled(Sibling):
-    """The network knows u = (x − mean)/scale of the real data x; the density is one of x all the same."""
+    """The network was trained on u = (x − mean)/scale of the real data x; the density is one of x all the same."""
 
     mean: float
     scale: float
@@ -62,11 +62,12 @@ class Scaled(Sibling):
 
     @property
     def claim(self) -> str:
-        return f"this network knows the data as {self.label}"
+        return f"this network was trained on the data as {self.label}"
 
     @property
     def change(self) -> str:
-        return f"data {self.label}"
+        mean, scale = (f"torch.full(shape, {plain(v)})" for v in (self.mean, self.scale))
+        return f"DataDomain(shape, mean={mean}, scale={scale})"
 
     def of(self, subject: Subject) -> Subject:
         domain = subject.model.domain
@@ -132,7 +133,7 @@ class Codes(Sibling):
     @property
     def change(self) -> str:
         ends = f"low={plain(self.lattice.low)}, high={plain(self.lattice.high)}"
-        return f"DataDomain(…, bins={self.lattice.levels}, {ends})"
+        return f"DataDomain(shape, bins={self.lattice.levels}, {ends})"
 
     def of(self, subject: Subject) -> Subject:
         domain = subject.model.domain
@@ -159,7 +160,7 @@ class Arranged(Sibling):
 
     @property
     def claim(self) -> str:
-        return f"this network knows {ARRANGEMENTS[self.key][1]}"
+        return f"this network was trained on {ARRANGEMENTS[self.key][1]}"
 
     @property
     def change(self) -> str:
@@ -205,21 +206,21 @@ def _arranged(key: str, data: Tensor, domain: DataDomain) -> Tensor:
 def siblings(subject: Subject) -> list[Sibling]:
     """Other domains that the data allow."""
     domain, data = subject.model.domain, subject.data
-    found: list[Sibling] = []
+    others: list[Sibling] = []
     if domain.discrete:
-        found += _ranges(subject)
-        found += _bins(data, domain._bins())
+        others += _ranges(subject)
+        others += _bins(data, domain._bins())
     else:
         lattice = lattices.of_values(lattices.sample(data))
-        found += [] if lattice is None else [Codes(lattice)]
-        found += _scales(data)
+        others += [] if lattice is None else [Codes(lattice)]
+        others += _scales(data)
     shape = domain.shape
     keys = ["inverted"]
     keys += ["channels"] if len(shape) == 3 and shape[0] == 3 else []
     keys += ["transposed"] if len(shape) >= 2 and shape[-1] == shape[-2] > 1 else []
     keys += ["upside_down"] if len(shape) >= 2 and shape[-2] > 1 else []
     keys += ["last", "first"] if len(shape) == 3 and shape[0] > 1 else []
-    return [*found, *(Arranged(key) for key in keys)]
+    return [*others, *(Arranged(key) for key in keys)]
 
 
 def _ranges(subject: Subject) -> list[Sibling]:
@@ -245,9 +246,9 @@ def _bins(data: Tensor, K: int) -> list[Sibling]:
     sample = lattices.sample(data)
     levels = int(data.max()) + 1
     lattice = lattices.of_codes(sample, K)
-    found: list[Sibling] = []
+    others: list[Sibling] = []
     if lattice is not None and lattice.step != 1:
-        found.append(Bins(lattice.levels, lattice))
+        others.append(Bins(lattice.levels, lattice))
     power = 1 << (levels - 1).bit_length()
-    usual = {levels, power, power + 1, 256} if levels > 1 else {256}
-    return [*found, *(Bins(bins) for bins in sorted(usual) if bins >= max(2, levels) and bins != K)]
+    usual = {levels, power, 256, *([power + 1] if power <= 64 else [])} if levels > 1 else {256}
+    return [*others, *(Bins(bins) for bins in sorted(usual) if bins >= max(2, levels) and bins != K)]

@@ -56,11 +56,13 @@ class Stage:
 
 @dataclass(frozen=True, eq=False)
 class Values:
-    """In nats: y of the draws along the chain (2, S), the terms of the first level (R,), and what is exact."""
+    """In nats: y of the draws along the chain (2, S), the terms of the first level (R,), and what is exact. logsnr
+    (2, S): of the draws along the chain."""
 
     along: Tensor
     first: Tensor
     exact: float
+    logsnr: Tensor
 
     @property
     def total(self) -> float:
@@ -75,7 +77,12 @@ class Values:
         return along + (float(self.first.var()) / R if R > 1 else 0.0)
 
     def __sub__(self, other: Values) -> Values:
-        return Values(self.along - other.along, self.first - other.first, self.exact - other.exact)
+        return Values(self.along - other.along, self.first - other.first, self.exact - other.exact, self.logsnr)
+
+    def inside(self, low: float, high: float) -> Values:
+        """The part of the draws along the chain whose log-SNR is between these."""
+        part = (self.logsnr >= low) & (self.logsnr <= high)
+        return Values(self.along * part, torch.zeros_like(self.first), 0.0, self.logsnr)
 
 
 def pooled(stages: list[Values]) -> tuple[float, float]:
@@ -96,12 +103,13 @@ def density(chain: GaussianChain) -> Tensor:
 
 def evaluated(chain: GaussianChain, runner: Runner, stage: Stage, p: Tensor) -> Values:
     """The stage under one declaration, without what is exact. Errors: NumericalError, and those of the network."""
-    along = torch.zeros(2, stage.strata, dtype=torch.float64)
+    along, logsnr = (torch.zeros(2, stage.strata, dtype=torch.float64) for _ in range(2))
     if len(p):
         ends = p.cumsum(0)
         cells = torch.searchsorted(ends, stage.u * ends[-1]).clamp(max=len(p) - 1)
         inner = ((stage.u * ends[-1] - (ends[cells] - p[cells])) / p[cells]).clamp(0, math.nextafter(1, 0))
         draws = Draws(stage.examples, torch.ones_like(cells), stage.numbers, cells, inner)
         along = (runner.nats(chain, draws) / p[cells]).reshape(2, -1)
+        logsnr = -chain.cells.place[cells].reshape(2, -1)
     first = runner.nats(chain, Draws.first_level(stage.first_examples, stage.first_numbers))
-    return Values(along, first, 0.0)
+    return Values(along, first, 0.0, logsnr)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from nelbo.diagnosis.asked import Negated, changed, with_net
+from nelbo.diagnosis.cached import Negated, changed, with_net
 from nelbo.diagnosis.subject import Sibling, Subject, plain
-from nelbo.diagnosis.times import Told
+from nelbo.diagnosis.times import ConventionTime
 from nelbo.errors import UsageError
 from nelbo.model.denoiser import NetworkDenoiser, TimeInput
 from nelbo.model.mixture import MixtureDenoiser
@@ -26,12 +26,19 @@ class Predicts(Sibling):
     output: Output
     sign: int = 1
     sigma_data: float | None = None
-    shown_otherwise: bool = False
-    """Whether it or what was declared is one of EDM's, which are shown z/α."""
+    edm: bool = False
+    """Whether it or what was declared is one of EDM's, whose input is z/α."""
+    both: bool = False
+    """Whether it differs from what was declared in more than the output or the sign."""
+    same_chain = True
 
     @property
-    def asks(self) -> bool:  # type: ignore[override]
-        return self.shown_otherwise
+    def evaluates(self) -> bool:  # type: ignore[override]
+        return self.edm
+
+    @property
+    def unusual(self) -> bool:  # type: ignore[override]
+        return self.both
 
     @property
     def name(self) -> str:
@@ -40,10 +47,10 @@ class Predicts(Sibling):
 
     @property
     def declaration(self) -> Json:
-        said: Json = {"predicts": self.output.value}
+        fields: Json = {"predicts": self.output.value}
         if self.sign < 0:
-            said["sign"] = -1
-        return said if self.sigma_data is None else {**said, "sigma_data": self.sigma_data}
+            fields["sign"] = -1
+        return fields if self.sigma_data is None else {**fields, "sigma_data": self.sigma_data}
 
     @property
     def claim(self) -> str:
@@ -73,7 +80,9 @@ class Predicts(Sibling):
 
 @dataclass(frozen=True)
 class Reversed(Sibling):
-    """Time runs from noise to data in the network: it is told 1 − t, and its velocity has the other sign."""
+    """Time runs from noise to data in the network: it takes 1 − t, and its velocity has the other sign."""
+
+    same_chain = True
 
     @property
     def name(self) -> str:
@@ -95,9 +104,9 @@ class Reversed(Sibling):
         own = subject.network
         if own.output is not Output.VELOCITY or own.time is not TimeInput.UNIT:
             raise UsageError("no velocity of unit time", "its sign does not depend on the direction of time")
-        told = Told("1 − unit", "one_minus_unit", subject.model.schedule.table_length)
+        time = ConventionTime("1 − unit", "one_minus_unit", subject.model.schedule.table_length)
         other = with_net(own, lambda net: Negated(net, subject.model.domain.shape[0]))
-        return subject.with_denoiser(changed(other, time=told))
+        return subject.with_denoiser(changed(other, time=time))
 
 
 def _deviation(subject: Subject) -> float:
@@ -121,7 +130,11 @@ def siblings(subject: Subject) -> list[Sibling]:
     kinds += [Predicts(Output.EDM_F, 1, d) for d in sorted(given)]
     both = [dataclasses.replace(kind, sign=sign) for kind in kinds for sign in (1, -1)]
     edm = own.output.edm
-    found: list[Sibling] = [
-        dataclasses.replace(kind, shown_otherwise=edm or kind.output.edm) for kind in both if kind != own
-    ]
-    return [*found, Reversed()] if denoiser.output is Output.VELOCITY else found
+    others: list[Sibling] = []
+    for kind in both:
+        if kind == own:
+            continue
+        two = kind.sign < 0 and (kind.output, kind.sigma_data) != (own.output, own.sigma_data)
+        two = two or edm != kind.output.edm
+        others.append(dataclasses.replace(kind, edm=edm or kind.output.edm, both=two))
+    return [*others, Reversed()] if denoiser.output is Output.VELOCITY else others

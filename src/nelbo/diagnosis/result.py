@@ -61,11 +61,13 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Verdict:
-    """ok: whether the declaration stands. text: in words. change: the line of code to write, if there is one."""
+    """ok: whether the declaration stands. text: in words. change: the line of code to write, if there is one. alike:
+    the declarations that cannot be told apart from the first row."""
 
     ok: bool
     text: str
     change: str | None = None
+    alike: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +136,7 @@ SHOWN = 16
 
 
 def table(diagnosis: Diagnosis) -> str:
-    """The verdict, the rows, the checks and what was left out, as plain text."""
+    """The verdict, the rows, the checks and what was not tried, as plain text."""
     width = max(34, *(len(row.name) for row in diagnosis.rows[:SHOWN]))
     lines = [diagnosis.verdict.text]
     if diagnosis.verdict.change is not None:

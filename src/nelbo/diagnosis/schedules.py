@@ -2,9 +2,9 @@
 
 Another schedule is another chain, which may have a lower bound whatever the network was trained on. What the network
 knows of its schedule is the log-SNR that an index or a unit time stands for. A sibling therefore keeps the chain that
-is declared and tells the network, at each of its log-SNRs, the time of the other schedule: its nearest index, or its
-unit time in between. Where that is better, the other schedule with its own levels follows. A network that is told the
-level itself does not depend on the schedule.
+is declared and gives the network, at each of its log-SNRs, the time of the other schedule: its nearest index, or its
+unit time in between. Where that is better, the model of the other schedule with its own levels follows. A network that
+is given the level itself does not depend on the schedule.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from nelbo.diagnosis.asked import changed
-from nelbo.diagnosis.subject import Sibling, Subject
+from nelbo.diagnosis.cached import changed
+from nelbo.diagnosis.subject import Sibling, Subject, printed
 from nelbo.errors import NelboError, UsageError
 from nelbo.model.denoiser import TimeInput
 from nelbo.process import schedule as schedules
@@ -33,7 +33,7 @@ SHIFTS = (-2 * math.log(4), -2 * math.log(2), 2 * math.log(2), 2 * math.log(4))
 
 
 @dataclass(frozen=True, eq=False)
-class ToldOnSchedule:
+class ScheduleTime:
     """The time of another schedule at the log-SNR of a level, in the place of a `TimeInput`."""
 
     schedule: Schedule
@@ -64,10 +64,15 @@ class OnSchedule(Sibling):
     make: Callable[[Schedule], Schedule]
     whole: bool = False
     """Whether with its own levels, too."""
+    unusual: bool = False  # type: ignore[misc]
+
+    @property
+    def same_chain(self) -> bool:  # type: ignore[override]
+        return not self.whole
 
     @property
     def name(self) -> str:
-        return f"{'' if self.whole else 'times of '}schedule {self.label}"
+        return f"schedule {self.label}{', its levels' if self.whole else ''}"
 
     @property
     def declaration(self) -> Json:
@@ -85,8 +90,12 @@ class OnSchedule(Sibling):
         if self.whole:
             return subject.redeclared(schedule=self.make(subject.model.schedule))
         denoiser, other = subject.model.denoiser, self.make(subject.model.schedule)
-        told = ToldOnSchedule(other, TimeInput.parse(getattr(denoiser, "time", "index")), self.label)
-        return subject.with_denoiser(changed(denoiser, time=told))
+        time = ScheduleTime(other, TimeInput.parse(getattr(denoiser, "time", "index")), self.label)
+        return subject.with_denoiser(changed(denoiser, time=time))
+
+    def trained(self, schedule: Schedule) -> tuple[float, float] | None:
+        levels = _levels(self.make(schedule))
+        return float(levels[-1]), float(levels[0])
 
     def following(self) -> Sibling | None:
         return None if self.whole else replace(self, whole=True)
@@ -97,6 +106,7 @@ class OnPath(Sibling):
     """The same log-SNR with α and σ of another path."""
 
     path: Path
+    same_chain = True
 
     @property
     def name(self) -> str:
@@ -108,7 +118,7 @@ class OnPath(Sibling):
 
     @property
     def claim(self) -> str:
-        return f"this network knows z of the path {self.path.value}"
+        return f"this network was trained on z of the path {self.path.value}"
 
     @property
     def change(self) -> str:
@@ -146,26 +156,26 @@ def _betas(label: str, line: str, make: Callable[[], Table]) -> OnSchedule:
 
 def _tables(schedule: Table) -> list[OnSchedule]:
     T = len(schedule.table)
-    found = []
+    others = []
     own = float(betas(schedule)[0]), float(betas(schedule)[-1])
     for b1, bT in dict.fromkeys([own, (1e-4, 0.02), (8.5e-4, 0.012)]):
         ends = f"{b1:.6g} to {bT:.6g}"
         spaced = f"torch.linspace({b1:.6g}**0.5, {bT:.6g}**0.5, {T})**2"
         curved = f"torch.linspace(-6, 6, {T}).sigmoid() * {bT - b1:.6g} + {b1:.6g}"
-        found += [
+        others += [
             _betas(f"linear, β {ends}", f"nelbo.schedules.linear({T}, {b1:.6g}, {bT:.6g})", partial(linear, T, b1, bT)),
             _betas(
                 f"scaled linear, β {ends}", f"nelbo.schedules.from_betas({spaced})", partial(scaled_linear, T, b1, bT)
             ),
             _betas(f"sigmoid, β {ends}", f"nelbo.schedules.from_betas({curved})", partial(sigmoid, T, b1, bT)),
         ]
-    found.append(_betas("cosine", f"nelbo.schedules.cosine(T={T})", partial(schedules.cosine, T)))
+    others.append(_betas("cosine", f"nelbo.schedules.cosine(T={T})", partial(schedules.cosine, T)))
     k = 1000 / T
     if T != 1000 and 0.02 * k < 1:
         line = f"nelbo.schedules.linear({T}, {1e-4 * k:.6g}, {0.02 * k:.6g})"
-        found.append(_betas(f"linear, β scaled to T = {T}", line, partial(linear, T, 1e-4 * k, 0.02 * k)))
+        others.append(_betas(f"linear, β scaled to T = {T}", line, partial(linear, T, 1e-4 * k, 0.02 * k)))
     return [
-        *found,
+        *others,
         OnSchedule(
             "of ᾱ, where √ᾱ was given",
             "nelbo.schedules.from_alphas_cumprod(alphas**2)",
@@ -190,39 +200,47 @@ def shifted(schedule: Schedule, shift: float) -> Schedule:
     raise UsageError(f"a {schedule.kind!r} schedule cannot be shifted", "its form is its own")
 
 
-def _shift(shift: float) -> OnSchedule:
-    line = f"shifted by {shift:+.4g} in log-SNR"
-    return OnSchedule(f"{shift:+.4g} in log-SNR", line, lambda s: shifted(s, shift))
+def _shift(schedule: Schedule, shift: float) -> OnSchedule:
+    if isinstance(schedule, LogSNRLinear):
+        ends = f"{schedule.logsnr_max + shift:.6g}, {schedule.logsnr_min + shift:.6g}"
+        line = f"nelbo.schedules.logsnr_linear({ends})"
+    elif isinstance(schedule, Table):
+        line = f"nelbo.schedules.from_alphas_cumprod(torch.sigmoid(schedule.table {shift:+.6g}))"
+    else:
+        name = "knots" if isinstance(schedule, Learned) else "table"
+        line = f"dataclasses.replace(schedule, {name}=schedule.{name} {shift:+.6g})"
+    label = f"{printed(float(f'{shift:+.4g}'))} in log-SNR"
+    return OnSchedule(label if shift < 0 else f"+{label}", line, lambda s: shifted(s, shift), unusual=True)
 
 
 def _laws() -> list[OnSchedule]:
-    found = []
+    others = []
     for make in (schedules.cosine, schedules.linear):
         name = make.__name__
         line = f"nelbo.schedules.{name}(1000).interpolated()"
-        found.append(OnSchedule(f"{name}, interpolated", line, lambda s, m=make: m(1000).interpolated()))
-    return found
+        others.append(OnSchedule(f"{name}, interpolated", line, lambda s, m=make: m(1000).interpolated()))
+    return others
 
 
 def siblings(subject: Subject) -> list[Sibling]:
-    """Other schedules that a network told an index or unit time may have been trained with."""
+    """Other schedules that a network of an index or a unit time may have been trained with."""
     schedule, time = subject.model.schedule, getattr(subject.model.denoiser, "time", None)
     paths = [OnPath(path) for path in Path if path is not schedule.path]
-    found: list[OnSchedule] = []
+    others: list[OnSchedule] = []
     if time in (TimeInput.INDEX, TimeInput.UNIT):
         if isinstance(schedule, Table):
-            found += _tables(schedule)
+            others += _tables(schedule)
         elif isinstance(schedule, (LogSNRLinear, Learned, Interpolated)):
-            found += _laws()
+            others += _laws()
         if isinstance(schedule, (Table, Interpolated, Learned, LogSNRLinear)):
-            found += [_shift(shift) for shift in SHIFTS]
-    return [*paths, *_distinct(found, schedule)]
+            others += [_shift(schedule, shift) for shift in SHIFTS]
+    return [*paths, *_distinct(others, schedule)]
 
 
-def _distinct(found: list[OnSchedule], schedule: Schedule) -> list[OnSchedule]:
+def _distinct(others: list[OnSchedule], schedule: Schedule) -> list[OnSchedule]:
     """Those that differ from the schedule and from each other; what cannot be made stays, and says why."""
     seen, kept = [_levels(schedule)], []
-    for sibling in found:
+    for sibling in others:
         try:
             levels = _levels(sibling.make(schedule))
         except NelboError:

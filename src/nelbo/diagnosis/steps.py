@@ -16,7 +16,7 @@ class WithVariance(Sibling):
     """Another variance of the steps; the same network with another one is another model."""
 
     key: str
-    asks = False
+    evaluates = False
 
     @property
     def choice(self) -> bool:  # type: ignore[override]
@@ -76,7 +76,7 @@ class Clipped(Sibling):
 
     clipped: bool
     choice = True
-    asks = False
+    evaluates = False
 
     @property
     def name(self) -> str:
@@ -149,8 +149,8 @@ def siblings(subject: Subject, untrained: bool) -> list[Sibling]:
     }.get(variance.kind, ())  # type: ignore[attr-defined]
     if subject.model.grid.continuous:
         keys = tuple(key for key in keys if key in ("learned_range",))
-    found: list[Sibling] = [WithVariance(key) for key in keys]
-    found.append(Clipped(clip is None))
+    others: list[Sibling] = [WithVariance(key) for key in keys]
+    others.append(Clipped(clip is None))
     if isinstance(grid, Full):
-        found += [FirstLevel(grid.first + 1, untrained), *([FirstLevel(0)] if grid.first else [])]
-    return found
+        others += [FirstLevel(grid.first + 1, untrained), *([FirstLevel(0)] if grid.first else [])]
+    return others

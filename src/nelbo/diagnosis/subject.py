@@ -109,13 +109,17 @@ class Sibling(ABC):
     """One change of a declaration. Frozen.
 
     choice: whether another value makes another model of the same network, such as another variance or clipping, rather
-    than contradicting what the network is. control: whether it is wrong on purpose, to compare with. asks: whether the
-    network is asked other questions, which cost evaluations.
+    than contradicting what the network is. control: whether it is wrong on purpose, to compare with. unusual: whether
+    hardly anyone means it, so that a usual one that is about as good is preferred. same_chain: whether data, log-SNRs
+    and variances stay, so that the right one costs less at nearly every level. evaluates: whether the network is
+    evaluated at other inputs, which costs evaluations.
     """
 
     choice: ClassVar[bool] = False
     control: ClassVar[bool] = False
-    asks: ClassVar[bool] = True
+    unusual: ClassVar[bool] = False
+    same_chain: ClassVar[bool] = False
+    evaluates: ClassVar[bool] = True
 
     @property
     @abstractmethod
@@ -141,6 +145,11 @@ class Sibling(ABC):
     def of(self, subject: Subject) -> Subject:
         """The subject as this declares it. Errors: UsageError and others of the parts, where it cannot be."""
 
+    def trained(self, schedule: Schedule) -> tuple[float, float] | None:
+        """The least and the largest log-SNR of which the network was trained, if this says so of a model of `schedule`
+        that declares more."""
+        return None
+
     def following(self) -> Sibling | None:
         """The declaration to try if this one is better than what was declared."""
         return None
@@ -151,6 +160,6 @@ def plain(value: Any) -> str:
     return f"{value:g}"
 
 
-def shown(value: Any) -> str:
-    """The same as a reader has it."""
+def printed(value: Any) -> str:
+    """The same with a minus sign."""
     return plain(value).replace("-", "−")

@@ -1,4 +1,4 @@
-"""Siblings of the time: what the network is told of a level, by every convention and offset that are in use."""
+"""Siblings of the time: what the network is given for a level, by every convention and offset in use."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nelbo.diagnosis.asked import changed
+from nelbo.diagnosis.cached import changed
 from nelbo.diagnosis.subject import Sibling, Subject
 from nelbo.errors import UsageError
 from nelbo.model.denoiser import Denoiser, TimeInput
+from nelbo.process.law import Flow
 from nelbo.process.levels import Levels, Path
 from nelbo.process.schedule import Table
 from nelbo.typing import Json
@@ -28,11 +29,13 @@ class Convention:
     """Whether it is a position in a table: a whole number."""
     table: bool = False
     """Whether it means something on a table alone."""
+    flow: bool = False
+    """Whether it is a time of flows alone."""
 
 
 def _index(t: Levels, T: int) -> Tensor:
     if t.index is None:
-        raise UsageError("a table position on a law without a table", "it is told another time")
+        raise UsageError("a table position on a law without a table", "declare another time")
     return t.index
 
 
@@ -41,7 +44,7 @@ def _unit(t: Levels, T: int) -> Tensor:
 
 
 CONVENTIONS = {
-    "index": Convention("the index", _index, 'time="index"', index=True, table=True),
+    "index": Convention("index", _index, 'time="index"', index=True, table=True),
     "index_plus": Convention(
         "index + 1", lambda t, T: _index(t, T) + 1, 'time="index", lambda z, t: net(z, t + 1)', index=True, table=True
     ),
@@ -55,18 +58,28 @@ CONVENTIONS = {
         index=True,
         table=True,
     ),
-    "unit": Convention("unit time", _unit, 'time="unit"'),
+    "unit": Convention("unit", _unit, 'time="unit"'),
     "unit_before": Convention(
         "index/T", lambda t, T: _unit(t, T) - 1 / T, 'time="unit", lambda z, t: net(z, t - 1 / T)', table=True
     ),
     "unit_after": Convention(
         "(index + 2)/T", lambda t, T: _unit(t, T) + 1 / T, 'time="unit", lambda z, t: net(z, t + 1 / T)', table=True
     ),
-    "one_minus_unit": Convention(
-        "1 − unit time", lambda t, T: 1 - _unit(t, T), 'time="unit", lambda z, t: net(z, 1 - t)'
-    ),
+    "one_minus_unit": Convention("1 − unit", lambda t, T: 1 - _unit(t, T), 'time="unit", lambda z, t: net(z, 1 - t)'),
     "thousand": Convention(
-        "1000 × unit time", lambda t, T: 1000 * _unit(t, T), 'time="unit", lambda z, t: net(z, 1000 * t)'
+        "1000 × unit", lambda t, T: 1000 * _unit(t, T), 'time="unit", lambda z, t: net(z, 1000 * t)'
+    ),
+    "shifted": Convention(
+        "3 t/(1 + 2 t)",
+        lambda t, T: 3 * _unit(t, T) / (1 + 2 * _unit(t, T)),
+        'time="unit", lambda z, t: net(z, 3 * t / (1 + 2 * t))',
+        flow=True,
+    ),
+    "shifted_back": Convention(
+        "t/(3 − 2 t)",
+        lambda t, T: _unit(t, T) / (3 - 2 * _unit(t, T)),
+        'time="unit", lambda z, t: net(z, t / (3 - 2 * t))',
+        flow=True,
     ),
     "logsnr": Convention("log-SNR", lambda t, T: t.logsnr, 'time="logsnr"'),
     "half_logsnr": Convention(
@@ -88,8 +101,8 @@ CONVENTIONS = {
 
 
 @dataclass(frozen=True)
-class Told:
-    """A time that a denoiser tells its network, in the place of a `TimeInput`."""
+class ConventionTime:
+    """A time that a denoiser gives its network, in the place of a `TimeInput`."""
 
     value: str
     key: str
@@ -97,8 +110,8 @@ class Told:
 
     def of(self, t: Levels, dtype: torch.dtype) -> Tensor:
         """The network's time argument (B,) at levels t: whole numbers stay whole."""
-        told = CONVENTIONS[self.key].of(t, self.length or 1)
-        return told.to(dtype) if told.is_floating_point() else told
+        time = CONVENTIONS[self.key].of(t, self.length or 1)
+        return time.to(dtype) if time.is_floating_point() else time
 
 
 OWN = {
@@ -111,19 +124,20 @@ OWN = {
 
 
 @dataclass(frozen=True)
-class ToldAs(Sibling):
-    """The network is told another time."""
+class WithTime(Sibling):
+    """The network takes another time."""
 
     key: str
+    same_chain = True
 
     @property
     def convention(self) -> Convention:
-        """What it is told."""
+        """Its convention."""
         return CONVENTIONS[self.key]
 
     @property
     def name(self) -> str:
-        return f"told {self.convention.name}"
+        return f"time {self.convention.name}"
 
     @property
     def declaration(self) -> Json:
@@ -131,7 +145,7 @@ class ToldAs(Sibling):
 
     @property
     def claim(self) -> str:
-        return f"this network is told {self.convention.name}"
+        return f"this network takes {self.convention.name} as its time"
 
     @property
     def change(self) -> str:
@@ -140,9 +154,11 @@ class ToldAs(Sibling):
     def of(self, subject: Subject) -> Subject:
         denoiser = subject.model.denoiser
         if not isinstance(getattr(denoiser, "time", None), TimeInput):
-            raise UsageError(f"a {type(denoiser).__name__}, which is told no time", "it is asked in one way")
-        told = Told(self.convention.name, self.key, subject.model.schedule.table_length)
-        return subject.with_denoiser(changed(denoiser, time=told))
+            raise UsageError(
+                f"a {type(denoiser).__name__}, which has no time of its own", "there is one way to evaluate it"
+            )
+        new = ConventionTime(self.convention.name, self.key, subject.model.schedule.table_length)
+        return subject.with_denoiser(changed(denoiser, time=new))
 
 
 def siblings(subject: Subject) -> list[Sibling]:
@@ -150,23 +166,25 @@ def siblings(subject: Subject) -> list[Sibling]:
     model = subject.model
     time = getattr(model.denoiser, "time", None)
     if not isinstance(time, TimeInput):
-        return [ToldAs("unit")]  # which says why there are none
+        return [WithTime("unit")]  # which says why there are none
     levels, T = _looked_at(model.denoiser, model.levels()), model.schedule.table_length
     indexed = isinstance(model.schedule, Table)
     seen = [_values(OWN[time], levels, T or 1)]
-    found: list[Sibling] = []
+    others: list[Sibling] = []
     for key, convention in CONVENTIONS.items():
         if (convention.table and T is None) or (convention.index and not indexed) or key == OWN[time]:
+            continue
+        if convention.flow and not isinstance(model.schedule, Flow):
             continue
         values = _values(key, levels, T or 1)
         if not any(torch.allclose(values, other, rtol=1e-9, atol=1e-12) for other in seen):
             seen.append(values)
-            found.append(ToldAs(key))
-    return found
+            others.append(WithTime(key))
+    return others
 
 
 def _looked_at(denoiser: Denoiser, levels: Levels) -> Levels:
-    """The levels that the network is told of: on the VE path for EDM's networks."""
+    """The levels whose times the network is given: on the VE path for EDM's networks."""
     output = getattr(denoiser, "output", None)
     return levels.on(Path.VE) if output is not None and output.edm else levels
 

@@ -1,7 +1,7 @@
-"""Networks as they are asked: each question once, and answers with another sign or in training mode.
+"""Networks that are evaluated at each input once; with another sign; in training mode.
 
-Declarations that differ in what an output means, in the decoder or in the variance of the steps ask the network the
-same questions at common noise. An answer is kept by the bytes of its question, so that these cost nothing more.
+Declarations that differ in what an output means, in the decoder or in the variance of the steps evaluate the network at
+the same inputs, since their noise is common. An output is kept by a digest of its input, so that these cost no more.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from nelbo.model.denoiser import Denoiser
 from nelbo.model.opened import entered, plain
 
 MEMORY = 1 << 28
-"""Bytes of answers that are kept."""
+"""Bytes of outputs that are kept."""
 
 
 @dataclass(eq=False)
-class Answers:
-    """The network's answers by question, the latest `MEMORY` bytes of them; nfe: evaluations that were made."""
+class Cache:
+    """The network's outputs by input, the latest `MEMORY` bytes of them; nfe: evaluations that were made."""
 
     nfe: int = 0
-    kept: OrderedDict[bytes, Tensor] = field(default_factory=OrderedDict)
+    outputs: OrderedDict[bytes, Tensor] = field(default_factory=OrderedDict)
     size: int = 0
 
-    def keep(self, question: bytes, answer: Tensor) -> None:
-        """Keep one answer; the oldest go where there are too many."""
-        self.kept[question] = answer
-        self.size += answer.nbytes
-        while self.size > MEMORY and len(self.kept) > 1:
-            _, oldest = self.kept.popitem(last=False)
+    def keep(self, key: bytes, output: Tensor) -> None:
+        """Keep one output; the oldest go where there are too many."""
+        self.outputs[key] = output
+        self.size += output.nbytes
+        while self.size > MEMORY and len(self.outputs) > 1:
+            _, oldest = self.outputs.popitem(last=False)
             self.size -= oldest.nbytes
 
 
-class _Around(nn.Module):
+class _Wrapper(nn.Module):
     """A network around another one, which may be a module or any function."""
 
     def __init__(self, net: Callable[..., Tensor]):
@@ -49,37 +49,37 @@ class _Around(nn.Module):
         if hasattr(plain(net), "time_dtype"):
             self.time_dtype = plain(net).time_dtype  # type: ignore[attr-defined]
 
-    def asked(self, z: Tensor, time: Tensor, condition: dict[str, Tensor]) -> Tensor:
+    def inner(self, z: Tensor, time: Tensor, condition: dict[str, Tensor]) -> Tensor:
         """The value of the network inside."""
         with entered(self.net) as function:
             return function(z, time, **condition)
 
 
-class Remembering(_Around):
-    """A network that is asked no question twice. An answer depends on its own row alone."""
+class Cached(_Wrapper):
+    """A network that is evaluated at no input twice; an output is taken to depend on its own row alone."""
 
-    def __init__(self, net: Callable[..., Tensor], answers: Answers):
+    def __init__(self, net: Callable[..., Tensor], cache: Cache):
         super().__init__(net)
-        self.answers = answers
+        self.cache = cache
 
     def forward(self, z: Tensor, time: Tensor, **condition: Tensor) -> Tensor:
-        questions = _questions(z, time, condition)
-        new = {question: row for row, question in enumerate(questions) if question not in self.answers.kept}
+        keys = _digests(z, time, condition)
+        new = {key: row for row, key in enumerate(keys) if key not in self.cache.outputs}
         fresh: dict[bytes, Tensor] = {}
         if new:
             rows = torch.tensor(list(new.values()), device=z.device)
-            values = self.asked(z[rows], time[rows], {name: v[rows] for name, v in condition.items()})
+            values = self.inner(z[rows], time[rows], {name: v[rows] for name, v in condition.items()})
             if not isinstance(values, Tensor) or len(values) != len(rows):
-                return values  # what is wrong with it is said by the denoiser
-            self.answers.nfe += len(rows)
+                return values  # the denoiser says what is wrong with it
+            self.cache.nfe += len(rows)
             fresh = dict(zip(new, values, strict=True))
-        answers = [fresh[q] if q in fresh else self.answers.kept[q] for q in questions]
-        for question, answer in fresh.items():
-            self.answers.keep(question, answer.clone())
-        return torch.stack(answers)
+        outputs = [fresh[key] if key in fresh else self.cache.outputs[key] for key in keys]
+        for key, output in fresh.items():
+            self.cache.keep(key, output.clone())
+        return torch.stack(outputs)
 
 
-class Negated(_Around):
+class Negated(_Wrapper):
     """−net(z, time), of the first `channels` channels; a variance that follows them stays."""
 
     def __init__(self, net: Callable[..., Tensor], channels: int):
@@ -87,23 +87,23 @@ class Negated(_Around):
         self.channels = channels
 
     def forward(self, z: Tensor, time: Tensor, **condition: Tensor) -> Tensor:
-        value = self.asked(z, time, condition)
+        value = self.inner(z, time, condition)
         if value.shape[1] == self.channels:
             return -value
         return torch.cat([-value[:, : self.channels], value[:, self.channels :]], 1)
 
 
-class InTraining(_Around):
-    """A copy of a module in training mode; nothing is remembered, since answers depend on chance or on the batch."""
+class InTraining(_Wrapper):
+    """A copy of a module in training mode; nothing is cached, since outputs depend on chance or on the batch."""
 
-    def __init__(self, module: nn.Module, answers: Answers):
+    def __init__(self, module: nn.Module, cache: Cache):
         super().__init__(copy.deepcopy(module))
-        self.answers = answers
+        self.cache = cache
 
     def forward(self, z: Tensor, time: Tensor, **condition: Tensor) -> Tensor:
         self.net.train()
-        self.answers.nfe += len(z)
-        return self.asked(z, time, condition)
+        self.cache.nfe += len(z)
+        return self.inner(z, time, condition)
 
 
 def with_net(denoiser: Denoiser, change: Callable[[Any], Any]) -> Denoiser:
@@ -123,8 +123,8 @@ def changed(denoiser: Denoiser, **attributes: Any) -> Any:
     return other
 
 
-def _questions(z: Tensor, time: Tensor, condition: dict[str, Tensor]) -> list[bytes]:
-    """What is asked in each row, as a digest."""
+def _digests(z: Tensor, time: Tensor, condition: dict[str, Tensor]) -> list[bytes]:
+    """A digest of the input in each row."""
     parts = [z, time, *(condition[name] for name in sorted(condition))]
     rows = [part.detach().cpu().contiguous().reshape(len(z), -1) for part in parts]
     raw = [row.view(torch.uint8).numpy() for row in rows]

@@ -1,14 +1,17 @@
-"""The contest of declarations: all on a few draws, the better ones on more, until the budget is spent.
+"""Successive halving of declarations: all on a few draws, the better ones on more, until the budget is spent.
 
 Noise is common, so that totals of one stage differ by what the declarations differ by. A declaration that a later one
 follows from, such as the schedule whose times suit the network, brings that one along before the last stage.
+Source: Jamieson & Talwalkar 2016, "Non-stochastic best arm identification and hyperparameter optimization".
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -22,18 +25,20 @@ from nelbo.errors import NelboError, NumericalError, UsageError
 
 SHARES = (0.45, 0.75, 1.0)
 """Of the budget, after each stage."""
-KEPT = ((12, 4), (5, 2))
-"""Declarations and choices that go on after the first and the second stage, besides the declared one and controls."""
+KEPT = ((10, 5, 4), (4, 2, 2))
+"""Declarations of the lowest bounds, others that most often cost less than what was declared, and choices that go on
+after the first and the second stage, besides the declared one and controls."""
 FOLLOWED = 2
 """Declarations that bring another one along."""
 MOST_STRATA = (8, 24, 400)
+"""Strata of a stage, at most: more of the first two would only leave less for the last."""
 FAILURES = (NelboError, RuntimeError, IndexError, TypeError, ValueError, AssertionError, AttributeError)
-"""What networks raise that are asked what they were not made for."""
+"""What networks raise at inputs that they were not made for."""
 
 
 @dataclass(eq=False)
 class Candidate:
-    """One declaration in the contest. sibling: None for what was declared. values: by stage. failure: why it went no
+    """One declaration. sibling: None for what was declared. values: by stage. failure: why it went no
     further."""
 
     sibling: Sibling | None
@@ -45,11 +50,19 @@ class Candidate:
     followed: Candidate | None = None
     """The one that brought it along."""
 
+    @cached_property
+    def trained(self) -> tuple[float, float] | None:
+        """Log-SNRs of which the network was trained, as of a sibling."""
+        model = self.chain.model
+        return None if self.sibling is None else self.sibling.trained(model.schedule)
+
     @property
     def kind(self) -> str:
         """As of a row of the result."""
         if self.sibling is None:
             return "declared"
+        if self.followed is not None:
+            return "choice"
         return "control" if self.sibling.control else "choice" if self.sibling.choice else "declaration"
 
     @property
@@ -59,14 +72,17 @@ class Candidate:
 
     def cost(self, along: int, first: int) -> int:
         """Evaluations of so many draws along the chain and at the first level, at most."""
-        if self.sibling is not None and not self.sibling.asks:
+        if self.sibling is not None and not self.sibling.evaluates:
             return 0
         return along * self.chain.cell_cost + first * self.chain.first_cost
 
-    def take_part(self, count: int, stage: Stage, runner: Runner) -> None:
-        """Evaluate stage number `count`; a failure ends its part. Errors: those of the declared network but NaN."""
+    def evaluate(self, count: int, stage: Stage, runner: Runner) -> None:
+        """The values of stage number `count`; a failure ends its part.
+
+        Errors: those of the declared network but NaN.
+        """
         try:
-            found = draws.evaluated(self.chain, runner, stage, self.p)
+            values = draws.evaluated(self.chain, runner, stage, self.p)
         except NumericalError:
             self.failure = "its terms are not finite"
         except FAILURES as error:
@@ -75,7 +91,7 @@ class Candidate:
             self.failure = first_sentence(error)
         else:
             exact = float(self.chain.priors().mean()) + self.nats
-            self.values[count] = Values(found.along, found.first, exact)
+            self.values[count] = dataclasses.replace(values, exact=exact)
             if not math.isfinite(self.values[count].total):
                 del self.values[count]
                 self.failure = "its terms are not finite"
@@ -92,13 +108,14 @@ class Candidate:
         """Value and variance of its bound over its stages, in nats."""
         return draws.pooled(list(self.values.values()))
 
-    def difference(self, other: Candidate) -> tuple[float, float]:
+    def difference(self, other: Candidate, inside: tuple[float, float] | None = None) -> tuple[float, float]:
         """Value and variance of this one's bound minus the other's over the stages of both, in nats; nan where they
-        have none in common."""
+        have none in common. inside: the part of draws along the chain of log-SNR between these."""
         common = sorted(self.values.keys() & other.values.keys())
         if not common:
             return math.nan, math.nan
-        return draws.pooled([self.values[count] - other.values[count] for count in common])
+        changes = [self.values[count] - other.values[count] for count in common]
+        return draws.pooled(changes if inside is None else [change.inside(*inside) for change in changes])
 
 
 def first_sentence(error: BaseException) -> str:
@@ -117,16 +134,16 @@ def run(
     done: Callable[[], None],
     following: Callable[[Candidate], Candidate | None],
 ) -> list[Candidate]:
-    """Let `candidates`, the declared one first, take part in stages that cost max_nfe evaluations at most; all of them,
+    """Evaluate `candidates`, the declared one first, in stages that cost max_nfe evaluations at most; all of them,
     with those that were brought along.
 
     spent: evaluations so far. done: called after each part. following: the declaration that one brings along, if any.
     """
-    declared, going, start = candidates[0], candidates[1:], 0
-    brought: list[Candidate] = []
+    declared, active, start = candidates[0], candidates[1:], 0
+    followers: list[Candidate] = []
     N = declared.chain.examples
     for count, share in enumerate(SHARES):
-        part = [declared, *going, *brought]
+        part = [declared, *active, *followers]
         stage = _stage(part, seed, count, start, int(share * max_nfe) - spent(), N)
         if stage is None and not count:  # the least that there can be, where the budget allows no more
             stage = Stage.of(seed, 0, 0, 1, _first(declared, 1), N)
@@ -141,22 +158,28 @@ def run(
         start += len(stage.u) + len(stage.first_numbers)
         for candidate in part:
             if candidate.failure is None:
-                candidate.take_part(count, stage, runner)
+                candidate.evaluate(count, stage, runner)
             done()
-        going = _distinct([declared, *(c for c in going if c.failure is None)])[1:]
+        active = _distinct([declared, *(c for c in active if c.failure is None)])[1:]
         if count < len(KEPT):
-            going = _kept(going, KEPT[count])
+            active = _kept(active, declared, KEPT[count])
         if count == len(KEPT) - 1:
-            better = [c for c in going if c.difference(declared)[0] < 0]
-            brought = [f for f in map(following, better) if f is not None][:FOLLOWED]
-    return [*candidates, *(c for c in brought if c.values)]
+            better = [c for c in active if c.difference(declared)[0] < 0]
+            followers = [f for f in map(following, better) if f is not None][:FOLLOWED]
+    return [*candidates, *(c for c in followers if c.values)]
 
 
-def _kept(going: list[Candidate], numbers: tuple[int, int]) -> list[Candidate]:
-    """The best declarations, the best choices and all controls."""
-    going = sorted(going, key=lambda candidate: candidate.pooled()[0])
-    of = {kind: [c for c in going if c.kind == kind] for kind in ("declaration", "choice", "control")}
-    return [*of["declaration"][: numbers[0]], *of["choice"][: numbers[1]], *of["control"]]
+def _kept(active: list[Candidate], declared: Candidate, numbers: tuple[int, int, int]) -> list[Candidate]:
+    """The best declarations, those that most often cost less, the best choices and all controls.
+
+    A few draws whose terms explode decide on the mean; that a declaration costs less at most levels is seen all the
+    same.
+    """
+    active = sorted(active, key=lambda candidate: candidate.pooled()[0])
+    of = {kind: [c for c in active if c.kind == kind] for kind in ("declaration", "choice", "control")}
+    lowest, rest = of["declaration"][: numbers[0]], of["declaration"][numbers[0] :]
+    often = sorted(rest, key=lambda candidate: -candidate.wins(declared))[: numbers[1]]
+    return [*lowest, *often, *of["choice"][: numbers[2]], *of["control"]]
 
 
 def _distinct(candidates: list[Candidate]) -> list[Candidate]:
