@@ -27,7 +27,7 @@ def by_group(z, t, y):
 
 def of_condition(rows: torch.Tensor, net=by_group):
     one = nelbo.from_callable(net, schedule=SCHEDULES["law"], domain=DOMAIN, **TRUE["law"])
-    diagnosis = nelbo.diagnose(one, DOMAIN.codes(GROUPED), condition={"y": rows}, max_nfe=700)
+    diagnosis = nelbo.diagnose(one, DOMAIN.codes(GROUPED), condition={"y": rows}, max_nfe=900)
     return diagnosis, next(check for check in diagnosis.checks if check.name == "condition y")
 
 

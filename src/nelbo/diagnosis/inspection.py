@@ -112,7 +112,9 @@ def of_conditions(candidates: list[Candidate]) -> Iterator[Check]:
         expected = float(((4 * c.square() + change.square()).sqrt() - 2 * c).mean())
         cost, se, due = (float(bits_per_dim(v, D)) for v in (mean, error, expected))
         if mean > 0.25 * expected or mean > 3 * error or expected < 4 * error:
-            yield Check(f"condition {keyword}", True, f"rows of other examples cost {cost:+.3f} ± {se:.3f} bits/dim")
+            few = "" if mean > 2 * error else ", from which nothing follows"
+            text = f"rows of other examples cost {cost:+.3f} ± {se:.3f} bits/dim{few}"
+            yield Check(f"condition {keyword}", True, text)
         else:
             yield Check(
                 f"condition {keyword}",
