@@ -78,17 +78,14 @@ def _best(candidates: list[Candidate], rows: dict[str, Row], D: int) -> Row | No
 def _of_schedules(candidates: list[Candidate], rows: dict[str, Row], best: Row, tried: list[str]) -> Row:
     """The best of the schedules, where `best` is one: of two, that which costs less at the log-SNRs of both, since at
     others the network was trained with neither, if one of the two is right."""
-    of = {c.name: c for c in candidates if c.name in tried and c.trained is not None}
-    winner = of.get(best.name)
-    if winner is None:
+    trained = {c.name: (c, c.trained) for c in candidates if c.name in tried and c.trained is not None}
+    if best.name not in trained:
         return best
-    for other in of.values():
-        if other is winner:
-            continue
-        inside = max(winner.trained[0], other.trained[0]), min(winner.trained[1], other.trained[1])
-        value, variance = other.difference(winner, inside)
+    winner, (low, high) = trained[best.name]
+    for other, (least, most) in trained.values():
+        value, variance = other.difference(winner, (max(low, least), min(high, most)))
         if value < -AT_LEAST * variance**0.5:
-            winner = other
+            winner, low, high = other, least, most
     return rows[winner.name]
 
 
