@@ -115,9 +115,9 @@ def test_the_bits_of_codes_are_the_decoders(name):
 
 def test_an_attempt_that_failed_counts_nothing(tmp_path, monkeypatch):
     """A chunk whose loan was too small is encoded again: each code and latent is counted once."""
-    from nelbo.codec import bitswap
+    from nelbo.codec import groups
 
     whole = compress(both(), models.codes(60), tmp_path / "x", few=True, verify=False)
-    monkeypatch.setattr(bitswap, "_FIRST_LOAN", -20)
+    monkeypatch.setattr(groups, "_FIRST_LOAN", -20)
     again = compress(both(), models.codes(60), tmp_path / "x", few=True, verify=False)
     assert again.tally == whole.tally

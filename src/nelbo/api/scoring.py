@@ -38,6 +38,7 @@ def evaluate(
     limit: int | None = None,
     condition: Condition | str | None = None,
     overrides: Overrides | None = None,
+    trust_code: bool = False,
     seed: int = 0,
     batch_size: int | None = None,
     device: Device | None = None,
@@ -63,6 +64,7 @@ def evaluate(
         `Estimator`. per_example: keep every example's bound with its standard error in `Bound.per_example`.
         limit: only the first so many examples. condition: keywords of the network with one row an example, or the name
         of the keyword that takes the labels of the data. overrides: choices that replace the model's own.
+        trust_code: as of `nelbo.load`.
 
     How it is run:
         seed: of all noise. batch_size: examples of one network call, chosen by their size where None. device: where the
@@ -83,7 +85,9 @@ def evaluate(
     True
     """
     with neutral():
-        given = Inputs.of(model, data, limit=limit, condition=condition, overrides=overrides, grid=grid)
+        given = Inputs.of(
+            model, data, limit=limit, condition=condition, overrides=overrides, trust_code=trust_code, grid=grid
+        )
         bound = bounds.evaluate(
             given.model,
             given.examples,
@@ -119,6 +123,7 @@ def ode_likelihood(
     limit: int | None = None,
     condition: Condition | str | None = None,
     overrides: Overrides | None = None,
+    trust_code: bool = False,
     seed: int = 0,
     batch_size: int | None = None,
     device: Device | None = None,
@@ -149,8 +154,9 @@ def ode_likelihood(
         one logarithm, −log (1/K) Σ_k p(x | z_k) p(z_k)/q(z_k | x): still a bound, biased upwards by about
         Var(weight)/2K; needs the exact trace.
 
-    model, data, grid, per_example, limit, condition, overrides, seed, batch_size, device, precision (no bf16),
-    progress, state and workers are as of `evaluate`. After an interrupt the result is that of the examples finished.
+    model, data, grid, per_example, limit, condition, overrides, trust_code, seed, batch_size, device, precision (no
+    bf16), progress, state and workers are as of `evaluate`. After an interrupt the result is that of the examples
+    finished.
 
     Errors: ShapeError, DomainError, UsageError, UnknownNameError, NumericalError, Interrupted.
     Source: Song et al. 2021, eq. 39; Burda et al. 2016, eq. 8.
@@ -163,7 +169,9 @@ def ode_likelihood(
     >>> bool((ode.per_example.nats + data.log_prob(codes)).abs().max() < 0.01)   # the exact model's −log P
     True
     """
-    given = Inputs.of(model, data, limit=limit, condition=condition, overrides=overrides, grid=grid)
+    given = Inputs.of(
+        model, data, limit=limit, condition=condition, overrides=overrides, trust_code=trust_code, grid=grid
+    )
     how = Settings.parse(
         given.model,
         solver=solver,
@@ -200,6 +208,7 @@ def compare(
     limit: int | None = None,
     condition: Condition | str | None = None,
     overrides: Overrides | None = None,
+    trust_code: bool = False,
     seed: int = 0,
     batch_size: int | None = None,
     device: Device | None = None,
@@ -213,7 +222,8 @@ def compare(
     Common random numbers: the same positions and noise for both models. tolerance: the paired standard error to reach,
     in bits/dim, or relative to the difference ("5%"); max_nfe: at most so many evaluations of both together. any_cost:
     as of `evaluate`, where what a comparison takes is known after two strata an example. data, limit, condition and
-    overrides (of both models), seed, batch_size, device, precision, progress, message and workers are as of `evaluate`.
+    overrides and trust_code (of both models), seed, batch_size, device, precision, progress, message and workers are as
+    of `evaluate`.
 
     Two results in the place of models, of `evaluate` or of `ode_likelihood` with per_example=True, are compared as they
     are, without data, and only with results of the same kind.
@@ -230,10 +240,10 @@ def compare(
         return compare_results(model_a, model_b)
     if data is None:
         raise UsageError("two models are to be compared on no data", "give data, such as 'digits:test' or an array")
-    given = Inputs.of(model_a, data, limit=limit, condition=condition, overrides=overrides)
+    given = Inputs.of(model_a, data, limit=limit, condition=condition, overrides=overrides, trust_code=trust_code)
     difference = comparisons.compare(
         given.model,
-        load(model_b, overrides=overrides),
+        load(model_b, overrides=overrides, trust_code=trust_code),
         given.examples,
         Run(device, precision, batch_size, seed, None, workers or Alone(), progress, message),
         tolerance=tolerance,

@@ -50,6 +50,7 @@ def check_model(
     precision: str = "float32",
     relative: float = 1e-4,
     honours_condition: bool = True,
+    trust_code: bool = False,
 ) -> None:
     """A model obeys the laws that every bound assumes; at least 3 examples, of which the first 8 are used.
 
@@ -62,8 +63,8 @@ def check_model(
     bound           finite, and equal for batches of one and of many
 
     precision, relative: of the network, and how much its rounding may differ with the size of a batch.
-    honours_condition: False if another condition may give the same prediction. AssertionError names the law that is
-    broken; other errors are those of `nelbo.evaluate`.
+    honours_condition: False if another condition may give the same prediction. trust_code: as of `nelbo.load`.
+    AssertionError names the law that is broken; other errors are those of `nelbo.evaluate`.
 
     >>> import nelbo, torch
     >>> from nelbo import testing
@@ -71,7 +72,7 @@ def check_model(
     ...                             domain=nelbo.DataDomain((1, 8, 8), bins=17))
     >>> testing.check_model(model, torch.randint(17, (4, 1, 8, 8)))
     """
-    model = load(model)
+    model = load(model, trust_code=trust_code)
     examples = (data if isinstance(data, Examples) else Examples(torch.as_tensor(data))).first(8)
     rows = {k: torch.as_tensor(v)[:8] for k, v in (condition or {}).items()}
     chain = prepare(model, examples, Run(precision=precision), condition=rows).chain
