@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from nelbo.arguments import numbers
 from nelbo.errors import UnknownNameError, UsageError
 from nelbo.model.decoder import Categorical, ContinuousGaussian, Decoder, DiscretizedGaussian, Spread
 from nelbo.model.diffusion import DiffusionModel
@@ -76,6 +77,7 @@ def clip_for(choice: bool | tuple[float, float] | None, domain: DataDomain) -> C
     return Clip(low, high)
 
 
+@numbers
 @dataclass(frozen=True)
 class Overrides:
     """Choices that replace those of a model; None keeps the model's own. On the command line they are flags.

@@ -10,6 +10,7 @@ from nelbo.adapters.choices import Overrides
 from nelbo.adapters.load import Model, load
 from nelbo.ambient import neutral
 from nelbo.api.inputs import Data, Device, Inputs, Progress
+from nelbo.arguments import numbers
 from nelbo.bound import compare as comparisons
 from nelbo.bound import evaluate as bounds
 from nelbo.bound.compare import Comparison, compare_results
@@ -25,6 +26,7 @@ from nelbo.typing import Condition
 from nelbo.workers import Alone, Run, Workers
 
 
+@numbers
 def evaluate(
     model: Model,
     data: Data,
@@ -103,6 +105,7 @@ def evaluate(
     return dataclasses.replace(bound, overrides=given.overrides.to_json())
 
 
+@numbers
 @neutral()
 def ode_likelihood(
     model: Model,
@@ -196,6 +199,7 @@ def ode_likelihood(
     return dataclasses.replace(ode, overrides=given.overrides.to_json())
 
 
+@numbers
 @neutral()
 def compare(
     model_a: Model | Bound,

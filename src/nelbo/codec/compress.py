@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nelbo.adapters.load import load
 from nelbo.ambient import neutral
+from nelbo.arguments import numbers
 from nelbo.codec import archive, groups, support
 from nelbo.codec.archive import Chunk
 from nelbo.codec.bitswap import Coder, rows_of
@@ -31,6 +32,7 @@ MAX_OVERHEAD = 0.10
 """Share of the net bits; few images that cost more are refused unless the user insists."""
 
 
+@numbers
 @neutral()
 def compress(
     model: DiffusionModel | str | Path,
@@ -222,5 +224,5 @@ def _too_few(result: Compressed) -> UsageError:
         f"{fixed} are header, checksums and what bits-back borrows to begin with: {100 * result.overhead:.0f} % more "
         f"than the {net} bytes of the images themselves",
         f"give more images at once (about {enough} come within {100 * MAX_OVERHEAD:.0f} %), or write them all the same "
-        "with --few (few=True)",
+        "with few=True",
     )

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from nelbo.adapters.load import load
 from nelbo.ambient import neutral
+from nelbo.arguments import numbers
 from nelbo.codec import archive, support
 from nelbo.codec.archive import Chunk, Survey
 from nelbo.codec.bitswap import Coder
 from nelbo.codec.compress import decoded
-from nelbo.codec.header import Header
+from nelbo.codec.header import MAX_GROUP, Header
 from nelbo.codec.source import parse_metadata
 from nelbo.codec.stack import Damaged, kernels
 from nelbo.codec.tally import Clock
@@ -48,6 +49,7 @@ class Decompressed:
         }
 
 
+@numbers
 @neutral()
 def decompress(
     model: DiffusionModel | str | Path,
@@ -69,6 +71,8 @@ def decompress(
     altered: its `lost` lists the lost images as ranges (first, past the last), and is empty where all were decoded; its
     `recovered` is, or is the path of, all others, in their order.
     """
+    if batch_size is not None and not 1 <= batch_size <= MAX_GROUP:
+        raise UsageError(f"batch_size={batch_size}", f"give 1 to {MAX_GROUP}")
     result = restore(model, path, out, batch_size=batch_size, trust_code=trust_code, progress=progress)
     return result.where if out is None else result
 
