@@ -124,7 +124,7 @@ class Overrides:
         clip = model.reverse.clip if self.clip is None else clip_for(self.clip, domain)
         first = getattr(model.grid, "first", 0)
         decoder: str | Decoder = model.decoder if self.decoder is None else self.decoder
-        if self.decoder is None and self.variance is not None and _follows(model, old, first):
+        if self.decoder is None and self.variance is not None and decoder_follows(model, old, first):
             decoder = model.decoder.kind
         return dataclasses.replace(
             model,
@@ -134,7 +134,7 @@ class Overrides:
         )
 
 
-def _follows(model: DiffusionModel, policy: Variance, first: int) -> bool:
+def decoder_follows(model: DiffusionModel, policy: Variance, first: int) -> bool:
     """Whether the model's decoder is the one that follows from its own policy."""
     try:
         usual = decoder_for(model.decoder.kind, model.domain, model.schedule, policy, first)

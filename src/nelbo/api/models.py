@@ -11,7 +11,7 @@ from typing import Literal, overload
 from torch import Tensor
 
 from nelbo import data as readers
-from nelbo import sampling
+from nelbo import runtime, sampling
 from nelbo.adapters.choices import Overrides
 from nelbo.adapters.load import Model, load
 from nelbo.ambient import neutral
@@ -113,8 +113,8 @@ def tighten(
     the first so many examples of `data`. message: called with a line at every stage. condition, overrides, trust_code,
     seed, batch_size, device and progress are as of `evaluate`.
 
-    Errors: UsageError (too few examples, too many steps, a target out of reach), and those of `evaluate`.
-    Source: Watson et al. 2021 (grids); Bao et al. 2022 (variances).
+    Errors: UsageError (too few examples, too many steps, a target out of reach; a call in several processes, which do
+    not share the work), and those of `evaluate`. Source: Watson et al. 2021 (grids); Bao et al. 2022 (variances).
 
     >>> import nelbo, torch, warnings
     >>> data = nelbo.exact.CategoricalData(torch.tensor([[0.7, 0.2, 0.1]] * 4))
@@ -125,6 +125,7 @@ def tighten(
     >>> tight.steps, certificate.after.examples
     (4, 32)
     """
+    runtime.check_first("tighten")
     source, model = model, load(model, overrides=overrides, trust_code=trust_code)
     if out is not None:
         _check_tightened_folder(source, model, out)

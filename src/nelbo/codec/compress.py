@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from nelbo import runtime
 from nelbo.adapters.load import load
 from nelbo.ambient import neutral
 from nelbo.arguments import numbers
@@ -67,7 +68,8 @@ def compress(
     the same model again. trust_code: as of `nelbo.load`. progress: called with (images done, all); one that awaits its
     verification counts one half.
 
-    Errors: UsageError for what cannot be coded, with the remedy; DataError, DomainError, ShapeError as of `evaluate`;
+    Errors: UsageError for what cannot be coded, with the remedy, and in all but the first of several processes, which
+    do not share the work; DataError, DomainError, ShapeError as of `evaluate`;
     NumericalError where the network's numbers depend on the batch size or cannot be coded; ArchiveError where the
     verification failed; OSError. Source: Kingma, Abbeel & Ho 2019.
 
@@ -82,6 +84,7 @@ def compress(
     >>> bool((nelbo.codec.decompress(model, file) == images).all())
     True
     """
+    runtime.check_first("codec.compress")
     kernels()
     if not (1 <= chunk_size <= MAX_CHUNK):
         raise UsageError(f"chunks of {chunk_size} images", f"give 1 to {MAX_CHUNK}")

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nelbo import runtime
 from nelbo.adapters.load import load
 from nelbo.ambient import neutral
 from nelbo.arguments import numbers
@@ -71,6 +72,8 @@ def decompress(
     altered: its `lost` lists the lost images as ranges (first, past the last), and is empty where all were decoded; its
     `recovered` is, or is the path of, all others, in their order.
     """
+    if out is not None:
+        runtime.check_first("codec.decompress")
     if batch_size is not None and not 1 <= batch_size <= MAX_GROUP:
         raise UsageError(f"batch_size={batch_size}", f"give 1 to {MAX_GROUP}")
     result = restore(model, path, out, batch_size=batch_size, trust_code=trust_code, progress=progress)
