@@ -11,6 +11,7 @@ import math
 import re
 import types
 import typing
+from collections.abc import Sequence
 from typing import Any
 
 DEEPEST = 32
@@ -18,6 +19,7 @@ DEEPEST = 32
 LARGEST = 2**63
 """Whole numbers are smaller than this, as in every integer type that reads them."""
 _BRACKETS = re.compile(r"[\[\]{}]")
+_LISTS = (tuple, list, Sequence)
 _WORDS = {
     int: "a whole number",
     float: "a finite number",
@@ -44,7 +46,7 @@ def fits(value: Any, hint: Any) -> bool:
     origin = typing.get_origin(hint)
     if origin in (types.UnionType, typing.Union):
         return any(fits(value, one) for one in typing.get_args(hint))
-    if origin in (tuple, list):
+    if origin in _LISTS:
         inner = typing.get_args(hint)
         if not isinstance(value, list | tuple):
             return False
@@ -67,7 +69,7 @@ def described(hint: Any) -> str:
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         return " or ".join(described(one) for one in inner)
-    if origin in (tuple, list):
+    if origin in _LISTS:
         if origin is tuple and inner[-1] is not ...:
             return "a list of " + " and ".join(described(one) for one in inner)
         return f"a list, each entry {described(inner[0])}"

@@ -161,7 +161,7 @@ def write_under_names(tmp_path: Path, attempts: int, seed: int) -> set[str]:
     header, (piece,) = apart((tmp_path / "x.nelbo").read_bytes())
     rng, outcomes = np.random.default_rng(seed), set()
     for number in range(attempts):
-        names = [bytes(rng.choice(list(b"abcdefgh./\\%~:\xe9"), int(rng.integers(1, 7)))) for _ in range(3)]
+        names = [bytes(rng.choice(list(b"abcdefgh./\\%~:\xe9"), int(rng.integers(1, 7))).tolist()) for _ in range(3)]
         metadata = bytes(ByteWriter().packed(b"\n".join(names)).data)
         body = dataclasses.replace(Chunk.of(piece.body), metadata=metadata).to_bytes()
         (tmp_path / "x.nelbo").write_bytes(together(header, [piece._replace(body=body)]))

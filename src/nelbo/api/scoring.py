@@ -137,7 +137,8 @@ def diagnose(
     cannot be told apart, and is named.
 
     max_nfe: at most so many network evaluations, 2000 where None. model, data, limit, condition, overrides,
-    trust_code, seed, batch_size, device, precision and progress are as of `evaluate`; at most 512 examples are looked at.
+    trust_code, seed, batch_size, device, precision and progress are as of `evaluate`; at most 512 examples are looked
+    at.
 
     Errors: those of `evaluate`; UsageError where max_nfe is too small to look at every sibling once.
 

@@ -140,12 +140,19 @@ def load(folder: str | Path, *, trust_code: bool = False) -> DiffusionModel:
             "it is truncated, altered or from another model; copy the whole folder again",
         )
     try:
-        return assembled(description, load_tensors(weights), trust_code)
+        tensors = load_tensors(weights)
+    except (SafetensorError, ValueError, KeyError, OverflowError) as error:
+        raise ModelFolderError(
+            f"{folder / WEIGHTS} holds no tensors that can be read: {str(error)[:200]}",
+            "it was altered; copy the whole folder again",
+        ) from None
+    try:
+        return assembled(description, tensors, trust_code)
     except NelboError as error:
         raise ModelFolderError(f"{folder / 'model.json'}: {error.message}", error.hint) from None
-    except (SafetensorError, *MEANINGLESS) as error:
+    except MEANINGLESS as error:
         raise ModelFolderError(
-            f"{folder} does not describe a model: {type(error).__name__}: {str(error)[:300]}",
+            f"{folder / 'model.json'} does not describe a model: {type(error).__name__}: {str(error)[:300]}",
             "model.json was altered or written by another version; write the folder again with this version",
         ) from None
 
