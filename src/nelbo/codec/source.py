@@ -14,7 +14,8 @@ from torch import Tensor
 
 from nelbo.codec.header import ByteReader, ByteWriter
 from nelbo.codec.stack import Damaged
-from nelbo.data import arrays, folder, idx, readers
+from nelbo.data import idx, numpy_files, readers
+from nelbo.data.folder import is_folder
 from nelbo.errors import DataError, UsageError
 from nelbo.model.calling import condition_rows
 from nelbo.model.domain import DataDomain
@@ -105,7 +106,7 @@ def source(images: Any, domain: DataDomain, limit: int | None, condition: Condit
     if isinstance(images, (str, Path)):
         form, key = form_of(str(images))
     if form == "folder":
-        names = tuple(folder.names(Path(str(images)).expanduser(), limit))
+        names = examples.names
         if any("\n" in name or len(name.encode()) > _LONGEST_NAME for name in names):
             raise DataError("the folder has file names with line breaks, or too long ones", "rename these files")
     return Source(
@@ -118,12 +119,12 @@ def form_of(spec: str) -> tuple[str, str]:
     """The form of a DATA string, and the key of the array in an npz file."""
     file, _, key = spec.partition("#")
     path = Path(spec).expanduser()
-    if path.is_dir():
+    if is_folder(spec):
         return "folder", ""
     if Path(file).suffix.lower() == ".npz":
         if not key:
-            contents = arrays.load(Path(file).expanduser())
-            key = next(iter(contents)) if isinstance(contents, dict) and len(contents) == 1 else ""
+            keys = numpy_files.keys(Path(file).expanduser())
+            key = keys[0] if len(keys) == 1 else ""
         return "npz", key
     if path.suffix.lower() == ".npy":
         return "npy", ""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from nelbo.typing import Json
 
 _CHUNK = 1024
 """Examples looked at at once, wherever all of them are."""
@@ -33,6 +35,12 @@ class Examples:
     """Number of codes a pixel may have, where the form of the data says so (17 for digits, 256 for bytes)."""
     release: Callable[[], None] = _nothing
     """Gives back the memory of what was read from a file that is mapped and not loaded; it is read again on demand."""
+    classes: tuple[str, ...] = ()
+    """Names of the labels, where the data have them: label k is called classes[k]."""
+    names: tuple[str, ...] = ()
+    """Relative paths of the examples' files, of data that are a folder of pictures."""
+    facts: Json = field(default_factory=dict)
+    """What a result states of the data besides their name: `passed_over`, and `classes` (name → number) where used."""
 
     def __post_init__(self):
         if self.bins is None and self.data.dtype == torch.uint8:
@@ -51,7 +59,7 @@ class Examples:
         if n is None or n >= len(self):
             return self
         labels = None if self.labels is None else self.labels[:n]
-        return Examples(self.data[:n], f"{self.name}[:{n}]", labels, self.bins, self.release)
+        return replace(self, data=self.data[:n], name=f"{self.name}[:{n}]", labels=labels, names=self.names[:n])
 
     def chunks(self) -> Iterator[Tensor]:
         """The data piece by piece; memory for one piece at a time."""
