@@ -16,7 +16,7 @@ from nelbo.adapters import diffusers
 from nelbo.adapters.choices import Overrides
 from nelbo.adapters.load import Model, load
 from nelbo.ambient import neutral
-from nelbo.api.inputs import Data, Device, Inputs, Progress, rows_of
+from nelbo.api.inputs import Data, Device, Inputs, Progress, conditioned
 from nelbo.bound.result import Bound
 from nelbo.errors import UsageError
 from nelbo.files import write_atomic
@@ -131,7 +131,7 @@ def tighten(
     given = Inputs.of(model, data, limit=limit, condition=condition)
     other = None if held_out is None else readers.resolve(held_out)
     if other is not None and isinstance(condition, str):
-        held_out_condition = rows_of(condition, other)
+        other, held_out_condition = conditioned(condition, other, model)
     tight, certificate = tightenings.tighten(
         given.model,
         given.examples,

@@ -23,6 +23,7 @@ from nelbo.codec.tables import PRECISION
 from nelbo.errors import ArchiveError, UsageError
 from nelbo.files import writing
 from nelbo.model.diffusion import DiffusionModel
+from nelbo.model.examples import described
 from nelbo.typing import Condition, Json
 
 MAX_OVERHEAD = 0.10
@@ -54,6 +55,8 @@ class Compressed:
     seconds: dict[str, float]
     header: Header
     tally: Tally = field(default_factory=Tally)
+    facts: Json = field(default_factory=dict)
+    """What the data hold and the file does not (`passed_over`), and the numbers of their classes."""
 
     @property
     def bits_per_dim(self) -> float:
@@ -114,6 +117,7 @@ class Compressed:
             "verified": self.verified,
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
             "archive": self.header.describe(),
+            **self.facts,
         }
 
     def __str__(self) -> str:
@@ -121,6 +125,7 @@ class Compressed:
             f"{self.path}: {self.images} images in {self.bytes} bytes, {self.bits_per_dim:.4f} bits/dim "
             f"({self.net_bits_per_dim:.4f} net + {100 * self.overhead:.2f} %)"
             + (f"\n{self.off_bound}" if self.off_bound else "")
+            + "".join(f"\n{name:<13} {text}" for name, text in described(self.facts).items())
         )
 
 
@@ -183,7 +188,7 @@ def compress(
     model, path = load(model), Path(path)
     support.check(model)
     fingerprint = model.known_fingerprint("an archive, which only the same model can read")
-    data = source(images, model.domain, limit, condition)
+    data = source(images, model, limit, condition)
     exact = model.in_precision(torch.float64, "cpu")
     with torch.inference_mode(), exact.denoiser.inference():
         coder = Coder(exact, round(bin_width * 64) / 64, batch_size or 64, seed=seed)
@@ -211,7 +216,7 @@ def compress(
             result = _write(coder, checker, header, data, file, str(path), progress)
             if result.overhead > MAX_OVERHEAD and not few:
                 raise _too_few(result)
-    return result
+    return replace(result, facts=data.facts)
 
 
 def _write(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nelbo.data import places
 from nelbo.data.walk import in_order
-from nelbo.errors import DataError, ModelFolderError
+from nelbo.errors import DataError, ModelFolderError, UsageError
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
 
@@ -60,6 +60,16 @@ def of_model(examples: Examples, model: DiffusionModel, keyword: str) -> Example
     if all(name.isdigit() for name in examples.classes):
         return _by_number(examples)
     return stated(examples)
+
+
+def check_same(a: DiffusionModel, b: DiffusionModel, keyword: str) -> None:
+    """Errors: UsageError where two models number the classes of their condition differently."""
+    names = recorded(a, keyword), recorded(b, keyword)
+    if names[0] != names[1] and all(names):
+        raise UsageError(
+            f"one model was trained on the classes {shortened(names[0])}, and the other on {shortened(names[1])}",
+            "evaluate each of them by itself: labels of one are not those of the other",
+        )
 
 
 def by_name(examples: Examples, known: tuple[str, ...], knows: str) -> Examples:

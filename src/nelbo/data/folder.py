@@ -86,7 +86,7 @@ def names(folder: Path, limit: int | None = None) -> list[str]:
 
 
 def _pictures(folder: Path, files: list[File]) -> tuple[list[File], list[File]]:
-    """The files that are pictures, in order, and the others. Errors: DataError for pictures that Pillow does not open."""
+    """The files that are pictures, in order, and the others. Errors: DataError for other kinds of pictures."""
     chosen: dict[str, File] = {}
     others = []
     for file in files:

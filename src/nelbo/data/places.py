@@ -130,5 +130,5 @@ def check_inflated(declared: int, stored: int, what: str) -> None:
 
 
 def printable(name: str) -> str:
-    """A file's name as text that can be printed and stored: bytes that are no UTF-8 as \\xNN."""
+    """A file's name as text that can be printed and stored; bytes that are no UTF-8 are spelled out."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")

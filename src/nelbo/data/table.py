@@ -82,9 +82,8 @@ def _lines(place: Place) -> _Lines:
         raw = file.read()
     try:
         text = io.StringIO(raw.decode("utf-8-sig"), newline="")
-        lines = [
-            (k, fields) for k, fields in enumerate(csv.reader(text, strict=True), 1) if any(map(str.strip, fields))
-        ]
+        lines = [(k, fields) for k, fields in enumerate(csv.reader(text, strict=True), 1)]
+        lines = [(k, fields) for k, fields in lines if any(map(str.strip, fields))]
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{place.path} is not a readable table: {error}", "write it as comma-separated UTF-8") from None
     if lines and all(len(fields) == 1 for _, fields in lines):

@@ -15,10 +15,26 @@ from nelbo.typing import Json
 
 _CHUNK = 1024
 """Examples looked at at once, wherever all of them are."""
+_LINE = 10
+"""Names in a line for a person; a result lists more."""
 
 
 def _nothing() -> None:
     """Data in memory stay there."""
+
+
+def described(facts: Json) -> dict[str, str]:
+    """The facts of `Examples` as lines for a person, by their name."""
+    lines = {}
+    if "passed_over" in facts:
+        count, entries = facts["passed_over"]["count"], facts["passed_over"]["entries"][:_LINE]
+        some = ", ".join(f"{entry['name']} ({entry['reason']})" for entry in entries)
+        lines["passed over"] = f"{some}{f' and {count - len(entries)} more' if count > len(entries) else ''}"
+    if "classes" in facts:
+        pairs = [f"{name} is {number}" for name, number in facts["classes"].items()]
+        rest = len(pairs) - _LINE
+        lines["classes"] = ", ".join(pairs[:_LINE]) + (f" and {rest} more" if rest > 0 else "")
+    return lines
 
 
 @dataclass(frozen=True, eq=False)

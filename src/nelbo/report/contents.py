@@ -14,6 +14,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
+from nelbo.data import numpy_files
 from nelbo.errors import DataError
 from nelbo.tightening import certificate as certificates
 from nelbo.typing import Json

@@ -229,7 +229,8 @@ def _net_settings(examples: Examples, settings: TrainConfig, domain: DataDomain)
     """The network's own settings, with those that follow from head, variance and domain."""
     chosen = dict(settings.net.settings)
     if settings.condition is not None and examples.labels is not None:
-        chosen |= {"classes": int(examples.labels.max()) + 1, "keyword": settings.condition}
+        count = max(int(examples.labels.max()) + 1, len(examples.classes))
+        chosen |= {"classes": count, "keyword": settings.condition}
     mixture_decoder, learned = _mixture_decoder(settings), _learned_variance(settings)
     if settings.net.head == "mixture" or mixture_decoder:
         chosen["outputs"] = outputs(settings.net.components) + mixture_decoder

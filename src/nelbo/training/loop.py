@@ -185,6 +185,8 @@ def _provenance(trainer: Trainer, watch: Validation, data: TrainingData) -> Json
         "config": settings.model_dump(mode="json"),
         "seconds": round(trainer.seconds, 1),
     }
+    if settings.condition is not None and data.examples.classes:
+        provenance["classes"] = {settings.condition: list(data.examples.classes)}
     if trainer.step < settings.steps:
         provenance["stopped_after"] = trainer.step
     if watch.best is not None:
