@@ -59,7 +59,7 @@ def conditioned(
     """Keywords of the network with one row an example: as given, or the labels of the data under the name given.
 
     Labels that have names are those of the model's classes of the same names, and the examples state their numbers.
-    Errors: UsageError where labels are asked for that the data do not have; DataError for names the model does not know.
+    Errors: UsageError where labels are asked for that the data do not have; DataError for names unknown to the model.
     """
     if not isinstance(condition, str):
         return examples, condition

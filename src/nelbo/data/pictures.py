@@ -23,6 +23,8 @@ STREAMED = 64 << 20
 """Bytes of codes from which on they stay on disk: keeping so many costs memory, and reading fewer again costs time."""
 _AT_ONCE = 256
 """Rows decoded at once, at most, when all of the data are read piece by piece."""
+_PIECE = 64 << 20
+"""Bytes of codes decoded at once, at most, unless they are one picture."""
 ENDINGS = (
     ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".apng", ".avif", ".dib", ".ico", ".j2k",
     ".jfif", ".jp2", ".jpe", ".pbm", ".pcx", ".pgm", ".pnm", ".ppm", ".qoi", ".sgi", ".tga",
@@ -194,7 +196,7 @@ class LazyRows:
 
     def split(self, size: int) -> Iterator[Tensor]:
         """Pieces of at most `size` rows, decoded one after the other."""
-        rows = max(1, min(size, _AT_ONCE, STREAMED // max(1, math.prod(self.inner))))
+        rows = max(1, min(size, _AT_ONCE, _PIECE // max(1, math.prod(self.inner))))
         for first in range(0, len(self), rows):
             yield self[first : first + rows]
 
