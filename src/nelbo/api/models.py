@@ -18,10 +18,12 @@ from nelbo.adapters.load import Model, load
 from nelbo.ambient import neutral
 from nelbo.api.inputs import Data, Device, Inputs, Progress, conditioned
 from nelbo.bound.result import Bound
+from nelbo.data import arrays
 from nelbo.errors import UsageError
 from nelbo.files import write_atomic
 from nelbo.model import folder
 from nelbo.model.diffusion import DiffusionModel
+from nelbo.model.examples import Examples
 from nelbo.process.grid import Grid
 from nelbo.report import card
 from nelbo.sampling import Sampler, Trajectory
@@ -69,8 +71,11 @@ def train(
     (3,)
     """
     examples = check_config(config).validation.data if validation is None else validation
+    given = readers.resolve(data)
+    if not isinstance(data, Examples) and not (isinstance(data, (str, Path)) and "#layout=" in str(data)):
+        arrays.check_channels_first(given)
     return train_model(
-        readers.resolve(data),
+        given,
         out,
         config,
         validation=None if examples is None else readers.resolve(examples),

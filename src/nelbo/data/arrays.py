@@ -128,6 +128,19 @@ def channels_first(examples: Examples, layout: str | None) -> Examples:
     return replace(examples, data=examples.data.permute(0, 3, 1, 2).contiguous())
 
 
+def check_channels_first(examples: Examples) -> None:
+    """Errors: DataError for examples (H, W, C) that are square and have 1, 3 or 4 channels in the last place."""
+    if examples.data.ndim != 4:
+        return
+    first, second, last = examples.data.shape[1:]
+    if last in CHANNELS and first not in (1, last) and (first == second or first not in CHANNELS):
+        raise DataError(
+            f"{examples.name} has shape {tuple(examples.data.shape)}, which is {last} channels in the last place",
+            "give x.transpose(0, 3, 1, 2), or a file with #layout=nhwc behind its name; if they are in their place, "
+            '#layout=nchw, in Python nelbo.data.resolve(x, layout="nchw")',
+        )
+
+
 # ---------------------------------------------------------------- named arrays
 
 
