@@ -21,17 +21,18 @@ SPLITS = ("train", "training", "test", "testing", "val", "valid", "validation", 
 
 def is_folder(spec: str) -> bool:
     """Whether a DATA string is a folder, or a folder with the choice of one of its sub-folders: FOLDER:train."""
-    return places.path_of(spec).is_dir() or (":" in spec and places.path_of(spec.rpartition(":")[0]).is_dir())
+    above = spec.rpartition(":")[0]
+    return places.is_folder(places.path_of(spec)) or (above != "" and places.is_folder(places.path_of(above)))
 
 
 def path_of(spec: str) -> Path:
     """The folder that a DATA string names. Errors: UnknownNameError for a sub-folder that is not there."""
     path = places.path_of(spec)
-    if path.is_dir():
+    if places.is_folder(path):
         return path
     root, _, part = spec.rpartition(":")
     above = places.path_of(root)
-    if part in ("", ".", "..") or "/" in part or not (above / part).is_dir():
+    if part in ("", ".", "..") or "/" in part or not places.is_folder(above / part):
         known = [entry.name for entry in walk.entries(above) if entry.is_dir() and not entry.name.startswith(".")]
         raise UnknownNameError.of(f"sub-folder of {root}", part, map(places.printable, known))
     return above / part

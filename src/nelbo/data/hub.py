@@ -50,8 +50,8 @@ def is_saved_spec(spec: str) -> bool:
 
 def is_saved(path: Path) -> bool:
     """Whether the folder is one that `save_to_disk` wrote."""
-    return (path / "dataset_dict.json").is_file() or all(
-        (path / name).is_file() for name in ("dataset_info.json", "state.json")
+    return places.is_file(path / "dataset_dict.json") or all(
+        places.is_file(path / name) for name in ("dataset_info.json", "state.json")
     )
 
 

@@ -112,4 +112,4 @@ def _companion(path: Path) -> Path | None:
         return None
     stem = name.removesuffix(".gz")
     candidates = (path.with_name(n) for n in (name, stem, f"{stem}.gz"))
-    return next((file for file in candidates if file.is_file()), None)
+    return next((file for file in candidates if places.is_file(file)), None)

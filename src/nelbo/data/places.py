@@ -82,6 +82,22 @@ def path_of(text: str) -> Path:
         raise DataError(f"the data {text!r}: there is no such home folder", "write the path in full") from None
 
 
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder at the path; False where that cannot be looked at."""
+    try:
+        return path.is_dir()
+    except OSError:  # no right to look, or a name that is too long
+        return False
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a regular file at the path; False where that cannot be looked at."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def status(path: Path) -> os.stat_result:
     """The status of a regular file. Errors: DataError for whatever is none, or cannot be looked at."""
     try:

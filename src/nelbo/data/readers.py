@@ -31,7 +31,7 @@ class Form:
 
 def _ends_in(spec: str, *endings: str) -> bool:
     path = Place.of(spec).path
-    return path.suffix.lower() in endings and not path.is_dir()
+    return path.suffix.lower() in endings and not places.is_folder(path)
 
 
 def _read_npz(spec: str, limit: int | None) -> Examples:
@@ -64,7 +64,7 @@ _FORMS = (
     Form("FILE.csv", lambda spec: _ends_in(spec, ".csv"), lambda spec, n: table.read_csv(Place.of(spec), n)),
     Form(
         "an IDX file (…-ubyte, …-ubyte.gz)",
-        lambda spec: idx.is_idx(Place.of(spec).path) and not Place.of(spec).path.is_dir(),
+        lambda spec: idx.is_idx(Place.of(spec).path) and not places.is_folder(Place.of(spec).path),
         _read_idx,
     ),
     Form("a folder that datasets' save_to_disk wrote", hub.is_saved_spec, hub.read_saved),
