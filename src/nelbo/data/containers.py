@@ -111,13 +111,15 @@ def _frame(frame: Any) -> Examples:
 def _mapping(data: Any, name: str) -> Examples:
     """Arrays by key, by the rules of an npz file. Errors: DataError."""
     values: dict[str, np.ndarray] = {}
-    passed = []
+    passed, names = [], ()
     for key in data.keys():  # noqa: SIM118  an NpzFile reads its arrays when they are asked for
         value = data[key]
         if isinstance(value, Tensor):
             values[str(key)] = arrays.plain(value, f"x[{key!r}]").cpu().numpy()
-        elif isinstance(value, np.ndarray):
+        elif isinstance(value, np.ndarray) and value.dtype.kind in "buifc":
             values[str(key)] = value
+        elif isinstance(value, np.ndarray) and key == "target_names" and value.dtype.kind == "U":
+            names = tuple(value.flatten().tolist())
         else:
             passed.append((str(key), f"a {type(value).__name__}"))
     where = f"the {name}"
@@ -131,7 +133,9 @@ def _mapping(data: Any, name: str) -> Examples:
     rest = {key: value for key, value in values.items() if key not in (chosen, label)}
     passed += [(key, f"{v.dtype}{list(v.shape)}, no labels of the data") for key, v in rest.items()]
     labels = None if label is None else arrays.labels(values[label])
-    return Examples(arrays.tensor(values[chosen], where), name, labels, facts=arrays.passed_over(passed))
+    if labels is None or not 0 <= int(labels.min()) <= int(labels.max()) < len(names):
+        names = ()
+    return Examples(arrays.tensor(values[chosen], where), name, labels, classes=names, facts=arrays.passed_over(passed))
 
 
 def _splits(data: Any, limit: int | None) -> Examples:
