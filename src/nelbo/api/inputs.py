@@ -72,4 +72,5 @@ def conditioned(
             "condition={name: rows}",
         )
     examples = classes.of_model(examples, model, condition)
+    assert examples.labels is not None  # as before
     return examples, {condition: examples.labels}

@@ -150,13 +150,13 @@ def _elements(file: IO[bytes], header: Header, rows: int, where: str) -> np.ndar
         )
     shape = (rows, *header.shape[1:]) if header.shape else ()
     array = np.empty(math.prod(shape), header.dtype)
-    view = memoryview(array.view(np.uint8) if array.size else b"").cast("B")
+    content = array.view(np.uint8)
     done = 0
-    while done < len(view):
-        piece = file.read(min(len(view) - done, 1 << 22))
+    while done < len(content):
+        piece = file.read(min(len(content) - done, 1 << 22))
         if not piece:
-            raise EOFError(f"{len(view) - done} bytes are missing")
-        view[done : done + len(piece)] = piece
+            raise EOFError(f"{len(content) - done} bytes are missing")
+        content[done : done + len(piece)] = np.frombuffer(piece, np.uint8)
         done += len(piece)
     if header.fortran and rows == (header.shape[0] if header.shape else 1):
         return array.reshape(shape[::-1]).transpose()
