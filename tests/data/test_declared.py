@@ -187,6 +187,21 @@ def test_a_part_of_a_large_mapped_file(tmp_path, monkeypatch):
         assert np.array_equal(read(str(tmp_path / f"{name}.npy")).data, x)
 
 
+def test_a_mapped_file_that_grows(tmp_path, monkeypatch):
+    """Its pages are those of the mapping: what was scored so far is of other data than what follows."""
+    monkeypatch.setattr(numpy_files, "MAPPED", 0)
+    np.save(tmp_path / "x.npy", np.zeros((5, 12), np.float32))
+    examples = read(str(tmp_path / "x.npy"))
+    assert examples.fingerprint
+    with (tmp_path / "x.npy").open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(DataError, match="changed while it was used"):
+        list(examples.chunks())
+    (tmp_path / "y.npy").write_bytes((tmp_path / "x.npy").read_bytes()[:-4])
+    (tmp_path / "y.npy").replace(tmp_path / "x.npy")  # another file: the mapping keeps the first
+    list(examples.chunks())
+
+
 @pytest.mark.slow
 def test_a_gigabyte_of_zeros(tmp_path):
     """In a process that may take 2.5 GB: the first example is read, and the whole is refused."""

@@ -33,7 +33,7 @@ def path_of(spec: str) -> Path:
     root, _, part = spec.rpartition(":")
     above = places.path_of(root)
     if part in ("", ".", "..") or "/" in part or not places.is_folder(above / part):
-        known = [entry.name for entry in walk.entries(above) if entry.is_dir() and not entry.name.startswith(".")]
+        known = [e.name for e in walk.entries(above) if places.is_folder(Path(e.path)) and e.name[0] != "."]
         raise UnknownNameError.of(f"sub-folder of {root}", part, map(places.printable, known))
     return above / part
 

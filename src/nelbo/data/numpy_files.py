@@ -82,7 +82,7 @@ def read_npy(path: Path, limit: int | None = None) -> Examples:
     array, total = _load_npy(path, limit)
     data = arrays.tensor(array, str(path))
     if isinstance(array, np.memmap) and data.data_ptr() == array.ctypes.data:
-        return Examples(data, str(path), release=_releasing(array, data)).first(limit)
+        return Examples(data, str(path), release=_releasing(array, data, path)).first(limit)
     return Examples(data, str(path) if len(data) == total else f"{path}[:{len(data)}]").first(limit)
 
 
@@ -163,11 +163,19 @@ def _elements(file: IO[bytes], header: Header, rows: int, where: str) -> np.ndar
     return array.reshape(shape)
 
 
-def _releasing(array: np.memmap, data: Tensor) -> Callable[[], None]:
-    """A function that returns the pages of a mapped file to the system, unless the tensor was written to."""
+def _releasing(array: np.memmap, data: Tensor, path: Path) -> Callable[[], None]:
+    """A function that returns the pages of a mapped file to the system, unless the tensor was written to.
+
+    Errors (of the function): DataError where the file was written to: its pages are those of the mapping.
+    """
     mapped, advice = getattr(array, "_mmap", None), getattr(mmap, "MADV_DONTNEED", None)
+    before = places.status(path)
 
     def release() -> None:
+        now = path.stat() if places.is_file(path) else before  # what was removed or replaced is still mapped
+        same_file = (now.st_dev, now.st_ino) == (before.st_dev, before.st_ino)
+        if same_file and (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+            raise DataError(f"{path} has changed while it was used", "start again when nothing writes to it")
         if mapped is not None and advice is not None and data._version == 0:
             mapped.madvise(advice)
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
+import struct
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
@@ -57,7 +60,8 @@ def formats(image: Any) -> list[str]:
 
 @contextlib.contextmanager
 def opened(image: Any, stream: BinaryIO, what: str) -> Iterator[Image]:
-    """A picture of which no more than the header was read. image: the module PIL.Image. Errors: DataError."""
+    """A picture that is not decoded yet. image: the module PIL.Image. Errors: DataError."""
+    _check_png(stream, what)
     try:
         try:
             picture = image.open(stream, formats=FIRST)
@@ -68,6 +72,27 @@ def opened(image: Any, stream: BinaryIO, what: str) -> Iterator[Image]:
         raise DataError(f"{what} is not a readable picture: {error}", "remove it or fetch it again") from None
     with picture:
         yield picture
+
+
+def _check_png(stream: BinaryIO, what: str) -> None:
+    """Check the checksums of a PNG file's chunks, which Pillow does not do for pixels; the stream is at its beginning.
+
+    Errors: DataError for a chunk that was altered or is not all there.
+    """
+    if stream.read(8) == b"\x89PNG\r\n\x1a\n":
+        left = os.fstat(stream.fileno()).st_size - 8
+        name = b""
+        while left > 0 and name != b"IEND":
+            head = stream.read(8)
+            length, name = struct.unpack(">I4s", head) if len(head) == 8 else (left, b"")
+            body = stream.read(length) if length + 12 <= left else b""
+            if len(body) < length or stream.read(4) != zlib.crc32(name + body).to_bytes(4, "big"):
+                raise DataError(
+                    f"{what} is not a readable picture: a part of it does not match its checksum",
+                    "the file is truncated or altered; fetch it again",
+                )
+            left -= length + 12
+    stream.seek(0)
 
 
 def recognised(path: Path) -> bool:
