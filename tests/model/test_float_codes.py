@@ -1,4 +1,4 @@
-"""Codes that were stored as floats are recognised, with the line that makes integers of them, and real numbers are not."""
+"""Codes that were stored as floats are recognised, with the line that makes integers of them; real numbers are not."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_model_of_codes_tells_the_line():
     with pytest.raises(DomainError, match="these are 256 codes as floats") as caught:
         domain.checked(torch.from_numpy(WAYS["2 x / 255 - 1"]))
     assert caught.value.hint == "give x = ((x + 1) * 127.5).round().astype('uint8')"
-    with pytest.raises(DomainError, match="where integer codes 0..255 are expected") as caught:
+    with pytest.raises(DomainError, match=r"where integer codes 0\.\.255 are expected") as caught:
         domain.checked(torch.randn(6, 1, 4, 4))
     assert "code k stands for" in caught.value.hint
 
