@@ -20,6 +20,7 @@ What it does not do: autocast, streams, several devices, and the rounding of a G
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from unittest import mock
@@ -29,7 +30,6 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
 
 DEVICE = torch.device("meta")
 aten = torch.ops.aten
@@ -40,6 +40,8 @@ INDEXED = {aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_}
 """Operations that take indices on the CPU for a tensor on the device, and not the other way round."""
 TAKES_SCALARS = {aten.fill_, aten.masked_fill, aten.masked_fill_, aten.index_put, aten.index_put_}
 """Operations that take a scalar on the CPU, besides the elementwise ones."""
+MAKERS = {torch.tensor, torch.as_tensor, torch.asarray}
+"""Functions that make a tensor of Python's numbers in one go."""
 RESHAPE = {aten.squeeze_, aten.unsqueeze_, aten.transpose_, aten.t_}
 """Operations that change the shape of a tensor in its place."""
 
@@ -81,43 +83,46 @@ def present() -> Iterator[torch.device]:
 class _Operations(TorchDispatchMode):
     """Every operation: refused as by a GPU, or done on the CPU, and its results put where they belong."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here, and shielding each operation from a compiler takes as long as most do
+
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        kwargs = dict(kwargs or {})
-        leaves = _leaves(args, kwargs)
-        given = any(isinstance(leaf, Elsewhere) for leaf in leaves)
-        asked = next((leaf for leaf in leaves if isinstance(leaf, torch.device)), None)
+        kwargs = kwargs or {}
+        given, asked = Elsewhere in types, kwargs.get("device")
         if not given and asked != DEVICE:
             return func(*args, **kwargs)
-        if _has_kernel(func, "CompositeImplicitAutograd") and not _has_kernel(func, "CPU"):
+        if _is_of_others(func):
             with self:  # in inference mode operations arrive that are made of others, such as `to`
                 return func.decompose(*args, **kwargs)
         if given:
             _check(func, args, kwargs)
         there = given if asked is None else asked == DEVICE
-        result = func(*tree_map(_held, args), **tree_map(_held, kwargs))
+        result = func(*map(_held, args), **{name: _held(value) for name, value in kwargs.items()})
         written = _written(func, args, kwargs)
         if func.overloadpacket in RESHAPE:
             with no_dispatch():
                 func(*args, **kwargs)
         if any(isinstance(t, Elsewhere) and t.shape != t.held.shape for t in written):
             raise NotImplementedError(f"{func} on the stand-in for a device")
-        if func._schema.returns and all(_writes(returned) for returned in func._schema.returns):
+        if written and func._schema.returns and all(_writes(returned) for returned in func._schema.returns):
             return written[0] if len(func._schema.returns) == 1 else tuple(written)
-        return tree_map(lambda leaf: Elsewhere(leaf) if there and isinstance(leaf, Tensor) else leaf, result)
+        return _placed(result) if there else result
 
 
 class _Functions(TorchFunctionMode):
     """What never becomes an operation: tensors made of Python's numbers, and memory that is read."""
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        kwargs = dict(kwargs or {})
-        if func in (torch.tensor, torch.as_tensor, torch.asarray) and _is_there(kwargs.get("device")):
-            del kwargs["device"]
-            return func(*args, **kwargs).to(DEVICE)
-        if func is torch._has_compatible_shallow_copy_type and any(isinstance(a, Elsewhere) for a in args):
-            return False  # so that a module which moves gets new parameters
+        kwargs = kwargs or {}
+        if func in MAKERS and _is_there(kwargs.get("device")):
+            return func(*args, **{name: value for name, value in kwargs.items() if name != "device"}).to(DEVICE)
         if not args or not isinstance(args[0], Elsewhere):
+            if func is torch._has_compatible_shallow_copy_type and any(isinstance(a, Elsewhere) for a in args):
+                return False  # so that a module which moves gets new parameters
             return func(*args, **kwargs)
+        if func is torch._has_compatible_shallow_copy_type:
+            return False
         if func in (Tensor.numpy, Tensor.__array__):
             raise TypeError(f"can't convert {DEVICE} device type tensor to numpy. Use Tensor.cpu() first")
         if func in (Tensor.data_ptr, Tensor.untyped_storage):
@@ -138,9 +143,9 @@ class _Functions(TorchFunctionMode):
 def _check(func: Any, args: tuple, kwargs: Mapping[str, Any]) -> None:
     """Raise RuntimeError where a GPU would refuse these operands, at least one of which is on the device."""
     name = func.overloadpacket
-    if any(
-        isinstance(t, Tensor) and t.device == DEVICE and not isinstance(t, Elsewhere) for t in _leaves(args, kwargs)
-    ):
+    if all(isinstance(t, Elsewhere) for t in _tensors(args, kwargs)):
+        return
+    if any(t.device == DEVICE for t in _tensors(args, kwargs) if not isinstance(t, Elsewhere)):
         raise RuntimeError(f"{func}: a tensor was made on {DEVICE} behind the stand-in's back")
     if name in COPIES:
         return
@@ -150,7 +155,7 @@ def _check(func: Any, args: tuple, kwargs: Mapping[str, Any]) -> None:
         if not isinstance(args[0], Elsewhere) and any(isinstance(i, Elsewhere) for i in indices):
             raise RuntimeError(f"{func}: indices should be either on cpu or on the same device as the indexed tensor")
     scalars = name in TAKES_SCALARS or torch.Tag.pointwise in func.tags
-    tensors = [leaf for leaf in _leaves(operands, kwargs) if isinstance(leaf, Tensor)]
+    tensors = _tensors(operands, kwargs)
     strangers = [t for t in tensors if not isinstance(t, Elsewhere) and not (scalars and t.ndim == 0)]
     strangers += [t for t in _written(func, args, kwargs) if isinstance(t, Tensor) and not isinstance(t, Elsewhere)]
     if strangers and any(isinstance(t, Elsewhere) for t in tensors):
@@ -158,26 +163,41 @@ def _check(func: Any, args: tuple, kwargs: Mapping[str, Any]) -> None:
         raise RuntimeError(f"{func}: Expected all tensors to be on the same device, but found {places}")
 
 
+@functools.cache
+def _where_it_writes(func: Any) -> list[tuple[int, str]]:
+    """Places and names of the arguments that an operation writes into: itself of `add_`, `out`."""
+    return [(place, a.name) for place, a in enumerate(func._schema.arguments) if _writes(a)]
+
+
 def _written(func: Any, args: tuple, kwargs: Mapping[str, Any]) -> list[Any]:
-    """The arguments that an operation writes into: itself of `add_`, `out`."""
-    values = {a.name: v for a, v in zip(func._schema.arguments, args, strict=False)} | dict(kwargs)
-    return [values[a.name] for a in func._schema.arguments if _writes(a) and a.name in values]
+    """The arguments that an operation writes into."""
+    return [
+        args[place] if place < len(args) else kwargs[name]
+        for place, name in _where_it_writes(func)
+        if place < len(args) or name in kwargs
+    ]
 
 
 def _writes(argument: Any) -> bool:
     return argument.alias_info is not None and argument.alias_info.is_write
 
 
-def _leaves(args: Iterable[Any], kwargs: Mapping[str, Any]) -> list[Any]:
-    """All arguments, and those in lists and tuples."""
+def _tensors(args: Iterable[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """The tensors among all arguments, and those in lists and tuples."""
     found = []
     for leaf in (*args, *kwargs.values()):
-        found += leaf if isinstance(leaf, list | tuple) else [leaf]
+        if isinstance(leaf, list | tuple):
+            found += [t for t in leaf if isinstance(t, Tensor)]
+        elif isinstance(leaf, Tensor):
+            found.append(leaf)
     return found
 
 
-def _has_kernel(func: Any, key: str) -> bool:
-    return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), key)
+@functools.cache
+def _is_of_others(func: Any) -> bool:
+    """Whether an operation is made of others and has no kernel of its own on the CPU."""
+    has = torch._C._dispatch_has_kernel_for_dispatch_key
+    return has(func.name(), "CompositeImplicitAutograd") and not has(func.name(), "CPU")
 
 
 def _is_there(device: Any) -> bool:
@@ -188,7 +208,16 @@ def _held(leaf: Any) -> Any:
     """What an operation on the CPU takes in the place of an argument."""
     if isinstance(leaf, Elsewhere):
         return leaf.held
+    if isinstance(leaf, list | tuple):
+        return [_held(item) for item in leaf]
     return torch.device("cpu") if isinstance(leaf, torch.device) else leaf
+
+
+def _placed(result: Any) -> Any:
+    """A result of an operation on the CPU, on the device."""
+    if isinstance(result, Tensor):
+        return Elsewhere(result)
+    return type(result)(map(_placed, result)) if isinstance(result, list | tuple) else result
 
 
 def _index(index: Any) -> Any:

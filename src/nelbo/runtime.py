@@ -164,6 +164,18 @@ def workers() -> Workers:
     return _here
 
 
+def check_first(verb: str) -> None:
+    """That this process is the first of those that a launcher started, or the only one, before it begins work that
+    processes do not share. Errors: UsageError on every other one."""
+    if launched() and not leads():
+        raise UsageError(
+            f"nelbo.{verb} was called in process {_number('RANK', 0)} of {_number('WORLD_SIZE', 1)}, and each would do "
+            "all of its work",
+            "call it in the process of rank 0 alone, or without a launcher; processes share the work of evaluate, "
+            "compare, ode_likelihood, sample and train, by workers=nelbo.runtime.workers()",
+        )
+
+
 def leads() -> bool:
     """Whether this process prints and writes results: rank 0, or the only one."""
     return not launched() or _number("RANK", 0) == 0
@@ -205,7 +217,7 @@ def device(name: str | None) -> str | None:
     if local >= present:
         raise UsageError(
             f"process {local} of this machine has no GPU of its own: there are {present}",
-            f"launch {present} processes, or give --device cuda:0 for all of them to share one",
+            f"launch {present} processes, or give device='cuda:0' for all of them to share one",
         )
     return f"cuda:{local}"
 
@@ -290,8 +302,8 @@ def _number(variable: str, otherwise: int) -> int:
 def _lost(what: str) -> WorkerError:
     return WorkerError(
         what,
-        "the launcher says which, and by what; run the same command again (evaluate goes on with --state FILE, train "
-        "with --resume)",
+        "the launcher says which, and by what; run the same command again (an evaluation goes on with state=FILE, "
+        "training with resume=True)",
     )
 
 

@@ -11,12 +11,13 @@ from typing import Literal, overload
 from torch import Tensor
 
 from nelbo import data as readers
-from nelbo import sampling
+from nelbo import runtime, sampling
 from nelbo.adapters import diffusers
 from nelbo.adapters.choices import Overrides
 from nelbo.adapters.load import Model, load
 from nelbo.ambient import neutral
 from nelbo.api.inputs import Data, Device, Inputs, Progress, conditioned
+from nelbo.arguments import numbers
 from nelbo.bound.result import Bound
 from nelbo.data import arrays
 from nelbo.errors import UsageError
@@ -86,6 +87,7 @@ def train(
     )
 
 
+@numbers
 @neutral()
 def tighten(
     model: Model,
@@ -118,8 +120,8 @@ def tighten(
     the first so many examples of `data`. message: called with a line at every stage. condition, overrides, seed,
     batch_size, device and progress are as of `evaluate`.
 
-    Errors: UsageError (too few examples, too many steps, a target out of reach), and those of `evaluate`.
-    Source: Watson et al. 2021 (grids); Bao et al. 2022 (variances).
+    Errors: UsageError (too few examples, too many steps, a target out of reach; a call in several processes, which do
+    not share the work), and those of `evaluate`. Source: Watson et al. 2021 (grids); Bao et al. 2022 (variances).
 
     >>> import nelbo, torch, warnings
     >>> data = nelbo.exact.CategoricalData(torch.tensor([[0.7, 0.2, 0.1]] * 4))
@@ -130,6 +132,7 @@ def tighten(
     >>> tight.steps, certificate.after.examples
     (4, 32)
     """
+    runtime.check_first("tighten")
     source, model = model, load(model, overrides=overrides)
     if out is not None:
         _check_tightened_folder(source, model, out)
@@ -162,7 +165,7 @@ def _check_tightened_folder(source: Model, model: DiffusionModel, out: str | Pat
     path = Path(out)
     named = isinstance(source, (str, os.PathLike))
     if named and path.exists() and Path(source).expanduser().resolve() == path.resolve():
-        raise UsageError(f"the tightened model would replace the model in {out}", "give another folder for --out")
+        raise UsageError(f"the tightened model would replace the model in {out}", "give out=FOLDER another name")
     folder.check_target(path)
 
 
@@ -212,6 +215,7 @@ def sample(
 ) -> Tensor: ...
 
 
+@numbers
 @neutral()
 def sample(
     model: Model,

@@ -11,8 +11,10 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from nelbo import runtime
 from nelbo.adapters.load import load
 from nelbo.ambient import neutral
+from nelbo.arguments import numbers
 from nelbo.codec import archive, bitswap, support
 from nelbo.codec.archive import Chunk
 from nelbo.codec.bitswap import Clock, Coder, Tally
@@ -129,6 +131,7 @@ class Compressed:
         )
 
 
+@numbers
 @neutral()
 def compress(
     model: DiffusionModel | str | Path,
@@ -161,7 +164,8 @@ def compress(
     lattices, in standard deviations, 1/64 to 2. settings: flags stored in the file, by which `nelbo decompress` finds
     the same model again. progress: called with (images done, all); one that awaits its verification counts one half.
 
-    Errors: UsageError for what cannot be coded, with the remedy; DataError, DomainError, ShapeError as of `evaluate`;
+    Errors: UsageError for what cannot be coded, with the remedy, and in all but the first of several processes, which
+    do not share the work; DataError, DomainError, ShapeError as of `evaluate`;
     NumericalError where the network's numbers depend on the batch size or cannot be coded; ArchiveError where the
     verification failed; OSError. Source: Kingma, Abbeel & Ho 2019.
 
@@ -176,6 +180,7 @@ def compress(
     >>> bool((nelbo.codec.decompress(model, file) == images).all())
     True
     """
+    runtime.check_first("codec.compress")
     kernels()
     if not (1 <= chunk_size <= MAX_CHUNK):
         raise UsageError(f"chunks of {chunk_size} images", f"give 1 to {MAX_CHUNK}")
@@ -314,5 +319,5 @@ def _too_few(result: Compressed) -> UsageError:
         f"{fixed} are header, checksums and what bits-back borrows to begin with: {100 * result.overhead:.0f} % more "
         f"than the {net} bytes of the images themselves",
         f"give more images at once (about {enough} come within {100 * MAX_OVERHEAD:.0f} %), or write them all the same "
-        "with --few (few=True)",
+        "with few=True",
     )

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from nelbo.arguments import numbers
 from nelbo.data import arrays, containers, digits, folder, hub, idx, numpy_files, others, places, table
 from nelbo.data.places import Place
 from nelbo.errors import DataError, UsageError
@@ -75,6 +76,7 @@ FORMS = tuple(form.text for form in _FORMS)
 """How DATA may be written, for help texts and errors."""
 
 
+@numbers
 def read(spec: str, *, limit: int | None = None) -> Examples:
     """The examples that a DATA string names, or the first `limit` of them.
 
@@ -85,7 +87,7 @@ def read(spec: str, *, limit: int | None = None) -> Examples:
     >>> read("digits:test", limit=10).data.shape
     torch.Size([10, 8, 8])
     """
-    limit = _checked(limit)
+    _check_limit(limit)
     for form in _FORMS:
         if spec and form.matches(spec):
             return form.read(spec, limit).first(limit)
@@ -99,6 +101,7 @@ def read(spec: str, *, limit: int | None = None) -> Examples:
     raise DataError(f"the data {spec!r}: this {problem}", remedy)
 
 
+@numbers
 def resolve(
     data: str | Path | Examples | Tensor | np.ndarray | Any, *, limit: int | None = None, layout: str | None = None
 ) -> Examples:
@@ -110,7 +113,7 @@ def resolve(
     x, (x, label), or tables with an image. layout: "nhwc" for arrays (N, H, W, C), whose channels are then moved to the
     front. Errors: as of `read`; what is not taken is refused with the line that makes of it what is.
     """
-    limit = _checked(limit)
+    _check_limit(limit)
     if isinstance(data, Examples):
         examples = data.first(limit)
     elif isinstance(data, (str, Path)):
@@ -125,9 +128,6 @@ def resolve(
     return arrays.channels_first(examples, layout)
 
 
-def _checked(limit: int | None) -> int | None:
-    if limit is None:
-        return None
-    if isinstance(limit, (bool, np.bool_)) or not isinstance(limit, (int, np.integer)) or limit < 1:
+def _check_limit(limit: int | None) -> None:
+    if limit is not None and limit < 1:
         raise UsageError(f"a limit of {limit!r} examples", "give an integer ≥ 1")
-    return int(limit)

@@ -11,8 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nelbo.arguments import numbers
+from nelbo.errors import UsageError
 from nelbo.typing import Json
 
+REPRESENTATIVE = 8
+"""Examples from which their spread estimates that of the population: of so few it is known to about a quarter."""
 _CHUNK = 1024
 """Examples looked at at once, wherever all of them are."""
 _LINE = 10
@@ -37,6 +41,7 @@ def described(facts: Json) -> dict[str, str]:
     return lines
 
 
+@numbers
 @dataclass(frozen=True, eq=False)
 class Examples:
     """data (N, …): integer codes or real values, as read; name: where from; labels (N,) int64 where the form has them.
@@ -59,6 +64,8 @@ class Examples:
     """What a result states of the data besides their name: `passed_over`, and `classes` (name → number) where used."""
 
     def __post_init__(self):
+        if self.bins is not None and self.bins < 2:
+            raise UsageError(f"examples of bins={self.bins} codes", "give a whole number ≥ 2, or None")
         if self.bins is None and self.data.dtype == torch.uint8:
             object.__setattr__(self, "bins", 256)
 
@@ -69,6 +76,13 @@ class Examples:
     def mapped(self) -> bool:
         """Whether the data are read from a file on demand."""
         return self.release is not _nothing
+
+    @cached_property
+    def representative(self) -> bool:
+        """Whether their spread says something of their population: at least `REPRESENTATIVE`, and not all equal."""
+        if len(self) < REPRESENTATIVE:
+            return False
+        return any(bool((chunk != self.data[:1]).any()) for chunk in self.chunks())
 
     def first(self, n: int | None) -> Examples:
         """The first n examples (all where n is None)."""
