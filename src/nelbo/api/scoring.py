@@ -156,6 +156,7 @@ def diagnose(
     return dataclasses.replace(diagnosis, overrides=given.overrides.to_json())
 
 
+@numbers
 @neutral()
 def ode_likelihood(
     model: Model,
