@@ -15,12 +15,14 @@ from nelbo import runtime, sampling
 from nelbo.adapters.choices import Overrides
 from nelbo.adapters.load import Model, load
 from nelbo.ambient import neutral
-from nelbo.api.inputs import Data, Device, Inputs, Progress, rows_of
+from nelbo.api.inputs import Data, Device, Inputs, Progress, conditioned
 from nelbo.arguments import numbers
+from nelbo.data import arrays
 from nelbo.errors import UsageError
 from nelbo.files import write_atomic
 from nelbo.model import folder
 from nelbo.model.diffusion import DiffusionModel
+from nelbo.model.examples import Examples
 from nelbo.process.grid import Grid
 from nelbo.sampling import Sampler, Trajectory
 from nelbo.tightening import certificate as certificates
@@ -67,8 +69,11 @@ def train(
     (3,)
     """
     examples = check_config(config).validation.data if validation is None else validation
+    given = readers.resolve(data)
+    if not isinstance(data, Examples) and not (isinstance(data, (str, Path)) and "#layout=" in str(data)):
+        arrays.check_channels_first(given)
     return train_model(
-        readers.resolve(data),
+        given,
         out,
         config,
         validation=None if examples is None else readers.resolve(examples),
@@ -132,7 +137,7 @@ def tighten(
     given = Inputs.of(model, data, limit=limit, condition=condition)
     other = None if held_out is None else readers.resolve(held_out)
     if other is not None and isinstance(condition, str):
-        held_out_condition = rows_of(condition, other)
+        other, held_out_condition = conditioned(condition, other, model)
     tight, certificate = tightenings.tighten(
         given.model,
         given.examples,

@@ -98,7 +98,7 @@ def compress(
     support.check(model)
     check_settings(settings or {}, len(model.levels()))
     fingerprint = model.known_fingerprint("an archive, which only the same model can read")
-    data = source(images, model.domain, limit, condition)
+    data = source(images, model, limit, condition)
     exact = model.in_precision(torch.float64, "cpu")
     with torch.inference_mode(), exact.denoiser.inference():
         coder = Coder(exact, round(bin_width * 64) / 64, batch_size or 64, seed=seed)
@@ -126,7 +126,7 @@ def compress(
             result = _write(coder, checker, header, data, file, str(path), progress)
             if result.overhead > MAX_OVERHEAD and not few:
                 raise _too_few(result)
-    return result
+    return replace(result, facts=data.facts)
 
 
 def _write(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from nelbo.codec.header import Header
 from nelbo.codec.tables import PRECISION
 from nelbo.codec.tally import Tally
+from nelbo.model.examples import described
 from nelbo.typing import Json
 
 NOTABLE, LEAST_NOTABLE = 5e-3, 1e-3
@@ -36,6 +37,8 @@ class Compressed:
     seconds: dict[str, float]
     header: Header
     tally: Tally = field(default_factory=Tally)
+    facts: Json = field(default_factory=dict)
+    """What the data hold and the file does not (`passed_over`), and the numbers of their classes."""
 
     @property
     def bits_per_dim(self) -> float:
@@ -96,6 +99,7 @@ class Compressed:
             "verified": self.verified,
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
             "archive": self.header.describe(),
+            **self.facts,
         }
 
     def __str__(self) -> str:
@@ -103,4 +107,5 @@ class Compressed:
             f"{self.path}: {self.images} images in {self.bytes} bytes, {self.bits_per_dim:.4f} bits/dim "
             f"({self.net_bits_per_dim:.4f} net + {100 * self.overhead:.2f} %)"
             + (f"\n{self.off_bound}" if self.off_bound else "")
+            + "".join(f"\n{name:<13} {text}" for name, text in described(self.facts).items())
         )
