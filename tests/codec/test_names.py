@@ -142,7 +142,7 @@ LAYOUTS: dict[str, list[str | bytes]] = {
     "numbered, ten among them": [f"{i}.png" for i in range(8, 13)],
     "padded": [f"img_{i:05d}.png" for i in range(4)],
     "classes": ["cat/1.png", "cat/2.png", "dog/1.png"],
-    "deep": ["train/2024-01/cam 1/x.png", "train/2024-02/cam 1/x.png", "val/x.png"],
+    "deep": ["north/2024-01/cam 1/x.png", "north/2024-02/cam 1/x.png", "south/x.png"],
     "formats": ["a.bmp", "a.png", "a.tif", "a.tiff"],
     "case": ["A.png", "a.png", "B.PNG"],
     "unicode": ["ü.png", "u\u0308.png", "猫.png", "emoji 🐈.png"],
