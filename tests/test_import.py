@@ -70,7 +70,7 @@ def test_type_checkers_see_the_same_names():
 
 
 VERBS = (
-    *("evaluate", "ode_likelihood", "compare", "tighten", "train", "sample", "load", "save_pretrained"),
+    *("evaluate", "ode_likelihood", "compare", "diagnose", "tighten", "train", "sample", "load", "save_pretrained"),
     *("from_callable", "from_diffusers", "codec.compress", "codec.decompress", "codec.inspect", "samplers.encode"),
 )
 

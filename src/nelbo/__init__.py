@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from nelbo.adapters.callable import from_callable
     from nelbo.adapters.choices import Overrides
     from nelbo.adapters.diffusers import from_diffusers
-    from nelbo.api import compare, evaluate, load, ode_likelihood, sample, save_pretrained, tighten, train
+    from nelbo.api import compare, diagnose, evaluate, load, ode_likelihood, sample, save_pretrained, tighten, train
     from nelbo.bound.result import Bound
     from nelbo.bound.tolerance import Relative
     from nelbo.errors import NelboError
@@ -41,6 +41,7 @@ _NAMES = {
     "codec": "nelbo.codec",
     "compare": "nelbo.api:compare",
     "decoders": "nelbo.model.decoder",
+    "diagnose": "nelbo.api:diagnose",
     "equations": "nelbo.equations",
     "evaluate": "nelbo.api:evaluate",
     "exact": "nelbo.model.exact",
@@ -72,6 +73,7 @@ __all__ = [
     "codec",
     "compare",
     "decoders",
+    "diagnose",
     "equations",
     "evaluate",
     "exact",

@@ -205,7 +205,7 @@ def device(name: str | None) -> str | None:
     if local >= present:
         raise UsageError(
             f"process {local} of this machine has no GPU of its own: there are {present}",
-            f"launch {present} processes, or give --device cuda:0 for all of them to share one",
+            f"launch {present} processes, or give device='cuda:0' for all of them to share one",
         )
     return f"cuda:{local}"
 
@@ -290,8 +290,8 @@ def _number(variable: str, otherwise: int) -> int:
 def _lost(what: str) -> WorkerError:
     return WorkerError(
         what,
-        "the launcher says which, and by what; run the same command again (evaluate goes on with --state FILE, train "
-        "with --resume)",
+        "the launcher says which, and by what; run the same command again (an evaluation goes on with state=FILE, "
+        "training with resume=True)",
     )
 
 

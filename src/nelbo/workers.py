@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from nelbo.arguments import numbers
 from nelbo.errors import UsageError
 
 
@@ -94,6 +95,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:12]}…"
 
 
+@numbers
 @dataclass(frozen=True, eq=False)
 class Run:
     """How a verb is run: everything that travels together and changes no number but by the seed and the precision.

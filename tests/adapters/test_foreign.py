@@ -162,7 +162,7 @@ def test_a_file_in_place_of_a_model(tmp_path, name):
 FOLDERS = {
     "two models": (("model.json", "model_index.json"), "holds two models", "of its own"),
     "folders of models": (("a/model.json", "b/model_index.json"), "there are models in a, b below it", "one of them"),
-    "an unfinished run": (("checkpoints/step-1.pt",), "did not end", "--resume"),
+    "an unfinished run": (("checkpoints/step-1.pt",), "did not end", "resume=True"),
     "weights": (("pytorch_lora_weights.safetensors",), r"holds weights \(pytorch_lora_weights", r"from_callable\(net"),
     "nothing": ((), r"model\.json is missing", "model folder"),
 }

@@ -94,7 +94,7 @@ def test_conditions():
     testing.check_model(model_of(lambda z, t, y: good(z, t)), CODES, {"y": LABELS}, honours_condition=False)
     with pytest.raises(AssertionError, match=r"^alone: "):
         testing.check_model(model_of(lambda z, t, y: good(z, t) * (1 + y.double().mean())), CODES, {"y": LABELS})
-    with pytest.raises(UsageError, match=r"cannot be called with \(z, time\) and no condition.*'y'\nhint: .*--condit"):
+    with pytest.raises(UsageError, match=r"with \(z, time\) and no condition.*'y'\nhint: .*condition='y'"):
         testing.check_model(model_of(fn), CODES)
     with pytest.raises(UsageError, match=r"and condition 'label'"):
         testing.check_model(model_of(fn), CODES, {"label": LABELS})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -110,6 +111,46 @@ def test_no_network_is_what_it_is_said_to_be(variance, domain):
         best = min(costs, key=lambda c: float(c.mean()))
         error = float(best.std()) / math.sqrt(len(x))
         assert abs(float(said[j - 1]) - float(best.mean())) < 4 * error + 1e-9 * float(best.mean()), j
+
+
+def shown(model, data=CODES) -> str:
+    return about(evaluate(model, data, tolerance="5%")) or ""
+
+
+ZERO = {"schedule": TABLE, "domain": DOMAIN}
+
+
+def test_a_foreign_network_was_declared():
+    """ε̂ = 0 makes x̂ = z/α, far outside of the range at much noise. Clipped, it is no longer worse than none."""
+    told = shown(nelbo.from_callable(lambda z, t: 0 * z, **ZERO))
+    assert "check what it predicts (declared: eps)" in told and "(declared: index)" in told and "[-1, 1]" in told
+    assert "x̂ is outside of the range" in told and "clip=True" in told and "grid of" not in told
+    assert shown(nelbo.from_callable(lambda z, t: 0 * z, clip=True, **ZERO)) == ""
+
+
+def test_a_coarse_grid_makes_it_worse():
+    coarse = {**ZERO, "grid": nelbo.grids.even(10)}
+    told = shown(nelbo.from_callable(lambda z, t: 0 * z, **coarse))
+    assert "with a grid of 10 steps, each of which weighs it more" in told and "clip=True" in told
+    assert shown(nelbo.from_callable(lambda z, t: 0 * z, clip=True, **coarse)) == ""
+
+
+def test_real_data_have_a_scale_and_no_range():
+    real = {"schedule": TABLE, "domain": nelbo.DataDomain((4,))}
+    told = shown(nelbo.from_callable(lambda z, t: 3 * z, **real), 50 * X.float())
+    assert f"real (mean {50 * float(X.mean()):.3g}, standard deviation {50 * float(X.std()):.3g})" in told
+    assert "[-1, 1]" not in told and "clip" not in told
+
+
+def test_a_network_of_nelbo_s_own_was_trained_too_little(tmp_path):
+    settings = {"steps": 2, "batch_size": 16, "bins": 256, "lr": 3.0, "warmup": 0, "levels": 16, "decoder": "plain",
+                "net": {"name": "mlp", "width": 8, "head": "plain", "predicts": "eps"}}  # fmt: skip
+    model = nelbo.train(CODES[:48], tmp_path / "run", settings)
+    told = shown(model, CODES[48:])
+    assert "it was trained by nelbo for 2 steps on" in told and "has not converged" in told
+    assert "declared" not in told and "clip=True" in told
+    unknown = shown(dataclasses.replace(model, provenance={}), CODES[48:])
+    assert "one of nelbo's that was never trained" in unknown
 
 
 def test_the_prior_term_is_named():

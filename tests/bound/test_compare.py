@@ -31,6 +31,13 @@ def test_a_model_against_itself_is_exactly_zero():
     assert "no difference" in str(c)
 
 
+def test_few_examples_do_not_show_the_error_of_the_data():
+    c = compare(EXACT, worse(), X[:4], tolerance=0.5)
+    found = c.to_dict()["standard_error"]
+    assert found["data"] is None and found["total"] is None and found["estimator"] > 0
+    assert "± data not measurable" in str(c) and "standard errors of the estimator" in str(c)
+
+
 def test_difference_and_its_error_bar_are_right():
     right, wrong = (sum_over_steps(np.linspace(1e-3, 0.2, 60), X, SPECTRUM, factor) for factor in (1.0, 0.9))
     exact = float((right - wrong).mean()) / 4 / math.log(2)  # the first level is the same for both

@@ -13,7 +13,7 @@ import torch
 from nelbo import evaluate
 from nelbo.bound.checks import NelboWarning
 from nelbo.bound.estimators import Exhaustive, Stratified
-from nelbo.bound.result import Bound
+from nelbo.bound.result import Bound, StandardError
 from nelbo.bound.trial import EVALUATIONS
 from nelbo.errors import DomainError, NumericalError, ShapeError, UnknownNameError
 from nelbo.model.denoiser import NetworkDenoiser
@@ -98,12 +98,33 @@ def test_it_prints_a_table(bound):
     assert "bits/dim (density)" in str(density) and "continuous" in str(density)
 
 
-def test_one_example_has_null_data_errors():
-    one = evaluate(network_model(), CODES[:1])
-    found = json.loads(json.dumps(one.to_dict(), allow_nan=False))
+@pytest.mark.parametrize(
+    "codes", [CODES[:1], CODES[:4], CODES[:7], CODES[:1].repeat(20, 1)], ids=["one", "four", "seven", "equal"]
+)
+def test_the_error_of_the_data_is_not_measurable(codes):
+    """Of few or equal examples: the word, and null in JSON. Four of them were said to have an error of 0.00000."""
+    bound = evaluate(network_model(), codes)
+    found = json.loads(json.dumps(bound.to_dict(), allow_nan=False))
     assert found["standard_error"]["data"] is None and found["standard_error"]["total"] is None
     assert found["standard_error"]["estimator"] > 0
-    assert "–" in str(one)
+    assert all(term["standard_error_data"] is None for term in found["terms"].values())
+    lines = str(bound).splitlines()
+    assert all(line.endswith("not measurable") for line in [*lines[2:5], lines[6]])
+
+
+def test_eight_examples_that_differ_show_their_spread():
+    assert Examples(CODES[:8]).representative and not Examples(CODES[:7]).representative
+    assert not Examples(CODES[:1].repeat(3000, 1)).representative
+    e = StandardError.of(3.0, 1.0, 1, representative=True)
+    assert 0 < e.data < e.estimator < e.total
+
+
+def test_a_spread_within_the_noise_is_not_zero():
+    """Values that differ no more than their noise: the error of the data is unknown, and the whole that of the noise.
+    Without noise, a spread of zero is one: the prior of a chain that ends at it."""
+    hidden = StandardError.of(1.0, 0.0, 1, representative=True)
+    assert math.isnan(hidden.data) and hidden.total == hidden.estimator > 0
+    assert StandardError.of(0.0, 0.0, 1, representative=True) == StandardError(0.0, 0.0, 0.0)
 
 
 def test_seeds_and_batches():

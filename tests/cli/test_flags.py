@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
+import re
+from pathlib import Path
 
 import pytest
 
@@ -45,6 +48,11 @@ def running():
         ("tighten", "held_out=FILE does not, max_nfe=3 does", "--held-out FILE does not, max_nfe=3 does"),
         ("train", "use net.head=plain, resume=True", "use --set net.head=plain, --resume"),
         ("train", "use bins=256 or max_nfe=3", "use --set bins=256 or max_nfe=3"),
+        ("compress", "by nelbo.tighten(model, data, steps=2)", "by nelbo tighten MODEL --data DATA --steps 2"),
+        ("evaluate", "finish it: nelbo.train(…, resume=True)", "finish it: nelbo train … --resume"),
+        ("evaluate", "give condition='y' or condition={'y': rows}", "give --condition y or condition={'y': rows}"),
+        ("decompress", "out='a b.npz' or out='FILE.npz'", "--out 'a b.npz' or --out FILE.npz"),
+        ("train", "change it by net.width=…", "change it by --set net.width=…"),
         ("train", "standardise=True would help", "--set standardise=true would help"),
     ],
 )
@@ -53,6 +61,35 @@ def test_arguments_become_options(running, command, python, shown):
     assert flags.translated(python) == shown
     flags.of_command({})
     assert flags.translated(python) == python
+
+
+COMMANDS = {
+    "report/card.py": "a model card quotes the command that evaluates the model again",
+    "report/contents.py": "the report is a command alone, and is about files that commands wrote",
+    "equations/pages/contents.py": "the pages are built by a command alone, from what another printed",
+    "data/digits.py": "options of pip",
+}
+"""Files outside of cli/ that quote a command line on purpose, with the reason."""
+
+
+def options_named(tree: ast.Module) -> list[str]:
+    """The strings of a module, except for docstrings, that name an option."""
+    documents = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    strings = (node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str))
+    return [node.value for node in strings if id(node) not in documents and re.search(r"(?<![\w-])--[a-z]", node.value)]
+
+
+def test_the_library_names_no_options():
+    """Who uses it from Python reads Python's names; the command translates them."""
+    library = Path(flags.__file__).parents[1]
+    found = {}
+    for path in sorted(library.rglob("*.py")):
+        name = path.relative_to(library).as_posix()
+        if not name.startswith("cli/"):
+            found[name] = options_named(ast.parse(path.read_text(encoding="utf-8")))
+    assert {name: strings for name, strings in found.items() if strings and name not in COMMANDS} == {}
+    assert all(found[name] for name in COMMANDS)
+    assert options_named(ast.parse('"""--doc"""\nx = f"give --state {x}"\ny = "a--b ---"')) == ["give --state "]
 
 
 def test_a_refused_cost_names_options(nelbo, tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ OPTIONS = {
     "evaluate": "--data --tolerance --max-nfe --steps --continuous --seed --batch-size --limit --per-example --out "
     "--json --device --precision --estimator --state --variance --decoder --bins --range --clip --condition",
     "compare": "--data --tolerance --json --variance --decoder --bins --range --clip --condition",
+    "diagnose": "--data --max-nfe --out --json --variance --decoder --bins --range --clip --condition",
     "ode": "--data --solver --steps --tolerance --probes --exact-trace --dequantisation --draws --importance --seed "
     "--batch-size --limit --per-example --out --json --device --precision --state --variance --decoder --bins --range "
     "--clip --condition",

@@ -27,6 +27,7 @@ CERTIFICATES = [e for e in ESTIMATES if not e & {"one_time", "pooled"}]  # of `t
 CALLS = [
     *(e | PRECISION | {"trial"} for e in ESTIMATES),
     {"ode", "trial"},
+    {"diagnose"},
     *({"tighten", "trial"} | e for e in CERTIFICATES),
     *({"train"} | e for e in ESTIMATES),
     {"sample"},

@@ -158,7 +158,7 @@ CODES, REAL = DataDomain((3,), 4), DataDomain((3,))
 Z = torch.zeros(1, 3, dtype=torch.float64)
 test_nonsense_is_refused = refusals(
     (lambda: DiscretizedGaussian(0.0), r"variance 0\.0\nhint: give a finite variance > 0"),
-    (lambda: DiscretizedGaussian(math.nan), r"variance nan"),
+    (lambda: DiscretizedGaussian(math.nan), r"variance=nan is not finite"),
     (lambda: ContinuousGaussian(-1.0), r"variance -1\.0"),
     (lambda: DiscretizedGaussian(0.1).check(REAL), r"real numbers .*\nhint: latents .*continuous_gaussian"),
     (lambda: Categorical().check(REAL), r"'categorical' gives masses of integer codes"),

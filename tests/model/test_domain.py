@@ -68,9 +68,9 @@ test_nonsense_is_refused = refusals(
     (lambda: DataDomain(()), r"shape \(\)\nhint: give whole numbers"),
     (lambda: DataDomain((3, 0)), r"shape \(3, 0\)"),
     (lambda: DataDomain((3,), 1), r"domain of 1 bins"),
-    (lambda: DataDomain((3,), 2.5), r"domain of 2\.5 bins"),
+    (lambda: DataDomain((3,), 2.5), r"bins=2\.5 is no whole number"),
     (lambda: DataDomain((3,), 4, 1.0, 1.0), r"from 1\.0 to 1\.0\nhint: give finite ends"),
-    (lambda: DataDomain((3,), 4, -math.inf, 1.0), r"from -inf"),
+    (lambda: DataDomain((3,), 4, -math.inf, 1.0), r"low=-inf is not finite"),
 )
 
 

@@ -65,7 +65,7 @@ test_a_foreign_description_is_refused = refusals(
     (
         lambda: Schedule.from_config({"kind": "logsnr_linear", "logsnr_max": "a", "logsnr_min": 0}, {}),
         Exception,
-        r"log-SNR",
+        r"logsnr_max=.a. is no number",
     ),
     (
         lambda: Reverse.from_config({"kind": "gaussian", "variance": {"kind": "gamma"}}, {}),

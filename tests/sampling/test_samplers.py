@@ -226,7 +226,7 @@ def test_refusals(options, error, match):
     ("make", "match"),
     [
         (lambda: DDIM(1.1), "η = 1.1"),
-        (lambda: DDIM(math.nan), "η = nan"),
+        (lambda: DDIM(math.nan), "eta=nan is not finite"),
         (lambda: Euler(churn=-1.0), "churn -1.0"),
         (lambda: Heun(churn=1.0, s_min=2.0, s_max=1.0), r"between σ/α = 2.0 and 1.0"),
         (lambda: Heun(s_noise=0.0), "noise 0.0"),

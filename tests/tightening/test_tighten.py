@@ -214,7 +214,7 @@ def test_nonsense_is_refused(codes, tmp_path):
         ({"steps": 41}, "41 steps of a model that has 40"),
         ({"steps": 5, "target": 3.0}, "give one of them"),
         ({"steps": 5, "first_level": "contxt"}, "did you mean 'context'"),
-        ({"steps": 5, "target": math.nan}, "give one of them"),
+        ({"steps": 5, "target": math.nan}, "target=nan is not finite"),
         ({"steps": 5, "out": tmp_path / "x"}, "callable that a folder cannot hold"),
     ):
         with pytest.raises(nelbo.NelboError, match=words):

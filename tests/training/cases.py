@@ -64,5 +64,5 @@ def interrupt(out: Path, settings: Json, *steps: int, data: Examples | None = No
     for step in steps:
         with pytest.raises(Interrupted, match=f"after step {step} of {settings['steps']}") as caught:
             train(codes() if data is None else data, out, settings, progress=stop(step), resume=True)
-        assert "--resume" in caught.value.hint
+        assert "resume=True" in caught.value.hint
     assert not (out / "model.json").exists()

@@ -226,7 +226,7 @@ def test_an_existing_model_is_not_overwritten(tmp_path):
     before = (tmp_path / "model.safetensors").read_bytes()
     with pytest.raises(UsageError, match="already holds a model") as caught:
         train(codes(), tmp_path, small(seed=5))
-    assert "--resume" in caught.value.hint
+    assert "resume=True" in caught.value.hint
     assert (tmp_path / "model.safetensors").read_bytes() == before
 
 

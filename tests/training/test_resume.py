@@ -146,7 +146,7 @@ def test_another_run_is_not_continued(tmp_path, data, settings, validation, matc
     interrupt(tmp_path, SETTINGS, 4)
     with pytest.raises(UsageError, match=match) as caught:
         train(data, tmp_path, settings, validation=validation, resume=True)
-    assert "another --out" in caught.value.hint
+    assert "another out=FOLDER" in caught.value.hint
 
 
 def test_another_rhythm_of_checkpoints_is_the_same_run(tmp_path, whole):

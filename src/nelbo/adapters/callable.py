@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nelbo.adapters.choices import clip_for, decoder_for, prior_for
+from nelbo.arguments import numbers
 from nelbo.errors import UsageError
 from nelbo.model.decoder import Decoder
 from nelbo.model.denoiser import NetworkDenoiser
@@ -22,6 +23,7 @@ from nelbo.process.prediction import Output, no_slope
 from nelbo.process.schedule import Schedule, Table
 
 
+@numbers
 def from_callable(
     fn: Callable[..., Tensor],
     *,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from nelbo.arguments import numbers
 from nelbo.errors import UnknownNameError, UsageError
 from nelbo.model.decoder import Categorical, ContinuousGaussian, Decoder, DiscretizedGaussian, Spread
 from nelbo.model.diffusion import DiffusionModel
@@ -76,6 +77,7 @@ def clip_for(choice: bool | tuple[float, float] | None, domain: DataDomain) -> C
     return Clip(low, high)
 
 
+@numbers
 @dataclass(frozen=True)
 class Overrides:
     """Choices that replace those of a model; None keeps the model's own. On the command line they are flags.
@@ -122,7 +124,7 @@ class Overrides:
         clip = model.reverse.clip if self.clip is None else clip_for(self.clip, domain)
         first = getattr(model.grid, "first", 0)
         decoder: str | Decoder = model.decoder if self.decoder is None else self.decoder
-        if self.decoder is None and self.variance is not None and _follows(model, old, first):
+        if self.decoder is None and self.variance is not None and decoder_follows(model, old, first):
             decoder = model.decoder.kind
         return dataclasses.replace(
             model,
@@ -132,7 +134,7 @@ class Overrides:
         )
 
 
-def _follows(model: DiffusionModel, policy: Variance, first: int) -> bool:
+def decoder_follows(model: DiffusionModel, policy: Variance, first: int) -> bool:
     """Whether the model's decoder is the one that follows from its own policy."""
     try:
         usual = decoder_for(model.decoder.kind, model.domain, model.schedule, policy, first)

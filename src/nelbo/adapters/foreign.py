@@ -228,7 +228,8 @@ def check_folder(path: Path) -> None:
         raise ModelFolderError(f"{message}: there are models in {', '.join(models[:4])} below it", "give one of them")
     if (path / "checkpoints").is_dir() and not (path / "model.safetensors").exists():
         raise ModelFolderError(
-            f"{message}: it holds checkpoints of a training run that did not end", "finish it: nelbo train … --resume"
+            f"{message}: it holds checkpoints of a training run that did not end",
+            "finish it: nelbo.train(…, resume=True)",
         )
     if weights and "model.safetensors" not in weights:
         raise ModelFolderError(

@@ -2,6 +2,6 @@
 
 from nelbo.adapters.load import load
 from nelbo.api.models import sample, save_pretrained, tighten, train
-from nelbo.api.scoring import compare, evaluate, ode_likelihood
+from nelbo.api.scoring import compare, diagnose, evaluate, ode_likelihood
 
-__all__ = ["compare", "evaluate", "load", "ode_likelihood", "sample", "save_pretrained", "tighten", "train"]
+__all__ = ["compare", "diagnose", "evaluate", "load", "ode_likelihood", "sample", "save_pretrained", "tighten", "train"]

@@ -17,6 +17,7 @@ from nelbo.adapters.choices import Overrides
 from nelbo.adapters.load import Model, load
 from nelbo.ambient import neutral
 from nelbo.api.inputs import Data, Device, Inputs, Progress, rows_of
+from nelbo.arguments import numbers
 from nelbo.bound.result import Bound
 from nelbo.errors import UsageError
 from nelbo.files import write_atomic
@@ -81,6 +82,7 @@ def train(
     )
 
 
+@numbers
 @neutral()
 def tighten(
     model: Model,
@@ -157,7 +159,7 @@ def _check_tightened_folder(source: Model, model: DiffusionModel, out: str | Pat
     path = Path(out)
     named = isinstance(source, (str, os.PathLike))
     if named and path.exists() and Path(source).expanduser().resolve() == path.resolve():
-        raise UsageError(f"the tightened model would replace the model in {out}", "give another folder for --out")
+        raise UsageError(f"the tightened model would replace the model in {out}", "give out=FOLDER another name")
     folder.check_target(path)
 
 
@@ -207,6 +209,7 @@ def sample(
 ) -> Tensor: ...
 
 
+@numbers
 @neutral()
 def sample(
     model: Model,

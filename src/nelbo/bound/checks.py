@@ -22,6 +22,7 @@ import warnings
 import torch
 from torch import Tensor
 
+from nelbo.bound import causes
 from nelbo.bound.estimate import Estimate
 from nelbo.bound.estimators import diffusion_total
 from nelbo.bound.gaussian_chain import GaussianChain
@@ -32,7 +33,6 @@ from nelbo.maths import gaussian
 from nelbo.maths.keys import Purpose
 from nelbo.maths.units import bits_per_dim, nats
 from nelbo.model.decoder import DiscretizedGaussian
-from nelbo.model.denoiser import CategoricalDenoiser, NetworkDenoiser
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
 from nelbo.process import forward
@@ -90,7 +90,7 @@ def sanity(chain: GaussianChain, estimate: Estimate) -> list[str]:
         notes.append(
             f"the network is worse than none: between log-SNR {high:.3g} and {low:.3g} its term is "
             f"{float(bits_per_dim(mean, D)):.4g} bits/dim, and without a network it is "
-            f"{float(bits_per_dim(without, D)):.4g}; {_hint(chain)}"
+            f"{float(bits_per_dim(without, D)):.4g}; {causes.likely(chain, (high, low))}"
         )
     elif (least := _reconstruction_without(chain)) is not None:
         term = estimate.reconstruction
@@ -102,21 +102,6 @@ def sanity(chain: GaussianChain, estimate: Estimate) -> list[str]:
                 "was: first_level=1, say"
             )
     return notes
-
-
-def _hint(chain: GaussianChain) -> str:
-    denoiser, domain = chain.model.denoiser, chain.model.domain
-    if isinstance(denoiser, NetworkDenoiser):
-        declared = f"declared: {denoiser.output.value}", f"declared: {denoiser.time.value}"
-    elif isinstance(denoiser, CategoricalDenoiser):
-        declared = "a categorical head", f"declared: {denoiser.time.value}"
-    else:
-        declared = "", ""
-    network, time = (f" ({text})" if text else "" for text in declared)
-    return (
-        f"check what it predicts{network}, the time it is told{time}, the schedule, the range of the data "
-        f"([{domain.low:g}, {domain.high:g}]), and that it was trained"
-    )
 
 
 def _spread(chain: GaussianChain) -> float:
@@ -195,7 +180,7 @@ def precision_shift(
     n = PAIRED_DRAWS if max_nfe is None or not each else min(PAIRED_DRAWS, (max_nfe - runner.nfe) // each)
     shifts = f"{precision} shifts the value"
     if n < LEAST_PAIRED:
-        return f"{shifts}; by how much was not measured, for --max-nfe left no evaluations for it"
+        return f"{shifts}; by how much was not measured, for max_nfe={max_nfe} left no evaluations for it"
     try:
         ours = _paired_draws(chain, runner, n)
         with reference.denoiser.inference():

@@ -25,14 +25,14 @@ from nelbo.bound.planned.allocation import FALL, LARGEST, CellDensity
 from nelbo.bound.planned.per_example import PerExampleDesign
 from nelbo.bound.planned.summary import ExampleValues
 from nelbo.bound.prepare import Prepared, prepare
-from nelbo.bound.result import Bound, StandardError, without_nan
+from nelbo.bound.result import NOT_MEASURABLE, Bound, StandardError, without_nan
 from nelbo.bound.runner import Runner
 from nelbo.bound.tolerance import Relative, Tolerance, in_nats, in_words, parse
 from nelbo.bound.trial import trial
 from nelbo.errors import CostError, UsageError
 from nelbo.maths.units import bits_per_dim
 from nelbo.model.diffusion import DiffusionModel
-from nelbo.model.examples import Examples
+from nelbo.model.examples import REPRESENTATIVE, Examples
 from nelbo.typing import Json
 from nelbo.workers import Run
 
@@ -94,13 +94,15 @@ class Comparison:
     def __str__(self) -> str:
         e = self.standard_error
         noise = "common noise" if self.common_noise else "independent noise: the chains have other levels"
-        z = abs(self.difference) / e.total if e.total > 0 else 0.0
-        verdict = f"{'A' if self.difference < 0 else 'B'} is better by {z:.1f} standard errors"
+        error, of = (e.estimator, " of the estimator") if math.isnan(e.total) else (e.total, "")
+        z = abs(self.difference) / error if error > 0 else 0.0
+        verdict = f"{'A' if self.difference < 0 else 'B'} is better by {z:.1f} standard errors{of}"
         if self.difference == 0:
             verdict = "no difference"
+        of_data = f"± data {NOT_MEASURABLE}" if math.isnan(e.data) else f"± {e.data:.5f} data"
         return "\n".join(
             [
-                f"A − B   {self.difference:+.5f} bits/dim   ± {e.estimator:.5f} estimator   ± {e.data:.5f} data",
+                f"A − B   {self.difference:+.5f} bits/dim   ± {e.estimator:.5f} estimator   {of_data}",
                 f"A       {self.a:.5f}        B       {self.b:.5f}",
                 f"{verdict} ({self.examples} examples, {noise}, {self.nfe_total} network evaluations)",
             ]
@@ -155,7 +157,9 @@ def compare(
     checks.warn(notes)
     return Comparison(
         difference=float(bits_per_dim(difference.mean, D)),
-        standard_error=StandardError.of(difference.variance, difference.data_variance, D),
+        standard_error=StandardError.of(
+            difference.variance, difference.data_variance, D, representative=a.examples.representative
+        ),
         a=float(bits_per_dim(float(values[0].mean()), D)),
         b=float(bits_per_dim(float(values[1].mean()), D)),
         per_example=values[0] - values[1],
@@ -183,8 +187,7 @@ class Budget:
     any_cost: bool
 
     def __post_init__(self):
-        if self.any_cost and self.max_nfe is not None:
-            raise cost.both_given(self.max_nfe)
+        cost.check_budget(self.max_nfe, self.any_cost)
 
     def check(self, chain: GaussianChain, runner: Runner, planned: float, difference: float, error: float) -> None:
         """Say what a comparison will cost. Errors: CostError where that is more than is spent without a consent; the
@@ -268,8 +271,8 @@ def _same_chain(a: GaussianChain, b: GaussianChain) -> bool:
 def compare_results(a: Bound | Any, b: Bound | Any) -> Comparison:
     """A − B of two results with per-example values, with the standard error of the paired differences.
 
-    `estimator` takes the two estimates as independent; `total` is the spread of the differences over √N, and nan for
-    one example.
+    `estimator` takes the two estimates as independent; `total` is the spread of the differences over √N, and nan
+    where the examples are too few to show it.
 
     Errors: UsageError for a result and something else, for a variational bound and an ODE likelihood, for a mass and a
     density, for other examples or another domain, and where a result has no per-example values.
@@ -300,11 +303,12 @@ def compare_results(a: Bound | Any, b: Bound | Any) -> Comparison:
     n, D = len(difference), a.dimensions
     noise = (a.per_example.standard_error.square() + b.per_example.standard_error.square()).mean() / n
     total = difference.var() / n if n > 1 else torch.tensor(math.nan)
-    errors = [float(bits_per_dim(math.sqrt(v), D)) for v in (noise, (total - noise).clamp(min=0), total)]
-
+    data = (total - noise).clamp(min=0)
     return Comparison(
         difference=float(bits_per_dim(float(difference.mean()), D)),
-        standard_error=StandardError(*errors),
+        standard_error=StandardError.of(
+            float(noise), float(data), D, representative=n >= REPRESENTATIVE, total=float(total)
+        ),
         a=a.bits_per_dim,
         b=b.bits_per_dim,
         per_example=difference,

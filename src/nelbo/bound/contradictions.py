@@ -30,7 +30,7 @@ def notes(chain: GaussianChain, estimate: Estimate) -> list[str]:
     denoiser, cells = chain.model.denoiser, chain.observations.of_cells()
     if not isinstance(denoiser, NetworkDenoiser) or not cells:
         return []
-    return [*_cut_off(denoiser, cells, chain.dimensions), *_misread(chain, denoiser, cells, estimate)]
+    return [*cut_off(denoiser, cells, chain.dimensions), *_misread(chain, denoiser, cells, estimate)]
 
 
 def _misread(
@@ -128,7 +128,7 @@ def nats_of_error(model: DiffusionModel, square: float) -> float | None:
     return domain.dimensions * float(decoder.nll(target, x0, first, Prediction(x0), domain).mean())
 
 
-def _cut_off(denoiser: NetworkDenoiser, cells: dict[int, Tensor], D: int) -> list[str]:
+def cut_off(denoiser: NetworkDenoiser, cells: dict[int, Tensor], D: int) -> list[str]:
     """A note on an output with many elements exactly at a largest and a smallest value that most draws share."""
     if denoiser.output in (Output.X0, Output.EDM_D):
         return []  # a prediction of x may be clipped to the range of the data

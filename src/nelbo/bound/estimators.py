@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nelbo.arguments import numbers
 from nelbo.bound.estimate import Estimate, Stratum
 from nelbo.bound.problem import Draws, Problem
 from nelbo.bound.runner import Runner
@@ -38,6 +39,7 @@ class Estimator(ABC):
         """Name and settings, for the result."""
 
 
+@numbers
 @dataclass(frozen=True)
 class Exhaustive(Estimator):
     """Every example at every level, `draws` noises each; with one draw, `paired` examples get a second.
@@ -110,6 +112,7 @@ class Exhaustive(Estimator):
         return value, variance
 
 
+@numbers
 @dataclass(frozen=True)
 class Stratified(Estimator):
     """Plain stratified Monte Carlo: every example gets two independent uniform positions in each of `strata` equal

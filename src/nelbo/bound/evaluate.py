@@ -102,7 +102,7 @@ def evaluate(
         "interrupted": runner.stopped,
         "seconds": time.perf_counter() - started,
     }
-    return Bound.of(estimate, D, claims | rest)
+    return Bound.of(estimate, D, claims | rest, representative=prepared.examples.representative)
 
 
 def _with_notes(error: CostError, notes: list[str]) -> CostError:

@@ -14,20 +14,34 @@ from nelbo.typing import Json
 SCHEMA = "nelbo.bound/1"
 
 
+NOT_MEASURABLE = "not measurable"
+
+
+def measurable(data_variance: float, variance: float, representative: bool) -> float:
+    """The variance of the data, or nan where it cannot be measured: of examples that are too few or all equal, and
+    where their spread is no larger than the estimator's noise, so that nothing is left of it."""
+    hidden = data_variance == 0 and variance > 0
+    return data_variance if representative and not hidden else math.nan
+
+
 @dataclass(frozen=True)
 class StandardError:
     """Standard errors in bits/dim: of the estimator about the exact bound of these examples; of the examples as a
-    sample of their population (nan for one example); and of both together."""
+    sample of their population; and of both together. The last two are nan where they are not measurable."""
 
     estimator: float
     data: float
     total: float
 
     @classmethod
-    def of(cls, variance: float, data_variance: float, dimensions: int) -> StandardError:
-        """From variances in nats² of the estimator and of the data."""
-        variances = variance, data_variance, variance + data_variance
-        return cls(*(float(bits_per_dim(math.sqrt(v), dimensions)) for v in variances))
+    def of(
+        cls, variance: float, data_variance: float, dimensions: int, *, representative: bool, total: float | None = None
+    ) -> StandardError:
+        """From variances in nats² of the estimator, of the data and of both (their sum). representative: whether the
+        examples' spread says something of their population (`Examples.representative`)."""
+        data = measurable(data_variance, variance, representative)
+        both = (variance + data_variance if total is None else total) if representative else math.nan
+        return cls(*(float(bits_per_dim(math.sqrt(v), dimensions)) for v in (variance, data, both)))
 
 
 @dataclass(frozen=True)
@@ -39,9 +53,10 @@ class Term:
     standard_error_data: float
 
     @classmethod
-    def of(cls, estimate: TermEstimate, dimensions: int) -> Term:
-        """From an estimate in nats."""
-        nats = estimate.mean, math.sqrt(estimate.variance), math.sqrt(estimate.data_variance)
+    def of(cls, estimate: TermEstimate, dimensions: int, *, representative: bool) -> Term:
+        """From an estimate in nats; representative: as of `StandardError.of`."""
+        data = measurable(estimate.data_variance, estimate.variance, representative)
+        nats = estimate.mean, math.sqrt(estimate.variance), math.sqrt(data)
         return cls(*(float(bits_per_dim(v, dimensions)) for v in nats))
 
 
@@ -99,17 +114,21 @@ class Bound:
     seconds: float = field(default=math.nan)
 
     @classmethod
-    def of(cls, estimate: Estimate, dimensions: int, rest: Json) -> Bound:
-        """From an estimate in nats; `rest` holds the fields that say what was scored and how."""
+    def of(cls, estimate: Estimate, dimensions: int, rest: Json, *, representative: bool) -> Bound:
+        """From an estimate in nats; `rest` holds the fields that say what was scored and how; representative: as of
+        `StandardError.of`."""
 
         def bits(nats: float) -> float:
             return float(bits_per_dim(nats, dimensions))
 
         total = estimate.total
-        terms = (Term.of(e, dimensions) for e in (estimate.prior, estimate.diffusion, estimate.reconstruction))
+        three = estimate.prior, estimate.diffusion, estimate.reconstruction
+        terms = (Term.of(e, dimensions, representative=representative) for e in three)
         return cls(
             bits_per_dim=bits(total.mean),
-            standard_error=StandardError.of(total.variance, total.data_variance, dimensions),
+            standard_error=StandardError.of(
+                total.variance, total.data_variance, dimensions, representative=representative
+            ),
             terms=Terms(*terms),
             levels=tuple(
                 Level(p.t, p.s, p.logsnr_t, p.logsnr_s, bits(p.mean), bits(math.sqrt(p.variance)), p.evaluations)
@@ -131,7 +150,7 @@ class Bound:
         return self.nfe_total / self.examples
 
     def to_dict(self) -> Json:
-        """The documented JSON form; numbers that do not exist (a data error of one example) are null."""
+        """The documented JSON form; numbers that do not exist (a data error that is not measurable) are null."""
         terms = {name: vars(term) for name, term in vars(self.terms).items()}
         result = {
             "schema": SCHEMA,
@@ -167,19 +186,17 @@ def table(bound: Bound) -> str:
     """The bound as a plain-text table: the terms with both error bars, then what was scored and how."""
     unit = "bits/dim" if bound.description["domain"]["bins"] else "bits/dim (density)"
     rows = [(name, vars(term)) for name, term in vars(bound.terms).items()]
-    lines = [f"{'term':<16}{unit:>20}{'± estimator':>14}{'± data':>11}"]
-    lines += ["─" * 61]
-    lines += [
-        f"{name:<16}{_value(t['bits_per_dim']):>20}{_error(t['standard_error']):>14}"
-        f"{_error(t['standard_error_data']):>11}"
-        for name, t in rows
-    ]
     e = bound.standard_error
+    data = [error_in_words(v) for v in (*(t["standard_error_data"] for _, t in rows), e.data)]
+    width = max(11, *(len(text) + 2 for text in data))
+    rule = "─" * (50 + width)
+    lines = [f"{'term':<16}{unit:>20}{'± estimator':>14}{'± data':>{width}}", rule]
     lines += [
-        "─" * 61,
-        f"{bound.total_name:<16}{_value(bound.bits_per_dim):>20}{_error(e.estimator):>14}{_error(e.data):>11}",
-        "",
+        f"{name:<16}{_value(t['bits_per_dim']):>20}{error_in_words(t['standard_error']):>14}{text:>{width}}"
+        for (name, t), text in zip(rows, data, strict=False)
     ]
+    whole = f"{bound.total_name:<16}{_value(bound.bits_per_dim):>20}{error_in_words(e.estimator):>14}"
+    lines += [rule, f"{whole}{data[-1]:>{width}}", ""]
     d = bound.description
     domain = d["domain"]
     grid = d["grid"]
@@ -206,10 +223,10 @@ def _value(value: float) -> str:
     return f"{value:.5f}" if abs(value) < 1e9 else f"{value:.8g}"
 
 
-def _error(value: float) -> str:
-    """Five decimals while they fit into their column; a dash where there is no such number."""
+def error_in_words(value: float) -> str:
+    """A standard error to five decimals while they fit into their column; in words where there is no such number."""
     if math.isnan(value):
-        return "–"
+        return NOT_MEASURABLE
     return f"{value:.5f}" if value < 1e3 else f"{value:.4g}"
 
 

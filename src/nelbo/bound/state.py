@@ -49,14 +49,14 @@ class StateFile:
         if content.startswith(b"nelbo.state/") and not content.startswith(_MAGIC):
             raise UsageError(
                 f"{self.path} is the state of another version of nelbo",
-                "finish it with that version, or give another --state file",
+                "finish it with that version, or give another state=FILE",
             )
         if not content.startswith(_MAGIC):
-            raise UsageError(f"{self.path} is not the state of an evaluation", "give another --state file")
+            raise UsageError(f"{self.path} is not the state of an evaluation", "give another state=FILE")
         if not content.startswith(head):
             raise UsageError(
                 f"{self.path} is the state of another evaluation (model, data, seed or options differ)",
-                "give the same command again, or another --state file",
+                "give the same command again, or another state=FILE",
             )
         at = len(head)
         while at + _RECORD.size <= len(content):

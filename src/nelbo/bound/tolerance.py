@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from nelbo.arguments import numbers
 from nelbo.errors import UsageError
 from nelbo.maths.units import nats
 
 
+@numbers
 @dataclass(frozen=True)
 class Relative:
     """A standard error of `share` times the absolute value of what is estimated: Relative(0.05) is written "5%"."""
@@ -29,6 +31,7 @@ _LEAST = 1e-100
 _EXAMPLES = "give a standard error above 0: in bits/dim, such as 0.01, or relative to the value, such as '5%'"
 
 
+@numbers
 def parse(tolerance: float | str | Relative) -> Tolerance:
     """The tolerance that a user gives: a number in bits/dim, or a string like "5%". Errors: UsageError."""
     if isinstance(tolerance, Relative):
@@ -40,7 +43,7 @@ def parse(tolerance: float | str | Relative) -> Tolerance:
             number = float(text.removesuffix("%"))
         except ValueError:
             raise UsageError(f"tolerance={tolerance!r}", _EXAMPLES) from None
-        if text.endswith("%"):
+        if text.endswith("%") and math.isfinite(number) and number > 0:
             return Relative(number / 100)
     if not (isinstance(number, (int, float)) and math.isfinite(number) and number > 0):
         raise UsageError(f"tolerance={tolerance!r}", _EXAMPLES)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nelbo.adapters.load import load
 from nelbo.ambient import neutral
+from nelbo.arguments import numbers
 from nelbo.codec import archive, bitswap, support
 from nelbo.codec.archive import Chunk
 from nelbo.codec.bitswap import Clock, Coder, Tally
@@ -124,6 +125,7 @@ class Compressed:
         )
 
 
+@numbers
 @neutral()
 def compress(
     model: DiffusionModel | str | Path,
@@ -309,5 +311,5 @@ def _too_few(result: Compressed) -> UsageError:
         f"{fixed} are header, checksums and what bits-back borrows to begin with: {100 * result.overhead:.0f} % more "
         f"than the {net} bytes of the images themselves",
         f"give more images at once (about {enough} come within {100 * MAX_OVERHEAD:.0f} %), or write them all the same "
-        "with --few (few=True)",
+        "with few=True",
     )

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from nelbo.adapters.load import load
 from nelbo.ambient import neutral
+from nelbo.arguments import numbers
 from nelbo.codec import archive, support
 from nelbo.codec.bitswap import Clock, Coder
 from nelbo.codec.compress import decoded
-from nelbo.codec.header import Header
+from nelbo.codec.header import MAX_GROUP, Header
 from nelbo.codec.stack import Damaged, kernels
 from nelbo.codec.target import Target, target
 from nelbo.errors import ArchiveError, NelboError, UsageError
@@ -43,6 +44,7 @@ class Decompressed:
         }
 
 
+@numbers
 @neutral()
 def decompress(
     model: DiffusionModel | str | Path,
@@ -61,6 +63,8 @@ def decompress(
     Errors: UsageError where `model` is not the one that wrote the file; ArchiveError where the file is damaged: its
     `lost` lists the lost images as ranges (first, past the last), its `recovered` is, or is the path of, all others.
     """
+    if batch_size is not None and not 1 <= batch_size <= MAX_GROUP:
+        raise UsageError(f"batch_size={batch_size}", f"give 1 to {MAX_GROUP}")
     result = restore(model, path, out, batch_size=batch_size, progress=progress)
     return result.where if out is None else result
 

@@ -34,8 +34,8 @@ def check(model: DiffusionModel) -> None:
     if model.grid.continuous:
         raise UsageError(
             "the model's grid is continuous, and coding needs a finite number of steps",
-            "choose a grid: --steps 100, or model.with_grid(nelbo.grids.even(100)); few good steps are made by "
-            "nelbo tighten MODEL --data DATA --steps 20 --out DIR",
+            "choose a finite grid, model.with_grid(nelbo.grids.even(100)) or steps=100; few good steps are made by "
+            "nelbo.tighten(model, data, steps=20, out=FOLDER)",
         )
     if not isinstance(model.prior, GaussianPrior):
         raise UsageError(

@@ -187,5 +187,5 @@ def symbols_of(decoder: Any, domain: DataDomain) -> Symbols:
         f"the decoder {getattr(decoder, 'kind', type(decoder).__name__)!r} has no table of masses by which codes could "
         "be written",
         "code with decoder='discretized_gaussian' or 'categorical', or tighten the model: "
-        "nelbo tighten MODEL --data DATA --out DIR",
+        "nelbo.tighten(model, data, out=FOLDER)",
     )

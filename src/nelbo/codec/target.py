@@ -109,7 +109,7 @@ class ArrayTarget(Target):
         dtype = np.dtype(self.header.dtype)
         kinds = {np.dtype(text).newbyteorder("="): (code, text) for code, text in idx.TYPES.items()}
         if dtype not in kinds:
-            raise UsageError(f"IDX has no type for {dtype} codes", "choose --out FILE.npz")
+            raise UsageError(f"IDX has no type for {dtype} codes", "choose out='FILE.npz'")
         code, text = kinds[dtype]
         shape = (self.count, *self.header.shape)
         file.write(struct.pack(f">BBBB{len(shape)}I", 0, 0, code, len(shape), *shape))
@@ -123,11 +123,11 @@ class FolderTarget(Target):
 
     def __init__(self, header: Header, out: Path, black_and_white: bool):
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise UsageError(f"--out {out} exists and is not an empty folder", "give the name of a new folder")
+            raise UsageError(f"out={str(out)!r} exists and is not an empty folder", "give the name of a new folder")
         self.header, self.out, self.count = header, out, 0
         if len(header.shape) not in (2, 3) or (len(header.shape) == 3 and header.shape[0] not in (1, 3)):
             raise UsageError(
-                f"images of shape {tuple(header.shape)} cannot be written as pictures", "choose --out FILE.npz"
+                f"images of shape {tuple(header.shape)} cannot be written as pictures", "choose out='FILE.npz'"
             )
         self.mode = "1" if black_and_white else "L"
         self.image = pictures.pillow("the pictures of an archive")
@@ -187,8 +187,8 @@ def target(header: Header, out: Path | None, bins: int) -> Target:
         return TensorTarget()
     if out.suffix.lower() in (".npz", ".npy") or idx.is_idx(out):
         if out.is_dir():
-            raise UsageError(f"--out {out} is a folder", "give the name of a file, or of a new folder")
+            raise UsageError(f"out={str(out)!r} is a folder", "give the name of a file, or of a new folder")
         return ArrayTarget(header, out)
     if bins > 256:
-        raise UsageError(f"codes of {bins} values do not fit into pictures of 8 bits", "choose --out FILE.npz")
+        raise UsageError(f"codes of {bins} values do not fit into pictures of 8 bits", "choose out='FILE.npz'")
     return FolderTarget(header, out, bins == 2 and len(header.shape) == 2)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nelbo.arguments import numbers
 from nelbo.data import arrays, dataset, digits, folder, hub, idx, table
 from nelbo.errors import DataError, UsageError
 from nelbo.model.examples import Examples
@@ -67,6 +68,7 @@ FORMS = tuple(form.text for form in _FORMS)
 """How DATA may be written, for help texts and errors."""
 
 
+@numbers
 def read(spec: str, *, limit: int | None = None) -> Examples:
     """The examples that a DATA string names, or the first `limit` of them.
 
@@ -86,6 +88,7 @@ def read(spec: str, *, limit: int | None = None) -> Examples:
     raise DataError(f"the data {spec!r}: this {problem}", f"give one of: {'; '.join(FORMS)}")
 
 
+@numbers
 def resolve(data: str | Path | Examples | Tensor | np.ndarray | Any, *, limit: int | None = None) -> Examples:
     """The data that `nelbo.evaluate` and `nelbo.train` accept, as `Examples`.
 
@@ -115,5 +118,5 @@ def resolve(data: str | Path | Examples | Tensor | np.ndarray | Any, *, limit: i
 
 
 def _check_limit(limit: int | None) -> None:
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+    if limit is not None and limit < 1:
         raise UsageError(f"a limit of {limit!r} examples", "give an integer ≥ 1")

@@ -111,6 +111,12 @@ def ode_likelihood(
     D = chain.dimensions
     done = prepared.examples.first(len(scores))
     total = TermEstimate.of(scores.values["nats"], scores.variances["nats"])
+    representative = done.representative
+
+    def term(name: str) -> Term:
+        estimate = TermEstimate.of(scores.values[name], scores.variances[name])
+        return Term.of(estimate, D, representative=representative)
+
     notes = checks.overlap(model, done) + tried + _notes(chain, runner.stopped, how, scores, total)
     checks.warn(notes)
     rows = FlowPerExample(
@@ -120,8 +126,8 @@ def ode_likelihood(
     )
     return OdeLikelihood(
         bits_per_dim=float(bits_per_dim(total.mean, D)),
-        standard_error=StandardError.of(total.variance, total.data_variance, D),
-        terms=FlowTerms(**{n: Term.of(TermEstimate.of(scores.values[n], scores.variances[n]), D) for n in TERMS}),
+        standard_error=StandardError.of(total.variance, total.data_variance, D, representative=representative),
+        terms=FlowTerms(**{name: term(name) for name in TERMS}),
         levels=(),
         examples=len(done),
         dimensions=D,

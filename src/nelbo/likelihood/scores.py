@@ -51,6 +51,8 @@ class Settings:
                 f"{self.draws} draws, {self.importance} points a weighted bound",
                 "draws and importance are whole numbers ≥ 1",
             )
+        if self.max_steps < 1:
+            raise UsageError(f"max_steps={self.max_steps}", "give a whole number ≥ 1, the most steps of a solve")
         if self.tolerance is not None and not (math.isfinite(self.tolerance) and self.tolerance > 0):
             raise UsageError("an ODE tolerance that is not positive", "give bits/dim > 0, such as 1e-4")
         if self.importance > 1 and probes:
@@ -153,7 +155,7 @@ def scored(chain: GaussianChain, runner: Runner, how: Settings) -> Scores:
     if n == 0:
         raise Interrupted(
             "interrupted before the first batch of examples was finished: there is no likelihood to report",
-            "start again; a smaller --batch-size gives results sooner, and --state FILE keeps what is finished",
+            "start again; a smaller batch_size=… gives results sooner, and state=FILE keeps what is finished",
         )
     table, R = table[:n], how.draws
     columns = table[:, : R * len(NAMES)].T.reshape(R, len(NAMES), n)

@@ -17,12 +17,14 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
+from nelbo.arguments import numbers
 from nelbo.errors import UnknownNameError, UsageError
 
 Field = Callable[[Tensor, float], tuple[Tensor, Tensor]]
 """(y (B, …), λ) → dy/dλ (B, …) and its divergence (P, B), one row a probe."""
 
 
+@numbers
 @dataclass(frozen=True)
 class Solver(ABC):
     """A method with its number of even steps in log-SNR. Abstract: `Heun` and `RK4`."""
@@ -61,6 +63,7 @@ class Solver(ABC):
         """The change of y and of the integral over one step from λ = `at` to `end` = at + h."""
 
 
+@numbers
 @dataclass(frozen=True)
 class Heun(Solver):
     """Heun's method with so many steps: order 2, two evaluations a step."""
@@ -74,6 +77,7 @@ class Heun(Solver):
         return 0.5 * h * (v1 + v2), 0.5 * h * (d1 + d2)
 
 
+@numbers
 @dataclass(frozen=True)
 class RK4(Solver):
     """The classical Runge-Kutta method with so many steps: order 4, four evaluations a step."""

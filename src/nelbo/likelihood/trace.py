@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nelbo.arguments import numbers
 from nelbo.errors import UsageError
 from nelbo.maths.keys import Purpose
 from nelbo.typing import Shape
@@ -32,6 +33,7 @@ class ExactTrace:
         return "exact"
 
 
+@numbers
 @dataclass(frozen=True)
 class Hutchinson:
     """Hutchinson's estimator with so many probes an example and starting point, fixed along a solve."""

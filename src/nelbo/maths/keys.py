@@ -95,6 +95,16 @@ class Purpose(enum.Enum):
     TRIAL_NOISE = Keys("trial", Stream.FORWARD, _only((1 << 31) + 2))
     """ε of the rows on which a foreign network is tried before the first estimate."""
 
+    # diagnosis
+    DIAGNOSIS_NOISE = Keys("diagnose", Stream.FORWARD, range(2), range((1 << 30) + (1 << 20), (1 << 30) + (1 << 21)))
+    """ε of the draws that all declarations share: level 0 for the reconstruction, level 1 along the chain."""
+    DIAGNOSIS_PLACE = Keys("diagnose", Stream.TIME, _only(3), range(1 << 20), _ZERO)
+    """Places of those draws along the chain."""
+    DIAGNOSIS_EXAMPLES = Keys("diagnose", Stream.SELECT, range(64), _only(8), _ZERO)
+    """Which examples they are of; level 0 for those that are looked at in all, above it for a stage."""
+    DIAGNOSIS_PERMUTATION = Keys("diagnose", Stream.SELECT, draws=_only(9), examples=_ZERO)
+    """The order in which the rows of a condition are given to other examples."""
+
     # the likelihood of the probability-flow ODE
     ODE_START = Keys("ode", Stream.FORWARD, draws=_ESTIMATE)
     """The starting point z_1 of the flow: ε of the variational dequantisation, u of those on the bin."""

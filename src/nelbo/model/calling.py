@@ -140,7 +140,7 @@ def _signature(network: Callable[..., Any], arguments: tuple[Tensor, Tensor], ro
         return UsageError(
             f"the network cannot be called with (z, time) and {given}: {error}",
             "a condition is a keyword of the network with one row an example: condition={'y': labels}, "
-            "--condition y on the command line",
+            "or condition='y' for the labels of the data",
         )
     except ValueError:
         pass  # a network that does not tell its arguments

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from nelbo.arguments import numbers
 from nelbo.errors import UsageError
 from nelbo.parts import Part
 from nelbo.process.levels import column
@@ -26,6 +27,7 @@ class Clipping(Part, family="clip"):
         """What is done to x̂, in a few words."""
 
 
+@numbers
 @dataclass(frozen=True, eq=False)
 class Clip(Clipping, kind="range"):
     """Clamp x̂ to [low, high]."""
@@ -44,6 +46,7 @@ class Clip(Clipping, kind="range"):
         return f"x̂ clipped to [{self.low}, {self.high}]"
 
 
+@numbers
 @dataclass(frozen=True, eq=False)
 class Threshold(Clipping, kind="threshold"):
     """x̂ ← clamp(x̂, −s, s)/s, s the `ratio` quantile of |x̂| within the example, kept in [1, maximum].

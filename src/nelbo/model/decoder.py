@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nelbo.arguments import numbers
 from nelbo.equation import equation
 from nelbo.errors import ShapeError, UsageError
 from nelbo.maths import bins, gaussian
@@ -32,6 +33,7 @@ class Spread(Part, family="spread"):
         """The variance (B, …), in units of x². Errors: UsageError where the network predicts none."""
 
 
+@numbers
 @dataclass(frozen=True, eq=False)
 class RangeSpread(Spread, kind="learned_range"):
     """log variance = (1 − f) log low + f log high with f = (v + 1)/2, v the network's output.
@@ -114,6 +116,7 @@ class MassDecoder(Decoder):
         return (log_pmf.exp() * domain.lattice(device=z.device).to(log_pmf.dtype)).sum(-1)
 
 
+@numbers
 @dataclass(frozen=True, eq=False)
 class DiscretizedGaussian(MassDecoder, kind="discretized_gaussian"):
     """Ho et al. 2020, eq. 13: the mass of N(x̂, v) in the bin of each code, the end bins open.
@@ -208,6 +211,7 @@ class NetworkCategorical(MassDecoder, kind="network_categorical"):
         return log_probs
 
 
+@numbers
 @dataclass(frozen=True, eq=False)
 class ContinuousGaussian(Decoder, kind="continuous_gaussian"):
     """A density for real data: N(z_1/α, σ²/α²) without the network, or N(x̂, v) where a variance v is given, as a

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nelbo.arguments import numbers
 from nelbo.equation import equation
 from nelbo.errors import DomainError, ShapeError, UsageError
 from nelbo.parts import Part
 from nelbo.typing import Json, Shape
 
 
+@numbers
 @dataclass(frozen=True, eq=False)
 class DataDomain(Part, family="domain", kind="domain"):
     """Shape of one example, number of bins (None: real numbers), and the real values of the first and last code.

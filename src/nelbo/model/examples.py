@@ -11,6 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nelbo.arguments import numbers
+from nelbo.errors import UsageError
+
+REPRESENTATIVE = 8
+"""Examples from which their spread estimates that of the population: of so few it is known to about a quarter."""
 _CHUNK = 1024
 """Examples looked at at once, wherever all of them are."""
 
@@ -19,6 +24,7 @@ def _nothing() -> None:
     """Data in memory stay there."""
 
 
+@numbers
 @dataclass(frozen=True, eq=False)
 class Examples:
     """data (N, …): integer codes or real values, as read; name: where from; labels (N,) int64 where the form has them.
@@ -35,6 +41,8 @@ class Examples:
     """Gives back the memory of what was read from a file that is mapped and not loaded; it is read again on demand."""
 
     def __post_init__(self):
+        if self.bins is not None and self.bins < 2:
+            raise UsageError(f"examples of bins={self.bins} codes", "give a whole number ≥ 2, or None")
         if self.bins is None and self.data.dtype == torch.uint8:
             object.__setattr__(self, "bins", 256)
 
@@ -45,6 +53,13 @@ class Examples:
     def mapped(self) -> bool:
         """Whether the data are read from a file on demand."""
         return self.release is not _nothing
+
+    @cached_property
+    def representative(self) -> bool:
+        """Whether their spread says something of their population: at least `REPRESENTATIVE`, and not all equal."""
+        if len(self) < REPRESENTATIVE:
+            return False
+        return any(bool((chunk != self.data[:1]).any()) for chunk in self.chunks())
 
     def first(self, n: int | None) -> Examples:
         """The first n examples (all where n is None)."""

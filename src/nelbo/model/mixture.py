@@ -60,7 +60,7 @@ class MixtureDenoiser(Denoiser):
             raise UsageError(f"a mixture beside the output {self.output.value!r}", "give 'eps', 'x0' or 'v'")
         self.net, self.domain, self.components, self.time = opened(net), domain, components, TimeInput.parse(time)
         if not domain.discrete:
-            raise UsageError("a mixture head on real-valued data", "use --set net.head=plain")
+            raise UsageError("a mixture head on real-valued data", "use net.head=plain")
 
     def describe(self) -> Json:
         description = {**super().describe(), **name_of(self.net), "time": self.time.value}

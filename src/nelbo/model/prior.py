@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nelbo.arguments import numbers
 from nelbo.equation import equation
 from nelbo.errors import UsageError
 from nelbo.maths import gaussian
@@ -39,6 +40,7 @@ class Prior(Part, family="prior"):
         """Raise ShapeError where the prior does not fit examples of this shape."""
 
 
+@numbers
 @dataclass(frozen=True, eq=False)
 class GaussianPrior(Prior, kind="gaussian"):
     """p(z_L) = N(mean, variance), the same for every element. N(0, I) for VP; N(0, σ_max²) for VE."""

@@ -35,7 +35,7 @@ class ClassConditional(nn.Module):
             given = ", ".join(map(repr, condition)) or "none"
             raise UsageError(
                 f"the network is conditional on {self.keyword!r}, and the condition given is {given}",
-                f"give condition={self.keyword!r} (--condition {self.keyword}), which takes the labels of the data, or "
+                f"give condition={self.keyword!r}, which takes the labels of the data, or "
                 f"condition={{{self.keyword!r}: labels}}",
             )
         y = condition[self.keyword]

@@ -127,7 +127,7 @@ class NetworkMaker:
         if codes is not None:
             raise UsageError(
                 f"the network {self.name!r} has one output an element, and a categorical head was asked for",
-                "use --set net.head=plain",
+                "use net.head=plain",
             )
         dimensions = SIDES.get(self.name, 2)
         C, *sides = (1, *shape) if len(shape) == dimensions else shape

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 
 import torch
 
+from nelbo.arguments import numbers
 from nelbo.errors import UsageError
 from nelbo.parts import Part
 from nelbo.process.levels import Levels
-from nelbo.process.schedule import Schedule, Table
+from nelbo.process.schedule import MOST, Schedule, Table
 
 
 class Grid(Part, family="grid"):
@@ -30,11 +31,15 @@ class Grid(Part, family="grid"):
         """The levels (L,), first to last; for the continuous grid its two ends (2,)."""
 
 
+@numbers
 @dataclass(frozen=True, eq=False)
 class Full(Grid, kind="full"):
     """Every level of a table, from index `first` on (0 = DDPM's step 1)."""
 
     first: int = 0
+
+    def __post_init__(self):
+        _check_first(self.first)
 
     def levels(self, schedule: Schedule, decoder_calls_network: bool) -> Levels:
         table = _table(schedule, "a full grid")
@@ -42,6 +47,7 @@ class Full(Grid, kind="full"):
         return table.at_index(torch.arange(self.first, len(table.table)))
 
 
+@numbers
 @dataclass(frozen=True, eq=False)
 class Even(Grid, kind="even"):
     """K = `steps` network evaluations a pass, evenly spaced in t with both ends kept.
@@ -53,8 +59,9 @@ class Even(Grid, kind="even"):
     first: int = 0
 
     def __post_init__(self):
-        if not isinstance(self.steps, int) or isinstance(self.steps, bool) or self.steps < 1:
-            raise UsageError(f"a grid of {self.steps!r} steps was asked for", "steps is a whole number ≥ 1")
+        if not 1 <= self.steps <= MOST:
+            raise UsageError(f"a grid of {self.steps} steps was asked for", f"steps is a whole number, 1 to {MOST:,}")
+        _check_first(self.first)
 
     def levels(self, schedule: Schedule, decoder_calls_network: bool) -> Levels:
         count = self.steps + 1 - int(decoder_calls_network)
@@ -79,6 +86,7 @@ class Even(Grid, kind="even"):
         return schedule.at_index(exact.round().long())
 
 
+@numbers
 @dataclass(frozen=True, eq=False)
 class Subset(Grid, kind="subset"):
     """Chosen positions of a table, rising, 0..T−1."""
@@ -96,6 +104,7 @@ class Subset(Grid, kind="subset"):
         return table.at_index(torch.tensor(self.indices))
 
 
+@numbers
 @dataclass(frozen=True, eq=False)
 class Times(Grid, kind="times"):
     """Chosen unit times of a law, rising in [0, 1]."""
@@ -112,6 +121,7 @@ class Times(Grid, kind="times"):
         return schedule.at(torch.tensor(self.times, dtype=torch.float64))
 
 
+@numbers
 @dataclass(frozen=True, eq=False)
 class Continuous(Grid, kind="continuous"):
     """The interval between two times of a law: the limit of ever finer grids with the same ends."""
@@ -166,6 +176,11 @@ def _table(schedule: Schedule, what: str) -> Table:
             "use nelbo.grids.even(K), times(…) or continuous()",
         )
     return schedule
+
+
+def _check_first(first: int) -> None:
+    if first < 0:
+        raise UsageError(f"a grid from first={first} on", "table positions count from 0, which is DDPM's step 1")
 
 
 def _check_index(index: int, table: Table) -> None:

@@ -16,6 +16,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from nelbo.arguments import numbers
 from nelbo.errors import UsageError
 from nelbo.parts import Part
 from nelbo.process.levels import Levels, Path
@@ -58,6 +59,7 @@ class Schedule(Part, family="schedule"):
         return replace(self, path_name=Path.parse(path).value)  # type: ignore[type-var]
 
 
+@numbers
 @dataclass(frozen=True, eq=False)
 class LogSNRLinear(Schedule, kind="logsnr_linear"):
     """λ(t) = λ_max + (λ_min − λ_max) t, VDM's linear schedule (Kingma et al. 2021, §3.2; theirs is γ = −λ)."""
@@ -85,6 +87,7 @@ class LogSNRLinear(Schedule, kind="logsnr_linear"):
         return (logsnr - self.logsnr_max) / (self.logsnr_min - self.logsnr_max)
 
 
+@numbers
 @dataclass(frozen=True, eq=False)
 class Flow(Schedule, kind="flow"):
     """α = 1 − τ, σ = τ at flow times τ = t_min + (t_max − t_min) t, so that λ = 2 log((1 − τ)/τ).
@@ -126,6 +129,7 @@ class Flow(Schedule, kind="flow"):
         return Levels(t, self.logsnr(t), self.path, time=self.flow_time(t), slope=slope)
 
 
+@numbers
 @dataclass(frozen=True, eq=False)
 class EDM(Schedule, kind="edm"):
     """σ(t) = (a + (b − a) t)^ρ, a = σ_min^{1/ρ}, b = σ_max^{1/ρ}, without a signal scale (VE), λ = −2 log σ."""

@@ -20,11 +20,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nelbo.arguments import numbers
 from nelbo.equation import equation
 from nelbo.errors import DomainError, UnknownNameError, UsageError
 from nelbo.maths.stable import log1mexp
 from nelbo.process.law import EDM, Flow, Learned, LogSNRLinear, Schedule
 from nelbo.process.levels import Levels, Path
+
+MOST = 10_000_000
+"""Levels that a table or a grid may have: more would not fit into memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,12 +172,14 @@ def from_alphas_cumprod(alphas_cumprod, name: str = "alphas_cumprod") -> Table:
     return Table(torch.logit(alpha_bar), name)
 
 
+@numbers
 def linear(T: int = 1000, beta_1: float = 1e-4, beta_T: float = 2e-2) -> Table:
     """DDPM's table: β evenly spaced from β_1 to β_T (Ho et al. 2020, §4)."""
     _check_length(T)
     return from_betas(torch.linspace(beta_1, beta_T, T, dtype=torch.float64), f"linear(T={T}, {beta_1}, {beta_T})")
 
 
+@numbers
 def cosine(T: int = 1000, offset: float = 0.008, beta_max: float = 0.999) -> Table:
     """Nichol & Dhariwal's cosine table: ᾱ(u) = cos²(π/2 (u+s)/(1+s)), β_i = min(1 − ᾱ(i/T)/ᾱ((i−1)/T), 0.999).
 
@@ -206,6 +212,7 @@ def flow(t_min: float = 1e-3, t_max: float = 0.999) -> Flow:
     return Flow(t_min, t_max)
 
 
+@numbers
 def edm(sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> EDM:
     """EDM's noise levels, z = x + σ ε: σ(t) = (σ_min^{1/ρ} + t (σ_max^{1/ρ} − σ_min^{1/ρ}))^ρ.
 
@@ -218,6 +225,7 @@ def edm(sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> 
     return EDM(float(sigma_min), float(sigma_max), float(rho))
 
 
+@numbers
 def learned(
     logsnr_max: float = 13.3, logsnr_min: float = -5.0, segments: int = 32, shape: Sequence[float] | None = None
 ) -> Learned:
@@ -232,6 +240,8 @@ def learned(
     >>> float(learned(6.0, -2.0, shape=[3.0, 1.0]).logsnr(torch.tensor(0.5)))
     0.0
     """
+    if not 1 <= segments <= MOST:
+        raise UsageError(f"a law of segments={segments}", f"segments is a whole number, 1 to {MOST:,}")
     p = torch.ones(segments, dtype=torch.float64) if shape is None else torch.as_tensor(shape, dtype=torch.float64)
     fall = torch.cat([p.new_zeros(1), (p / p.sum()).cumsum(0)])
     fall[-1] = 1.0
@@ -259,5 +269,5 @@ def named(name: str, settings: Mapping[str, Any]) -> Schedule:
 
 
 def _check_length(T: int) -> None:
-    if not isinstance(T, int) or isinstance(T, bool) or T < 1:
-        raise UsageError(f"a table of T = {T!r} levels was asked for", "T is a whole number ≥ 1")
+    if not 1 <= T <= MOST:
+        raise UsageError(f"a table of T = {T} levels was asked for", f"T is a whole number, 1 to {MOST:,}")

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nelbo.arguments import numbers
 from nelbo.errors import UnknownNameError, UsageError
 from nelbo.process.grid import Even, Grid, even
 from nelbo.process.levels import Levels
@@ -60,6 +61,7 @@ class Spaced(Grid):
         return schedule.at_index(self.first + _distinct(t * (len(schedule.table) - 1 - self.first)))
 
 
+@numbers
 @dataclass(frozen=True, eq=False)
 class Quadratic(Spaced, kind="quadratic"):
     """t = u²: even in √t, finer towards the data (Song, Meng & Ermon 2021, app. D.2)."""
@@ -71,6 +73,7 @@ class Quadratic(Spaced, kind="quadratic"):
         return u.square()
 
 
+@numbers
 @dataclass(frozen=True, eq=False)
 class Karras(Spaced, kind="karras"):
     """Even in ς^{1/ρ} with ς = σ/α = e^{−λ/2}, on any path (Karras et al. 2022, eq. 5; ρ = 7 there)."""
@@ -89,6 +92,7 @@ class Karras(Spaced, kind="karras"):
         return law.time_of(-2 * self.rho * torch.log(a + (b - a) * u))
 
 
+@numbers
 @dataclass(frozen=True, eq=False)
 class LogSNRUniform(Spaced, kind="logsnr"):
     """Even in log-SNR λ (Lu et al. 2022, §4.3 with λ/2 for their λ)."""
@@ -101,6 +105,7 @@ class LogSNRUniform(Spaced, kind="logsnr"):
         return law.time_of(a + (b - a) * u)
 
 
+@numbers
 @dataclass(frozen=True, eq=False)
 class Density(Spaced, kind="density"):
     """Equal shares of a density over λ between two neighbours: `shares` (M,) > 0 between the M + 1 falling `edges`."""
@@ -144,6 +149,7 @@ def logsnr_uniform(steps: int, first: int = 0) -> LogSNRUniform:
     return LogSNRUniform(steps, first)
 
 
+@numbers
 def of_bound(bound: Any, steps: int, *, even_share: float = 0.1, first: int = 0) -> Density:
     """Where the bound sits: each step takes an equal share of the diffusion term of a `Bound`, by its levels.
 

@@ -7,11 +7,12 @@ in the text the table of `print(bound)`.
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 from nelbo._version import __version__
 from nelbo.bound.evaluate import ESTIMATORS
-from nelbo.bound.result import Bound
+from nelbo.bound.result import NOT_MEASURABLE, Bound
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.report.words import plus_minus
 from nelbo.typing import Json
@@ -101,7 +102,14 @@ def _about(model: DiffusionModel, library: str) -> str:
 
 
 def _likelihood(bound: Bound) -> str:
-    value, error = plus_minus(bound.bits_per_dim, bound.standard_error.total)
+    measured = not math.isnan(bound.standard_error.total)
+    errors = bound.standard_error.total if measured else bound.standard_error.estimator
+    value, error = plus_minus(bound.bits_per_dim, errors)
+    of = (
+        "of the estimator and of the sampling of the examples together"
+        if measured
+        else f"of the estimator alone; with so few or equal examples, that of their sampling is {NOT_MEASURABLE}"
+    )
     kind = (
         "a code length: per value and on average, −log2 of the model's probability of an example is at most this"
         if bound.description["domain"]["bins"]
@@ -117,8 +125,8 @@ def _likelihood(bound: Bound) -> str:
         [
             "## Likelihood\n",
             f"**{value}{'' if error is None else f' ± {error}'} {_unit(bound)}** on {bound.data['name']} "
-            f"({bound.examples} examples): {kind}. The error is one standard error, of the estimator and of the "
-            "sampling of the examples together. This is a variational bound: the model's own −log p(x) is no larger.\n",
+            f"({bound.examples} examples): {kind}. The error is one standard error, {of}. "
+            "This is a variational bound: the model's own −log p(x) is no larger.\n",
             "```text",
             str(bound),
             "```\n",
@@ -157,4 +165,4 @@ def _unit(bound: Bound) -> str:
 
 
 def _finite(value: float) -> float | None:
-    return round(value, 6) if value == value else None  # nan of a single example is no JSON
+    return round(value, 6) if value == value else None  # nan, of what is not measurable, is no JSON

@@ -28,6 +28,7 @@ FILES = (
     "model/log.jsonl",
     "pictures.npz",
     "comparison.json",
+    "diagnosis.json",
 )
 PICTURES = ("samples", "data", "trajectory", "denoised", "trajectory_logsnr")
 
@@ -44,6 +45,7 @@ class FolderContents:
     pictures: dict[str, np.ndarray] = field(default_factory=dict)
     comparison: list[Json] = field(default_factory=list)
     certificate: Json | None = None
+    diagnosis: Json | None = None
 
     @property
     def domain(self) -> Json:
@@ -74,8 +76,10 @@ def read_contents(folder: Path) -> FolderContents:
         pictures=_pictures(folder / "pictures.npz"),
         comparison=_comparison(folder / "comparison.json"),
         certificate=certificates.read(model / certificates.FILE),
+        diagnosis=_diagnosis(folder / "diagnosis.json"),
     )
-    if not any((contents.bound, contents.model, contents.log, contents.pictures, contents.comparison)):
+    parts = contents.bound, contents.model, contents.log, contents.pictures, contents.comparison, contents.diagnosis
+    if not any(parts):
         raise DataError(
             f"the folder {folder} holds nothing that a report shows",
             f"give a folder of `nelbo demo` or `nelbo train`; a report shows {', '.join(FILES)}",
@@ -113,6 +117,16 @@ def _bound(path: Path) -> Json | None:
     if missing:
         raise DataError(f"{path} lacks {', '.join(missing)}, or holds something else there", remedy)
     return bound
+
+
+def _diagnosis(path: Path) -> Json | None:
+    diagnosis = _json(path)
+    if diagnosis is not None and diagnosis.get("schema") != "nelbo.diagnosis/1":
+        raise DataError(
+            f"{path} has the schema {diagnosis.get('schema')!r}, not 'nelbo.diagnosis/1'",
+            "write it again with `nelbo diagnose MODEL --data DATA --out diagnosis.json`, or move it away",
+        )
+    return diagnosis
 
 
 def _required(bound: Json) -> list[tuple[str, bool]]:

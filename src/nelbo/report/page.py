@@ -15,7 +15,7 @@ import numpy as np
 from nelbo._version import __version__
 from nelbo.errors import DataError, UsageError
 from nelbo.files import write_atomic
-from nelbo.report import figures, tightened, words
+from nelbo.report import diagnosed, figures, tightened, words
 from nelbo.report.contents import FolderContents, read_contents
 from nelbo.report.pictures import grid
 from nelbo.typing import Json
@@ -72,6 +72,7 @@ def view(contents: FolderContents) -> Json:
         "grids": _grids(contents),
         "strip": _strip(contents),
         "tightened": _tightened(contents),
+        "diagnosed": _diagnosed(contents),
         "coders": words.coders(contents) if contents.comparison else [],
         "made_with": words.made_with(contents),
     }
@@ -106,6 +107,17 @@ def _tightened(contents: FolderContents) -> Json | None:
             "tighten the model again, or move certificate.json away",
         ) from None
     return None if section is None else {**section, "svg": _drawing(section["svg"])}
+
+
+def _diagnosed(contents: FolderContents) -> Json | None:
+    """The section of a diagnosis. Errors: DataError where it lacks what the section shows."""
+    try:
+        return diagnosed.view(contents.diagnosis)
+    except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
+        raise DataError(
+            f"diagnosis.json in {contents.folder} lacks a field, or a field has another type: {error!r}",
+            "diagnose the model again, or move it away",
+        ) from None
 
 
 def _loss(contents: FolderContents) -> Json | None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from nelbo.bound.result import NOT_MEASURABLE
 from nelbo.report import figures
 from nelbo.report.contents import is_number
 from nelbo.typing import Json
@@ -20,7 +21,7 @@ def view(certificate: Json | None) -> Json | None:
         "before": _number(certificate["bits_per_dim"]["before"], 3),
         "after": _number(certificate["bits_per_dim"]["after"], 3),
         "gain": _number(gain["bits_per_dim"], 3),
-        "error": _number(gain["standard_error"]["total"], 3),
+        "error": _error(gain["standard_error"]["total"]),
         "steps": certificate["steps"],
         "rows": [_row(stage) for stage in certificate["stages"]],
         "fitted": data["fit"]["examples"],
@@ -70,9 +71,13 @@ def _row(stage: Json) -> Json:
         "steps": "∞" if stage["steps"] is None else str(stage["steps"]),
         "bits": _number(stage["bits_per_dim"], 3),
         "gained": _number(part.get("bits_per_dim"), 3),
-        "error": _number(part.get("standard_error"), 3),
+        "error": _error(part["standard_error"]) if part else "–",
         "predicted": _number(stage["fitted_bits_per_dim"], 3),
     }
+
+
+def _error(value: Any) -> str:
+    return _number(value, 3) if is_number(value) else NOT_MEASURABLE
 
 
 def _number(value: Any, digits: int) -> str:

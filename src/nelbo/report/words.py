@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from nelbo.bound.result import NOT_MEASURABLE
 from nelbo.report.contents import FolderContents, is_number
 from nelbo.typing import Json
 
@@ -88,8 +89,12 @@ def _about_errors(error: Json, examples: int) -> str:
         parts.append(f"±{_short(data)} from the choice of {_count(examples, 'example')} from all that there could be")
     if not parts:
         return ""
-    alone = " One example does not show how much others differ." if examples == 1 else ""
-    return f"The ± is one standard error: {', and '.join(parts)}.{alone}"
+    unknown = ""
+    if not is_number(data):
+        unknown = f" How much other examples would change it is {NOT_MEASURABLE} from these {examples}."
+        if examples == 1:
+            unknown = " One example does not show how much others differ."
+    return f"The ± is one standard error: {', and '.join(parts)}.{unknown}"
 
 
 def terms(bound: Json) -> list[Json]:
@@ -110,7 +115,7 @@ def _row(term: Json, dimensions: int) -> Json:
     return {
         "bits": number(term["bits_per_dim"]),
         "estimator": number(term.get("standard_error")),
-        "data": number(term.get("standard_error_data")),
+        "data": number(error) if is_number(error := term.get("standard_error_data")) else NOT_MEASURABLE,
         "per_example": number(term["bits_per_dim"] * dimensions, 1),
     }
 

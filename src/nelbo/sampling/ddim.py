@@ -8,6 +8,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from nelbo.arguments import numbers
 from nelbo.equation import equation
 from nelbo.errors import UsageError
 from nelbo.process import forward
@@ -26,6 +27,7 @@ def along(z: Tensor, x0: Tensor, s: Levels, t: Levels) -> Tensor:
     return torch.addcmul(column(kept, z) * z, column(gained, z), x0)
 
 
+@numbers
 @final
 @dataclass(frozen=True)
 class DDIM(Sampler):

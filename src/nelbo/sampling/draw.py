@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nelbo.adapters.load import Model, load
 from nelbo.ambient import neutral
+from nelbo.arguments import numbers
 from nelbo.equation import equation
 from nelbo.errors import NumericalError, ShapeError, UnknownNameError, UsageError
 from nelbo.maths.keys import Purpose
@@ -63,6 +64,7 @@ class Trajectory(NamedTuple):
     logsnr: Tensor
 
 
+@numbers
 @equation("reverse-joint")
 def sample(
     model: DiffusionModel,
@@ -125,6 +127,7 @@ def sample(
     return drawn if workers.size == 1 else torch.cat([v.to(dtype) for v in workers.gather(drawn.double())])
 
 
+@numbers
 @neutral()
 def encode(
     model: Model,

@@ -8,12 +8,14 @@ from typing import final
 
 from torch import Tensor
 
+from nelbo.arguments import numbers
 from nelbo.equation import equation
 from nelbo.errors import UsageError
 from nelbo.process.levels import Levels, column
 from nelbo.sampling.sampler import Sampler, SamplerStep, StepResult
 
 
+@numbers
 @dataclass(frozen=True)
 class _Churned(Sampler):
     """Abstract: steps of the flow after noise is added: ς is raised to ς̂ = (1 + γ) ς, and y by √(ς̂² − ς²) ν ξ.
@@ -59,6 +61,7 @@ def _slope(y: Tensor, x0: Tensor, scale: Tensor) -> Tensor:
     return (y - x0) / column(scale, y)
 
 
+@numbers
 @final
 @dataclass(frozen=True)
 class Euler(_Churned):
@@ -77,6 +80,7 @@ class Euler(_Churned):
         return StepResult(column(step.s.alpha, z) * (y + column(scale_s - scale_t, y) * _slope(y, x0, scale_t)), x0)
 
 
+@numbers
 @final
 @dataclass(frozen=True)
 class Heun(_Churned):

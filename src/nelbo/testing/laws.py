@@ -16,6 +16,7 @@ from torch import Tensor
 
 from nelbo.adapters.load import Model, load
 from nelbo.ambient import neutral
+from nelbo.arguments import numbers
 from nelbo.bound.checks import NelboWarning
 from nelbo.bound.estimate import PerExample
 from nelbo.bound.estimators import Estimator, Exhaustive, Stratified
@@ -41,6 +42,7 @@ GAUSSIAN = GaussianData(
 """The data that adapters are tested on by default."""
 
 
+@numbers
 @neutral()
 def check_model(
     model: Model,
@@ -72,6 +74,8 @@ def check_model(
     >>> testing.check_model(model, torch.randint(17, (4, 1, 8, 8)))
     """
     model = load(model)
+    if relative < 0:
+        raise UsageError(f"relative={relative}", "give a number ≥ 0, such as 1e-4")
     examples = (data if isinstance(data, Examples) else Examples(torch.as_tensor(data))).first(8)
     rows = {k: torch.as_tensor(v)[:8] for k, v in (condition or {}).items()}
     chain = prepare(model, examples, Run(precision=precision), condition=rows).chain
@@ -137,6 +141,7 @@ def check_model(
     close(few, many, 10 * relative, "bound: it depends on the size of the batch")
 
 
+@numbers
 @neutral()
 def check_adapter(
     make: Callable[[Network], DiffusionModel],

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from nelbo.arguments import numbers
 from nelbo.errors import UsageError
 from nelbo.model.denoiser import TimeInput
 from nelbo.model.exact import GaussianData, MixtureData
@@ -47,6 +48,7 @@ def levels_of(schedule: Schedule, time: TimeInput | str, value: Tensor, path: Pa
     return schedule.at(schedule.time_of(logsnr))
 
 
+@numbers
 def as_network(
     denoise: Denoise,
     schedule: Schedule,

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nelbo.bound.compare import compare_results
-from nelbo.bound.result import Bound, without_nan
+from nelbo.bound.result import NOT_MEASURABLE, Bound, without_nan
 from nelbo.errors import DataError
 from nelbo.typing import Json
 
@@ -96,6 +96,7 @@ class Certificate:
 
     def __str__(self) -> str:
         gain, error = self.gain
+        spread = f"(± {NOT_MEASURABLE})" if math.isnan(error) else f"± {error:.4f}"
         lines = [
             f"{'held-out bound of':<34}{'steps':>7}{'bits/dim':>11}{'gained':>11}{'±':>9}{'predicted':>11}",
             "─" * 83,
@@ -110,7 +111,7 @@ class Certificate:
         d = self.details
         lines += [
             "─" * 83,
-            f"gain          {gain:.4f} ± {error:.4f} bits/dim, paired over {self.after.examples} held-out examples",
+            f"gain          {gain:.4f} {spread} bits/dim, paired over {self.after.examples} held-out examples",
             f"chain         {_chain(d['chain']['logsnr'])}",
             f"decoder       {d['decoder']['kind']} at log-SNR {d['chain']['logsnr'][0]:.2f}",
             f"covariance    {d['covariance']['family']}",

@@ -10,10 +10,11 @@ from torch import Tensor
 from nelbo.errors import UsageError
 from nelbo.maths.keys import Purpose
 from nelbo.model.diffusion import DiffusionModel
-from nelbo.model.examples import Examples
+from nelbo.model.examples import REPRESENTATIVE, Examples
 
 LEAST_FIT = 16
-LEAST_HELD_OUT = 8
+LEAST_HELD_OUT = REPRESENTATIVE
+"""So many that the error of the certificate can be measured."""
 FEW = 100
 """Fit examples below which the fit is strongly shrunk, and a note says so."""
 MOST_FIT = 400

@@ -89,29 +89,29 @@ def _check(settings: TrainConfig, domain: DataDomain, schedule: Schedule) -> Non
     """Errors: UsageError where head, decoder, variance, schedule, objective and data do not fit each other."""
     head, mixture_decoder = settings.net.head, _mixture_decoder(settings)
     if head != "plain" and not domain.discrete:
-        raise UsageError(f"a {head} head was asked for on real-valued data", "use --set net.head=plain")
+        raise UsageError(f"a {head} head was asked for on real-valued data", "use net.head=plain")
     if mixture_decoder and not domain.discrete:
-        raise UsageError("a mixture over codes was asked for on real-valued data", "use --set decoder=plain")
+        raise UsageError("a mixture over codes was asked for on real-valued data", "use decoder=plain")
     if (head != "plain" or mixture_decoder) and not make_objective(settings.objective, 1.0).trains_decoder:
         decoder = "a decoder of mixtures" if mixture_decoder else f"the decoder of a {head} head"
         other = "decoder=histogram" if mixture_decoder else "net.head=plain"
         raise UsageError(
             f"the objective {settings.objective.name!r} does not train a decoder, and {decoder} is part of the network",
-            f"use --set {other}, or objective=bound",
+            f"use {other}, or objective=bound",
         )
     table = isinstance(schedule, Table)
     if _learned_variance(settings) and (head != "plain" or mixture_decoder or not table):
         raise UsageError(
             f"variance = {settings.variance!r} with a {head} head on the schedule {settings.schedule.name!r} and the "
             f"decoder {settings.decoder!r}",
-            "a network predicts the variance of DDPM's steps: use --set net.head=plain --set schedule=linear (or "
+            "a network predicts the variance of DDPM's steps: use net.head=plain and schedule=linear (or "
             "cosine), and not decoder=mixture",
         )
     if time_input(settings.net.name) == "index" and not table:
         raise UsageError(
             f"the time of the network {settings.net.name!r} is the index of a table, and the schedule "
             f"{settings.schedule.name!r} has none",
-            "use --set schedule=linear or --set schedule=cosine",
+            "use schedule=linear or schedule=cosine",
         )
 
 
@@ -199,7 +199,7 @@ def _domain(examples: Examples, settings: TrainConfig, rows: Tensor | None) -> D
     if bins is None:
         raise UsageError(
             f"the number of bins of {examples.name} is not known: its codes run to {int(examples.data.max())}",
-            "give it: --set bins=256",
+            "give it: bins=256",
         )
     return DataDomain(shape, bins)
 
@@ -240,7 +240,7 @@ def _net_settings(examples: Examples, settings: TrainConfig, domain: DataDomain)
     if chosen.get("end_gate") and (settings.net.head != "plain" or settings.net.predicts != "eps"):
         raise UsageError(
             f"net.end_gate for a {settings.net.head} head that predicts {settings.net.predicts!r}",
-            "the gate gives ε̂: use --set net.predicts=eps, or --set net.end_gate=false",
+            "the gate gives ε̂: use net.predicts=eps, or net.end_gate=false",
         )
     if (chosen.get("noise_units") or chosen.get("end_gate")) and domain.discrete:
         chosen.setdefault("ends", [domain.low, domain.high])

@@ -77,7 +77,7 @@ def check_identity(saved: Json, current: Json, out: Path) -> None:
     for part, data in {"data": "other data", "validation": "other validation data"}.items():
         if saved[part] != current[part]:
             raise UsageError(
-                f"the checkpoints in {out} are of a run on {data}", "give the same --data, or another --out"
+                f"the checkpoints in {out} are of a run on {data}", "give the same data=DATA, or another out=FOLDER"
             )
     changed = [k for k in current["config"] if k not in FREE and saved["config"].get(k) != current["config"][k]]
     if changed:
@@ -85,5 +85,5 @@ def check_identity(saved: Json, current: Json, out: Path) -> None:
         raise UsageError(
             f"the checkpoints in {out} are of a run with {key} = {saved['config'].get(key)!r}, "
             f"not {current['config'][key]!r}",
-            "give the same configuration, or another --out",
+            "give the same configuration, or another out=FOLDER",
         )

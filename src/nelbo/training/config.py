@@ -8,9 +8,20 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
+from nelbo.arguments import plain
 from nelbo.errors import UsageError
 from nelbo.process.schedule import TRAINABLE
 from nelbo.typing import Json
@@ -21,7 +32,15 @@ from nelbo.typing import Json
 class _Strict(BaseModel):
     """A frozen pydantic model that refuses keys it does not know."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_bool_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and annotation in (int, float, int | None):
+            raise PydanticCustomError("bool_for_a_number", "Input should be a number")
+        return value
 
 
 def _named(value: Any) -> Any:
@@ -197,7 +216,7 @@ def read_config(file: str | Path | None = None, overrides: list[str] | None = No
     for override in overrides or []:
         key, equals, text = override.partition("=")
         if not equals or not key:
-            raise UsageError(f"--set {override!r} is no key=value", "write it as --set lr=0.001 or --set net.width=512")
+            raise UsageError(f"{override!r} is no key=value", "write it as lr=0.001 or net.width=512")
         _put(settings, key.strip().split("."), _value(text.strip()))
     return settings
 
@@ -207,7 +226,7 @@ def check_config(settings: Json | TrainConfig | None) -> TrainConfig:
     if isinstance(settings, TrainConfig):
         return settings
     try:
-        return TrainConfig.model_validate(settings or {})
+        return TrainConfig.model_validate(plain(settings or {}))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
@@ -218,7 +237,7 @@ def check_config(settings: Json | TrainConfig | None) -> TrainConfig:
             known = ", ".join(owner.model_fields)
             raise UsageError(f"unknown configuration key {key!r}", f"choose one of: {known}") from None
         problem = f"configuration key {key} = {first['input']!r}: {first['msg'].lower()}"
-        raise UsageError(problem, f"change it in the config file, or by --set {key}=…") from None
+        raise UsageError(problem, f"change it in the config file, or by {key}=…") from None
 
 
 def schema() -> Json:
@@ -233,9 +252,7 @@ def _put(settings: Json, path: list[str], value: Any) -> None:
         if isinstance(inner, str):
             inner = settings[part] = {"name": inner}
         if not isinstance(inner, dict):
-            raise UsageError(
-                f"--set {'.'.join(path)}=…: {part} = {inner!r} has no keys inside it", f"set {part} itself"
-            )
+            raise UsageError(f"{'.'.join(path)}=…: {part} = {inner!r} has no keys inside it", f"set {part} itself")
         settings = inner
     if isinstance(settings.get(path[-1]), dict) and isinstance(value, str):
         value = {**settings[path[-1]], "name": value}

@@ -89,7 +89,7 @@ def make_criterion(settings: TrainConfig) -> Criterion:
             raise UsageError(
                 f"a learned schedule with objective.name = {o.name!r} and objective.t = {o.t!r}",
                 "its shape reduces the variance of the bound in the way in which importance sampling of t does: use "
-                "--set objective=bound --set objective.t=low_discrepancy, or another schedule",
+                "objective=bound and objective.t=low_discrepancy, or another schedule",
             )
         law = TrainableSchedule(s.logsnr_max, s.logsnr_min, s.segments, s.fixed_ends)
     objective = make_objective(o, settings.reconstruction_share)

@@ -90,7 +90,7 @@ def split(examples: Examples, validation: Examples | None, settings: TrainConfig
     if validation is not None and every is None:
         raise UsageError(
             "validation data were given, but no interval at which to evaluate on them",
-            "give it in steps: --set validation.every=1000",
+            "give it in steps: validation.every=1000",
         )
     if every is None:
         return TrainingData(examples, rows, none, condition, None, False)
@@ -116,7 +116,7 @@ def held_out_rows(n: int, count: int, seed: int) -> tuple[Tensor, Tensor]:
     if count >= n:
         raise UsageError(
             f"{count} of {n} examples were to be held out, which leaves none to train on",
-            "give --set validation.examples=… a smaller number, or other data by validation.data",
+            "give a smaller validation.examples=…, or other data by validation.data",
         )
     shuffled = Purpose.VALIDATION_SPLIT.permutation(seed, n)
     return shuffled[count:].sort().values, shuffled[:count].sort().values

@@ -65,7 +65,7 @@ def train(
         message = _silent
     model_folder.check_target(out)
     if (out / "model.json").exists() and not resume:
-        raise UsageError(f"{out} already holds a model", "continue it with --resume, or choose another folder")
+        raise UsageError(f"{out} already holds a model", "continue it with resume=True, or choose another folder")
     data = split(examples, validation, settings)
     model = build_model(examples, settings, data.rows)
     identity = {"config": settings.model_dump(mode="json"), **data.fingerprints}
@@ -124,7 +124,7 @@ def _run(
             _wait(workers)
             raise Interrupted(
                 f"training was stopped after step {trainer.step} of {settings.steps}; a checkpoint is in {checkpoints}",
-                "the same command with --resume continues it",
+                "the same again with resume=True continues it",
             ) from None
         if watch.exhausted:
             message(f"stopped early after step {trainer.step} of {settings.steps}: {watch.since} bounds were no better")

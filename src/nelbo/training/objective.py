@@ -206,7 +206,7 @@ class HybridObjective(Objective):
         if law is not None or not isinstance(model.schedule, Table) or not model.reverse.variance.learned:
             raise UsageError(
                 "the hybrid objective needs DDPM's chain and a variance that the network predicts",
-                "use --set schedule=cosine (or linear) and --set variance=learned_range, or objective=bound",
+                "use schedule=cosine (or linear) and variance=learned_range, or objective=bound",
             )
         levels = model.levels().to(device=batch.x.device)
         T = len(levels)

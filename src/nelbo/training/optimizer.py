@@ -25,7 +25,7 @@ def make_optimizer(net: nn.Module, criterion: nn.Module, settings: TrainConfig) 
         if not hidden:
             raise UsageError(
                 "optimizer = 'muon' for a network that does not name its inner layers",
-                "use --set optimizer=adamw, or give the network an attribute `hidden`: the names of those modules",
+                "use optimizer=adamw, or give the network an attribute `hidden`: the names of those modules",
             )
     inner, decayed, others = [], [], []
     for name, parameter in net.named_parameters():

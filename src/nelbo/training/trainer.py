@@ -83,7 +83,7 @@ class Trainer:
         if not (math.isfinite(float(norm)) and math.isfinite(float(totals["loss"]))):
             raise NumericalError(
                 f"the loss or its gradient is not finite at step {self.step + 1}",
-                "lower lr (--set lr=…) and continue from the last checkpoint, or start again",
+                "give a lower lr=… and continue from the last checkpoint, or start again",
             )
         self.optimizer.step()
         self.ema.update_parameters(self.net)
@@ -165,7 +165,7 @@ class Trainer:
         if len(set(steps)) > 1:
             raise WorkerError(
                 f"the processes have checkpoints of different steps: {', '.join(map(str, steps))}",
-                "give an --out on a file system that they share",
+                "give out=FOLDER on a file system that they share",
             )
 
     def finished(self, weights: dict[str, Tensor] | None, provenance: Json, hashes: Tensor) -> DiffusionModel:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from nelbo.adapters.callable import from_callable
 from nelbo.adapters.diffusers import extras, folder, network, pipeline
 from nelbo.adapters.diffusers.scheduler import chain
+from nelbo.arguments import numbers
 from nelbo.errors import UsageError
 from nelbo.model.decoder import ContinuousGaussian, Decoder
 from nelbo.model.diffusion import DiffusionModel
@@ -18,6 +19,7 @@ from nelbo.nets.diffusers import library
 from nelbo.typing import Json, Shape
 
 
+@numbers
 def from_diffusers(
     source: Any,
     *,

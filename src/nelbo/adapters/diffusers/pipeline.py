@@ -19,7 +19,7 @@ BESIDE = ("ControlNet", "MultiControlNet", "T2IAdapter", "MotionAdapter")
 
 LATENT_HINT = (
     "to evaluate the latents themselves, as a density, give scaled latents as data and choose "
-    "from_diffusers(…, bins=None), or --decoder continuous_gaussian"
+    "from_diffusers(…, bins=None), or decoder=continuous_gaussian"
 )
 
 

@@ -81,7 +81,7 @@ def _network(model: DiffusionModel) -> torch.nn.Module:
         named = recipe["name"] if isinstance(recipe, dict) else type(net or model.denoiser).__name__
         raise UsageError(
             f"the network {named!r} is not diffusers' UNet2DModel, and a DDPMPipeline can hold no other",
-            "train one: --set net=unet2d --set net.head=plain --set schedule=linear; any other model of nelbo stays in "
+            "train one with net=unet2d, net.head=plain and schedule=linear; any other model of nelbo stays in "
             "the folder that `nelbo train` wrote",
         )
     return net.inner

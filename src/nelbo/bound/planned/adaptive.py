@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from nelbo.arguments import numbers
 from nelbo.bound.estimate import Estimate, PerExample, TermEstimate
 from nelbo.bound.estimators import Estimator
 from nelbo.bound.planned import allocation, cost, summary
@@ -28,6 +29,7 @@ from nelbo.errors import Interrupted, UsageError
 from nelbo.typing import Json
 
 
+@numbers
 @dataclass(frozen=True)
 class Adaptive(Estimator):
     """Pilot, Neyman allocation, control variates and regression, to a tolerance in bits/dim or `Relative` to the value.
@@ -50,8 +52,9 @@ class Adaptive(Estimator):
 
     def __post_init__(self):
         object.__setattr__(self, "tolerance", parse(self.tolerance))
-        if self.any_cost and self.max_nfe is not None:
-            raise cost.both_given(self.max_nfe)
+        cost.check_budget(self.max_nfe, self.any_cost)
+        if self.strata is not None and self.strata < 1:
+            raise UsageError(f"strata={self.strata}", "give at least 1, or None for a plan")
         if self.pilot < 8:
             raise UsageError(f"a pilot of {self.pilot} examples", "a pilot needs at least 8 to fit anything")
 

@@ -84,9 +84,12 @@ def refusal(problem: Problem, runner: Runner, tolerance: Tolerance, planned: flo
     return error
 
 
-def both_given(max_nfe: int) -> UsageError:
-    """The error for a budget together with the consent to any cost."""
-    return UsageError(f"max_nfe={max_nfe} and any_cost=True", "give a budget, or any_cost=True for none: one of them")
+def check_budget(max_nfe: int | None, any_cost: bool) -> None:
+    """Errors: UsageError for a budget of nothing, and for a budget together with the consent to any cost."""
+    if max_nfe is not None and max_nfe < 1:
+        raise UsageError(f"max_nfe={max_nfe}", "give a budget of at least 1 evaluation, or None for none")
+    if any_cost and max_nfe is not None:
+        raise UsageError(f"max_nfe={max_nfe} and any_cost=True", "give a budget, or any_cost=True for none")
 
 
 def in_numbers(evaluations: float, examples: int, seconds: float) -> str:

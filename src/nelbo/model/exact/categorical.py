@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nelbo.arguments import numbers
 from nelbo.errors import DomainError, UsageError
 from nelbo.maths import gaussian
 from nelbo.maths.keys import Purpose
@@ -24,6 +25,7 @@ from nelbo.process.levels import Levels
 from nelbo.process.schedule import Schedule
 
 
+@numbers
 @dataclass(frozen=True, eq=False)
 class CategoricalData(ExactData):
     """probabilities (D, K) of the codes of D independent pixels, values on the lattice of [low, high]."""

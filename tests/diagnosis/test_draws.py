@@ -1,0 +1,138 @@
+"""What all declarations share: the network's outputs, the draws, and the halving of declarations by what they cost."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import torch
+
+import nelbo
+from nelbo.bound.prepare import prepare
+from nelbo.bound.runner import Runner
+from nelbo.diagnosis import draws
+from nelbo.diagnosis.cached import Cache, Cached, Negated
+from nelbo.diagnosis.draws import Stage, Values
+from nelbo.diagnosis.halving import Candidate
+from nelbo.diagnosis.ranking import LEAST, ranked
+from nelbo.diagnosis.subject import Sibling
+from nelbo.workers import Run
+from tests.diagnosis.cases import CODES, SHAPE, Counted, model, network
+
+# ---------------------------------------------------------------- cached outputs
+
+
+def test_no_input_is_evaluated_twice():
+    counted, cache = Counted(network("law")), Cache()
+    net = Cached(counted, cache)
+    z, t = torch.randn(5, *SHAPE, dtype=torch.float64), torch.linspace(-3, 3, 5, dtype=torch.float64)
+    first = net(z, t)
+    torch.testing.assert_close(net(z.flip(0), t.flip(0)), first.flip(0), rtol=0, atol=0)
+    torch.testing.assert_close(first, counted.net(z, t))
+    assert counted.rows == cache.nfe == 5
+    net(z + 1e-9, t), net(z, t + 1e-9), net(z.float(), t)
+    assert cache.nfe == 20
+
+
+def test_outputs_are_dropped_where_there_are_too_many(monkeypatch):
+    monkeypatch.setattr("nelbo.diagnosis.cached.MEMORY", 8 * 12 * 3)
+    counted, cache = Counted(lambda z, t: 2 * z), Cache()
+    net = Cached(counted, cache)
+    z, t = torch.randn(6, *SHAPE, dtype=torch.float64), torch.zeros(6)
+    torch.testing.assert_close(net(z, t), 2 * z)
+    assert len(cache.outputs) == 3
+    torch.testing.assert_close(net(z, t), 2 * z)
+    assert cache.nfe == 9
+
+
+def test_the_sign_of_a_learned_variance_stays():
+    value = Negated(lambda z, t: torch.cat([z, z + 1], 1), 3)(torch.ones(2, *SHAPE), torch.zeros(2))
+    assert bool((value[:, :3] == -1).all()) and bool((value[:, 3:] == 2).all())
+
+
+# ---------------------------------------------------------------- draws
+
+
+def test_values_are_the_bound_within_their_errors():
+    """The mean of many stages against the exhaustive estimate; the errors that stages expect are those they have."""
+    one = model("law", grid=nelbo.grids.even(12))
+    codes = CODES[:64]
+    exact = nelbo.evaluate(one, codes, estimator="exhaustive")
+    chain = prepare(one, codes, Run()).chain
+    runner, p = Runner(Run(), 12), draws.density(chain)
+    assert math.isclose(float(p.sum()), 1.0) and bool((p > 0).all())
+    prior = float(chain.priors().mean())
+    stages = []
+    for k in range(40):
+        stage = Stage.of(0, k % 60, 200 * k, 6, 6, len(codes))
+        values = draws.evaluated(chain, runner, stage, p)
+        stages.append(dataclasses.replace(values, exact=prior))
+    totals = torch.tensor([v.total for v in stages])
+    value, variance = draws.pooled(stages)
+    expected = exact.bits_per_dim * 12 * math.log(2)
+    assert math.isclose(value, float(totals.mean()), rel_tol=1e-5)
+    assert abs(value - expected) < 4 * variance**0.5 + 4 * exact.standard_error.estimator * 12 * math.log(2)
+    assert 0.6 < float(totals.var()) / (40 * variance) < 1.7
+
+
+def test_pooled_stages_weigh_by_their_strata():
+    one = torch.tensor([[1.0, 3.0], [1.0, 1.0]])
+    other = Values(torch.full((2, 6), 4.0), torch.tensor([1.0, 3.0]), 0.5, torch.zeros(2, 6))
+    single = Values(one, torch.tensor([0.0]), 0.5, torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+    inside = single.inside(2.0, 3.5)
+    assert inside.along.tolist() == [[0.0, 3.0], [1.0, 0.0]] and inside.total == 1.0
+    assert single.total == 2.0 and single.variance == 4 / 4 / 2**2
+    assert other.total == 6.5 and other.variance == 2.0 / 2
+    value, variance = draws.pooled([single, other])
+    assert math.isclose(value, (2 * 2.0 + 6 * 6.5) / 8)
+    assert math.isclose(variance, (2 / 8) ** 2 * single.variance + (6 / 8) ** 2 * other.variance)
+
+
+# ---------------------------------------------------------------- ranking
+
+
+class Named(Sibling):
+    """A declaration of a name."""
+
+    def __init__(self, name: str, unusual: bool = False, choice: bool = False):
+        self.word, self.unusual, self.choice = name, unusual, choice
+
+    name = property(lambda self: self.word)
+    declaration = property(lambda self: {})
+    claim = change = name
+
+    def of(self, subject):
+        return subject
+
+
+def candidate(sibling: Named | None, bits: float, spread: float = 0.0) -> Candidate:
+    """One whose draws cost about so many bits/dim of two dimensions, in two stages."""
+    chain = prepare(model("law"), CODES[:2], Run()).chain
+    noise = spread * torch.tensor([[1.0, -1.0, 1.0, -1.0], [-1.0, 1.0, 1.0, -1.0]])
+    values = Values(2 * math.log(2) * (bits + noise), torch.zeros(1), 0.0, torch.zeros(2, 4))
+    return Candidate(sibling, chain, 0.0, torch.zeros(0), {0: values, 1: values})
+
+
+def order(*candidates: Candidate) -> list[str]:
+    return [row.name for row in ranked(list(candidates), 2).rows]
+
+
+def test_what_is_better_for_sure_comes_first():
+    declared = candidate(None, 3.0)
+    assert order(declared, candidate(Named("a"), 3.0 - 2 * LEAST)) == ["a", "as declared"]
+    ranking = ranked([declared, candidate(Named("a"), 3.0 - 0.5 * LEAST), candidate(Named("b"), 4.0)], 2)
+    assert [row.name for row in ranking.rows] == ["as declared", "a", "b"]
+    assert ranking.best is None and ranking.alike == ("a",)
+    noisy = ranked([declared, candidate(Named("a"), 2.8, 1.0)], 2)  # better, and its draws do not agree
+    assert noisy.best is None and noisy.alike == ("a",)
+    choice = ranked([declared, candidate(Named("a", choice=True), 2.0)], 2)
+    assert choice.best is None and choice.choice is not None and choice.choice.name == "a"
+
+
+def test_a_usual_declaration_that_is_about_as_good_is_preferred():
+    declared = candidate(None, 5.0)
+    usual, unusual = candidate(Named("usual"), 3.1), candidate(Named("unusual", unusual=True), 3.0)
+    assert order(declared, usual, unusual) == ["usual", "unusual", "as declared"]
+    assert order(declared, candidate(Named("usual"), 3.5), unusual)[0] == "unusual"
+    near = ranked([declared, usual, candidate(Named("near"), 3.1 + 0.5 * LEAST)], 2)
+    assert near.best is not None and near.best.name == "usual" and near.alike == ("near",)
