@@ -55,6 +55,7 @@ def on_one_and_on_two(here, *arguments, rows=True, **options):
     return documents[0]
 
 
+@pytest.mark.slow
 def test_five_samples_on_two_processes(here):
     """The same samples as one process draws, written once, by one voice."""
     for launcher, name in (((), "one.npz"), (TWO, "two.npz")):
@@ -68,7 +69,7 @@ def test_five_samples_on_two_processes(here):
 @pytest.mark.parametrize(
     "estimator",
     [
-        "per_example",
+        pytest.param("per_example", marks=pytest.mark.slow),
         pytest.param("exhaustive", marks=pytest.mark.slow),
         pytest.param("pooled", marks=pytest.mark.slow),
         pytest.param("stratified", marks=pytest.mark.slow),

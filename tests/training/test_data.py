@@ -225,7 +225,7 @@ def test_labels_as_conditions(tmp_path, net):
     if own["name"] == "unet":
         own = {k: v for k, v in own.items() if k not in ("dropout", "embedding")}
     settings = {**small(steps=120, batch_size=32, ema=0.9, condition="y"), "net": own}
-    settings["validation"] = {"every": 60, "examples": 20, "max_nfe": 600, "keep": "last"}
+    settings["validation"] = {"every": 120, "examples": 20, "max_nfe": 600, "keep": "last"}
     train(examples, tmp_path, settings)
     model = folder.load(tmp_path)
     right, wrong = (
