@@ -214,7 +214,13 @@ def test_columns_that_want_to_be_standardised(scales, told, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.* are among those")
-@pytest.mark.parametrize("net", [{"head": "categorical"}, {"name": "unet", "patch": 1, "multipliers": [1], "width": 8}])
+@pytest.mark.parametrize(
+    "net",
+    [
+        {"head": "categorical"},
+        pytest.param({"name": "unet", "patch": 1, "multipliers": [1], "width": 8}, marks=pytest.mark.slow),
+    ],
+)
 def test_labels_as_conditions(tmp_path, net):
     """Codes that follow from the label: with it the model's bound is far below that with wrong labels."""
     labels = torch.arange(200) % 3

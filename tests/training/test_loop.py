@@ -109,9 +109,10 @@ def bits(model, data) -> float:
 @pytest.mark.parametrize(
     ("predicts", "schedule"),
     [
-        *((p, "logsnr_linear") for p in ("categorical", "eps", "x0", "v")),
-        *((p, "linear") for p in ("categorical", "eps")),
-        *((p, "cosine") for p in ("x0", "v")),
+        ("categorical", "logsnr_linear"),
+        ("categorical", "linear"),
+        ("eps", "linear"),
+        ("x0", "cosine"),
         ("v", "learned"),
     ],
 )
