@@ -164,6 +164,18 @@ def workers() -> Workers:
     return _here
 
 
+def check_first(verb: str) -> None:
+    """That this process is the first of those that a launcher started, or the only one, before it begins work that
+    processes do not share. Errors: UsageError on every other one."""
+    if launched() and not leads():
+        raise UsageError(
+            f"nelbo.{verb} was called in process {_number('RANK', 0)} of {_number('WORLD_SIZE', 1)}, and each would do "
+            "all of its work",
+            "call it in the process of rank 0 alone, or without a launcher; processes share the work of evaluate, "
+            "compare, ode_likelihood, sample and train, by workers=nelbo.runtime.workers()",
+        )
+
+
 def leads() -> bool:
     """Whether this process prints and writes results: rank 0, or the only one."""
     return not launched() or _number("RANK", 0) == 0

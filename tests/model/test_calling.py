@@ -82,19 +82,31 @@ class Labelled(nn.Module):
         return z
 
 
+class Needs(Labelled):
+    """Cannot do without its label."""
+
+    def forward(self, z: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        return z * self.table(y)[:, :, None, None]
+
+
 class Fails(nn.Module):
     def forward(self, z: Tensor, t: Tensor) -> Tensor:
         raise KeyError("blocks.3")
 
 
-REFUSED: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], dict[str, Any], str, str]] = {
+REFUSED: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], Any, str, str]] = {
     "swapped": (Swapped, {}, {}, "order (time, z)", "lambda z, t: net(t, z)"),
     "float time to a table": (lambda: Embeds(50), {"time": "unit"}, {}, "declared: unit", "time='index'"),
     "a table that ends": (lambda: Embeds(20), {}, {}, "table of times ends before", "more steps"),
     "index to a real time": (OfTime, {}, {}, "real numbers", "time='unit'"),
     "12 into three halvings": (lambda: Halves(3), {}, {}, "multiples of 8", "16 × 16"),
     "labels as floats": (Labelled, {}, {"y": torch.zeros(N)}, "y", ""),
-    "labels past the end": (Labelled, {}, {"y": torch.full((N,), 10)}, "condition y", "one row an example"),
+    "labels past the end": (Labelled, {}, {"y": torch.full((N,), 10)}, "'y' ends before 10", "count from 0"),
+    "one label past the end": (Labelled, {}, {"y": torch.tensor([0, 3, 10, 2])}, "'y' ends before 10", "count from 0"),
+    "whole numbers for a vector": (Labelled, {}, {"c": torch.ones(N, 3).long()}, "condition 'c'", ""),
+    "nan": (Labelled, {}, {"c": torch.full((N, 3), torch.nan)}, "condition 'c' has values that are nan", "finite"),
+    "without its name": (Labelled, {}, torch.zeros(N).long(), "is a Tensor without the name", "condition={'y': rows}"),
+    "none where it needs one": (Needs, {}, {}, "without y", "condition={'y': rows}"),
     "a vector too wide": (Labelled, {}, {"c": torch.zeros(N, 4)}, "condition", "one "),
     "no such condition": (Labelled, {}, {"w": torch.zeros(N)}, "w", ""),
     "None": (Labelled, {}, {"y": None}, "condition 'y' is None", "leave it out"),
@@ -115,7 +127,7 @@ VERBS: dict[str, Callable[..., Any]] = {
     "ode": lambda m, x, c: nelbo.ode_likelihood(m, x, condition=c, steps=2),
     "sample": lambda m, x, c: nelbo.sample(m, len(x), condition=c),
     "tighten": lambda m, x, c: nelbo.tighten(
-        m, x.repeat(8, 1, 1, 1), 4, condition=None if c is None else {k: _longer(v) for k, v in c.items()}
+        m, x.repeat(8, 1, 1, 1), 4, condition={k: _longer(v) for k, v in c.items()} if isinstance(c, dict) else c
     ),
     "compress": lambda m, x, c: nelbo.codec.compress(m, x, "x.nelbo", condition=c),
 }
@@ -131,7 +143,7 @@ def test_one_error_names_the_argument(network, declared, condition, message, rem
     monkeypatch.chdir(tmp_path)
     codes = torch.randint(0, 17, (N, 1, 12, 12), generator=torch.Generator().manual_seed(0))
     with pytest.raises(NelboError) as caught:
-        verb(model(network(), **declared), codes, condition or None)
+        verb(model(network(), **declared), codes, None if isinstance(condition, dict) and not condition else condition)
     between = verb is VERBS["ode"] and "asked between the steps" in str(caught.value)  # a table has no real times
     assert between or (message in str(caught.value) and remedy in caught.value.hint)
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import nelbo
+from nelbo import runtime
 from nelbo.errors import UsageError
 from nelbo.workers import Alone, agree
 from tests.bound.workers import on_two
@@ -77,6 +79,39 @@ def test_one_voice_on_the_command_line(tmp_path):
     _, err = done(here, "plug:make", "--data", "data-RANK.npy", launcher=TWO, status=1, program=("own.py",))
     errors = [line for line in err.splitlines() if line.startswith(("error:", "hint:"))]
     assert len(errors) == 2 and "were not given the same data" in errors[0], err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        ("tighten", ("plug:make", "--data", "many.npy", "--steps", "2", "--out", "out")),
+        ("compress", ("plug:make", "many.npy", "--out", "out.nelbo")),
+    ],
+)
+def test_work_that_is_not_shared_is_refused(tmp_path, command, arguments):
+    """On the command line by one voice, before anything is done; a file was written twice before."""
+    here = workplace(tmp_path)
+    _, err = done(here, *arguments, launcher=TWO, status=1, command=command)
+    errors = [line for line in err.splitlines() if line.startswith(("error:", "hint:"))]
+    assert len(errors) == 2 and "2 processes were launched" in errors[0] and "without a launcher" in errors[1], err
+    assert not list(here.glob("out*")) and not list(here.glob("pid-*"))  # nothing written, no network asked
+
+
+@pytest.mark.parametrize("verb", ["tighten", "codec.compress", "codec.decompress"])
+def test_work_that_is_not_shared_is_the_first_process_s(verb, monkeypatch):
+    """In Python the process of rank 0 may do it, and any other is told so."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    runtime.check_first(verb)
+    monkeypatch.setenv("RANK", "1")
+    call = {
+        "tighten": lambda: nelbo.tighten(agreement.model(), agreement.CODES, 2),
+        "codec.compress": lambda: nelbo.codec.compress(agreement.model(), agreement.CODES, "x.nelbo"),
+        "codec.decompress": lambda: nelbo.codec.decompress(agreement.model(), "x.nelbo", "x.npz"),
+    }
+    with pytest.raises(UsageError, match=rf"nelbo\.{verb} was called in process 1 of 2.*\n.*rank 0 alone"):
+        call[verb]()
 
 
 def test_one_hash_is_exchanged():

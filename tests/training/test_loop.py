@@ -234,7 +234,7 @@ def test_an_existing_model_is_not_overwritten(tmp_path):
 @pytest.mark.parametrize(
     ("data", "settings", "error", "match"),
     [
-        (Examples(torch.zeros(4, 3)), small(), UsageError, "categorical head .* real-valued"),
+        (Examples(torch.zeros(4, 3)), small(net={"head": "mixture"}), UsageError, "mixture head .* real-valued"),
         (Examples(torch.zeros(4, 3)), small(bins=5), UsageError, "bins = 5"),
         (Examples(torch.full((4, 3), math.nan)), small(net={"head": "plain"}), DomainError, "NaN"),
         (Examples(torch.ones(4, 3, dtype=torch.int64)), small(), UsageError, "number of bins .* is not known"),

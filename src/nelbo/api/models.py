@@ -11,18 +11,20 @@ from typing import Literal, overload
 from torch import Tensor
 
 from nelbo import data as readers
-from nelbo import sampling
+from nelbo import runtime, sampling
 from nelbo.adapters import diffusers
 from nelbo.adapters.choices import Overrides
 from nelbo.adapters.load import Model, load
 from nelbo.ambient import neutral
-from nelbo.api.inputs import Data, Device, Inputs, Progress, rows_of
+from nelbo.api.inputs import Data, Device, Inputs, Progress, conditioned
 from nelbo.arguments import numbers
 from nelbo.bound.result import Bound
+from nelbo.data import arrays
 from nelbo.errors import UsageError
 from nelbo.files import write_atomic
 from nelbo.model import folder
 from nelbo.model.diffusion import DiffusionModel
+from nelbo.model.examples import Examples
 from nelbo.process.grid import Grid
 from nelbo.report import card
 from nelbo.sampling import Sampler, Trajectory
@@ -70,8 +72,11 @@ def train(
     (3,)
     """
     examples = check_config(config).validation.data if validation is None else validation
+    given = readers.resolve(data)
+    if not isinstance(data, Examples) and not (isinstance(data, (str, Path)) and "#layout=" in str(data)):
+        arrays.check_channels_first(given)
     return train_model(
-        readers.resolve(data),
+        given,
         out,
         config,
         validation=None if examples is None else readers.resolve(examples),
@@ -115,8 +120,8 @@ def tighten(
     the first so many examples of `data`. message: called with a line at every stage. condition, overrides, seed,
     batch_size, device and progress are as of `evaluate`.
 
-    Errors: UsageError (too few examples, too many steps, a target out of reach), and those of `evaluate`.
-    Source: Watson et al. 2021 (grids); Bao et al. 2022 (variances).
+    Errors: UsageError (too few examples, too many steps, a target out of reach; a call in several processes, which do
+    not share the work), and those of `evaluate`. Source: Watson et al. 2021 (grids); Bao et al. 2022 (variances).
 
     >>> import nelbo, torch, warnings
     >>> data = nelbo.exact.CategoricalData(torch.tensor([[0.7, 0.2, 0.1]] * 4))
@@ -127,13 +132,14 @@ def tighten(
     >>> tight.steps, certificate.after.examples
     (4, 32)
     """
+    runtime.check_first("tighten")
     source, model = model, load(model, overrides=overrides)
     if out is not None:
         _check_tightened_folder(source, model, out)
     given = Inputs.of(model, data, limit=limit, condition=condition)
     other = None if held_out is None else readers.resolve(held_out)
     if other is not None and isinstance(condition, str):
-        held_out_condition = rows_of(condition, other)
+        other, held_out_condition = conditioned(condition, other, model)
     tight, certificate = tightenings.tighten(
         given.model,
         given.examples,

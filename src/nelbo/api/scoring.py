@@ -17,6 +17,7 @@ from nelbo.bound.compare import Comparison, compare_results
 from nelbo.bound.estimators import Estimator
 from nelbo.bound.result import Bound
 from nelbo.bound.tolerance import Relative
+from nelbo.data import classes
 from nelbo.diagnosis import Diagnosis
 from nelbo.diagnosis import diagnose as diagnoses
 from nelbo.errors import UsageError
@@ -155,6 +156,7 @@ def diagnose(
     return dataclasses.replace(diagnosis, overrides=given.overrides.to_json())
 
 
+@numbers
 @neutral()
 def ode_likelihood(
     model: Model,
@@ -288,9 +290,12 @@ def compare(
     if data is None:
         raise UsageError("two models are to be compared on no data", "give data, such as 'digits:test' or an array")
     given = Inputs.of(model_a, data, limit=limit, condition=condition, overrides=overrides)
+    other = load(model_b, overrides=overrides)
+    if isinstance(condition, str):
+        classes.check_same(given.model, other, condition)
     difference = comparisons.compare(
         given.model,
-        load(model_b, overrides=overrides),
+        other,
         given.examples,
         Run(device, precision, batch_size, seed, None, workers or Alone(), progress, message),
         tolerance=tolerance,

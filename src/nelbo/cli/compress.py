@@ -50,7 +50,7 @@ def compress(
     The file has about as many bits as the bound of the model says. It keeps --steps and the choices for a model not
     trained by nelbo, and it gets its name once everything was decoded without an error.
     """
-    with session(as_json) as output:
+    with session(as_json, one_process=True) as output:
         check_target(out, "--out", (".nelbo",))
         settings = {name: value for name, value in vars(choices).items() if value is not None}
         settings |= {} if steps is None else {"steps": steps}
@@ -89,7 +89,7 @@ def decompress(
     Of a damaged file all images in intact chunks are written, under a name beside PATH; the error names the others, and
     the exit status is 2.
     """
-    with session(as_json) as output:
+    with session(as_json, one_process=True) as output:
         from nelbo.codec import archive
         from nelbo.codec.decompress import restore
 

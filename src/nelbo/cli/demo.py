@@ -40,7 +40,7 @@ def demo(
     A model is trained on scikit-learn's digits, its bound on the 360 test images is evaluated term by term, and DIR
     gets the model, bound.json, pictures.npz, comparison.json and report.html. The last line printed is DIR.
     """
-    with session(as_json) as output:
+    with session(as_json, one_process=True) as output:
         import torch
 
         from nelbo import api, report

@@ -51,12 +51,20 @@ class Console:
 
 
 @contextlib.contextmanager
-def session(as_json: bool = False, silent: bool = False) -> Iterator[Console]:
+def session(as_json: bool = False, silent: bool = False, one_process: bool = False) -> Iterator[Console]:
     """The output of one command. Warnings become lines `warning: …` on stderr.
 
     Under --json whatever else prints meanwhile (the network of a plug-in, say) goes to stderr. silent: print nothing,
-    because another of several processes that share the work prints the results.
+    because another of several processes that share the work prints the results. one_process: the work is much, and is
+    not shared. Errors: UsageError where it is not, and a launcher has started several processes.
     """
+    from nelbo import runtime
+
+    if one_process and runtime.launched():
+        raise UsageError(
+            f"{runtime.workers().size} processes were launched, and each would do all of this command's work",
+            "start it without a launcher; processes share the work of evaluate, compare, ode, sample and train",
+        )
     output = Console(as_json, silent)
 
     def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

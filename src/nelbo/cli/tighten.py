@@ -47,7 +47,7 @@ def tighten(
     Better steps, first level, decoder and reverse covariances are fitted on half of DATA, which the model must not have
     been trained on; the other half certifies the gain. DIR is a model folder like any other.
     """
-    with session(as_json) as output:
+    with session(as_json, one_process=True) as output:
         check_folder(out, "--out")
         if target is not None and not math.isfinite(target):
             raise UsageError(f"--target {target}", "give a bound in bits/dim, such as 3.2")

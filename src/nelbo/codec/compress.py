@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from nelbo import runtime
 from nelbo.adapters.load import load
 from nelbo.ambient import neutral
 from nelbo.arguments import numbers
@@ -24,6 +25,7 @@ from nelbo.codec.tables import PRECISION
 from nelbo.errors import ArchiveError, UsageError
 from nelbo.files import writing
 from nelbo.model.diffusion import DiffusionModel
+from nelbo.model.examples import described
 from nelbo.typing import Condition, Json
 
 MAX_OVERHEAD = 0.10
@@ -55,6 +57,8 @@ class Compressed:
     seconds: dict[str, float]
     header: Header
     tally: Tally = field(default_factory=Tally)
+    facts: Json = field(default_factory=dict)
+    """What the data hold and the file does not (`passed_over`), and the numbers of their classes."""
 
     @property
     def bits_per_dim(self) -> float:
@@ -115,6 +119,7 @@ class Compressed:
             "verified": self.verified,
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
             "archive": self.header.describe(),
+            **self.facts,
         }
 
     def __str__(self) -> str:
@@ -122,6 +127,7 @@ class Compressed:
             f"{self.path}: {self.images} images in {self.bytes} bytes, {self.bits_per_dim:.4f} bits/dim "
             f"({self.net_bits_per_dim:.4f} net + {100 * self.overhead:.2f} %)"
             + (f"\n{self.off_bound}" if self.off_bound else "")
+            + "".join(f"\n{name:<13} {text}" for name, text in described(self.facts).items())
         )
 
 
@@ -158,7 +164,8 @@ def compress(
     lattices, in standard deviations, 1/64 to 2. settings: flags stored in the file, by which `nelbo decompress` finds
     the same model again. progress: called with (images done, all); one that awaits its verification counts one half.
 
-    Errors: UsageError for what cannot be coded, with the remedy; DataError, DomainError, ShapeError as of `evaluate`;
+    Errors: UsageError for what cannot be coded, with the remedy, and in all but the first of several processes, which
+    do not share the work; DataError, DomainError, ShapeError as of `evaluate`;
     NumericalError where the network's numbers depend on the batch size or cannot be coded; ArchiveError where the
     verification failed; OSError. Source: Kingma, Abbeel & Ho 2019.
 
@@ -173,6 +180,7 @@ def compress(
     >>> bool((nelbo.codec.decompress(model, file) == images).all())
     True
     """
+    runtime.check_first("codec.compress")
     kernels()
     if not (1 <= chunk_size <= MAX_CHUNK):
         raise UsageError(f"chunks of {chunk_size} images", f"give 1 to {MAX_CHUNK}")
@@ -185,7 +193,7 @@ def compress(
     model, path = load(model), Path(path)
     support.check(model)
     fingerprint = model.known_fingerprint("an archive, which only the same model can read")
-    data = source(images, model.domain, limit, condition)
+    data = source(images, model, limit, condition)
     exact = model.in_precision(torch.float64, "cpu")
     with torch.inference_mode(), exact.denoiser.inference():
         coder = Coder(exact, round(bin_width * 64) / 64, batch_size or 64, seed=seed)
@@ -213,7 +221,7 @@ def compress(
             result = _write(coder, checker, header, data, file, str(path), progress)
             if result.overhead > MAX_OVERHEAD and not few:
                 raise _too_few(result)
-    return result
+    return replace(result, facts=data.facts)
 
 
 def _write(

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from nelbo import runtime
 from nelbo.adapters.load import load
 from nelbo.ambient import neutral
 from nelbo.arguments import numbers
@@ -63,6 +64,8 @@ def decompress(
     Errors: UsageError where `model` is not the one that wrote the file; ArchiveError where the file is damaged: its
     `lost` lists the lost images as ranges (first, past the last), its `recovered` is, or is the path of, all others.
     """
+    if out is not None:
+        runtime.check_first("codec.decompress")
     if batch_size is not None and not 1 <= batch_size <= MAX_GROUP:
         raise UsageError(f"batch_size={batch_size}", f"give 1 to {MAX_GROUP}")
     result = restore(model, path, out, batch_size=batch_size, progress=progress)

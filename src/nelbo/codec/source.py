@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,14 @@ from torch import Tensor
 
 from nelbo.codec.header import ByteReader, ByteWriter
 from nelbo.codec.stack import Damaged
-from nelbo.data import arrays, folder, idx, readers
+from nelbo.data import classes, idx, numpy_files, readers
+from nelbo.data.folder import is_folder
+from nelbo.data.places import Place
 from nelbo.errors import DataError, UsageError
 from nelbo.model.calling import condition_rows
-from nelbo.model.domain import DataDomain
+from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
-from nelbo.typing import Condition
+from nelbo.typing import Condition, Json
 
 _LONGEST_NAME = 4096
 """Bytes; the longest path that Linux allows."""
@@ -38,6 +40,7 @@ class Source:
     key: str = ""
     names: tuple[str, ...] = ()
     condition: Condition | None = None
+    facts: Json = field(default_factory=dict)
 
     def codes(self, first: int, last: int) -> Tensor:
         """Some images as int64 (n, *shape of the domain)."""
@@ -96,38 +99,37 @@ def unpacked_names(text: str, n: int) -> list[str]:
     return [f"{before}{int(start) + i:0{int(width)}d}{behind}" for i in range(n)]
 
 
-def source(images: Any, domain: DataDomain, limit: int | None, condition: Condition | str | None) -> Source:
+def source(images: Any, model: DiffusionModel, limit: int | None, condition: Condition | str | None) -> Source:
     """The images that `compress` is given. Errors: DataError, DomainError, ShapeError, UsageError."""
     examples = images if isinstance(images, Examples) else readers.resolve(images, limit=limit)
     examples = examples.first(limit)
-    data = domain.checked(examples.data, examples.name, examples.release)
+    if isinstance(condition, str):
+        examples = classes.of_model(examples, model, condition)
+    data = model.domain.checked(examples.data, examples.name, examples.release)
     form, key, names = "array", "", ()
     if isinstance(images, (str, Path)):
         form, key = form_of(str(images))
     if form == "folder":
-        names = tuple(folder.names(Path(str(images)).expanduser(), limit))
+        names = examples.names
         if any("\n" in name or len(name.encode()) > _LONGEST_NAME for name in names):
             raise DataError("the folder has file names with line breaks, or too long ones", "rename these files")
     return Source(
         data, tuple(examples.data.shape[1:]), str(examples.data.dtype).removeprefix("torch."), form, key, names,
-        condition_of(condition, examples),
+        condition_of(condition, examples), examples.facts,
     )  # fmt: skip
 
 
 def form_of(spec: str) -> tuple[str, str]:
     """The form of a DATA string, and the key of the array in an npz file."""
-    file, _, key = spec.partition("#")
-    path = Path(spec).expanduser()
-    if path.is_dir():
+    if is_folder(spec):
         return "folder", ""
-    if Path(file).suffix.lower() == ".npz":
-        if not key:
-            contents = arrays.load(Path(file).expanduser())
-            key = next(iter(contents)) if isinstance(contents, dict) and len(contents) == 1 else ""
-        return "npz", key
-    if path.suffix.lower() == ".npy":
+    place = Place.of(spec)
+    if place.path.suffix.lower() == ".npz":
+        keys = place.words or numpy_files.keys(place.path)
+        return "npz", keys[0] if len(keys) == 1 else ""
+    if place.path.suffix.lower() == ".npy":
         return "npy", ""
-    return ("idx", "") if idx.is_idx(path) else ("array", "")
+    return ("idx", "") if idx.is_idx(place.path) else ("array", "")
 
 
 def condition_of(condition: Condition | str | None, examples: Examples) -> Condition | None:

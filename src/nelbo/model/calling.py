@@ -9,15 +9,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nelbo.errors import ShapeError, UsageError
+from nelbo.errors import DomainError, ShapeError, UsageError
 from nelbo.typing import Condition
 
 _SIDES = (2, 4, 8, 16, 32, 64)
 """Multiples that networks which halve an image want its sides to be."""
 
 
+_LOOKED_AT = 64
+"""Examples of a refused batch that are tried one by one."""
+
+
 def condition_rows(condition: Mapping[str, Any] | None, n: int | None = None, what: str = "examples") -> Condition:
-    """Keywords of a network as tensors, n rows each. Errors: UsageError for what is no tensor, ShapeError."""
+    """Keywords of a network as tensors, n rows each. Errors: UsageError for what is no tensor, ShapeError, DomainError
+    for nan and infinity."""
+    if condition is not None and not isinstance(condition, Mapping):
+        raise UsageError(
+            f"the condition is a {type(condition).__name__} without the name of the network's argument",
+            "give the keyword with its rows, one an example: condition={'y': rows}",
+        )
     rows: dict[str, Tensor] = {}
     for name, values in (condition or {}).items():
         if values is None:
@@ -34,6 +44,8 @@ def condition_rows(condition: Mapping[str, Any] | None, n: int | None = None, wh
         if n is not None and (rows[name].dim() == 0 or len(rows[name]) != n):
             given = "is one number" if rows[name].dim() == 0 else f"has {len(rows[name])} rows"
             raise ShapeError(f"the condition {name!r} {given} for {n} {what}", "give one row each")
+        if rows[name].is_floating_point() and not bool(torch.isfinite(rows[name]).all()):
+            raise DomainError(f"the condition {name!r} has values that are nan or infinite", "give finite numbers")
     return rows
 
 
@@ -50,8 +62,9 @@ def explained(
 
     The network is asked again, on one example and with one argument changed, to find out which change it accepts.
     """
-    z, t = (a[:1] for a in arguments)
-    one = {name: values[:1] for name, values in rows.items()}
+    r = _first_refused(network, arguments, rows)
+    z, t = (a[r : r + 1] for a in arguments)
+    one = {name: values[r : r + 1] for name, values in rows.items()}
     called = f"called with z {_kind(arguments[0])}, time {_kind(arguments[1])} (declared: {time})"
     called += "".join(f", {name} {_kind(values)}" for name, values in rows.items())
     misfit = _signature(network, (z, t), one)
@@ -77,7 +90,7 @@ def explained(
         )
     if _accepts(network, (z, torch.zeros_like(t)), one, z):
         return UsageError(
-            f"the network's table of times ends before {float(arguments[1].max()):g}: {first_line(error)}",
+            f"the network's table of times ends before {float(t):g}: {first_line(error)}",
             "the schedule has more steps than the network was trained with, or counts from 1 where it counts from 0: "
             "give the schedule of its training, or shift the index in a function of your own",
         )
@@ -95,17 +108,35 @@ def explained(
                 f"score it on images of the size it was trained on, such as {' × '.join(map(str, shape))}; padding "
                 "here would be another model",
             )
-    if one and _accepts(network, (z, t), {}, z):
-        return UsageError(
-            f"the network does not take the condition {', '.join(one)}: {first_line(error)}; it is {called}",
-            "give a condition of the shape and type that it was trained with, one row an example, or none",
-        )
     for name, values in one.items():
+        if not values.is_floating_point() and _accepts(network, (z, t), {**one, name: torch.zeros_like(values)}, z):
+            return UsageError(
+                f"the network's table of the condition {name!r} ends before {int(values.max())} or begins after "
+                f"it: {first_line(error)}",
+                f"give {name} as it was trained with: classes count from 0, one whole number an example",
+            )
+        if not values.is_floating_point() and _accepts(network, (z, t), {**one, name: values.to(z.dtype)}, z):
+            return UsageError(
+                f"the network wants real numbers as its condition {name!r}, and it is {called}",
+                f"give real numbers: condition={{{name!r}: rows.float()}}",
+            )
         if values.is_floating_point() and _accepts(network, (z, t), {**one, name: values.round().long()}, z):
             return UsageError(
                 f"the network wants whole numbers as its condition {name!r}, and it is {called}",
                 f"give integer labels: condition={{{name!r}: labels.long()}}",
             )
+    if one and _accepts(network, (z, t), {}, z):
+        return UsageError(
+            f"the network does not take the condition {', '.join(one)}: {first_line(error)}; it is {called}",
+            "give a condition of the shape and type that it was trained with, one row an example, or none",
+        )
+    others = _not_given(network, rows)
+    if others and not one:
+        return UsageError(
+            f"the network raised {first_line(error)}; it was {called}, without {', '.join(others)}",
+            f"if it needs one of them, give one row of it an example: condition={{{others[0]!r}: rows}}; "
+            "NELBO_TRACEBACK=1 shows where it happened",
+        )
     given = ["the shape of the domain", "the time it is declared to take"] + [f"the condition {name!r}" for name in one]
     return UsageError(
         f"the network raised {first_line(error)}; it was {called}",
@@ -115,6 +146,24 @@ def explained(
 
 def _kind(tensor: Tensor) -> str:
     return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+
+
+def _first_refused(network: Callable[..., Any], arguments: tuple[Tensor, Tensor], rows: Condition) -> int:
+    """The first of the batch's examples that the network refuses alone; 0 where it takes each of them."""
+    n = min(len(arguments[0]), _LOOKED_AT)
+    parts = ((i, tuple(a[i : i + 1] for a in arguments), {k: v[i : i + 1] for k, v in rows.items()}) for i in range(n))
+    return next((i for i, (z, t), one in parts if not _accepts(network, (z, t), one, z)), 0)
+
+
+def _not_given(network: Callable[..., Any], rows: Condition) -> list[str]:
+    """Names of the network's further arguments, which have defaults and were not given."""
+    try:
+        parameters = inspect.signature(network.forward if isinstance(network, nn.Module) else network).parameters
+    except (TypeError, ValueError):
+        return []
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    names = [name for name, p in parameters.items() if p.kind in kinds]
+    return [name for name in names[2:] if name not in rows]
 
 
 def _accepts(

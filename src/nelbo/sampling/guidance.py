@@ -47,6 +47,7 @@ def make_guidance(
     """The guidance of these options; None where there is none. Errors: UsageError, ShapeError."""
     if scale is None and null is None:
         return None
+    rows, given = condition_rows(null), condition_rows(condition)
     if scale is None or null is None or not condition:
         raise UsageError(
             f"guidance {scale} with {'a' if condition else 'no'} condition and {'no' if null is None else 'a'} null "
@@ -54,7 +55,6 @@ def make_guidance(
             "give all three: condition={'y': classes}, guidance=3.0, and what the network takes for no class: "
             "null_condition={'y': torch.tensor(10)}, or {} for a call without the keyword",
         )
-    rows, given = condition_rows(null), condition_rows(condition)
     for name, row in rows.items():
         shape = given[name].shape[1:] if name in given else row.shape
         if row.shape != shape:

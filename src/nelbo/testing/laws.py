@@ -24,6 +24,7 @@ from nelbo.bound.evaluate import evaluate
 from nelbo.bound.prepare import prepare
 from nelbo.errors import UsageError
 from nelbo.maths.keys import Purpose
+from nelbo.model.calling import condition_rows
 from nelbo.model.denoiser import TimeInput
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.exact import GaussianData, MixtureData
@@ -77,7 +78,7 @@ def check_model(
     if relative < 0:
         raise UsageError(f"relative={relative}", "give a number ≥ 0, such as 1e-4")
     examples = (data if isinstance(data, Examples) else Examples(torch.as_tensor(data))).first(8)
-    rows = {k: torch.as_tensor(v)[:8] for k, v in (condition or {}).items()}
+    rows = {k: v[:8] for k, v in condition_rows(condition).items()}
     chain = prepare(model, examples, Run(precision=precision), condition=rows).chain
     n = chain.examples
     if n < 3:

@@ -25,6 +25,7 @@ from nelbo.training.config import TrainConfig, check_config
 from nelbo.training.data import Loader, TrainingData, split
 from nelbo.training.log import Log, SilentLog
 from nelbo.training.recipe import with_recipe
+from nelbo.training.summary import summary
 from nelbo.training.trainer import Trainer
 from nelbo.training.validation import Validation
 from nelbo.typing import Json
@@ -70,6 +71,8 @@ def train(
     model = build_model(examples, settings, data.rows)
     identity = {"config": settings.model_dump(mode="json"), **data.fingerprints}
     agree(workers, {**identity, "resume": resume}, "train")
+    for line in [] if resume else summary(data, model, settings):
+        message(line)
     loader = Loader(data.checked(model), data.rows, settings, device, data.condition)
     try:
         trainer = Trainer(model, loader, settings, workers)
@@ -185,6 +188,8 @@ def _provenance(trainer: Trainer, watch: Validation, data: TrainingData) -> Json
         "config": settings.model_dump(mode="json"),
         "seconds": round(trainer.seconds, 1),
     }
+    if settings.condition is not None and data.examples.classes:
+        provenance["classes"] = {settings.condition: list(data.examples.classes)}
     if trainer.step < settings.steps:
         provenance["stopped_after"] = trainer.step
     if watch.best is not None:
