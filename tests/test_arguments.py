@@ -63,6 +63,7 @@ EXAMPLES: dict[Callable[..., Any], dict[str, Any]] = {
     nelbo.compare: dict(
         model_a=EXACT, model_b=EXACT, data=X, tolerance=0.5, max_nfe=4000, limit=9, seed=3, batch_size=5
     ),
+    nelbo.diagnose: dict(model=CODED, data=X, max_nfe=160, limit=9, seed=3, batch_size=5),
     nelbo.ode_likelihood: dict(
         model=EXACT, data=X, steps=4, tolerance=5.0, max_steps=8, draws=2, importance=1, limit=4, seed=3, batch_size=3
     ),

@@ -68,7 +68,7 @@ def _best(candidates: list[Candidate], rows: dict[str, Row], D: int) -> Row | No
     if not any(better(row) for _, row in tried):
         return None
     tried = [(s, row) for s, row in tried if _lower(row)]
-    tried.sort(key=lambda one: (one[1].difference + one[1].difference_error, one[1].bits_per_dim))
+    tried.sort(key=lambda one: _upper_end(one[1]))
     best = tried[0][1]
     near, enough = _near(candidates, best.name, D), MOST_OF_IT * best.difference
     usual = (row for s, row in tried if not s.unusual and (row.name in near or row.difference < enough))
@@ -103,6 +103,13 @@ def better(row: Row) -> bool:
 def _lower(row: Row) -> bool:
     """Whether a row is probably better than what was declared."""
     return better(row) or -row.difference > max(LEAST, AT_LEAST * row.difference_error)
+
+
+def _upper_end(row: Row) -> float:
+    """The difference and its standard error; the bound and its own where the declared one is not finite."""
+    if math.isnan(row.difference):
+        return row.bits_per_dim + row.standard_error
+    return row.difference + row.difference_error
 
 
 def _like(row: Row) -> bool:
