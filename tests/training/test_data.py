@@ -217,7 +217,13 @@ def test_columns_that_want_to_be_standardised(scales, told, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.* are among those")
-@pytest.mark.parametrize("net", [{"head": "categorical"}, {"name": "unet", "patch": 1, "multipliers": [1], "width": 8}])
+@pytest.mark.parametrize(
+    "net",
+    [
+        {"head": "categorical"},
+        pytest.param({"name": "unet", "patch": 1, "multipliers": [1], "width": 8}, marks=pytest.mark.slow),
+    ],
+)
 def test_labels_as_conditions(tmp_path, net):
     """Codes that follow from the label: with it the model's bound is far below that with wrong labels."""
     labels = torch.arange(200) % 3
@@ -228,7 +234,7 @@ def test_labels_as_conditions(tmp_path, net):
     if own["name"] == "unet":
         own = {k: v for k, v in own.items() if k not in ("dropout", "embedding")}
     settings = {**small(steps=120, batch_size=32, ema=0.9, condition="y"), "net": own}
-    settings["validation"] = {"every": 60, "examples": 20, "max_nfe": 600, "keep": "last"}
+    settings["validation"] = {"every": 120, "examples": 20, "max_nfe": 600, "keep": "last"}
     train(examples, tmp_path, settings)
     model = folder.load(tmp_path)
     right, wrong = (

@@ -109,9 +109,10 @@ def bits(model, data) -> float:
 @pytest.mark.parametrize(
     ("predicts", "schedule"),
     [
-        *((p, "logsnr_linear") for p in ("categorical", "eps", "x0", "v")),
-        *((p, "linear") for p in ("categorical", "eps")),
-        *((p, "cosine") for p in ("x0", "v")),
+        ("categorical", "logsnr_linear"),
+        ("categorical", "linear"),
+        ("eps", "linear"),
+        ("x0", "cosine"),
         ("v", "learned"),
     ],
 )
@@ -120,7 +121,7 @@ def test_every_head_and_schedule_learns(tmp_path, predicts, schedule):
     table = schedule in ("linear", "cosine")
     head = {"head": "categorical"} if predicts == "categorical" else {"head": "plain", "predicts": predicts}
     chosen = {"name": schedule, "T": 200} if table else {"name": schedule}
-    settings = small(steps=100, batch_size=32, net={**head, "width": 32, "dropout": 0.0}, schedule=chosen, ema=0.5)
+    settings = small(steps=60, batch_size=32, net={**head, "width": 32, "dropout": 0.0}, schedule=chosen, ema=0.5)
     examples, held_out = codes(200), codes(100, seed=3)
     model = train(examples, tmp_path, settings)
     decoder = NetworkCategorical if predicts == "categorical" else DiscretizedGaussian if table else Categorical

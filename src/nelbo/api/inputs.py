@@ -44,11 +44,12 @@ class Inputs:
         limit: int | None = None,
         condition: Condition | str | None = None,
         overrides: Overrides | None = None,
+        trust_code: bool = False,
         grid: Grid | None = None,
     ) -> Inputs:
         """From what a verb is given. Errors: those of `load` and of the readers, and UsageError."""
         chosen = overrides or Overrides()
-        loaded = load(model, overrides=chosen)
+        loaded = load(model, overrides=chosen, trust_code=trust_code)
         examples, rows = conditioned(condition, readers.resolve(data, limit=limit), loaded)
         return cls(loaded if grid is None else loaded.with_grid(grid), examples, rows, chosen)
 

@@ -56,6 +56,11 @@ BatchSize = Annotated[
     int | None, typer.Option("--batch-size", min=1, metavar="N", help="Examples in one call of the network.")
 ]
 
+TrustCode = Annotated[
+    bool,
+    typer.Option("--trust-code", help="Import and call the function that a model folder refers to."),
+]
+
 
 def _check_seed(seed: int) -> int:
     if not 0 <= seed < 2**63:

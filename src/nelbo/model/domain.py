@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -30,6 +31,7 @@ class DataDomain(Part, family="domain", kind="domain"):
     of x: −log p(x) = −log p(u) + Σ log scale.
     """
 
+    limits: ClassVar[dict[str, int]] = {"shape": 1 << 26, "bins": 1 << 24}
     shape: Shape
     bins: int | None = None
     low: float = -1.0
@@ -139,13 +141,17 @@ class DataDomain(Part, family="domain", kind="domain"):
             )
         return data
 
+    def takes(self, shape: Shape) -> bool:
+        """Whether examples of `shape` are of this domain: of its shape, or of it but for an axis of one channel."""
+        return shape == self.shape or (1, *shape) == self.shape or shape == (1, *self.shape)
+
     def _shaped(self, data: Tensor, what: str) -> Tensor:
         if data.ndim and len(data) == 0:
             raise ShapeError(f"{what} has no examples: shape {tuple(data.shape)}", "give at least one example")
         inner = tuple(data.shape[1:])
         if inner == self.shape:
             return data
-        if data.ndim and ((1, *inner) == self.shape or inner == (1, *self.shape)):
+        if data.ndim and self.takes(inner):
             return data.reshape(len(data), *self.shape)
         remedy = f"give an array of shape (N, {', '.join(map(str, self.shape))}); nothing is resized or cropped"
         for axes, where in (((0, 3, 1, 2), "last"), ((0, 2, 3, 1), "first")):

@@ -15,7 +15,7 @@ import torch
 from nelbo import runtime
 from nelbo._version import __version__
 from nelbo.errors import Interrupted, UsageError
-from nelbo.files import write_atomic
+from nelbo.files import sweep, write_atomic
 from nelbo.model import folder as model_folder
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
@@ -169,8 +169,8 @@ def _log(trainer: Trainer, watch: Validation, out: Path) -> Log:
     if trainer.workers.rank != 0:
         return SilentLog()
     out.mkdir(parents=True, exist_ok=True)
-    checkpoint.tidy(out / "checkpoints")
-    checkpoint.tidy(out)
+    sweep(out / "checkpoints", again=True)
+    sweep(out, again=True)
     resolved = trainer.settings.model_dump(mode="json")
     write_atomic(out / "config.json", json.dumps(resolved, indent=1) + "\n")
     name = trainer.settings.tracker
