@@ -28,7 +28,11 @@ def examples() -> list[str]:
     return sorted(p.stem for p in EXAMPLES.glob("*.py") if p.stem not in NOT_RUN_HERE)
 
 
-@pytest.mark.parametrize("name", examples())
+SLOW = {"diffusers_folder"}
+"""Train a U-Net."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in examples()])
 def test_example(name, capsys):
     """A code of the uniform distribution costs log2(17) = 4.09 bits; every example does better or nearly so in seconds,
     its network is worth more than none, and it prints its table."""

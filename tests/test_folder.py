@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import os
 import pickle
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from nelbo.errors import ModelFolderError
 from nelbo.model import folder
 from nelbo.parts import kinds
-from tests.folder_cases import CASES, make, nats
+from tests.folder_cases import CASES, make, nats, rewrite
 
 
 def test_every_kind_has_a_case():
@@ -76,6 +78,10 @@ def good(tmp_path_factory) -> Path:
     return folder.save(make("categorical head"), tmp_path_factory.mktemp("good"))
 
 
+def nested(depth: int) -> dict:
+    return {"x": nested(depth - 1)} if depth else {}
+
+
 def other_weights(path: Path) -> None:
     """Tensors of the right names and shapes, from another model."""
     save_file({k: v + 1 for k, v in make("categorical head").tensors().items()}, path)
@@ -90,7 +96,7 @@ def edited(change):
     def damage(path: Path) -> None:
         description = json.loads(path.read_text())
         change(description)
-        path.write_text(json.dumps(description))
+        rewrite(path, description)
 
     return damage
 
@@ -132,6 +138,27 @@ DAMAGE = {
     ("model.json", "other bins"): edited(lambda d: d["domain"].update(bins=5)),
     ("model.json", "other shape"): edited(lambda d: d["domain"].update(shape=[3])),
     ("model.json", "impossible grid"): edited(lambda d: d["grid"].update(steps=0)),
+    ("model.json", "an entry that is true"): edited(lambda d: d["reverse"].update(clip=True)),
+    ("model.json", "a number that is text"): edited(lambda d: d["domain"].update(low="-1")),
+    ("model.json", "a whole number that is true"): edited(lambda d: d["grid"].update(steps=True)),
+    ("model.json", "1e8 steps"): edited(lambda d: d["grid"].update(steps=10**8)),
+    ("model.json", "examples of 1e10 numbers"): edited(lambda d: d["domain"].update(shape=[10**5, 10**5])),
+    ("model.json", "a huge network"): edited(lambda d: d["denoiser"]["net"]["settings"].update(width=10**7)),
+    ("model.json", "a deep network"): edited(lambda d: d["denoiser"]["net"]["settings"].update(blocks=10**9)),
+    ("model.json", "a width that is true"): edited(lambda d: d["denoiser"]["net"]["settings"].update(width=True)),
+    ("model.json", "an entry that is unknown"): edited(lambda d: d.update(more=1)),
+    ("model.json", "an entry of the denoiser"): edited(lambda d: d["denoiser"].update(more=1)),
+    ("model.json", "an entry of the network"): edited(lambda d: d["denoiser"]["net"].update(more=1)),
+    ("model.json", "deep provenance"): edited(lambda d: d.update(provenance=nested(40))),
+    ("model.json", "provenance that is a list"): edited(lambda d: d.update(provenance=[])),
+    ("model.json", "a kind that is a list"): edited(lambda d: d["schedule"].update(kind=["table"])),
+    ("model.json", "a key twice"): lambda p: p.write_text(p.read_text().replace('"steps"', '"steps": 3, "steps"')),
+    ("model.json", "NaN"): lambda p: p.write_text(p.read_text().replace('"low": 0.0', '"low": NaN')),
+    ("model.json", "1e999"): lambda p: p.write_text(p.read_text().replace('"low": 0.0', '"low": -1e999')),
+    ("model.json", "a value that was changed"): lambda p: p.write_text(
+        p.read_text().replace('"low": 0.0', '"low": 0.5')
+    ),
+    ("model.json", "another provenance"): lambda p: p.write_text(p.read_text().replace("{}", '{"seed": 1}')),
     ("model.json", "decoder of another head"): edited(lambda d: d["denoiser"].update(kind="network", output="eps")),
 }
 
@@ -144,6 +171,7 @@ def test_damage_is_refused(good, tmp_path, file, damage):
     with pytest.raises(ModelFolderError) as caught:
         folder.load(path)
     assert str(path) in caught.value.message and caught.value.hint
+    assert "Error" not in caught.value.message, "the reason is said in words, and not by the name of an exception"
     if file == "model.safetensors" or damage in ANY:
         assert str(path / file) in caught.value.message
 
@@ -180,10 +208,63 @@ def test_no_edit_of_the_description_escapes(tmp_path, name):
                 del inner[path[-1]]
             else:
                 inner[path[-1]] = value
-            (tmp_path / "model.json").write_text(json.dumps(description))
+            rewrite(tmp_path / "model.json", description)
             try:
                 folder.load(tmp_path)
             except ModelFolderError as error:
                 assert str(tmp_path) in error.message and error.hint
                 refused += 1
     assert refused > 100
+
+
+def test_every_tensor_has_a_role(tmp_path):
+    """The hashes of the training examples under another name: noticed, although all checksums are made anew."""
+    folder.save(make("provenance"), tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    description = json.loads((tmp_path / "model.json").read_text())
+
+    def written(changed: dict) -> None:
+        save_file(changed, tmp_path / "model.safetensors")
+        content = (tmp_path / "model.safetensors").read_bytes()
+        rewrite(tmp_path / "model.json", {**description, "sha256": hashlib.sha256(content).hexdigest()})
+
+    written(tensors)
+    assert len(folder.load(tmp_path).trained_on) == 5
+    plain = {k: v for k, v in tensors.items() if k != "trained_on"}
+    for changed, words in (
+        ({**plain, "trained_by": tensors["trained_on"]}, "'trained_by' has no role"),
+        ({**plain, "reverse.extra": tensors["trained_on"]}, "no field 'extra'"),
+        ({**plain, "net.extra": tensors["trained_on"]}, "weights have a tensor of shape"),
+        ({**plain, "trained_on": tensors["trained_on"].float()}, "int64"),
+        ({**plain, "trained_on": tensors["trained_on"][None]}, "int64"),
+    ):
+        written(changed)
+        with pytest.raises(ModelFolderError, match=words):
+            folder.load(tmp_path)
+
+
+def test_a_folder_of_an_earlier_version_is_read(tmp_path):
+    """It has no digest."""
+    model = make("exact ends")
+    folder.save(model, tmp_path)
+    description = json.loads((tmp_path / "model.json").read_text())
+    del description["digest"]
+    (tmp_path / "model.json").write_text(json.dumps(description))
+    assert folder.load(tmp_path).fingerprint() == model.fingerprint()
+
+
+def test_devices_and_pipes_are_no_model(tmp_path):
+    folder.save(make("as it is"), tmp_path)
+    for name in ("model.json", "model.safetensors"):
+        kept = (tmp_path / name).read_bytes()
+        (tmp_path / name).unlink()
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(ModelFolderError, match="a device or a pipe"):
+            folder.load(tmp_path)
+        (tmp_path / name).unlink()
+        (tmp_path / name).symlink_to("/dev/zero")
+        with pytest.raises(ModelFolderError, match="a device or a pipe"):
+            folder.load(tmp_path)
+        (tmp_path / name).unlink()
+        (tmp_path / name).write_bytes(kept)
+    assert folder.load(tmp_path).steps

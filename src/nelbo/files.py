@@ -1,23 +1,39 @@
-"""Writing files so that nothing is lost or half written: to a temporary file next to them, fsync, rename."""
+"""Writing files so that nothing is lost or half written: to a temporary file next to them, fsync, rename.
+
+A temporary file or folder is named `.nelbo-*.tmp` and is locked (flock) by the process that writes it. The lock ends
+with the process, however it ends. The first file that a later process writes to the same folder therefore finds the
+temporary files of dead processes, and deletes them.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # Windows has no flock, and nothing is cleaned up there
+    fcntl = None
+
+PREFIX, SUFFIX = ".nelbo-", ".tmp"
+_swept: set[Path] = set()
+"""Folders that this process has cleaned: once is enough, for large folders take long to list."""
 
 
 def write_atomic(path: str | Path, content: bytes | str) -> Path:
     """Write `content` to `path`; a reader sees the old file or the whole new one, also after a crash.
 
     Missing parent folders are made; a link stays a link; a device or pipe (/dev/stdout) is written to and never
-    replaced. Errors: OSError naming the path (no space, no permission), with the old file left as it was.
+    replaced. Lone surrogates, which names that are not UTF-8 contain, are written as text (a backslash and udcXX).
+    Errors: OSError naming the path (no space, no permission), with the old file left as it was.
     """
     path = Path(path)
-    data = content.encode() if isinstance(content, str) else content
+    data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not path.is_file():
@@ -49,15 +65,14 @@ def writing(path: str | Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _writing(path: Path) -> Iterator[BinaryIO]:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".nelbo-", suffix=".tmp")
-    temporary = Path(name)
+    handle, temporary = temporary_file(path.parent)
     try:
         with os.fdopen(handle, "w+b") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
+            temporary.chmod(0o666 & ~umask())
+            temporary.replace(path)  # while the lock is held, or another process may take it for that of a dead one
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -68,7 +83,73 @@ def _replace(path: Path, data: bytes) -> None:
         file.write(data)
 
 
-def _umask() -> int:
+def temporary_file(folder: Path) -> tuple[int, Path]:
+    """A new locked temporary file in `folder`: its open descriptor, and its path."""
+    sweep(folder)
+    while True:
+        handle, name = tempfile.mkstemp(dir=folder, prefix=PREFIX, suffix=SUFFIX)
+        if _lock(handle, wait=True) is not False and os.fstat(handle).st_nlink:
+            return handle, Path(name)
+        os.close(handle)  # another process found it before it was locked, and deleted it
+
+
+def temporary_folder(folder: Path) -> tuple[int | None, Path]:
+    """A new locked temporary folder in `folder`: the descriptor that holds the lock, to be closed, and its path."""
+    sweep(folder)
+    while True:
+        path = Path(tempfile.mkdtemp(dir=folder, prefix=PREFIX, suffix=SUFFIX))
+        path.chmod(0o777 & ~umask())
+        if fcntl is None:
+            return None, path
+        with suppress(FileNotFoundError):  # another process found it before it was locked, and deleted it
+            handle = os.open(path, os.O_RDONLY)
+            if _lock(handle, wait=True) is not False and path.exists():
+                return handle, path
+            os.close(handle)
+
+
+def sweep(folder: Path, *, again: bool = False) -> None:
+    """Delete the temporary files and folders of dead processes from `folder`: once in the life of this process, or
+    `again`."""
+    folder = folder.resolve()
+    if fcntl is None or (folder in _swept and not again):
+        return
+    _swept.add(folder)
+    with suppress(OSError):
+        for path in folder.glob(f"{PREFIX}*{SUFFIX}"):
+            with suppress(OSError):
+                _delete_unless_locked(path)
+
+
+def _delete_unless_locked(path: Path) -> None:
+    if path.is_symlink() or not (path.is_file() or path.is_dir()):
+        return  # nelbo makes neither links nor pipes, and opening one of the latter would wait
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        if _lock(handle, wait=False) is True:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int, *, wait: bool) -> bool | None:
+    """Whether the lock of an open file was taken; None where the file system has no locks."""
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def umask() -> int:
+    """The bits that new files do not get."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -8,7 +8,10 @@ declaring it: `class Mine(Schedule, kind="mine")`.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
+import math
+import typing
 from abc import ABC
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
@@ -16,6 +19,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from nelbo import fields
 from nelbo.errors import ModelFolderError, UnknownNameError
 from nelbo.typing import Json
 
@@ -27,8 +31,9 @@ class Part(ABC):
 
     family: ClassVar[str]
     kind: ClassVar[str]
-    nested: ClassVar[dict[str, str]] = {}
-    """Families of fields that are parts themselves and whose name is not that of their family."""
+    limits: ClassVar[dict[str, int]] = {}
+    """The largest value of whole numbers that a file may say, by their field: of a list that of their product. What is
+    larger would take memory that no use of nelbo has."""
 
     def __init_subclass__(cls, family: str | None = None, kind: str | None = None, **kwargs: Any):
         super().__init_subclass__(**kwargs)
@@ -66,36 +71,94 @@ class Part(ABC):
     def from_config(cls, config: Json, tensors: dict[str, Tensor]) -> Self:
         """The part of this family that `config` and `tensors` describe.
 
-        Errors: UnknownNameError for a kind this version does not know, ModelFolderError for missing or foreign fields.
+        Errors: UnknownNameError for a kind this version does not know, ModelFolderError for fields that are missing,
+        foreign or of another type than the class declares.
         """
-        kind = config.get("kind")
-        if kind not in _KINDS[cls.family]:
+        kind = config.get("kind") if isinstance(config, dict) else None
+        if not isinstance(kind, str) or kind not in _KINDS[cls.family]:
             raise UnknownNameError.of(cls.family, kind, _KINDS[cls.family])
         return _KINDS[cls.family][kind]._build(config, tensors)  # type: ignore[return-value]
 
     @classmethod
     def _build(cls, config: Json, tensors: dict[str, Tensor]) -> Part:
+        """The part of this class. Errors: ModelFolderError naming a field, its value, and what is allowed."""
+        what = f"the {cls.family} {cls.kind!r}"
+        hints = _hints(cls)
+        given = {name: value for name, value in config.items() if name != "kind"}
+        own = {name: value for name, value in tensors.items() if "." not in name}
+        inner = {name.partition(".")[0] for name in tensors if "." in name}
+        for name in (*given, *own, *inner):
+            if name not in hints:
+                fields_of = f"its fields are {', '.join(hints)}" if hints else "it has none"
+                raise ModelFolderError(f"{what} has no field {fields.shown(name)}", f"{fields_of}; {_REMEDY}")
         values: dict[str, Any] = {}
-        for name, value in config.items():
-            if name == "kind":
-                continue
-            if isinstance(value, dict) and "kind" in value:
-                prefix = f"{name}."
-                inner = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-                known = _KINDS.get(cls.nested.get(name, name), {})
-                if value["kind"] not in known:
-                    raise UnknownNameError.of(name, value["kind"], known)
-                values[name] = known[value["kind"]]._build(value, inner)
-            else:
-                values[name] = tuple(value) if isinstance(value, list) else value
-        values |= {k: v for k, v in tensors.items() if "." not in k}
-        try:
-            return cls(**values)
-        except TypeError as error:
+        for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+            name, hint = field.name, hints.get(field.name)
+            if name in own:
+                if not _has(hint, Tensor) or given.get(name) is not None:
+                    raise ModelFolderError(f"{what} has a tensor as its field {name!r}", f"it is {_allowed(hint)}")
+                values[name] = own[name]
+            elif name in given:
+                below = {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
+                values[name] = cls._value(what, name, hint, given[name], below)
+            elif name in inner:
+                raise ModelFolderError(f"{what} has tensors of {name!r}, and no such part", _REMEDY)
+            elif field.init and field.default is dataclasses.MISSING:
+                raise ModelFolderError(f"{what} lacks its field {name!r}, which is {_allowed(hint)}", _REMEDY)
+        return cls(**values)
+
+    @classmethod
+    def _value(cls, what: str, name: str, hint: Any, value: Any, tensors: dict[str, Tensor]) -> Any:
+        """The value of a field from JSON: a part, or a plain value of the type `hint`."""
+        part = _part_of(hint)
+        if part is not None and isinstance(value, dict):
+            made = part.from_config(value, tensors)
+            if isinstance(made, part):
+                return made
+            raise ModelFolderError(f"{what} has {name} = {made.kind!r}", f"{name} is a {part.__name__}; {_REMEDY}")
+        if tensors or not fields.fits(value, hint):
             raise ModelFolderError(
-                f"the {cls.family} {cls.kind!r} cannot be built from the fields {sorted(values)}: {error}",
-                "the folder was written by another version or altered; write it again with this version",
-            ) from None
+                f"{what} has {name} = {fields.shown(value)}", f"{name} is {_allowed(hint)}; {_REMEDY}"
+            )
+        largest = cls.limits.get(name)
+        if (
+            largest is not None
+            and value is not None
+            and math.prod(value if isinstance(value, list) else [value]) > largest
+        ):
+            raise ModelFolderError(f"{what} has {name} = {fields.shown(value)}", f"at most {largest} can be read")
+        return tuple(value) if isinstance(value, list) else value
+
+
+_REMEDY = "the folder was altered, or another version wrote it: copy it again, or write it again with this version"
+
+
+@functools.cache
+def _hints(cls: type[Part]) -> dict[str, Any]:
+    """The types of the fields of a class of parts."""
+    hints = typing.get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) or (hint,)
+
+
+def _has(hint: Any, kind: type) -> bool:
+    return kind in _members(hint)
+
+
+def _part_of(hint: Any) -> type[Part] | None:
+    return next((one for one in _members(hint) if isinstance(one, type) and issubclass(one, Part)), None)
+
+
+def _allowed(hint: Any) -> str:
+    part = _part_of(hint)
+    words = [f"a {part.__name__}, an object with its kind"] if part is not None else []
+    words += ["a tensor"] if _has(hint, Tensor) else []
+    if not words:
+        return fields.described(hint)
+    return " or ".join([*words, *(["null"] if _has(hint, type(None)) else [])])
 
 
 def kinds(family: str) -> dict[str, type[Part]]:

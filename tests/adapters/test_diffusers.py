@@ -379,13 +379,25 @@ def test_hub_ids(tmp_path, monkeypatch):
         nelbo.load("runs/digits")
 
 
+@pytest.mark.slow
 def test_hub_offline(tmp_path, saved, run_nelbo):
     """Without a connection: one clear sentence; and the hub's cache is used where it has the model."""
     cache = tmp_path / "cache"
     env = {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(cache)}
     np.save(tmp_path / "data.npy", CODES.numpy().astype(np.uint8))
     data = tmp_path / "data.npy"
-    arguments = ("evaluate", "someone/something", "--data", data, "--json", "--bins", "17", "--no-clip")
+    arguments = (
+        "evaluate",
+        "someone/something",
+        "--data",
+        data,
+        "--json",
+        "--bins",
+        "17",
+        "--no-clip",
+        "--tolerance",
+        "0.5",
+    )
     told = run_nelbo(*arguments, env=env)
     assert told.returncode == 2 and len(told.stderr.strip().splitlines()) == 2
     assert (
@@ -398,7 +410,7 @@ def test_hub_offline(tmp_path, saved, run_nelbo):
     done = run_nelbo(*arguments, env=env)
     assert done.returncode == 0, done.stderr
     found, model = json.loads(done.stdout), nelbo.from_diffusers(saved, bins=17, clip=False)
-    assert found["bits_per_dim"] == pytest.approx(nelbo.evaluate(model, CODES).bits_per_dim, rel=1e-6)
+    assert found["bits_per_dim"] == pytest.approx(nelbo.evaluate(model, CODES, tolerance=0.5).bits_per_dim, rel=1e-6)
     assert found["overrides"] == {"bins": 17, "clip": False} and found["model"]["fingerprint"] == model.fingerprint()
     assert folder.weights_of(home / "snapshots" / ("a" * 40)) == ("unet/diffusion_pytorch_model*.safetensors",)
 

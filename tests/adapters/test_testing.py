@@ -155,7 +155,7 @@ def test_a_wrong_time_is_caught():
 
 def test_another_schedule_is_caught():
     """An adapter that rebuilds the table in float32 is off by more than rounding."""
-    betas = torch.linspace(1e-4, 2e-2, 1000)
+    betas = torch.linspace(5e-4, 0.1, 200)
     bar32 = torch.cumprod(1 - betas, 0)
 
     def make(schedule):

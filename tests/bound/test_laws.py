@@ -7,6 +7,7 @@ what they see.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -64,7 +65,7 @@ FIXED: dict[str, Estimator] = {
     "exhaustive": Exhaustive(2),
     "exhaustive, paired": Exhaustive(1, 40),
     "stratified": Stratified(8, 4),
-    "per_example, importance": Adaptive(0.004, design="per_example", allocation="importance"),
+    "per_example, importance": Adaptive(0.006, design="per_example", allocation="importance"),
 }
 ONE_TIME: dict[str, Estimator] = {
     "uniform t": OneTime("uniform", 32),
@@ -74,7 +75,7 @@ ONE_TIME: dict[str, Estimator] = {
 ESTIMATORS = {
     "finite": planned(0.1) | ONE_TIME,
     "continuous": planned(0.1) | ONE_TIME,
-    "flips": planned(0.004) | FIXED,
+    "flips": planned(0.006) | FIXED,
 }
 CASES = [(chain, name) for chain, estimators in ESTIMATORS.items() for name in estimators]
 
@@ -89,9 +90,15 @@ def estimated(chain: str, name: str, seed: int = 0, run: Run | None = None) -> t
     return estimate, runner.nfe
 
 
+@functools.cache
+def run_of(chain: str, name: str, seed: int) -> Estimate:
+    """One of the runs that several laws look at."""
+    return estimated(chain, name, seed)[0]
+
+
 def check_unbiased(chain: str, name: str, scale: float = 1.0, seeds: int = 10) -> None:
     """Both random terms within 4 standard errors; the prior is exact."""
-    runs = [estimated(chain, name, seed)[0] for seed in range(seeds)]
+    runs = [run_of(chain, name, seed) for seed in range(seeds)]
     exact = scale * CHAINS[chain].diffusion, CHAINS[chain].reconstruction
     for term, truth in zip(("diffusion", "reconstruction"), exact, strict=True):
         values, variances = zip(*((getattr(r, term).mean, getattr(r, term).variance) for r in runs), strict=True)
@@ -125,7 +132,7 @@ def test_the_predicted_error_is_the_observed_one(chain, name):
     pooled error may be a little long, since drawing without replacement is credited in part."""
     of = CHAINS[chain]
     exact = float(of.problem(0).priors().mean()) + of.diffusion + of.reconstruction
-    runs = [estimated(chain, name, 100 + seed)[0].total for seed in range(40)]
+    runs = [run_of(chain, name, seed).total for seed in range(40)]
     z = np.array([(r.mean - exact) / math.sqrt(r.variance) for r in runs])
     pooled = "pooled" in str(ESTIMATORS[chain][name])
     assert (0.45 if pooled else 0.64) < math.sqrt((z**2).mean()) < 1.41
@@ -171,7 +178,7 @@ def test_per_example_values_and_the_tolerance():
     error = rows.nats - (FLIPS.priors() + DIFFUSION + RECONSTRUCTION)
     # from 160 examples: known to 12 %, and a little more for the skew of a term
     assert 0.6 < float(error.square().mean() / rows.standard_error.square().mean()) < 1.5
-    assert math.sqrt(estimate.total.variance) <= 0.004 * FLIPS.dimensions * math.log(2)
+    assert math.sqrt(estimate.total.variance) <= 0.006 * FLIPS.dimensions * math.log(2)
     for one in (estimate, estimated("flips", "pooled")[0]):
         assert sum(s.mean for s in one.strata) == pytest.approx(one.diffusion.mean, rel=0.02)
     assert [s.t for s in estimate.strata] == sorted(s.t for s in estimate.strata) and estimate.strata[-1].t == 1

@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 
 from nelbo import files
-from nelbo.codec.source import packed_names, unpacked_names
-from nelbo.codec.target import safe
 from nelbo.data import readers
 
 
@@ -61,16 +59,6 @@ def test_folders_come_back_by_name(nelbo, trained, digits, tmp_path):
     again = nelbo("decompress", trained, tmp_path / "a.nelbo", "--out", tmp_path / "out")
     assert "not an empty folder" in again.refused()
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".nelbo")]
-
-
-def test_names_are_packed_and_stay_below_their_folder():
-    counted = [f"img_{i:04d}.png" for i in range(95, 130)]
-    assert unpacked_names(packed_names(counted), 35) == counted and len(packed_names(counted)) < 25
-    for names in (["a"], ["9.png", "10.png"], ["x1", "x3"], ["001", "2"]):
-        assert unpacked_names(packed_names(names), len(names)) == names
-    for name in ("../../etc/x.png", "/abs.png", "..\\up.png", "a/./b.png", "", "..", "x.jpg"):
-        path = safe(name)
-        assert not path.is_absolute() and ".." not in path.parts and path.suffix == ".png"
 
 
 def test_the_file_remembers_its_flags_and_damage_is_status_two(nelbo, trained, digits, tmp_path):

@@ -13,20 +13,21 @@ OPTIONS = {
     "demo": "--out --seed --json",
     "train": "--data --out --config --set --resume",
     "evaluate": "--data --tolerance --max-nfe --steps --continuous --seed --batch-size --limit --per-example --out "
-    "--json --device --precision --estimator --state --variance --decoder --bins --range --clip --condition",
-    "compare": "--data --tolerance --json --variance --decoder --bins --range --clip --condition",
-    "diagnose": "--data --max-nfe --out --json --variance --decoder --bins --range --clip --condition",
+    "--json --device --precision --estimator --state --variance --decoder --bins --range --clip --condition "
+    "--trust-code",
+    "compare": "--data --tolerance --json --variance --decoder --bins --range --clip --condition --trust-code",
+    "diagnose": "--data --max-nfe --out --json --variance --decoder --bins --range --clip --condition --trust-code",
     "ode": "--data --solver --steps --tolerance --probes --exact-trace --dequantisation --draws --importance --seed "
     "--batch-size --limit --per-example --out --json --device --precision --state --variance --decoder --bins --range "
-    "--clip --condition",
-    "tighten": "--data --steps --out --json",
+    "--clip --condition --trust-code",
+    "tighten": "--data --steps --out --json --trust-code",
     "sample": "-n --sampler --steps --grid --seed --out --variance --decoder --bins --range --clip --condition "
-    "--guidance --null-condition",
+    "--guidance --null-condition --trust-code",
     "compress": "--out --verify --few --steps --chunk --limit --seed --batch-size --variance --decoder --bins --range "
-    "--clip --condition --json",
-    "decompress": "--out --batch-size --json",
+    "--clip --condition --json --trust-code",
+    "decompress": "--out --batch-size --json --trust-code",
     "report": "--out",
-    "info": "--json",
+    "info": "--json --trust-code",
     "equations": "",
 }
 """The options that CONTRACT.md promises, by command."""

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import nelbo
-from nelbo.codec import bitswap
+from nelbo.codec import groups
 from nelbo.codec.bitswap import Coder
 from nelbo.codec.compress import compress
 from nelbo.codec.decompress import decompress
@@ -96,7 +96,7 @@ def test_draws_follow_q_even_if_the_model_is_wrong():
     checks.watch(coder, note)
     header = Header(model.fingerprint()[:16], 1200, (12,), tuple(coder.fine.widths), r=16, group_size=600)
     with torch.inference_mode(), model.denoiser.inference():
-        bitswap.encode(coder, header, models.codes(1200).long(), None)
+        groups.encode(coder, header, models.codes(1200).long(), None)
     assert abs(np.mean(squares[-29:]) - 1) < 4 * math.sqrt(2 / (29 * 12 * 300))
 
 

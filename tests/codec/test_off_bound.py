@@ -70,14 +70,14 @@ def test_below_the_bound(tmp_path, case):
 
 def test_at_the_bound(tmp_path):
     """A model that fits: the coder's bits are the model's to a thousandth, and nothing is said."""
-    written = compress(models.exact(30), models.codes(1500), tmp_path / "x.nelbo", verify=False)
+    written = compress(models.exact(30), models.codes(600), tmp_path / "x.nelbo", verify=False)
     assert written.net_bits_per_dim == pytest.approx(written.model_bits_per_dim, rel=1e-3)
     assert written.off_bound is None and written.tally.rare_codes == 0 and "\n" not in str(written)
 
 
 def test_above_the_bound(tmp_path):
     """Lattices of two deviations lose bits for good; the bound is where it was."""
-    codes = models.codes(1500)
+    codes = models.codes(600)
     wide, fine = (compress(models.exact(30), codes, tmp_path / "x", verify=False, bin_width=w) for w in (2.0, 0.5))
     assert wide.net_bits_per_dim > 1.02 * fine.net_bits_per_dim
     assert wide.model_bits_per_dim == pytest.approx(fine.model_bits_per_dim, rel=0.015)
@@ -115,9 +115,9 @@ def test_the_bits_of_codes_are_the_decoders(name):
 
 def test_an_attempt_that_failed_counts_nothing(tmp_path, monkeypatch):
     """A chunk whose loan was too small is encoded again: each code and latent is counted once."""
-    from nelbo.codec import bitswap
+    from nelbo.codec import groups
 
     whole = compress(both(), models.codes(60), tmp_path / "x", few=True, verify=False)
-    monkeypatch.setattr(bitswap, "_FIRST_LOAN", -20)
+    monkeypatch.setattr(groups, "_FIRST_LOAN", -20)
     again = compress(both(), models.codes(60), tmp_path / "x", few=True, verify=False)
     assert again.tally == whole.tally

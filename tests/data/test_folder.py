@@ -53,11 +53,18 @@ def test_order_labels_limit_and_what_is_passed_over(tmp_path):
     (tmp_path / ".cache").mkdir()
     (tmp_path / ".cache" / "x.png").write_bytes(b"")
     examples = read(str(tmp_path))
-    assert examples.data[:, 0, 0].tolist() == [1, 3, 2, 0]  # ant/1, ant/deep/3, owl/10, owl/2
-    assert examples.labels.tolist() == [0, 0, 1, 1]
-    (tmp_path / "owl" / "2.png").write_bytes(b"not opened")
+    assert examples.data[:, 0, 0].tolist() == [1, 3, 0, 2]  # ant/1, ant/deep/3, owl/2, owl/10
+    assert examples.labels.tolist() == [0, 0, 1, 1] and examples.classes == ("ant", "owl")
+    passed = examples.facts["passed_over"]
+    assert passed["count"] == 3
+    assert [(e["name"], e["reason"]) for e in passed["entries"]] == [
+        (".cache", "hidden"),
+        ("README.txt", "no picture"),
+        ("ant/._1.png", "hidden"),
+    ]
+    (tmp_path / "owl" / "10.png").write_bytes(b"not opened")
     first = read(str(tmp_path), limit=3)
-    assert first.data[:, 0, 0].tolist() == [1, 3, 2]
+    assert first.data[:, 0, 0].tolist() == [1, 3, 0]
     assert first.labels.tolist() == [0, 0, 1]
     assert first.name == f"{tmp_path}[:3]"
     assert first.bins == 256
@@ -141,8 +148,8 @@ def test_folders_without_pictures_and_with_others(tmp_path):
     with pytest.raises(DataError, match=r"no pictures \(1 other files\)"):
         read(str(tmp_path))
     save(GRAY, tmp_path / "a.png")
-    palette().save(tmp_path / "b.gif")
-    with pytest.raises(DataError, match=r"format that is not read: b\.gif"):
+    (tmp_path / "b.heic").write_bytes(b"0000ftypheic")
+    with pytest.raises(DataError, match=r"format that is not read: b\.heic"):
         read(str(tmp_path))
 
 

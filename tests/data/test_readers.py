@@ -171,7 +171,7 @@ class Stream(IterableDataset):
         (Items([CODES[0], CODES[0, :1]]), r"item 0 is int64 of shape \(2, 2\), item 1 is int64 of shape \(1, 2\)"),
         (Items([CODES[0], CODES[0].float()]), "item 1 is float32"),
         (Items([]), "no items"),
-        (Items([{"image": CODES[0]}]), "item 0 of the dataset Items is a dict"),
+        (Items([{"a": CODES[0], "b": CODES[0]}]), "is a table with the keys a, b"),
         (Items(["text"]), "is a str"),
         (Stream(), "has no length"),
         (CODES[:0], "not a set of examples"),

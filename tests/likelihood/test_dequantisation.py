@@ -53,14 +53,14 @@ def test_the_discrete_bound_over_all_codes(path, kind, first):
 
 def test_a_fitted_start_is_nearer_than_an_even_one():
     """The same bound with less slack: by more than three standard errors, where a bin holds much of the noise."""
-    chain, x = model(nelbo.schedules.logsnr_linear(3.0, -8.0)), CODES.sample(64, seed=2)
+    chain, x = model(nelbo.schedules.logsnr_linear(3.0, -8.0)), CODES.sample(32, seed=2)
     even, fitted = (
         nelbo.ode_likelihood(chain, x, steps=16, draws=4, dequantisation=kind, per_example=True)
         for kind in ("uniform", "flow")
     )
     gain = even.bits_per_dim - fitted.bits_per_dim
     assert gain > 3 * math.hypot(even.standard_error.estimator, fitted.standard_error.estimator)
-    assert fitted.estimator["fit"]["steps"] == 200 and fitted.nfe_total > 64 * 4 * 97 + 200 * 32
+    assert fitted.estimator["fit"]["steps"] == 200 and fitted.nfe_total > 32 * 4 * 97 + 200 * 32
     again = nelbo.ode_likelihood(chain, x, steps=16, draws=4, dequantisation="flow")
     assert again.bits_per_dim == fitted.bits_per_dim
 
@@ -74,7 +74,7 @@ def test_more_points_under_the_logarithm_come_closer():
     gaps = []
     for K in (1, 4, 12):
         result = nelbo.ode_likelihood(
-            chain, x, steps=20, dequantisation="uniform", importance=K, draws=4, exact_trace=True, per_example=True
+            chain, x, steps=12, dequantisation="uniform", importance=K, draws=4, exact_trace=True, per_example=True
         )
         error = float(result.per_example.standard_error.square().mean().sqrt()) / math.sqrt(len(x))
         gaps.append((float((result.per_example.nats - exact).mean()), error))
@@ -90,7 +90,7 @@ def test_error_bars_of_probes_and_starting_points():
     """20 seeds: the spread of the value is what its standard error says (a chi of 19 degrees within 0.5 … 1.6)."""
     chain, x = model(nelbo.schedules.logsnr_linear(2.0, -8.0)), CODES.sample(6)
     wrong = dataclasses.replace(chain, decoder=Categorical())
-    runs = [nelbo.ode_likelihood(wrong, x, steps=8, probes=1, draws=2, seed=s) for s in range(20)]
+    runs = [nelbo.ode_likelihood(wrong, x, steps=4, probes=1, draws=2, seed=s) for s in range(20)]
     values = torch.tensor([r.bits_per_dim for r in runs])
     error = torch.tensor([r.standard_error.estimator for r in runs]).square().mean().sqrt()
     assert 0.5 < float(values.std() / error) < 1.6
@@ -114,7 +114,7 @@ def test_the_result_is_a_bound_of_another_quantity():
 def test_like_results_are_compared_and_unlike_ones_refused():
     x, chain = CODES.sample(12), model()
     worse = dataclasses.replace(chain, decoder=Categorical(), schedule=nelbo.schedules.logsnr_linear(3.0, -8.0))
-    a, b = (nelbo.ode_likelihood(m, x, per_example=True, steps=32) for m in (chain, worse))
+    a, b = (nelbo.ode_likelihood(m, x, per_example=True, steps=16) for m in (chain, worse))
     difference = nelbo.compare(a, b)
     assert difference.difference == pytest.approx(a.bits_per_dim - b.bits_per_dim)
     assert difference.standard_error.total <= a.standard_error.total and difference.examples == 12

@@ -34,7 +34,7 @@ def test_against_closed_forms(check):
 
 
 @pytest.mark.parametrize("path", ["vp", "ve", "flow"])
-@pytest.mark.parametrize(("solver", "steps"), [(Heun, (64, 128, 256)), (RK4, (32, 64, 128))])
+@pytest.mark.parametrize(("solver", "steps"), [(Heun, (64, 128)), (RK4, (32, 64))])
 def test_order_of_convergence(path, solver, steps):
     """The slope of log error in log steps is the order within 0.2."""
     model, z, exact = checks.at_first(checks.mixture(2, 2.0), path, 16)
@@ -44,13 +44,13 @@ def test_order_of_convergence(path, solver, steps):
 
 
 def test_probes_are_unbiased_and_tell_their_error():
-    """Mean over 200 probes within 4 standard errors of the exact density; the divergence twice would be 10 off."""
+    """Mean over 100 probes within 4 standard errors of the exact density; the divergence twice would be 10 off."""
     wide = checks.gaussian(8)
     data = checks.GaussianData(wide.mean, wide.covariance / 30)
     model, z, exact = checks.at_first(data, n=2)
-    signs = [trace.rademacher(1, torch.arange(2), 0, p, z.shape[1:], z.device) for p in range(200)]
-    end, flow = ode.log_density(model, z, solver=RK4(40), probes=signs)
-    error = flow.std(0) / math.sqrt(200)
+    signs = [trace.rademacher(1, torch.arange(2), 0, p, z.shape[1:], z.device) for p in range(100)]
+    end, flow = ode.log_density(model, z, solver=RK4(32), probes=signs)
+    error = flow.std(0) / math.sqrt(100)
     assert bool(((end + flow.mean(0) - exact).abs() <= 4 * error).all())
     assert bool((error > 0.005).all()) and bool(((exact - end).abs() > 14 * error).all())
 
@@ -95,21 +95,21 @@ def test_choices_are_objects_or_keywords():
 def test_examples_do_not_know_each_other(options):
     """Batches of one and of all give every example the same values."""
     data = checks.mixture(3)
-    model, x = data.model(checks.LAW, nelbo.grids.continuous()), data.sample(5)
-    options = {"steps": 24, "per_example": True, **options}
-    whole, single = (nelbo.ode_likelihood(model, x, batch_size=n, **options).per_example for n in (5, 1))
+    model, x = data.model(checks.LAW, nelbo.grids.continuous()), data.sample(3)
+    options = {"steps": 8, "per_example": True, **options}
+    whole, single = (nelbo.ode_likelihood(model, x, batch_size=n, **options).per_example for n in (3, 1))
     for name in vars(whole):
         torch.testing.assert_close(getattr(single, name), getattr(whole, name), rtol=0, atol=1e-11)
 
 
 def test_step_doubling_tells_the_error():
     """Per example within a factor of three of the true error, which both solvers are far from hiding."""
+    data = checks.mixture(2, 2.0)
+    model, x = data.model(checks.LAW, nelbo.grids.continuous()), data.sample(12)
+    options = {"dequantisation": "none", "per_example": True}
+    exact = nelbo.ode_likelihood(model, x, solver=RK4(192), **options).per_example.nats
     for solver in (Heun(64), RK4(32)):
-        data = checks.mixture(2, 2.0)
-        model, x = data.model(checks.LAW, nelbo.grids.continuous()), data.sample(12)
-        options = {"dequantisation": "none", "per_example": True}
         rough = nelbo.ode_likelihood(model, x, solver=solver, **options).per_example
-        exact = nelbo.ode_likelihood(model, x, solver=solver.with_steps(512), **options).per_example.nats
         true = (rough.nats - exact).abs()
         assert float(true.mean()) > 1e-6
         assert 1 / 3 < float(rough.solver_error.mean() / true.mean()) < 3
@@ -119,7 +119,7 @@ def test_the_tolerance_is_kept_example_by_example():
     data = checks.mixture(2, 2.0)
     model, x = data.model(checks.LAW, nelbo.grids.continuous()), data.sample(12)
     options = {"dequantisation": "none", "per_example": True}
-    exact = nelbo.ode_likelihood(model, x, steps=512, **options).per_example.nats
+    exact = nelbo.ode_likelihood(model, x, steps=192, **options).per_example.nats
     result = nelbo.ode_likelihood(model, x, steps=4, tolerance=1e-5, **options)
     allowed = 1e-5 * 2 * math.log(2)
     assert float(result.per_example.solver_error.max()) <= allowed

@@ -101,7 +101,7 @@ def keys(count, seed=0):
     return [torch.randint(0, 2**32, (count,), generator=generator) for _ in range(3)]
 
 
-@laws
+@settings(laws, max_examples=12)
 @given(st.integers(0, 2**64 - 1), st.integers(1, 40), st.permutations(list(range(12))))
 def test_batch_and_order_do_not_matter(seed, chunk, order):
     example, level, draw = keys(12)
@@ -221,9 +221,9 @@ def test_permutation_is_one(seed, n, level, draw):
 
 
 def test_permutations_are_uniform():
-    """All 24 orders of 4, over 6,000 draws, by chi-squared; and they depend on each key."""
+    """All 24 orders of 4, over 2,400 draws, by chi-squared; and they depend on each key."""
     counts = {}
-    for draw in range(6000):
+    for draw in range(2400):
         order = tuple(permutation(1, 4, draw=draw).tolist())
         counts[order] = counts.get(order, 0) + 1
     assert len(counts) == 24 and stats.chisquare(list(counts.values())).pvalue > 1e-3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -10,9 +11,11 @@ import torch
 from nelbo import parts
 from nelbo.errors import ModelFolderError, UnknownNameError
 from nelbo.model.decoder import ContinuousGaussian, Decoder, DiscretizedGaussian, LogSpread, RangeSpread
+from nelbo.model.domain import DataDomain
 from nelbo.model.prior import Prior
 from nelbo.model.reverse import Beta, Clip, LearnedLog, LearnedRange, Reverse
 from nelbo.parts import Part
+from nelbo.process.every_grid import Grid
 from nelbo.process.schedule import Schedule
 from tests.model.cases import CALIBRATED
 from tests.tables import refusals
@@ -58,14 +61,22 @@ test_a_foreign_description_is_refused = refusals(
     (
         lambda: Decoder.from_config({"kind": "discretized_gaussian"}, {}),
         ModelFolderError,
-        r"cannot be built from .*variance",
+        r"lacks its field 'variance', which is a finite number or null",
     ),
-    (lambda: Decoder.from_config({"kind": "categorical", "x": 1}, {}), ModelFolderError, r"fields \['x'\]"),
-    (lambda: Schedule.from_config({"kind": "table"}, {}), ModelFolderError, r"'table' cannot be built"),
+    (
+        lambda: Decoder.from_config({"kind": "categorical", "x": 1}, {}),
+        ModelFolderError,
+        r"has no field 'x'\nhint: its fields are log_prior",
+    ),
+    (
+        lambda: Schedule.from_config({"kind": "table"}, {}),
+        ModelFolderError,
+        r"'table' lacks its field 'table', which is a tensor",
+    ),
     (
         lambda: Schedule.from_config({"kind": "logsnr_linear", "logsnr_max": "a", "logsnr_min": 0}, {}),
-        Exception,
-        r"logsnr_max=.a. is no number",
+        ModelFolderError,
+        r"'logsnr_linear' has logsnr_max = 'a'\nhint: logsnr_max is a finite number",
     ),
     (
         lambda: Reverse.from_config({"kind": "gaussian", "variance": {"kind": "gamma"}}, {}),
@@ -77,7 +88,35 @@ test_a_foreign_description_is_refused = refusals(
         UnknownNameError,
         r"variance",
     ),
+    (lambda: Reverse.from_config({"kind": "gaussian", "variance": "beta"}, {}), ModelFolderError, r"variance = 'beta'"),
+    (
+        lambda: Reverse.from_config({**Reverse(Beta()).to_config(), "clip": True}, {}),
+        ModelFolderError,
+        r"the reverse 'gaussian' has clip = True\nhint: clip is a Clipping, an object with its kind or null",
+    ),
+    (lambda: Prior.from_config({"kind": ["gaussian"]}, {}), UnknownNameError, r"unknown prior \['gaussian'\]"),
+    (lambda: Prior.from_config("gaussian", {}), UnknownNameError, r"unknown prior None"),
+    (lambda: Grid.from_config({"kind": "even", "steps": True}, {}), ModelFolderError, r"steps is a whole number"),
+    (lambda: Grid.from_config({"kind": "even", "steps": 10**8}, {}), ModelFolderError, r"at most 1048576"),
+    (lambda: Grid.from_config({"kind": "even", "steps": 4.0}, {}), ModelFolderError, r"steps = 4.0"),
+    (lambda: Grid.from_config({"kind": "times", "times": [0, "x"]}, {}), ModelFolderError, r"times = \[0, 'x'\]"),
+    (lambda: Grid.from_config({"kind": "full"}, {"first": torch.ones(1)}), ModelFolderError, r"a tensor as its field"),
+    (lambda: Grid.from_config({"kind": "full"}, {"x.y": torch.ones(1)}), ModelFolderError, r"no field 'x'"),
+    (lambda: DataDomain.from_config({"kind": "domain", "shape": [10**5, 10**5]}, {}), ModelFolderError, r"at most"),
+    (
+        lambda: Decoder.from_config({"kind": "discretized_gaussian", "variance": 0.1}, {"spread.x": torch.ones(1)}),
+        ModelFolderError,
+        r"tensors of 'spread', and no such part",
+    ),
 )
+
+
+def test_limits_are_of_fields():
+    """And no example of the tests comes near one."""
+    for family in parts._KINDS:
+        for part in parts.kinds(family).values():
+            known = {field.name for field in dataclasses.fields(part)} | {"steps", "first"}
+            assert set(part.limits) <= known, part
 
 
 def test_parts_are_frozen():

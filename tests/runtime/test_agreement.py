@@ -34,6 +34,7 @@ def told(tmp_path_factory) -> list[dict]:
 
 
 @pytest.mark.parametrize("case", agreement.CASES)
+@pytest.mark.slow
 def test_what_differs_is_named_on_every_rank(told, case):
     """Two processes with different data of one shape gave two different numbers, each with exit status 0."""
     names = agreement.CASES[case][-1]
@@ -64,6 +65,7 @@ def test_equal_things_are_shared(told):
         np.testing.assert_allclose(told[0]["equal"][name], verb(Alone(), **given), rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_one_voice_on_the_command_line(tmp_path):
     """Each process reads its own file of one name: one error, status 1 of the launcher, and no number."""
     here = workplace(tmp_path)

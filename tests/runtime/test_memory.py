@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from nelbo.data import arrays
+from nelbo.data import numpy_files
 from nelbo.model.examples import Examples
 from tests.runtime.cases import environment
 
@@ -57,10 +57,10 @@ def test_ten_times_the_examples_in_the_same_memory(tmp_path):
 def test_a_mapped_file_is_as_one_that_was_read(tmp_path, monkeypatch):
     codes = np.random.default_rng(0).integers(0, 256, (3000, 5, 7)).astype("uint8")
     np.save(tmp_path / "x.npy", codes)
-    read = arrays.read_npy(tmp_path / "x.npy")
-    monkeypatch.setattr(arrays, "MAPPED", 0)
-    mapped = arrays.read_npy(tmp_path / "x.npy")
-    assert isinstance(arrays.load(tmp_path / "x.npy"), np.memmap)
+    read = numpy_files.read_npy(tmp_path / "x.npy")
+    monkeypatch.setattr(numpy_files, "MAPPED", 0)
+    mapped = numpy_files.read_npy(tmp_path / "x.npy")
+    assert isinstance(numpy_files.load(tmp_path / "x.npy"), np.memmap)
     assert mapped.fingerprint == read.fingerprint == Examples(read.data).fingerprint
     mapped.release()
     assert bool((mapped.data == read.data).all()) and mapped.first(7).release is mapped.release

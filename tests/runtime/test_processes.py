@@ -55,6 +55,7 @@ def on_one_and_on_two(here, *arguments, rows=True, **options):
     return documents[0]
 
 
+@pytest.mark.slow
 def test_five_samples_on_two_processes(here):
     """The same samples as one process draws, written once, by one voice."""
     for launcher, name in (((), "one.npz"), (TWO, "two.npz")):
@@ -64,16 +65,8 @@ def test_five_samples_on_two_processes(here):
     assert one.dtype == two.dtype and (one == two).all()
 
 
-# one by the quick tests, all by the slow ones: starting torch three times is what takes the time
-@pytest.mark.parametrize(
-    "estimator",
-    [
-        "per_example",
-        pytest.param("exhaustive", marks=pytest.mark.slow),
-        pytest.param("pooled", marks=pytest.mark.slow),
-        pytest.param("stratified", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("estimator", ["per_example", "pooled"])
 def test_nine_examples_on_two_processes(here, estimator):
     document = on_one_and_on_two(here, *NINE, "--estimator", estimator, rows=estimator != "pooled")
     assert document["examples"] == 9 and document["nfe_total"] > 0

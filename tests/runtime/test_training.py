@@ -40,6 +40,7 @@ def runs(tmp_path_factory) -> Path:
 
 
 @seen
+@pytest.mark.slow
 def test_the_same_losses_and_bounds(runs):
     one, two = log_of(runs / "one"), log_of(runs / "two")
     assert [r["step"] for r in one] == [r["step"] for r in two] and len(one) == 8 + 2
@@ -52,6 +53,7 @@ def test_the_same_losses_and_bounds(runs):
     assert bounds[1].bits_per_dim == pytest.approx(bounds[0].bits_per_dim, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_every_example_by_one_process(runs):
     """The rows of a step, over processes and micro-batches, are the rows of one process: none twice, none left out."""
     whole = json.loads((runs / "one.rows-0.json").read_text())
@@ -63,6 +65,7 @@ def test_every_example_by_one_process(runs):
     assert not set(shares[0][0]) & set(shares[1][0])
 
 
+@pytest.mark.slow
 def test_stopped_and_resumed_on_two(runs):
     """Bit for bit: average, bounds and log."""
     two, stopped = runs / "two", runs / "stopped"

@@ -240,7 +240,7 @@ def test_a_tightened_plugin_is_kept_by_its_name(codes, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     tight, _ = tightened("tight_plugin:model", codes, 4, out="kept")
-    again = nelbo.load("kept")
+    again = nelbo.load("kept", trust_code=True)
     assert again.fingerprint() == tight.fingerprint() and again.steps == 4
     assert certificates.read(tmp_path / "kept" / "certificate.json")["model"]["after"] == tight.fingerprint()
     assert (tmp_path / "kept" / "model.safetensors").stat().st_size < 150_000  # the fit alone
@@ -248,4 +248,4 @@ def test_a_tightened_plugin_is_kept_by_its_name(codes, tmp_path, monkeypatch):
 
     tight_plugin.SHIFT = 1.0
     with pytest.raises(ModelFolderError, match="other weights"):
-        nelbo.load("kept")
+        nelbo.load("kept", trust_code=True)

@@ -16,7 +16,7 @@ from nelbo.model.examples import Examples
 from nelbo.model.mixture import NetworkMixture
 from nelbo.testing import at_noise
 from nelbo.training.build import build_model
-from nelbo.training.config import check_config
+from nelbo.training.config import TrainConfig, check_config
 from nelbo.training.data import Batch
 from nelbo.training.objective import BoundObjective, NoisedBatch
 from nelbo.training.recipe import IMAGES, with_recipe
@@ -36,12 +36,21 @@ def test_images_of_many_levels():
         Examples(BYTES % 17, "few levels", bins=17),
         Examples(BYTES[:, :7], "an odd side", bins=256),
         Examples(BYTES.flatten(1), "vectors", bins=256),
-        Examples(BYTES.float(), "real numbers"),
     ],
     ids=lambda e: e.name,
 )
 def test_others_get_the_defaults(examples):
     assert with_recipe({"lr": 0.1}, examples) == {"lr": 0.1}
+
+
+@pytest.mark.parametrize("given", [{"lr": 0.1}, {"lr": 0.1, "net": "unet"}, TrainConfig(lr=0.1)])
+def test_real_numbers_get_a_plain_head_unless_a_head_is_named(given):
+    real = Examples(torch.randn(9, 3), "real numbers")
+    settings = check_config(with_recipe(given, real))
+    assert settings.net.head == "plain" and settings.lr == 0.1
+    assert check_config(with_recipe(None, real)).net.head == "plain"
+    for named in ({"net": {"head": "mixture"}}, check_config({"net": {"head": "mixture"}})):
+        assert check_config(with_recipe(named, real)).net.head == "mixture"
 
 
 def test_settings_stand_above_it():
@@ -94,7 +103,7 @@ def test_a_mixture_beside_eps_is_refused_where_it_learns_nothing(changes, messag
 
 def test_a_mixture_of_real_numbers_is_refused():
     with pytest.raises(UsageError, match="real-valued"):
-        build_model(Examples(BYTES.float(), "real"), check_config({"net": {"head": "plain"}, "decoder": "mixture"}))
+        build_model(Examples(BYTES + 0.3, "real"), check_config({"net": {"head": "plain"}, "decoder": "mixture"}))
 
 
 def test_one_call_a_step(monkeypatch):

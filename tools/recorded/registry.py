@@ -15,7 +15,7 @@ import torch
 import nelbo
 
 FREE_TEXT = ("warnings", "notes", "note")
-UNSTABLE = ("version", "seconds", "validation_seconds", "date", "torch", "trained_by", "file")
+UNSTABLE = ("version", "seconds", "validation_seconds", "date", "torch", "trained_by", "file", "digest")
 """Keys of JSON documents that are left out: messages for people, and what differs from run to run."""
 
 

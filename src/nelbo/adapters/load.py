@@ -24,13 +24,16 @@ def load(
     subfolder: str | None = None,
     revision: str | None = None,
     local_files_only: bool = False,
+    trust_code: bool = False,
 ) -> DiffusionModel:
     """The model in a folder written by `nelbo train` or by diffusers' `save_pretrained`, or made by
     `package.module:function` (no arguments), or of the hub (`org/name`), or of a pipeline of diffusers; a model itself
     is returned as it is.
 
     overrides: choices that replace the model's own. subfolder, revision, local_files_only: as of diffusers'
-    `from_pretrained`. The current directory is importable. Errors: ModelFolderError; UsageError for anything else,
+    `from_pretrained`. trust_code: import and call the function that a folder refers to, as that of a tightened plug-in
+    does; without it such a folder is refused, and what it would run is named. A function that is named here itself
+    needs no such consent. The current directory is importable. Errors: ModelFolderError; UsageError for anything else,
     such as a network alone, with the line that makes a model of it.
 
     >>> import nelbo, tempfile
@@ -64,5 +67,5 @@ def load(
         return diffusers.from_diffusers(text, **given, **hub)
     foreign.check_folder(path)
     if Path(text).exists() or ":" not in text:
-        return chosen.apply(folder.load(path))
+        return chosen.apply(folder.load(path, trust_code=trust_code))
     return chosen.apply(plugin.call(text))

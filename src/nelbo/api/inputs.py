@@ -13,6 +13,7 @@ from torch import Tensor
 from nelbo import data as readers
 from nelbo.adapters.choices import Overrides
 from nelbo.adapters.load import Model, load
+from nelbo.data import classes
 from nelbo.errors import UsageError
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
@@ -43,23 +44,26 @@ class Inputs:
         limit: int | None = None,
         condition: Condition | str | None = None,
         overrides: Overrides | None = None,
+        trust_code: bool = False,
         grid: Grid | None = None,
     ) -> Inputs:
         """From what a verb is given. Errors: those of `load` and of the readers, and UsageError."""
         chosen = overrides or Overrides()
-        loaded = load(model, overrides=chosen)
-        examples = readers.resolve(data, limit=limit)
-        rows = rows_of(condition, examples)
+        loaded = load(model, overrides=chosen, trust_code=trust_code)
+        examples, rows = conditioned(condition, readers.resolve(data, limit=limit), loaded)
         return cls(loaded if grid is None else loaded.with_grid(grid), examples, rows, chosen)
 
 
-def rows_of(condition: Condition | str | None, examples: Examples) -> Condition | None:
+def conditioned(
+    condition: Condition | str | None, examples: Examples, model: DiffusionModel
+) -> tuple[Examples, Condition | None]:
     """Keywords of the network with one row an example: as given, or the labels of the data under the name given.
 
-    Errors: UsageError where labels are asked for that the data do not have.
+    Labels that have names are those of the model's classes of the same names, and the examples state their numbers.
+    Errors: UsageError where labels are asked for that the data do not have; DataError for names unknown to the model.
     """
     if not isinstance(condition, str):
-        return condition
+        return examples, condition
     if not condition.isidentifier():
         raise UsageError(f"the condition {condition!r}", "give the name of the network's keyword, such as y")
     if examples.labels is None:
@@ -68,4 +72,6 @@ def rows_of(condition: Condition | str | None, examples: Examples) -> Condition 
             "labels come from an npz key (labels, y), an IDX companion file or sub-folder names; in Python give "
             "condition={name: rows}",
         )
-    return {condition: examples.labels}
+    examples = classes.of_model(examples, model, condition)
+    assert examples.labels is not None  # as before
+    return examples, {condition: examples.labels}

@@ -1,4 +1,4 @@
-"""The verbs that make something of a model or with it: `train`, `tighten`, `sample`, `save_pretrained`."""
+"""The verbs that make something of a model or with it: `train`, `tighten`, `sample`."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ from torch import Tensor
 
 from nelbo import data as readers
 from nelbo import runtime, sampling
-from nelbo.adapters import diffusers
 from nelbo.adapters.choices import Overrides
 from nelbo.adapters.load import Model, load
 from nelbo.ambient import neutral
-from nelbo.api.inputs import Data, Device, Inputs, Progress, rows_of
+from nelbo.api.inputs import Data, Device, Inputs, Progress, conditioned
 from nelbo.arguments import numbers
-from nelbo.bound.result import Bound
+from nelbo.data import arrays
 from nelbo.errors import UsageError
 from nelbo.files import write_atomic
 from nelbo.model import folder
 from nelbo.model.diffusion import DiffusionModel
+from nelbo.model.examples import Examples
 from nelbo.process.grid import Grid
-from nelbo.report import card
 from nelbo.sampling import Sampler, Trajectory
 from nelbo.tightening import certificate as certificates
 from nelbo.tightening import tighten as tightenings
@@ -70,8 +69,11 @@ def train(
     (3,)
     """
     examples = check_config(config).validation.data if validation is None else validation
+    given = readers.resolve(data)
+    if not isinstance(data, Examples) and not (isinstance(data, (str, Path)) and "#layout=" in str(data)):
+        arrays.check_channels_first(given)
     return train_model(
-        readers.resolve(data),
+        given,
         out,
         config,
         validation=None if examples is None else readers.resolve(examples),
@@ -97,6 +99,7 @@ def tighten(
     condition: Condition | str | None = None,
     held_out_condition: Condition | None = None,
     overrides: Overrides | None = None,
+    trust_code: bool = False,
     seed: int = 0,
     batch_size: int | None = None,
     device: Device | None = None,
@@ -112,8 +115,8 @@ def tighten(
     certify on, so that all of `data` are fitted to; held_out_condition: their rows of the condition. first_level:
     "auto", or the decoder there: "own", "gaussian", "histogram", "pixel", "context". out: a folder to write the model
     and certificate.json to; a model of package.module:function is kept as that name and the fitted parts. limit: only
-    the first so many examples of `data`. message: called with a line at every stage. condition, overrides, seed,
-    batch_size, device and progress are as of `evaluate`.
+    the first so many examples of `data`. message: called with a line at every stage. condition, overrides, trust_code,
+    seed, batch_size, device and progress are as of `evaluate`.
 
     Errors: UsageError (too few examples, too many steps, a target out of reach; a call in several processes, which do
     not share the work), and those of `evaluate`. Source: Watson et al. 2021 (grids); Bao et al. 2022 (variances).
@@ -128,13 +131,13 @@ def tighten(
     (4, 32)
     """
     runtime.check_first("tighten")
-    source, model = model, load(model, overrides=overrides)
+    source, model = model, load(model, overrides=overrides, trust_code=trust_code)
     if out is not None:
         _check_tightened_folder(source, model, out)
     given = Inputs.of(model, data, limit=limit, condition=condition)
     other = None if held_out is None else readers.resolve(held_out)
     if other is not None and isinstance(condition, str):
-        held_out_condition = rows_of(condition, other)
+        other, held_out_condition = conditioned(condition, other, model)
     tight, certificate = tightenings.tighten(
         given.model,
         given.examples,
@@ -179,6 +182,7 @@ def sample(
     start: Tensor | None = ...,
     trajectory: Literal[True],
     overrides: Overrides | None = ...,
+    trust_code: bool = ...,
     seed: int = ...,
     batch_size: int | None = ...,
     device: Device | None = ...,
@@ -202,6 +206,7 @@ def sample(
     start: Tensor | None = ...,
     trajectory: Literal[False] = ...,
     overrides: Overrides | None = ...,
+    trust_code: bool = ...,
     seed: int = ...,
     batch_size: int | None = ...,
     device: Device | None = ...,
@@ -226,6 +231,7 @@ def sample(
     start: Tensor | None = None,
     trajectory: bool = False,
     overrides: Overrides | None = None,
+    trust_code: bool = False,
     seed: int = 0,
     batch_size: int | None = None,
     device: Device | None = None,
@@ -244,8 +250,8 @@ def sample(
     guidance, x̂ = x̂_null + w (x̂_condition − x̂_null), and the one row that the network takes for no condition. start:
     z_L (n, *shape) in the place of draws of the prior, as `nelbo.sampling.encode` gives it. trajectory: return a
     `Trajectory` with every level. progress: called with (evaluations done, planned). workers: the processes that share
-    the samples (`nelbo.runtime.workers()`); every one gets all of them. model, overrides, seed, batch_size and device
-    are as of `evaluate`.
+    the samples (`nelbo.runtime.workers()`); every one gets all of them. model, overrides, trust_code, seed, batch_size
+    and device are as of `evaluate`.
 
     Errors: UsageError, UnknownNameError, ShapeError, NumericalError. Source: Ho et al. 2020, algorithm 2.
 
@@ -256,7 +262,7 @@ def sample(
     torch.Size([2, 4])
     """
     return sampling.sample(
-        load(model, overrides=overrides),
+        load(model, overrides=overrides, trust_code=trust_code),
         n,
         sampler=sampler,
         steps=steps,
@@ -269,29 +275,3 @@ def sample(
         trajectory=trajectory,
         run=Run(device=device, batch_size=batch_size, seed=seed, progress=progress, workers=workers or Alone()),
     )
-
-
-def save_pretrained(model: Model, out: str | Path, *, bound: Bound | None = None, license: str | None = None) -> Path:
-    """Write `model`, whose network is diffusers' UNet2DModel, as a folder that `DDPMPipeline.from_pretrained` loads.
-
-    With the folder `out` goes a model card, README.md with YAML metadata; bound: the result of `evaluate` that it
-    states; license: an identifier such as "apache-2.0". The folder can be uploaded to the hub as it is. Errors:
-    UsageError where diffusers cannot express the model, with the part of it that it cannot.
-
-    >>> import nelbo, tempfile
-    >>> from diffusers import DDPMScheduler, UNet2DModel
-    >>> net = UNet2DModel(8, 1, 1, block_out_channels=(32, 32), down_block_types=("DownBlock2D",) * 2,
-    ...                   up_block_types=("UpBlock2D",) * 2)
-    >>> folder = nelbo.save_pretrained(nelbo.from_diffusers((net, DDPMScheduler(100)), bins=17), tempfile.mkdtemp())
-    >>> nelbo.load(folder).steps
-    100
-    """
-    if bound is not None and bound.quantity != "vlb":
-        raise UsageError(
-            f"a result of quantity {bound.quantity!r} for a model card, which states the variational bound",
-            "give what nelbo.evaluate returned",
-        )
-    model = load(model)
-    written = diffusers.save_pretrained(model, out)
-    write_atomic(written / "README.md", card.card(model, bound, name=Path(out).resolve().name, license=license))
-    return written

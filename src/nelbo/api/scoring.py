@@ -17,6 +17,7 @@ from nelbo.bound.compare import Comparison, compare_results
 from nelbo.bound.estimators import Estimator
 from nelbo.bound.result import Bound
 from nelbo.bound.tolerance import Relative
+from nelbo.data import classes
 from nelbo.diagnosis import Diagnosis
 from nelbo.diagnosis import diagnose as diagnoses
 from nelbo.errors import UsageError
@@ -42,6 +43,7 @@ def evaluate(
     limit: int | None = None,
     condition: Condition | str | None = None,
     overrides: Overrides | None = None,
+    trust_code: bool = False,
     seed: int = 0,
     batch_size: int | None = None,
     device: Device | None = None,
@@ -67,6 +69,7 @@ def evaluate(
         `Estimator`. per_example: keep every example's bound with its standard error in `Bound.per_example`.
         limit: only the first so many examples. condition: keywords of the network with one row an example, or the name
         of the keyword that takes the labels of the data. overrides: choices that replace the model's own.
+        trust_code: as of `nelbo.load`.
 
     How it is run:
         seed: of all noise. batch_size: examples of one network call, chosen by their size where None. device: where the
@@ -87,7 +90,9 @@ def evaluate(
     True
     """
     with neutral():
-        given = Inputs.of(model, data, limit=limit, condition=condition, overrides=overrides, grid=grid)
+        given = Inputs.of(
+            model, data, limit=limit, condition=condition, overrides=overrides, trust_code=trust_code, grid=grid
+        )
         bound = bounds.evaluate(
             given.model,
             given.examples,
@@ -113,6 +118,7 @@ def diagnose(
     limit: int | None = None,
     condition: Condition | str | None = None,
     overrides: Overrides | None = None,
+    trust_code: bool = False,
     seed: int = 0,
     batch_size: int | None = None,
     device: Device | None = None,
@@ -131,8 +137,9 @@ def diagnose(
     3.5 standard errors of the paired difference, or 2 where nearly all of its draws cost less. What is nearer than that
     cannot be told apart, and is named.
 
-    max_nfe: at most so many network evaluations, 2000 where None. model, data, limit, condition, overrides, seed,
-    batch_size, device, precision and progress are as of `evaluate`; at most 512 examples are looked at.
+    max_nfe: at most so many network evaluations, 2000 where None. model, data, limit, condition, overrides,
+    trust_code, seed, batch_size, device, precision and progress are as of `evaluate`; at most 512 examples are looked
+    at.
 
     Errors: those of `evaluate`; UsageError where max_nfe is too small to look at every sibling once.
 
@@ -144,7 +151,7 @@ def diagnose(
     >>> nelbo.diagnose(model, data.sample(64)).verdict.change
     'predicts="v"'
     """
-    given = Inputs.of(model, data, limit=limit, condition=condition, overrides=overrides)
+    given = Inputs.of(model, data, limit=limit, condition=condition, overrides=overrides, trust_code=trust_code)
     diagnosis = diagnoses(
         given.model,
         given.examples,
@@ -176,6 +183,7 @@ def ode_likelihood(
     limit: int | None = None,
     condition: Condition | str | None = None,
     overrides: Overrides | None = None,
+    trust_code: bool = False,
     seed: int = 0,
     batch_size: int | None = None,
     device: Device | None = None,
@@ -206,8 +214,9 @@ def ode_likelihood(
         one logarithm, −log (1/K) Σ_k p(x | z_k) p(z_k)/q(z_k | x): still a bound, biased upwards by about
         Var(weight)/2K; needs the exact trace.
 
-    model, data, grid, per_example, limit, condition, overrides, seed, batch_size, device, precision (no bf16),
-    progress, state and workers are as of `evaluate`. After an interrupt the result is that of the examples finished.
+    model, data, grid, per_example, limit, condition, overrides, trust_code, seed, batch_size, device, precision (no
+    bf16), progress, state and workers are as of `evaluate`. After an interrupt the result is that of the examples
+    finished.
 
     Errors: ShapeError, DomainError, UsageError, UnknownNameError, NumericalError, Interrupted.
     Source: Song et al. 2021, eq. 39; Burda et al. 2016, eq. 8.
@@ -220,7 +229,9 @@ def ode_likelihood(
     >>> bool((ode.per_example.nats + data.log_prob(codes)).abs().max() < 0.01)   # the exact model's −log P
     True
     """
-    given = Inputs.of(model, data, limit=limit, condition=condition, overrides=overrides, grid=grid)
+    given = Inputs.of(
+        model, data, limit=limit, condition=condition, overrides=overrides, trust_code=trust_code, grid=grid
+    )
     how = Settings.parse(
         given.model,
         solver=solver,
@@ -258,6 +269,7 @@ def compare(
     limit: int | None = None,
     condition: Condition | str | None = None,
     overrides: Overrides | None = None,
+    trust_code: bool = False,
     seed: int = 0,
     batch_size: int | None = None,
     device: Device | None = None,
@@ -271,7 +283,8 @@ def compare(
     Common random numbers: the same positions and noise for both models. tolerance: the paired standard error to reach,
     in bits/dim, or relative to the difference ("5%"); max_nfe: at most so many evaluations of both together. any_cost:
     as of `evaluate`, where what a comparison takes is known after two strata an example. data, limit, condition and
-    overrides (of both models), seed, batch_size, device, precision, progress, message and workers are as of `evaluate`.
+    overrides and trust_code (of both models), seed, batch_size, device, precision, progress, message and workers are as
+    of `evaluate`.
 
     Two results in the place of models, of `evaluate` or of `ode_likelihood` with per_example=True, are compared as they
     are, without data, and only with results of the same kind.
@@ -288,10 +301,13 @@ def compare(
         return compare_results(model_a, model_b)
     if data is None:
         raise UsageError("two models are to be compared on no data", "give data, such as 'digits:test' or an array")
-    given = Inputs.of(model_a, data, limit=limit, condition=condition, overrides=overrides)
+    given = Inputs.of(model_a, data, limit=limit, condition=condition, overrides=overrides, trust_code=trust_code)
+    other = load(model_b, overrides=overrides, trust_code=trust_code)
+    if isinstance(condition, str):
+        classes.check_same(given.model, other, condition)
     difference = comparisons.compare(
         given.model,
-        load(model_b, overrides=overrides),
+        other,
         given.examples,
         Run(device, precision, batch_size, seed, None, workers or Alone(), progress, message),
         tolerance=tolerance,

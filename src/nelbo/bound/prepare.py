@@ -72,7 +72,7 @@ class Prepared:
         return {
             "precision": self.run.precision,
             "seed": self.run.seed,
-            "data": {"name": scored.name, "fingerprint": scored.fingerprint},
+            "data": {"name": scored.name, "fingerprint": scored.fingerprint, **scored.facts},
             "model": {"fingerprint": self.fingerprint, "parameters": self.model.parameters},
             "description": self.model.describe(),
             "version": __version__,

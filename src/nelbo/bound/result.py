@@ -8,6 +8,7 @@ from typing import Any
 
 from nelbo.bound.estimate import Estimate, PerExample, TermEstimate
 from nelbo.maths.units import bits_per_dim
+from nelbo.model.examples import described
 from nelbo.model.reverse import Clipping
 from nelbo.typing import Json
 
@@ -212,6 +213,7 @@ def table(bound: Bound) -> str:
         "fingerprints": f"data {bound.data['fingerprint'][:12]}, "
         f"model {(bound.model['fingerprint'] or 'unknown')[:12]}, nelbo {bound.version}",
     }
+    facts |= described(bound.data)
     if bound.overrides:
         facts["chosen"] = ", ".join(f"{name} {value}" for name, value in bound.overrides.items())
     lines += [f"{name:<13} {text}" for name, text in facts.items()]

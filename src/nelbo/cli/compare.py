@@ -23,6 +23,7 @@ def compare(
     running: options.Running,
     as_json: options.Json = False,
     condition: options.Condition = None,
+    trust_code: options.TrustCode = False,
     choices: options.Choices,
 ) -> None:
     """Compare the bounds of two models on the same data.
@@ -46,6 +47,7 @@ def compare(
                 limit=limit,
                 condition=condition,
                 overrides=choices.overrides(),
+                trust_code=trust_code,
                 progress=progress,
                 message=output.message,
                 workers=runtime.workers(),

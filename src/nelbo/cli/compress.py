@@ -43,6 +43,7 @@ def compress(
     batch_size: options.BatchSize = None,
     as_json: options.Json = False,
     condition: options.Condition = None,
+    trust_code: options.TrustCode = False,
     choices: options.Choices,
 ) -> None:
     """Compress images without loss.
@@ -58,7 +59,7 @@ def compress(
 
         with shown("compressing") as progress:
             written = codec.compress(
-                loaded(model, settings),
+                loaded(model, settings, trust_code),
                 data,
                 out,
                 verify=verify,
@@ -83,6 +84,7 @@ def decompress(
     ],
     batch_size: options.BatchSize = None,
     as_json: options.Json = False,
+    trust_code: options.TrustCode = False,
 ) -> None:
     """Restore the images of a compressed file exactly.
 
@@ -92,17 +94,19 @@ def decompress(
     with session(as_json, one_process=True) as output:
         from nelbo.codec import archive
         from nelbo.codec.decompress import restore
+        from nelbo.codec.settings import check_settings
 
         with archive.opened(file) as opened:
             header = archive.read_header(opened, str(file))
-        given = loaded(model, header.settings)
+        check_settings(header.settings, len(header.widths))
+        given = loaded(model, header.settings, trust_code)
         with shown("decompressing") as progress:
             read = restore(given, file, out, batch_size=batch_size, progress=progress)
         output.document(read.to_dict())
         output.text(str(read.where))
 
 
-def loaded(model: str, settings: Json) -> DiffusionModel:
+def loaded(model: str, settings: Json, trust_code: bool) -> DiffusionModel:
     """The model that MODEL names, with the settings that a file keeps. Errors: UsageError for unknown settings."""
     from nelbo import api
     from nelbo.adapters.choices import Overrides
@@ -111,7 +115,7 @@ def loaded(model: str, settings: Json) -> DiffusionModel:
     values: Json = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
     steps = values.pop("steps", None)
     try:
-        given = api.load(model, overrides=Overrides(**values))
+        given = api.load(model, overrides=Overrides(**values), trust_code=trust_code)
         return given if steps is None else given.with_grid(even(steps))
     except TypeError:
         raise UsageError(f"unknown settings in the file: {settings}", "it was altered; fetch it again") from None

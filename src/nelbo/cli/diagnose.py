@@ -29,6 +29,7 @@ def diagnose(
     ] = None,
     as_json: options.Json = False,
     condition: options.Condition = None,
+    trust_code: options.TrustCode = False,
     choices: options.Choices,
 ) -> None:
     """Find the declaration that suits a network best.
@@ -52,6 +53,7 @@ def diagnose(
                 limit=limit,
                 condition=condition,
                 overrides=choices.overrides(),
+                trust_code=trust_code,
                 precision=precision,
                 progress=progress,
                 **running.keywords(),

@@ -32,6 +32,7 @@ def evaluate(
     files: options.Files,
     as_json: options.Json = False,
     condition: options.Condition = None,
+    trust_code: options.TrustCode = False,
     choices: options.Choices,
 ) -> None:
     """Bound a model on data, term by term, with error bars.
@@ -58,6 +59,7 @@ def evaluate(
                 limit=limit,
                 condition=condition,
                 overrides=choices.overrides(),
+                trust_code=trust_code,
                 precision=precision,
                 progress=progress,
                 message=output.message,

@@ -23,6 +23,7 @@ def info(
         typer.Argument(metavar="[MODEL | FILE.nelbo]", help="A model, or a compressed file.", show_default=False),
     ] = None,
     as_json: options.Json = False,
+    trust_code: options.TrustCode = False,
 ) -> None:
     """Describe this installation, a model or a compressed file.
 
@@ -40,7 +41,7 @@ def info(
         else:
             from nelbo import api
 
-            document = {"schema": "nelbo.info/1", "path": model, **describe(api.load(model))}
+            document = {"schema": "nelbo.info/1", "path": model, **describe(api.load(model, trust_code=trust_code))}
         output.document(document)
         output.text("\n".join(lines(document)))
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -104,10 +106,39 @@ def execute(arguments: Sequence[str]) -> int:
 
 def run() -> NoReturn:
     """The entry point: `execute` on the process's arguments, then leave with its status."""
+    open_streams()
+    end_as_ctrl_c()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError):
             stream.reconfigure(errors="backslashreplace" if stream.encoding.lower() == "utf-8" else "replace")  # type: ignore
     runtime.leave(execute(sys.argv[1:]))
+
+
+def open_streams() -> None:
+    """Open /dev/null where stdin, stdout or stderr is closed (`>&-`): the next file that is opened would otherwise get
+    its number, and with it whatever is printed."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  for the life of the process
+
+
+def end_as_ctrl_c() -> None:
+    """Let SIGTERM and SIGHUP end a command as Ctrl-C does, with its temporary files deleted and its state saved."""
+
+    def stop(number: int, frame: object) -> None:
+        for each in signals:
+            signal.signal(each, signal.SIG_IGN)  # the launcher may send it again while the files are deleted
+        raise KeyboardInterrupt
+
+    signals = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    signals = [number for number in signals if signal.getsignal(number) == signal.SIG_DFL]
+    for number in signals:
+        signal.signal(number, stop)
 
 
 def _silence_stdout() -> None:

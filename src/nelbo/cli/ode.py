@@ -53,6 +53,7 @@ def ode(
     files: options.Files,
     as_json: options.Json = False,
     condition: options.Condition = None,
+    trust_code: options.TrustCode = False,
     choices: options.Choices,
 ) -> None:
     """Score data by the probability-flow ODE of a model.
@@ -80,6 +81,7 @@ def ode(
                 limit=limit,
                 condition=condition,
                 overrides=choices.overrides(),
+                trust_code=trust_code,
                 precision=precision,
                 progress=progress,
                 state=files.state,

@@ -36,8 +36,8 @@ Data = Annotated[
     typer.Option(
         "--data",
         metavar="DATA",
-        help="digits[:train|:test], FILE.npz[#key], FILE.npy, FILE.csv, an IDX file, a folder of images, "
-        "or hf:NAME[:split].",
+        help="digits[:train|:test], FILE.npz[#key], FILE.npy, FILE.csv, an IDX file, a folder of images or its part "
+        "FOLDER:train, or hf:NAME[:split].",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
@@ -54,6 +54,11 @@ Condition = Annotated[
 ]
 BatchSize = Annotated[
     int | None, typer.Option("--batch-size", min=1, metavar="N", help="Examples in one call of the network.")
+]
+
+TrustCode = Annotated[
+    bool,
+    typer.Option("--trust-code", help="Import and call the function that a model folder refers to."),
 ]
 
 

@@ -55,6 +55,7 @@ def sample(
     ] = None,
     running: options.Running,
     as_json: options.Json = False,
+    trust_code: options.TrustCode = False,
     choices: options.Choices,
 ) -> None:
     """Draw examples of a model, as a picture or an array. Under torchrun the processes share the examples."""
@@ -67,7 +68,7 @@ def sample(
 
         started = time.perf_counter()
         overrides = choices.overrides()
-        loaded = api.load(model, overrides=overrides)
+        loaded = api.load(model, overrides=overrides, trust_code=trust_code)
         if out.suffix.lower() == ".png":
             check_pictures(loaded.domain)
         none = None if null_condition is None else {k: v[0] for k, v in rows_of(null_condition, 1, "--null-").items()}

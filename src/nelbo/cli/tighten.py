@@ -40,6 +40,7 @@ def tighten(
     running: options.Running,
     as_json: options.Json = False,
     condition: options.Condition = None,
+    trust_code: options.TrustCode = False,
     choices: options.Choices,
 ) -> None:
     """Tighten the bound of a model without training it.
@@ -65,6 +66,7 @@ def tighten(
                 limit=limit,
                 condition=condition,
                 overrides=choices.overrides(),
+                trust_code=trust_code,
                 progress=progress,
                 message=output.message,
                 **running.keywords(),

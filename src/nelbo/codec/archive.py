@@ -5,13 +5,14 @@ A chunk is in a frame
     MARK | index | length of the body | CRC-32 of the codes | CRC-16 of these | body | CRC-32 of all after MARK
 
 whose checksums start from that of the header, so that a chunk of another archive does not fit. Where bytes are
-damaged, reading continues at the next MARK that begins an intact frame.
+damaged, reading continues at the next MARK that begins an intact frame. Chunks are decoded in the order of their
+indices, wherever they stand, and a file whose chunks are missing, repeated or displaced is never read as a whole one.
 """
 
 from __future__ import annotations
 
+import re
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -27,8 +28,14 @@ from nelbo.typing import Json
 MARK = b"\x9cNc\xe2"
 _HEAD = 4 + 10 + 10 + 4 + 2
 """The longest frame before its body, in bytes."""
+_BEGINNING = re.compile(re.escape(MARK) + rb"((?:[\x80-\xff]{0,9}[\x00-\x7f]){2}.{4})(..)", re.DOTALL)
+"""A frame before its body: the mark, two varints and the checksum of the codes, the checksum of these."""
 _WINDOW = 1 << 16
-"""Bytes searched at once for the next mark."""
+"""Bytes searched at once for marks."""
+_PATIENCE = 4
+"""Accidents do not make a reader check more than the length of the file in vain; false frames made on purpose may."""
+_SHOWN = 20
+"""Flaws that are listed."""
 
 
 @dataclass(frozen=True)
@@ -74,17 +81,41 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Frame:
-    """An intact chunk in a file: its index, its body, and the checksum of its codes."""
+    """A chunk in a file: its index, the checksum of its codes, where its body begins, the length of the body, and the
+    checksum of what stands between the mark and the body, from which that of the whole goes on."""
 
     index: int
-    body: bytes
     codes: int
+    begin: int
+    length: int
+    check: int
+
+    @property
+    def end(self) -> int:
+        """The place behind the frame."""
+        return self.begin + self.length + 4
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The intact chunks of a file by their index, and how the file differs from one that was written so.
+
+    flaws: sentences; none where the chunks follow each other in order, without a byte between them, up to the checksum
+    of the whole, which is right. A chunk that is missing is no flaw but a loss (`missing`).
+    """
+
+    frames: dict[int, Frame]
+    flaws: tuple[str, ...]
 
 
 def frame(header: Header, index: int, body: bytes, codes: int) -> bytes:
     """The bytes of the frame of a chunk's body; `codes`: the checksum of its codes."""
+    return frame_bytes(checksum_start(header), index, body, codes)
+
+
+def frame_bytes(start: int, index: int, body: bytes, codes: int) -> bytes:
+    """As `frame`, by the value that its checksums start from."""
     head = bytes(ByteWriter().varint(index).varint(len(body)).raw(codes.to_bytes(4, "little")).data)
-    start = checksum_start(header)
     head += (zlib.crc32(head, start) & 0xFFFF).to_bytes(2, "little")
     whole = zlib.crc32(body, zlib.crc32(head, start))
     return MARK + head + body + whole.to_bytes(4, "little")
@@ -116,56 +147,80 @@ def read_header(file: BinaryIO, path: str) -> Header:
     return header
 
 
-def frames(file: BinaryIO, header: Header) -> Iterator[Frame]:
-    """Every intact chunk from the file's position on, each index once, damage skipped; one chunk in memory."""
-    place = file.tell()
-    size = file.seek(0, 2)
-    seen: set[int] = set()
-    start = checksum_start(header)
-    while place < size - 4:
-        frame = _frame_at(file, place, size, start, header.chunks)
-        if frame is None:
-            place = _next_mark(file, place + 1, size)
-            continue
-        place = file.tell()
-        if frame.index not in seen:
-            seen.add(frame.index)
-            yield frame
+def survey(file: BinaryIO, header: Header) -> Survey:
+    """Every intact chunk from the file's position on, in one pass; of two with one index the first.
+
+    The time is linear in the file's length, whatever it holds: after `_PATIENCE` times that many bytes of frames that
+    turned out to be damaged no more are looked at.
+    """
+    begin, size = file.tell(), file.seek(0, 2)
+    frames: dict[int, Frame] = {}
+    flaws: dict[str, None] = {}
+    start, at, place, last, wasted = checksum_start(header), begin, begin, -1, 0
+    while at < size - 4 and wasted <= _PATIENCE * size:
+        file.seek(at)
+        window = file.read(_WINDOW + _HEAD)
+        i, after = 0, at + _WINDOW
+        while (match := _BEGINNING.search(window, i)) and match.start() < _WINDOW and wasted <= _PATIENCE * size:
+            i = match.start()
+            frame = _frame(match, at, size, start, header.chunks)
+            if frame is None or not _is_intact(file, frame):
+                wasted += 0 if frame is None else frame.length
+                i += len(MARK)
+                continue
+            if at + i != place:
+                flaws[f"the {at + i - place} bytes from {place} on belong to no intact chunk"] = None
+            if frame.index in frames:
+                flaws[f"chunk {frame.index} is repeated"] = None
+            elif frame.index < last:
+                flaws[f"chunk {frame.index} stands behind chunk {last}"] = None
+            frames.setdefault(frame.index, frame)
+            place, last = frame.end, max(last, frame.index)
+            if frame.end >= after:
+                after = frame.end
+                break
+            i = frame.end - at
+        at = after
+    if place != size - 4:
+        flaws[f"its last chunk ends at byte {place}, {abs(size - 4 - place)} from where its checksum begins"] = None
+    elif not intact(file):
+        flaws["its checksum at the end is wrong"] = None
+    if 0 in frames and frames[0].codes != header.identity:
+        flaws["its header is that of other images"] = None
+    return Survey(dict(sorted(frames.items())), tuple(flaws)[:_SHOWN])
 
 
-def _frame_at(file: BinaryIO, place: int, size: int, start: int, chunks: int) -> Frame | None:
-    """The frame at `place` if it is intact; `file` is then positioned behind it."""
-    file.seek(place)
-    head = file.read(_HEAD)
-    if head[: len(MARK)] != MARK:
+def _frame(match: re.Match[bytes], place: int, size: int, start: int, chunks: int) -> Frame | None:
+    """The frame that begins as `match`, in a window at `place`, if its own checksum is right; its body is not read."""
+    fields, check = match[1], match[2]
+    if zlib.crc32(fields, start) & 0xFFFF != int.from_bytes(check, "little"):
         return None
     try:
-        reader = ByteReader(head[len(MARK) :])
+        reader = ByteReader(fields)
         index, length = reader.varint(chunks - 1), reader.varint(size)
         codes = int.from_bytes(reader.raw(4), "little")
-        fields = head[len(MARK) : len(MARK) + reader.place]
-        check = reader.raw(2)
     except Damaged:
         return None
-    if (zlib.crc32(fields, start) & 0xFFFF).to_bytes(2, "little") != check:
-        return None
-    begin = place + len(MARK) + len(fields) + 2
-    if begin + length + 4 > size:
-        return None
-    file.seek(begin)
-    body = file.read(length)
-    whole = zlib.crc32(body, zlib.crc32(fields + check, start))
-    return Frame(index, body, codes) if whole.to_bytes(4, "little") == file.read(4) else None
+    begin = place + match.end()
+    whole = zlib.crc32(fields + check, start)
+    return Frame(index, codes, begin, length, whole) if begin + length + 4 <= size else None
 
 
-def _next_mark(file: BinaryIO, place: int, size: int) -> int:
-    while place < size:
-        file.seek(place)
-        at = file.read(_WINDOW + len(MARK)).find(MARK)
-        if at >= 0:
-            return place + at
-        place += _WINDOW
-    return size
+def body(file: BinaryIO, frame: Frame) -> bytes:
+    """The body of a frame. Errors: `Damaged` where it is not, or no longer, what its checksum says."""
+    file.seek(frame.begin)
+    data = file.read(frame.length)
+    if zlib.crc32(data, frame.check).to_bytes(4, "little") != file.read(4):
+        raise Damaged("its checksum is wrong")
+    return data
+
+
+def _is_intact(file: BinaryIO, frame: Frame) -> bool:
+    try:
+        body(file, frame)
+    except Damaged:
+        return False
+    return True
 
 
 def checksum_of(file: BinaryIO, length: int) -> int:
@@ -207,15 +262,16 @@ def inspect(path: str | Path) -> Json:
     path = Path(path)
     with opened(path) as file:
         header = read_header(file, str(path))
-        present = {frame.index for frame in frames(file, header)}
-        lost = missing(header, present)
+        seen = survey(file, header)
+        lost = missing(header, set(seen.frames))
         size = file.seek(0, 2)
         return {
             **header.describe(),
             "bytes": size,
             "bits_per_dim": 8 * size / (header.images * header.dimensions),
             "chunks": header.chunks,
-            "chunks_intact": len(present),
+            "chunks_intact": len(seen.frames),
             "images_lost": [[a, b] for a, b in lost],
-            "intact": not lost and intact(file),
+            "flaws": list(seen.flaws),
+            "intact": not lost and not seen.flaws,
         }

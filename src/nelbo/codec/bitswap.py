@@ -9,30 +9,23 @@
         push z_L under p(z_L)
 
 Bits pushed less bits popped are −log₂ p(x, z) + log₂ q(z | x), whose mean over z is the bound: the choice of z costs
-nothing, since decoding gives its bits back. The images of a chunk are coded in groups that grow: what is popped first
-has to be borrowed, and a small first group borrows little.
+nothing, since decoding gives its bits back. `groups` codes the images of a chunk in groups, of which `Coder` codes one.
 """
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nelbo.codec.archive import Chunk
-from nelbo.codec.header import Header
-from nelbo.codec.lattice import MEAN_BITS, Guard, LatticeChain, as_mean, clipped_width
-from nelbo.codec.stack import START, Damaged, Stack, key_of
+from nelbo.codec.lattice import Guard, LatticeChain, as_mean, clipped_width
+from nelbo.codec.stack import Stack, key_of
 from nelbo.codec.symbols import symbols_of
-from nelbo.codec.tables import LOW, OCTAVE, PRECISION
+from nelbo.codec.tables import LOW, OCTAVE
+from nelbo.codec.tally import Clock, Tally
 from nelbo.equation import equation
-from nelbo.errors import NumericalError
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.process.mixture import Mixture
 from nelbo.process.prediction import Prediction
@@ -42,78 +35,6 @@ COARSE_GROUPS = 4
 """Groups at the beginning of a chunk, of one image or few, that are coded on lattices of twice the width."""
 _PRIOR_MEAN, _PRIOR_WIDTH, _FIRST_GROUP = 0, 1, 8
 """Numbers of roundings: those of the prior, 2 in `symbols`, and from 8 on those of the groups."""
-_BORROWED_SHARE = 0.6
-"""Share of what an image is expected to leave on the stack that the next group may borrow; the rest is a reserve for
-images that leave less than the first two."""
-_LEAST_GROWTH = 26
-"""In 256ths: below a tenth, groups of one image cost more time than the few borrowed words are worth."""
-_FIRST_LOAN = 1024
-"""Words below the stack, and two more per dimension, at the first attempt to encode a chunk."""
-_LARGEST_LOAN = 512
-"""Words per dimension beyond which an image is given up; sane models borrow less than one."""
-
-
-@dataclass
-class Clock:
-    """Seconds spent in the network and its formulas, and in the coder itself."""
-
-    network: float = 0.0
-    coder: float = 0.0
-
-    def time(self, what: str, do: Callable[[], Any]) -> Any:
-        """The result of `do`, whose time is added to `what`."""
-        started = time.perf_counter()
-        try:
-            return do()
-        finally:
-            setattr(self, what, getattr(self, what) + time.perf_counter() - started)
-
-
-@dataclass
-class Tally:
-    """What is encoded by the model's own probabilities, in float64, at the latents that were drawn.
-
-    bits: −log₂ p(x, z) + log₂ q(z | x), whose mean over z is the bound. The coder's tables give everything at least
-    2⁻²⁴ and what is beyond 6.5 standard deviations an escape, where a model that is badly off gives it less: then the
-    stack has fewer bits than these, and on lattices that are too wide it has more.
-    rare_codes, rare_latents: how many have less than 2⁻²⁴ under the model, of all `codes` and `latents`.
-    """
-
-    bits: float = 0.0
-    codes: int = 0
-    latents: int = 0
-    rare_codes: int = 0
-    rare_latents: int = 0
-
-    def __add__(self, other: Tally) -> Tally:
-        return Tally(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
-
-    def add_codes(self, bits: Tensor) -> None:
-        """Codes pushed, of so many bits each."""
-        self.bits += float(bits.sum())
-        self.codes, self.rare_codes = self.codes + bits.numel(), self.rare_codes + int((bits > PRECISION).sum())
-
-    def add_latents(self, k: np.ndarray, mean: np.ndarray, width: np.ndarray) -> None:
-        """Lattice points pushed under Gaussians of the model with these means and widths, before rounding."""
-        bits = gaussian_bits(k, mean, width)
-        self.bits += float(bits.sum())
-        self.latents, self.rare_latents = self.latents + k.size, self.rare_latents + int((bits > PRECISION).sum())
-
-    def add_draws(self, k: np.ndarray, mean: np.ndarray, width: np.ndarray) -> None:
-        """Lattice points popped as draws of q, whose bits are given back."""
-        self.bits -= float(gaussian_bits(k, mean, width).sum())
-
-
-def gaussian_bits(k: np.ndarray, mean: np.ndarray, width: np.ndarray) -> np.ndarray:
-    """−log₂ of densities at lattice points k, in units of the lattice: ½ ((k − m)/s)² log₂ e + log₂(s √(2π)).
-
-    mean, width: 2⁷ m and 256 log₂ s, not rounded.
-    """
-    octaves = np.broadcast_to(width / OCTAVE, k.shape)
-    error = (k - mean / 2**MEAN_BITS) * 2.0**-octaves
-    return 0.5 * error**2 / math.log(2) + octaves + 0.5 * math.log2(2 * math.pi)
-
-
 Moments = tuple[np.ndarray, np.ndarray]
 """Means and widths of Gaussians on a lattice."""
 
@@ -256,104 +177,6 @@ def joined(parts: list[Prediction]) -> Prediction:
             *(torch.cat(list(field)) for field in zip(*(p.mixture.read() for p in parts if p.mixture), strict=True))
         )
     return Prediction(**tensors, mixture=mixture)
-
-
-def group_sizes(total: int, growth: int, largest: int) -> Iterator[int]:
-    """The sizes of the groups of `total` images."""
-    n = 0
-    while n < total:
-        size = size_after(n, total, growth, largest)
-        yield size
-        n += size
-
-
-def size_after(n: int, total: int, growth: int, largest: int) -> int:
-    """The size of the group after n images: ⌊n · growth/256⌋, from 1 to `largest` and at most what remains of `total`.
-
-    Bits popped before they are pushed are borrowed from the stack; growth/256 is what an image leaves there as a share
-    of what it borrows, so that only the first has to borrow from outside.
-    """
-    return min(max(1, n * growth // 256), largest, total - n)
-
-
-def encode(
-    coder: Coder,
-    header: Header,
-    codes: Tensor,
-    condition: Condition | None,
-    metadata: bytes = b"",
-    progress: Callable[[int, float], None] | None = None,
-) -> Chunk:
-    """The chunk of codes (n, *shape). progress: called after every group with the images and the net bits so far.
-
-    Errors: NumericalError where the model's numbers cannot be coded.
-    """
-    loan = _FIRST_LOAN + 2 * codes[0].numel()
-    while True:
-        try:
-            return _encoded(coder, header, codes, condition, metadata, loan, progress)
-        except Damaged:  # the stack ran empty: the chunk needs a larger loan
-            loan *= 4
-            if loan > _LARGEST_LOAN * codes[0].numel() + 2**20:
-                raise NumericalError(
-                    "the model's latents cannot be coded: they lie beyond every lattice",
-                    "evaluate the model on these images first: its bound is absurd, or infinite",
-                ) from None
-
-
-def _encoded(coder: Coder, header: Header, codes, condition, metadata: bytes, loan: int, progress) -> Chunk:
-    stack, guard, coder.tally = Stack(np.zeros(loan, np.uint32), START), Guard(2.0**-header.tau), Tally()
-    begin, least, borrowed, growth = stack.bits, loan, 1.0, _LEAST_GROWTH
-    group, n = 0, 0
-    while n < len(codes):
-        if group == 2:  # the first two groups are one image each, whatever the growth
-            growth = growth_of((stack.bits - begin) / n, borrowed)
-        size = size_after(n, len(codes), growth, header.group_size)
-        before = stack.bits
-        stack.mark()
-        rows = slice(n, n + size)
-        coder.push(stack, guard, codes[rows], rows_of(condition, rows), group, header.group_size)
-        least = min(least, stack.least)
-        borrowed = max(borrowed, before - 32 * stack.least) if size == 1 else borrowed
-        n, group = n + size, group + 1
-        if progress is not None:
-            progress(n, stack.bits - begin)
-    words = stack.buf[least : stack.height].copy()
-    exceptions = tuple(sorted(set(guard.exceptions)))
-    return Chunk(growth, exceptions, loan - least, int(stack.state[0]), words, metadata, stack.bits - begin)
-
-
-def growth_of(net: float, borrowed: float) -> int:
-    """The growth of the groups in 256ths, from the bits that an image leaves on the stack and those that it borrows."""
-    return int(min(255, max(_LEAST_GROWTH, 256 * _BORROWED_SHARE * net / borrowed)))
-
-
-def decode(
-    coder: Coder,
-    header: Header,
-    chunk: Chunk,
-    n: int,
-    condition: Condition | None,
-    progress: Callable[[int], None] | None = None,
-) -> Tensor:
-    """The n images of a chunk, int64 (n, *shape). progress: called after every group with the images so far.
-
-    Errors: `Damaged`.
-    """
-    stack = Stack(chunk.words, chunk.state)
-    guard = Guard(2.0**-header.tau, chunk.exceptions)
-    sizes = list(group_sizes(n, chunk.growth, header.group_size))
-    groups: list[Tensor] = []
-    first = n
-    for group in range(len(sizes) - 1, -1, -1):
-        first -= sizes[group]
-        rows = slice(first, first + sizes[group])
-        groups.append(coder.pop(stack, guard, sizes[group], rows_of(condition, rows), group, header.group_size))
-        if progress is not None:
-            progress(n - first)
-    if stack.height != chunk.borrowed or int(stack.state[0]) != START or stack.buf[: chunk.borrowed].any():
-        raise Damaged("it does not end where it began")
-    return torch.cat(groups[::-1])
 
 
 def rows_of(condition: Condition | None, rows: slice) -> Condition | None:

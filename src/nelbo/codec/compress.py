@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,13 +15,15 @@ from nelbo import runtime
 from nelbo.adapters.load import load
 from nelbo.ambient import neutral
 from nelbo.arguments import numbers
-from nelbo.codec import archive, bitswap, support
+from nelbo.codec import archive, groups, support
 from nelbo.codec.archive import Chunk
-from nelbo.codec.bitswap import Clock, Coder, Tally
+from nelbo.codec.bitswap import Coder, rows_of
+from nelbo.codec.compressed import Compressed
 from nelbo.codec.header import MAX_CHUNK, MAX_GROUP, Header
+from nelbo.codec.settings import check_settings
 from nelbo.codec.source import Source, parse_metadata, source
 from nelbo.codec.stack import Damaged, kernels
-from nelbo.codec.tables import PRECISION
+from nelbo.codec.tally import Clock, Tally
 from nelbo.errors import ArchiveError, UsageError
 from nelbo.files import writing
 from nelbo.model.diffusion import DiffusionModel
@@ -29,101 +31,6 @@ from nelbo.typing import Condition, Json
 
 MAX_OVERHEAD = 0.10
 """Share of the net bits; few images that cost more are refused unless the user insists."""
-
-NOTABLE, LEAST_NOTABLE = 5e-3, 1e-3
-"""By how much the coder may move the net bits without a word: a share of the bound, and bits/dim."""
-
-
-@dataclass(frozen=True)
-class Compressed:
-    """The result of a compression.
-
-    net_bits: what the images added to their stacks, the bound in expectation where the coder's tables are as fine as
-    the model; tally: whether they are. borrowed: bytes that bits-back borrowed
-    and that the file contains. metadata: bytes of names and conditions. exceptions: roundings that were recorded.
-    verified: whether everything was decoded again. seconds: by kind of work.
-    """
-
-    path: str
-    bytes: int
-    images: int
-    dimensions: int
-    net_bits: float
-    borrowed: int
-    metadata: int
-    exceptions: int
-    verified: bool
-    seconds: dict[str, float]
-    header: Header
-    tally: Tally = field(default_factory=Tally)
-
-    @property
-    def bits_per_dim(self) -> float:
-        """Of the whole file."""
-        return 8 * self.bytes / (self.images * self.dimensions)
-
-    @property
-    def net_bits_per_dim(self) -> float:
-        """Without header, checksums and borrowed bits."""
-        return self.net_bits / (self.images * self.dimensions)
-
-    @property
-    def model_bits_per_dim(self) -> float:
-        """What the images take by the model's own probabilities at the latents that were drawn: their bound, up to the
-        randomness of the latents. Infinite where the model gives a code no probability."""
-        return self.tally.bits / (self.images * self.dimensions)
-
-    @property
-    def off_bound(self) -> str | None:
-        """A sentence where the coder's tables and lattices move the net bits by more than `NOTABLE`, else None."""
-        net, bound, tally = self.net_bits_per_dim, self.model_bits_per_dim, self.tally
-        if abs(bound - net) <= max(NOTABLE * abs(bound), LEAST_NOTABLE) and math.isfinite(bound):
-            return None
-        side = "below" if net < bound else "above"
-        number = f"{bound:.4f} bits/dim" if math.isfinite(bound) else "infinite"
-        what = f"the net bits are {side} the bound, which is {number} by the model's own probabilities"
-        counts = ((tally.rare_codes, tally.codes, "codes"), (tally.rare_latents, tally.latents, "latents"))
-        rare = " and ".join(f"{few} of {every} {name}" for few, every, name in counts if few)
-        if side == "above" or not rare:
-            return f"{what}: the coder's tables and lattices are coarser than these"
-        return f"{what}: {rare} have less than 2^-{PRECISION} under the model, the least that the coder's tables give"
-
-    @property
-    def overhead(self) -> float:
-        """What the file has beyond its net bits and its metadata, as a share of the net bits."""
-        return 8 * (self.bytes - self.metadata) / max(self.net_bits, 1.0) - 1
-
-    def to_dict(self) -> Json:
-        """As JSON, schema nelbo.compressed/1."""
-        return {
-            "schema": "nelbo.compressed/1",
-            "file": self.path,
-            "bytes": self.bytes,
-            "images": self.images,
-            "dimensions": self.dimensions,
-            "bits_per_dim": self.bits_per_dim,
-            "net_bits_per_dim": self.net_bits_per_dim,
-            "model_bits_per_dim": self.model_bits_per_dim if math.isfinite(self.model_bits_per_dim) else None,
-            "off_bound": self.off_bound,
-            "capped": {
-                "codes": [self.tally.rare_codes, self.tally.codes],
-                "latents": [self.tally.rare_latents, self.tally.latents],
-            },
-            "overhead": self.overhead,
-            "borrowed_bytes": self.borrowed,
-            "names_and_conditions_bytes": self.metadata,
-            "exceptions": self.exceptions,
-            "verified": self.verified,
-            "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
-            "archive": self.header.describe(),
-        }
-
-    def __str__(self) -> str:
-        return (
-            f"{self.path}: {self.images} images in {self.bytes} bytes, {self.bits_per_dim:.4f} bits/dim "
-            f"({self.net_bits_per_dim:.4f} net + {100 * self.overhead:.2f} %)"
-            + (f"\n{self.off_bound}" if self.off_bound else "")
-        )
 
 
 @numbers
@@ -142,6 +49,7 @@ def compress(
     chunk_size: int = 1000,
     bin_width: float = 0.5,
     settings: Json | None = None,
+    trust_code: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Compressed:
     """Write `images` to `path` without loss, in about as many bits as the bound of `model`.
@@ -157,7 +65,8 @@ def compress(
     of the data. seed: of the latents that are drawn, 0 to 2⁶³ − 1. batch_size: images per group, and per call of the
     network, at most (64). chunk_size: images that are lost together if the file is damaged. bin_width: of the latents'
     lattices, in standard deviations, 1/64 to 2. settings: flags stored in the file, by which `nelbo decompress` finds
-    the same model again. progress: called with (images done, all); one that awaits its verification counts one half.
+    the same model again. trust_code: as of `nelbo.load`. progress: called with (images done, all); one that awaits its
+    verification counts one half.
 
     Errors: UsageError for what cannot be coded, with the remedy, and in all but the first of several processes, which
     do not share the work; DataError, DomainError, ShapeError as of `evaluate`;
@@ -185,10 +94,11 @@ def compress(
         raise UsageError(f"groups of {batch_size} images", f"give 1 to {MAX_GROUP}")
     if not 0 <= seed < 2**63:
         raise UsageError(f"seed {seed}", "give an integer from 0 to 2^63 − 1")
-    model, path = load(model), Path(path)
+    model, path = load(model, trust_code=trust_code), Path(path)
     support.check(model)
+    check_settings(settings or {}, len(model.levels()))
     fingerprint = model.known_fingerprint("an archive, which only the same model can read")
-    data = source(images, model.domain, limit, condition)
+    data = source(images, model, limit, condition)
     exact = model.in_precision(torch.float64, "cpu")
     with torch.inference_mode(), exact.denoiser.inference():
         coder = Coder(exact, round(bin_width * 64) / 64, batch_size or 64, seed=seed)
@@ -216,7 +126,7 @@ def compress(
             result = _write(coder, checker, header, data, file, str(path), progress)
             if result.overhead > MAX_OVERHEAD and not few:
                 raise _too_few(result)
-    return result
+    return replace(result, facts=data.facts)
 
 
 def _write(
@@ -228,13 +138,13 @@ def _write(
     for index in range(header.chunks):
         first, last = header.rows(index)
         codes = data.codes(first, last)
-        condition = bitswap.rows_of(data.condition, slice(first, last))
+        condition = rows_of(data.condition, slice(first, last))
         coder.seed = header.seed + index
         report.start_chunk(first, net_bits)
-        chunk = bitswap.encode(coder, header, codes, condition, data.metadata(first, last), report.encoded)
+        chunk = groups.encode(coder, header, codes, condition, data.metadata(first, last), report.encoded)
         body = chunk.to_bytes()
         if checker is not None:
-            _verify(checker, header, index, body, codes, path, report.verified)
+            _verify(checker, header, index, body, codes, data.names[first:last], path, report.verified)
         file.write(archive.frame(header, index, body, archive.checksum(codes)))
         tally += coder.tally
         net_bits, metadata = net_bits + chunk.net_bits, metadata + len(chunk.metadata)
@@ -281,9 +191,12 @@ class _Progress:
             self.report(self.first + n // self.passes, self.header.images)
 
 
-def _verify(checker: Coder, header: Header, index: int, body: bytes, codes: Tensor, path: str, progress) -> None:
+def _verify(
+    checker: Coder, header: Header, index: int, body: bytes, codes: Tensor, names: Sequence[str], path: str, progress
+) -> None:
     try:
-        equal = torch.equal(decoded(checker, header, index, body, progress)[0], codes)
+        back, its_names = decoded(checker, header, index, body, progress)
+        equal = torch.equal(back, codes) and its_names == list(names)
     except Damaged:
         equal = False
     if not equal:
@@ -297,12 +210,12 @@ def _verify(checker: Coder, header: Header, index: int, body: bytes, codes: Tens
 def decoded(
     coder: Coder, header: Header, index: int, body: bytes, progress: Callable[[int], None] | None = None
 ) -> tuple[Tensor, list[str]]:
-    """Codes and names of the images of a chunk's body; `progress` as of `bitswap.decode`. Errors: `Damaged`."""
+    """Codes and names of the images of a chunk's body; `progress` as of `groups.decode`. Errors: `Damaged`."""
     first, last = header.rows(index)
     chunk = Chunk.of(body)
     names, condition = parse_metadata(chunk.metadata, last - first, header.conditions)
     coder.seed = header.seed + index
-    return bitswap.decode(coder, header, chunk, last - first, condition, progress), names
+    return groups.decode(coder, header, chunk, last - first, condition, progress), names
 
 
 def _too_few(result: Compressed) -> UsageError:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from nelbo.codec.stack import Damaged
 from nelbo.codec.tables import HIGH, LOW, OCTAVE
 from nelbo.errors import ArchiveError
+from nelbo.fields import fits, parse_json
 from nelbo.typing import Json
 
 MAGIC = b"NELB"
@@ -23,6 +24,8 @@ MAX_CHUNK = 1 << 20
 """Images."""
 MAX_HEADER = 1 << 20
 """Bytes."""
+MAX_CONDITIONS = 16
+"""Keywords of the network; each has an integer an image in every chunk."""
 
 
 @dataclass(frozen=True)
@@ -124,22 +127,28 @@ class Header:
         form, dtype = FORMS[body.varint(len(FORMS) - 1)], DTYPES[body.varint(len(DTYPES) - 1)]
         shape = tuple(body.varint(1 << 30) for _ in range(body.varint(16)))
         levels = body.varint(1 << 16)
-        widths = ByteReader(body.packed(10 * levels))
+        widths_data = ByteReader(body.packed(10 * levels))
         key = body.text()
         try:
-            extra = json.loads(body.packed(MAX_HEADER) or b"{}")
-            settings, conditions = dict(extra.get("settings", {})), tuple(map(str, extra.get("conditions", ())))
+            extra = parse_json(body.packed(MAX_HEADER) or b"{}")
+            settings, conditions = extra.pop("settings", {}), extra.pop("conditions", [])
+            named = fits(conditions, list[str]) and all(name.isidentifier() for name in conditions)
         except (ValueError, TypeError, AttributeError, RecursionError):
             raise Damaged("its settings cannot be read") from None
+        if extra or not isinstance(settings, dict) or not named or len(set(conditions)) < len(conditions):
+            raise Damaged("it has settings or conditions that mean nothing")
+        if len(conditions) > MAX_CONDITIONS:
+            raise Damaged(f"{len(conditions)} conditions")
         if not (r and images and chunk_size and group_size and levels and shape and all(shape)):
             raise Damaged("a number is 0")
         header = cls(
             fingerprint, images, shape, (), dtype, r, tau, seed, chunk_size, group_size, form, key, settings,
-            conditions, identity,
+            tuple(conditions), identity,
         )  # fmt: skip
-        header = dataclasses.replace(
-            header, widths=tuple(header._usual_width() + widths.signed() for _ in range(levels))
-        )
+        usual = header._usual_width()
+        header = dataclasses.replace(header, widths=tuple(usual + widths_data.signed() for _ in range(levels)))
+        if widths_data.remaining or body.remaining:
+            raise Damaged("it is longer than what it declares")
         if not all(LOW <= w <= HIGH for w in header.widths):
             raise Damaged("a lattice of impossible width")
         return header
@@ -260,7 +269,9 @@ class ByteReader:
     def text(self, longest: int = 4096) -> str:
         """A short text."""
         data = self.block()
+        if len(data) > longest:
+            raise Damaged(f"a text of {len(data)} bytes")
         try:
-            return data[:longest].decode()
+            return data.decode()
         except UnicodeDecodeError:
             raise Damaged("a text is not UTF-8") from None

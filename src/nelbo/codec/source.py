@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nelbo.codec.header import ByteReader, ByteWriter
+from nelbo.codec.header import DTYPES, MAX_CONDITIONS, ByteReader, ByteWriter
+from nelbo.codec.names import LONGEST, MOST, Restored, Unusable, packed, unpacked
 from nelbo.codec.stack import Damaged
-from nelbo.data import arrays, folder, idx, readers
+from nelbo.data import classes, idx, numpy_files, readers
+from nelbo.data.folder import is_folder
+from nelbo.data.places import Place
 from nelbo.errors import DataError, UsageError
 from nelbo.model.calling import condition_rows
-from nelbo.model.domain import DataDomain
+from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
-from nelbo.typing import Condition
-
-_LONGEST_NAME = 4096
-"""Bytes; the longest path that Linux allows."""
-_NUMBERED = re.compile(r"(.*?)([0-9]{1,18})([^0-9]*)")
+from nelbo.typing import Condition, Json
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +36,7 @@ class Source:
     key: str = ""
     names: tuple[str, ...] = ()
     condition: Condition | None = None
+    facts: Json = field(default_factory=dict)
 
     def codes(self, first: int, last: int) -> Tensor:
         """Some images as int64 (n, *shape of the domain)."""
@@ -47,7 +46,7 @@ class Source:
         """Names and conditions of some images, for their chunk."""
         if not self.names and self.condition is None:
             return b""
-        out = ByteWriter().packed(packed_names(self.names[first:last]).encode())
+        out = ByteWriter().packed(packed(self.names[first:last]))
         for _, values in sorted((self.condition or {}).items()):
             out.packed(values[first:last].numpy().astype("<i4").tobytes())
         return bytes(out.data)
@@ -60,74 +59,62 @@ def parse_metadata(metadata: bytes, n: int, conditions: tuple[str, ...]) -> tupl
             raise Damaged("images without their conditions")
         return [], None
     reader = ByteReader(metadata)
-    try:
-        names = unpacked_names(reader.packed(_LONGEST_NAME * n).decode(), n)
-    except (UnicodeDecodeError, ValueError):
-        raise Damaged("names that cannot be read") from None
-    if names and len(names) != n:
-        raise Damaged(f"{len(names)} names for {n} images")
+    names = unpacked(reader.packed(min(MOST, (LONGEST + 1) * n + 100)), n)
     condition = {}
     for name in conditions:
         rows = np.frombuffer(reader.packed(4 * n), "<i4")
         if len(rows) != n:
             raise Damaged("conditions of another number of images")
         condition[name] = torch.from_numpy(rows.astype(np.int64))
+    if reader.remaining:
+        raise Damaged("more than names and conditions")
     return names, condition or None
 
 
-def packed_names(names: Sequence[str]) -> str:
-    """Names as one text: one a line; or, if they count up, the text around the number and the first number."""
-    numbered = _NUMBERED.fullmatch(names[0]) if names else None
-    if numbered is not None:
-        before, number, behind = numbered.groups()
-        text = f"\n{before}\n{len(number)}\n{int(number)}\n{behind}"
-        if unpacked_names(text, len(names)) == list(names):
-            return text
-    return "\n".join(names)
-
-
-def unpacked_names(text: str, n: int) -> list[str]:
-    """The inverse of `packed_names`. Errors: ValueError."""
-    if not text.startswith("\n"):
-        return text.split("\n") if text else []
-    _, before, width, start, behind = text.split("\n")
-    if not 0 <= int(width) <= 255:
-        raise ValueError(width)
-    return [f"{before}{int(start) + i:0{int(width)}d}{behind}" for i in range(n)]
-
-
-def source(images: Any, domain: DataDomain, limit: int | None, condition: Condition | str | None) -> Source:
+def source(images: Any, model: DiffusionModel, limit: int | None, condition: Condition | str | None) -> Source:
     """The images that `compress` is given. Errors: DataError, DomainError, ShapeError, UsageError."""
     examples = images if isinstance(images, Examples) else readers.resolve(images, limit=limit)
     examples = examples.first(limit)
-    data = domain.checked(examples.data, examples.name, examples.release)
+    if isinstance(condition, str):
+        examples = classes.of_model(examples, model, condition)
+    data = model.domain.checked(examples.data, examples.name, examples.release)
     form, key, names = "array", "", ()
     if isinstance(images, (str, Path)):
         form, key = form_of(str(images))
     if form == "folder":
-        names = tuple(folder.names(Path(str(images)).expanduser(), limit))
-        if any("\n" in name or len(name.encode()) > _LONGEST_NAME for name in names):
-            raise DataError("the folder has file names with line breaks, or too long ones", "rename these files")
-    return Source(
-        data, tuple(examples.data.shape[1:]), str(examples.data.dtype).removeprefix("torch."), form, key, names,
-        condition_of(condition, examples),
-    )  # fmt: skip
+        names = examples.names
+        check_names(names, str(images))
+    dtype = str(examples.data.dtype).removeprefix("torch.")
+    if dtype not in DTYPES:
+        raise UsageError(f"codes of the type {dtype}", f"give one of the types {', '.join(DTYPES)}")
+    rows = condition_of(condition, examples)
+    return Source(data, tuple(examples.data.shape[1:]), dtype, form, key, names, rows, examples.facts)
+
+
+def check_names(names: Sequence[str], where: str) -> None:
+    """Errors: DataError for names that could not be restored, each in a place of its own."""
+    places = Restored()
+    for name in names:
+        try:
+            places.enter(name)
+        except Unusable as error:
+            raise DataError(
+                f"the pictures of {where} cannot be restored by their names: {error}",
+                "rename these files, or give the images as one .npz file",
+            ) from None
 
 
 def form_of(spec: str) -> tuple[str, str]:
     """The form of a DATA string, and the key of the array in an npz file."""
-    file, _, key = spec.partition("#")
-    path = Path(spec).expanduser()
-    if path.is_dir():
+    if is_folder(spec):
         return "folder", ""
-    if Path(file).suffix.lower() == ".npz":
-        if not key:
-            contents = arrays.load(Path(file).expanduser())
-            key = next(iter(contents)) if isinstance(contents, dict) and len(contents) == 1 else ""
-        return "npz", key
-    if path.suffix.lower() == ".npy":
+    place = Place.of(spec)
+    if place.path.suffix.lower() == ".npz":
+        keys = place.words or numpy_files.keys(place.path)
+        return "npz", keys[0] if len(keys) == 1 else ""
+    if place.path.suffix.lower() == ".npy":
         return "npy", ""
-    return ("idx", "") if idx.is_idx(path) else ("array", "")
+    return ("idx", "") if idx.is_idx(place.path) else ("array", "")
 
 
 def condition_of(condition: Condition | str | None, examples: Examples) -> Condition | None:
@@ -141,6 +128,8 @@ def condition_of(condition: Condition | str | None, examples: Examples) -> Condi
             )
         condition = {condition: examples.labels}
     rows = condition_rows(condition, len(examples), "images")
+    if len(rows) > MAX_CONDITIONS:
+        raise UsageError(f"{len(rows)} conditions", f"an archive keeps {MAX_CONDITIONS} at most")
     for name, values in rows.items():
         if values.shape != (len(examples),) or values.is_floating_point() or int(values.abs().max()) >= 2**31:
             raise UsageError(

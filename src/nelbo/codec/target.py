@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import os
 import shutil
 import struct
 import tempfile
 import zipfile
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO, cast
 
@@ -16,16 +18,23 @@ import torch
 from torch import Tensor
 
 from nelbo import files
+from nelbo.codec import names as names_of
 from nelbo.codec.header import Header
+from nelbo.codec.names import Restored
 from nelbo.data import idx, pictures
-from nelbo.errors import UsageError
+from nelbo.errors import ArchiveError, UsageError
 
-LOSSLESS = (".png", ".bmp", ".tif", ".tiff")
-"""Endings of pictures that keep every pixel; a name with another ending gets .png appended."""
+FORMATS = {".png": "PNG", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF"}
+"""Pillow's formats by the endings of `names.LOSSLESS`."""
+MOST_NAMES = 1 << 21
+"""Names that are looked at before anything is decoded; the others are checked as their pictures are written."""
 
 
 class Target(ABC):
     """Takes images in order and publishes them at once when all are there."""
+
+    def check(self, names: Iterable[list[str]]) -> None:  # noqa: B027  most forms have no names
+        """Errors: ArchiveError where the names of the images do not allow it."""
 
     @abstractmethod
     def add(self, images: np.ndarray, names: list[str], first: int) -> None:
@@ -87,11 +96,12 @@ class ArrayTarget(Target):
             self._npy(file)
         elif suffix == ".npz":
             with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-                with archive.open(f"{self.header.key or 'images'}.npy", "w", force_zip64=True) as member:
-                    self._npy(member)
+                name = member(self.header.key)
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as inner:
+                    self._npy(inner)
                 if partial:
-                    with archive.open("index.npy", "w") as member:
-                        np.lib.format.write_array(member, np.concatenate(self.indices))
+                    with archive.open("indices.npy" if name == "index" else "index.npy", "w") as inner:
+                        np.lib.format.write_array(inner, np.concatenate(self.indices))
         elif suffix == ".gz":
             with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as inner:
                 self._idx(cast(IO[bytes], inner))
@@ -132,15 +142,28 @@ class FolderTarget(Target):
         self.mode = "1" if black_and_white else "L"
         self.image = pictures.pillow("the pictures of an archive")
         out.parent.mkdir(parents=True, exist_ok=True)
-        self.temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=".nelbo-", suffix=".tmp"))
-        self.temporary.chmod(0o777 & ~files._umask())
+        self.lock, self.temporary = files.temporary_folder(out.parent.resolve())
+        self.places = Restored()
+
+    def check(self, names):
+        places, count = Restored(), 0
+        for some in names:
+            count += len(some)
+            if count > MOST_NAMES:
+                return
+            for name in some:
+                _place(places, name)
 
     def add(self, images, names, first):
         for i, codes in enumerate(images):
             name = names[i] if names else f"{first + i:0{len(str(self.header.images - 1))}d}.png"
-            path = self.temporary / safe(name)
+            path = self.temporary / _place(self.places, name)
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._picture(codes).save(path)
+            try:
+                with path.open("xb") as file:  # two names may also be one to the file system
+                    self._picture(codes).save(file, FORMATS[path.suffix.lower()])
+            except FileExistsError:
+                raise _unusable(f"{names_of.shown(name)} is the name of two of them on this file system") from None
             self.count += 1
 
     def publish(self, partial):
@@ -153,10 +176,17 @@ class FolderTarget(Target):
                 raise UsageError(f"{path} exists and is not an empty folder", "move it away")
             path.rmdir()
         self.temporary.rename(path)
+        self._unlock()
         return path
 
     def discard(self):
         shutil.rmtree(self.temporary, ignore_errors=True)
+        self._unlock()
+
+    def _unlock(self) -> None:
+        if self.lock is not None:
+            os.close(self.lock)
+            self.lock = None
 
     def _picture(self, codes: np.ndarray):
         codes = codes.astype(np.uint8)
@@ -167,13 +197,26 @@ class FolderTarget(Target):
         return self.image.fromarray(np.ascontiguousarray(codes))
 
 
-def safe(name: str) -> PurePosixPath:
-    """A name from an archive as a path that stays below its folder, with an ending that keeps pixels."""
-    parts = [
-        part for part in PurePosixPath(name.replace("\\", "/").replace("\0", "_")).parts if part not in ("/", "..", ".")
-    ]
-    path = PurePosixPath(*parts) if parts else PurePosixPath("image.png")
-    return path if path.suffix.lower() in LOSSLESS else path.with_name(path.name + ".png")
+def _place(places: Restored, name: str) -> PurePosixPath:
+    """The path of a picture. Errors: ArchiveError where it has none of its own below the folder."""
+    try:
+        return places.enter(name)
+    except names_of.Unusable as error:
+        raise _unusable(str(error)) from None
+
+
+def _unusable(reason: str) -> ArchiveError:
+    return ArchiveError(
+        f"the images of the archive cannot be written under their names: {reason}",
+        "choose --out FILE.npz, which has all of them in their order",
+    )
+
+
+def member(key: str) -> str:
+    """The name of the array in an npz file: its key, or "images" where the key could be a path out of a folder."""
+    parts = key.split("/")
+    unsafe = any(part in ("", ".", "..") for part in parts) or any(sign in "\\:" or sign < " " for sign in key)
+    return "images" if unsafe or not key.isprintable() else key
 
 
 def recovered(out: Path) -> Path:

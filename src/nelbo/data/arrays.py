@@ -1,116 +1,39 @@
-"""Arrays: `.npz` and `.npy` files, and the conversion of numpy arrays to tensors of examples.
-
-Files are read with `allow_pickle=False`, so that reading data never runs code.
-"""
+"""Arrays as tensors of examples, and which of several named arrays is the data and which the labels."""
 
 from __future__ import annotations
 
-import mmap
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nelbo.errors import DataError
+from nelbo.errors import DataError, UnknownNameError
 from nelbo.model.examples import Examples
+from nelbo.typing import Json
 
 LABEL_KEYS = ("labels", "labels_inferred", "y", "label")
-"""npz keys that hold labels if their length is that of the data."""
-
-MAPPED = 16 << 20
-"""Bytes from which on an npy file is mapped instead of read; below, reading is as fast and needs little memory."""
+"""Keys that hold labels if their length is that of the data."""
+CHANNELS = (1, 3, 4)
+"""Numbers of channels by which the axis of the channels is recognised."""
+LISTED = 100
+"""Names of what was passed over that a result lists, at most."""
 
 # Unsigned types that torch can store but hardly compute with, and the signed ones that hold the same numbers.
 _WIDER = {"uint16": np.int32, "uint32": np.int64}
+_TORCH_WIDER = {torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64: torch.int64}
 
 
-def read_npz(path: Path, key: str | None = None) -> Examples:
-    """The array `key` of an npz file as examples (N, …); without `key`, its only array that does not hold labels.
+class Described(Protocol):
+    """Something with the shape and the type of an array: an array, or the header of one."""
 
-    Labels come from a key of `LABEL_KEYS` (for `x_train` also `y_train`, for `images` also `labels`) that holds N
-    integers. The name is the file's, with `#key` if a key was given.
-    Errors: DataError for an unreadable file, an unknown key, several candidates, object arrays, an empty array.
-    """
-    arrays = load(path)
-    if not isinstance(arrays, dict):
-        raise DataError(f"{path} is named .npz but holds a single array", "name it .npy")
-    candidates = [k for k in arrays if not _is_label_key(k, arrays)]
-    if key is not None and key not in arrays:
-        raise DataError(f"{path} has no array {key!r}", f"it has {_listed(arrays)}")
-    if key is None and len(candidates) != 1:
-        example = next(iter(candidates or arrays), "key")
-        raise DataError(
-            f"{path} holds {len(arrays)} arrays, and it is not clear which one is the data: {_listed(arrays)}",
-            f"name it after the file, as in {path}#{example}",
-        )
-    chosen = candidates[0] if key is None else key
-    where = str(path) if key is None else f"{path}#{key}"
-    data = tensor(arrays[chosen], where)
-    return Examples(data, where, _labels(chosen, len(data), arrays))
+    @property
+    def shape(self) -> tuple[int, ...]: ...
 
-
-def read_npy(path: Path) -> Examples:
-    """The array of an npy file as examples (N, …); a large file is mapped, so that its size costs no memory.
-
-    Errors: DataError as for `read_npz`.
-    """
-    array = load(path)
-    if isinstance(array, dict):
-        raise DataError(f"{path} is named .npy but holds several arrays: {_listed(array)}", "name it .npz")
-    data = tensor(array, str(path))
-    if isinstance(array, np.memmap) and data.data_ptr() == array.ctypes.data:
-        return Examples(data, str(path), release=_releasing(array, data))
-    return Examples(data, str(path))
-
-
-def _releasing(array: np.memmap, data: Tensor) -> Callable[[], None]:
-    """A function that returns the pages of a mapped file to the system, unless the tensor was written to."""
-    mapped, advice = getattr(array, "_mmap", None), getattr(mmap, "MADV_DONTNEED", None)
-
-    def release() -> None:
-        if mapped is not None and advice is not None and data._version == 0:
-            mapped.madvise(advice)
-
-    return release
-
-
-def load(path: Path) -> dict[str, np.ndarray] | np.ndarray:
-    """The array of an npy file, or the arrays of an npz file by key; nothing is unpickled.
-
-    Errors: DataError for a missing, truncated or altered file and for object arrays.
-    """
-    try:
-        mapped = _mapped(path)
-        if mapped is not None:
-            return mapped
-        with path.open("rb") as file:  # numpy would leave it open where it fails to read it
-            loaded = np.load(file, allow_pickle=False)
-            return loaded if isinstance(loaded, np.ndarray) else {k: loaded[k] for k in loaded.files}
-    except FileNotFoundError:
-        raise DataError(f"there is no file {path}", "check the path") from None
-    except Exception as error:  # numpy, zipfile and zlib raise a dozen types on foreign bytes, all meaning the same
-        if "allow_pickle" in str(error) and "Object arrays" in str(error):
-            raise DataError(
-                f"{path} holds an array of Python objects, which could run code when read",
-                "save it as an array of numbers; arrays of different shapes cannot be one array",
-            ) from None
-        raise DataError(
-            f"{path} is not a readable numpy file: {_reason(error)}",
-            "it is truncated, altered or of another format; write it again with numpy.savez or numpy.save",
-        ) from None
-
-
-def _mapped(path: Path) -> np.ndarray | None:
-    """The array of a large npy file, mapped (writing changes a private copy); None if it is to be read."""
-    if path.suffix.lower() != ".npy" or path.stat().st_size < MAPPED:
-        return None
-    try:
-        array = np.load(path, mmap_mode="c", allow_pickle=False)
-    except Exception:
-        return None  # the error of reading it names the cause
-    return array if isinstance(array, np.memmap) else None
+    @property
+    def dtype(self) -> np.dtype: ...
 
 
 def tensor(array: np.ndarray, what: str) -> Tensor:
@@ -120,6 +43,11 @@ def tensor(array: np.ndarray, what: str) -> Tensor:
     Errors: DataError for anything but real numbers, for fewer than two axes and for an empty array.
     """
     array = np.asarray(array)
+    if array.dtype.kind == "c":
+        raise DataError(
+            f"{what} holds {array.dtype} values, which are neither codes nor real numbers",
+            "give real and imaginary parts as two channels: np.stack([x.real, x.imag], axis=1)",
+        )
     if array.dtype.kind not in "buif" or (array.dtype.kind == "f" and array.dtype.itemsize > 8):
         raise DataError(
             f"{what} holds {array.dtype} values, which are neither codes nor real numbers",
@@ -140,27 +68,125 @@ def tensor(array: np.ndarray, what: str) -> Tensor:
     return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
+def plain(data: Tensor, what: str) -> Tensor:
+    """A tensor with numbers that torch computes with; unsigned codes wider than 8 bits become signed ones.
+
+    Errors: DataError for sparse, nested, complex and quantised tensors, and for one without values.
+    """
+    if data.is_nested:
+        raise DataError(
+            f"{what} is nested: its examples may differ in shape",
+            "give torch.stack(list(x.unbind())) where they do not; nothing is padded",
+        )
+    if data.layout is not torch.strided:
+        raise DataError(f"{what} is sparse ({str(data.layout).removeprefix('torch.')})", "give x.to_dense()")
+    if data.is_complex():
+        raise DataError(
+            f"{what} is complex", "give real and imaginary parts as channels: torch.stack([x.real, x.imag], dim=1)"
+        )
+    if data.is_quantized:
+        raise DataError(f"{what} is quantised", "give its codes, x.int_repr(), or its values, x.dequantize()")
+    if data.is_meta:
+        raise DataError(f"{what} is on the device meta and has no values", "give a tensor with values")
+    wide = _TORCH_WIDER.get(data.dtype)
+    if wide is None:
+        return data.detach()
+    if data.dtype == torch.uint64 and data.numel() and bool((data.view(torch.int64) < 0).any()):
+        raise DataError(f"{what} holds integers beyond 2^63 − 1", "codes run from 0 to K − 1")
+    return data.detach().to(wide)
+
+
+def examples_of(data: Tensor, what: str) -> Tensor:
+    """The tensor itself. Errors: DataError for fewer than two axes and for an empty one."""
+    if data.ndim < 2 or data.numel() == 0:
+        raise DataError(
+            f"{what} has shape {tuple(data.shape)}, which is not a set of examples",
+            "give a tensor of shape (N, H, W), (N, C, H, W) or (N, D) with N ≥ 1",
+        )
+    return data
+
+
 def labels(values: Iterable[int] | np.ndarray) -> Tensor:
     """Labels (N,) int64."""
     return torch.from_numpy(np.asarray(values).astype(np.int64).reshape(-1))
 
 
-def _labels(chosen: str, n: int, arrays: dict[str, np.ndarray]) -> Tensor | None:
+def channels_first(examples: Examples, layout: str | None) -> Examples:
+    """The examples with channels before rows and columns; layout: "nchw", as they are, or "nhwc", channels last.
+
+    Errors: UnknownNameError for another layout; DataError where there is no axis of channels to move.
+    """
+    if layout is None or layout == "nchw":
+        return examples
+    if layout != "nhwc":
+        raise UnknownNameError.of("layout", layout, ("nchw", "nhwc"))
+    if examples.data.ndim != 4 or not isinstance(examples.data, Tensor):
+        raise DataError(
+            f'layout="nhwc" for {examples.name}, of shape {tuple(examples.data.shape)}',
+            "it is for arrays of shape (N, H, W, C); leave it out",
+        )
+    return replace(examples, data=examples.data.permute(0, 3, 1, 2).contiguous())
+
+
+def check_channels_first(examples: Examples) -> None:
+    """Errors: DataError for examples (H, W, C) that are square and have 1, 3 or 4 channels in the last place."""
+    if examples.data.ndim != 4:
+        return
+    first, second, last = examples.data.shape[1:]
+    if last in CHANNELS and first not in (1, last) and (first == second or first not in CHANNELS):
+        raise DataError(
+            f"{examples.name} has shape {tuple(examples.data.shape)}, which is {last} channels in the last place",
+            "give x.transpose(0, 3, 1, 2), or a file with #layout=nhwc behind its name; if they are in their place, "
+            '#layout=nchw, in Python nelbo.data.resolve(x, layout="nchw")',
+        )
+
+
+# ---------------------------------------------------------------- named arrays
+
+
+def chosen_key(arrays: Mapping[str, Described], key: str | None, where: str, line: Callable[[str], str]) -> str:
+    """`key`, or without it the only key that does not hold labels. line: how to write a choice, for the hint.
+
+    Errors: DataError for an unknown key and for several candidates.
+    """
+    if key is not None and key not in arrays:
+        raise DataError(f"{where} has no array {key!r}", f"it has {listed(arrays)}")
+    candidates = [k for k in arrays if not _is_label_key(k, arrays)]
+    if key is None and len(candidates) != 1:
+        example = next(iter(candidates or arrays), "KEY")
+        raise DataError(
+            f"{where} holds {len(arrays)} arrays, and it is not clear which one is the data: {listed(arrays)}",
+            f"name it, {line(example)}",
+        )
+    return candidates[0] if key is None else key
+
+
+def label_key(arrays: Mapping[str, Described], chosen: str, n: int) -> str | None:
+    """The key of whole-number labels (n,) that belong to the array `chosen`, if any."""
     paired = [chosen.replace(a, b) for a, b in (("x_", "y_"), ("X_", "y_"), ("images", "labels")) if a in chosen]
     for key in (*paired, *LABEL_KEYS):
         values = arrays.get(key)
-        if key != chosen and values is not None and values.shape in ((n,), (n, 1)) and values.dtype.kind in "ui":
-            return labels(values)
+        fits = values is not None and tuple(values.shape) in ((n,), (n, 1)) and values.dtype.kind in "ui"
+        if key != chosen and fits:
+            return key
     return None
 
 
-def _is_label_key(key: str, arrays: dict[str, np.ndarray]) -> bool:
-    return (key in LABEL_KEYS or key.startswith("y_")) and len(arrays) > 1
-
-
-def _listed(arrays: dict[str, np.ndarray]) -> str:
+def listed(arrays: Mapping[str, Described]) -> str:
+    """Keys, types and shapes as text."""
     return ", ".join(f"{k} {a.dtype}{list(a.shape)}" for k, a in arrays.items()) or "no array at all"
 
 
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+def _is_label_key(key: str, arrays: Mapping[str, Described]) -> bool:
+    return (key in LABEL_KEYS or key.startswith("y_")) and len(arrays) > 1
+
+
+def passed_over(entries: Sequence[tuple[str, str]]) -> Json:
+    """What a source holds and is not read, as a fact for the result: how many entries, and name and reason of each.
+
+    The first `LISTED` are named. {} where there is nothing.
+    """
+    if not entries:
+        return {}
+    named = [{"name": name, "reason": reason} for name, reason in entries[:LISTED]]
+    return {"passed_over": {"count": len(entries), "entries": named}}

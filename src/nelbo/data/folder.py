@@ -1,80 +1,132 @@
-"""A folder of images: every picture in it and its sub-folders, in the order of their relative paths."""
+"""A folder of pictures: all of them in one order, their labels, and by name whatever else is in the folder."""
 
 from __future__ import annotations
 
+import os
+import posixpath
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
-from nelbo.data import arrays, pictures
-from nelbo.errors import DataError
+from nelbo.data import arrays, classes, listings, pictures, places, walk
+from nelbo.data.walk import File
+from nelbo.errors import DataError, UnknownNameError
 from nelbo.model.examples import Examples
 
-ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-# Pictures of formats that are not read; skipping them would drop data silently.
-_OTHER_PICTURES = (".avif", ".gif", ".heic", ".j2k", ".jp2", ".jxl", ".pbm", ".pgm", ".pnm", ".ppm", ".tga")
+SPLITS = ("train", "training", "test", "testing", "val", "valid", "validation", "dev")
+"""Names of folders, in any case, that hold a part of a data set rather than a class."""
 
 
-def read_folder(folder: Path, limit: int | None = None) -> Examples:
-    """All pictures below `folder` as codes (N, H, W) or (N, 3, H, W) uint8, sorted by relative path (as text).
+def is_folder(spec: str) -> bool:
+    """Whether a DATA string is a folder, or a folder with the choice of one of its sub-folders: FOLDER:train."""
+    above = spec.rpartition(":")[0]
+    return places.is_folder(places.path_of(spec)) or (above != "" and places.is_folder(places.path_of(above)))
 
-    Labels: the index of the first sub-folder's name among the sorted names, if every picture is in a sub-folder.
-    Hidden files and files that are no pictures are skipped. With `limit`, only the first so many are opened. If there
-    are many pictures, they are decoded when they are needed and not kept (see `LazyRows`).
-    Errors: DataError for no pictures, an unreadable one, and sizes or modes that differ (two of them are named).
+
+def path_of(spec: str) -> Path:
+    """The folder that a DATA string names. Errors: UnknownNameError for a sub-folder that is not there."""
+    path = places.path_of(spec)
+    if places.is_folder(path):
+        return path
+    root, _, part = spec.rpartition(":")
+    above = places.path_of(root)
+    if part in ("", ".", "..") or "/" in part or not places.is_folder(above / part):
+        known = [e.name for e in walk.entries(above) if places.is_folder(Path(e.path)) and e.name[0] != "."]
+        raise UnknownNameError.of(f"sub-folder of {root}", part, map(places.printable, known))
+    return above / part
+
+
+def read_folder(spec: str, limit: int | None = None) -> Examples:
+    """All pictures below a folder as codes (N, H, W) or (N, 3, H, W) uint8, in the order of `walk.in_order`.
+
+    Labels: those of a listing in the folder (see `listings`), else the first sub-folder of every picture, whose name is
+    the class. What Pillow opens is a picture, whatever its ending; other entries are named in `Examples.facts`. With
+    `limit`, only the first so many pictures are decoded. If there are many, they are decoded when they are needed and
+    not kept (see `LazyRows`).
+    Errors: DataError for no pictures, an unreadable one, sizes or modes that differ (two of them are named), parts of a
+    data set in the place of classes, a listing that does not fit.
     """
-    paths = _pictures(folder)
-    count = len(paths) if limit is None else min(limit, len(paths))
-    image = pictures.pillow(f"the pictures of {folder}")
-    name = str(folder) if count == len(paths) else f"{folder}[:{count}]"
+    folder = path_of(spec)
+    image = pictures.pillow(f"the pictures of {spec}")
+    files, passed = walk.files(folder)
+    listed = listings.listing(files)
+    chosen, others = _pictures(folder, files)
+    if not chosen:
+        raise DataError(
+            f"the folder {folder} holds no pictures ({len(files)} other files)",
+            f"pictures are what Pillow opens, such as {', '.join(pictures.ENDINGS[:8])}; for arrays give FILE.npz",
+        )
+    passed += [(file.name, "no picture") for file in others if listed is None or file.path != listed.path]
+    if listed is not None and listed.unused:
+        passed.append((listed.path.name, f"columns that are not read: {', '.join(listed.unused)}"))
+    elif listed is not None and listed.labels is None:
+        passed.append((listed.path.name, "no labels in it"))
+    count = len(chosen) if limit is None else min(limit, len(chosen))
+    labels, names = _labels(spec, [file.name for file in chosen], listed)
 
     def read(rows: list[int]) -> list[tuple[np.ndarray, str]]:
-        return [_read(image, paths[row]) for row in rows]
+        return [_read(image, chosen[row]) for row in rows]
 
-    data, kind = pictures.stacked(count, read, lambda row: paths[row].name, str(folder))
-    labels = _labels([p.relative_to(folder) for p in paths])
-    bins = 2 if kind == pictures.MODES["1"] else 256
-    return Examples(data, name, None if labels is None else arrays.labels(labels[:count]), bins)
+    data, kind = pictures.stacked(count, read, lambda row: places.printable(chosen[row].name), str(folder))
+    return Examples(
+        data,
+        places.printable(spec if count == len(chosen) else f"{spec}[:{count}]"),
+        None if labels is None else labels[:count],
+        2 if kind == pictures.MODES["1"] else 256,
+        classes=names,
+        names=tuple(file.name for file in chosen[:count]),
+        facts=arrays.passed_over([(places.printable(name), reason) for name, reason in sorted(passed)]),
+    )
 
 
 def names(folder: Path, limit: int | None = None) -> list[str]:
     """The names of the pictures that `read_folder` reads, relative to the folder, in its order. Errors: DataError."""
-    return [p.relative_to(folder).as_posix() for p in _pictures(folder)[:limit]]
+    return [file.name for file in _pictures(folder, walk.files(folder)[0])[0][:limit]]
 
 
-def _pictures(folder: Path) -> list[Path]:
-    try:
-        files = [p for p in folder.rglob("*") if p.is_file()]
-    except OSError as error:
-        raise DataError(f"the folder {folder} cannot be read: {error}", "check its permissions") from None
-    visible = [p for p in files if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
-    visible.sort(key=lambda p: p.relative_to(folder).as_posix())
-    foreign = [p for p in visible if p.suffix.lower() in _OTHER_PICTURES]
-    if foreign:
+def _pictures(folder: Path, files: list[File]) -> tuple[list[File], list[File]]:
+    """The files that are pictures, in order, and the others. Errors: DataError for other kinds of pictures."""
+    chosen: dict[str, File] = {}
+    others = []
+    for file in files:
+        ending = posixpath.splitext(file.name)[1].lower()
+        if ending in pictures.ENDINGS or pictures.recognised(file.path):
+            chosen[file.name] = file
+        elif ending in pictures.FOREIGN:
+            raise DataError(
+                f"the folder {folder} holds pictures of a format that is not read: {places.printable(file.name)}",
+                "convert them, for instance to PNG, or move them away",
+            )
+        else:
+            others.append(file)
+    return [chosen[name] for name in walk.in_order(chosen)], others
+
+
+def _read(image, file: File) -> tuple[np.ndarray, str]:
+    with places.opened(file.path) as stream:
+        now = os.fstat(stream.fileno())
+        if (now.st_size, now.st_mtime_ns) != (file.size, file.mtime_ns):
+            raise DataError(f"{file.path} has changed while it was used", "start again when nothing writes to it")
+        with pictures.opened(image, stream, str(file.path)) as opened:
+            return pictures.codes(opened, str(file.path)), pictures.MODES[opened.mode]
+
+
+def _labels(
+    spec: str, relative: Sequence[str], listed: listings.Listing | None
+) -> tuple[Tensor | None, tuple[str, ...]]:
+    """Labels and names of classes. Errors: DataError for parts of a data set in the place of classes."""
+    tops = dict.fromkeys(name.split("/")[0] for name in relative if "/" in name)
+    parts = [top for top in tops if top.lower() in SPLITS]
+    if len(parts) > 1 or (parts and len(parts) == len(tops) and listed is None):
+        some = walk.in_order(parts)
         raise DataError(
-            f"the folder {folder} holds pictures of a format that is not read: {foreign[0].relative_to(folder)}",
-            f"convert them or move them away; the formats that are read are {', '.join(ENDINGS)}",
+            f"the folder {spec} holds {', '.join(f'{part}/' for part in some)}: parts of a data set and not classes",
+            f"choose one, as in {spec}:{some[-1]}",
         )
-    chosen = [p for p in visible if p.suffix.lower() in ENDINGS]
-    if not chosen:
-        raise DataError(
-            f"the folder {folder} holds no pictures ({len(files)} other files)",
-            f"the formats that are read are {', '.join(ENDINGS)}",
-        )
-    return chosen
-
-
-def _read(image, path: Path) -> tuple[np.ndarray, str]:
-    try:
-        opened = image.open(path)
-    except Exception as error:  # each of Pillow's plugins fails in its own way on foreign bytes
-        raise DataError(f"{path} is not a readable picture: {error}", "remove it or fetch it again") from None
-    with opened:
-        return pictures.codes(opened, str(path)), pictures.MODES[opened.mode]
-
-
-def _labels(relative: list[Path]) -> list[int] | None:
-    if any(len(p.parts) < 2 for p in relative):
-        return None
-    index = {name: i for i, name in enumerate(sorted({p.parts[0] for p in relative}))}
-    return [index[p.parts[0]] for p in relative]
+    if listed is not None:
+        return listed.of(relative)
+    if any("/" not in name for name in relative):
+        return None, ()
+    return classes.numbered([name.split("/")[0] for name in relative], f"the folder {spec}")

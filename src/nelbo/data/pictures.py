@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+import os
+import struct
+import zlib
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nelbo.data import arrays
+from nelbo.data import arrays, places
 from nelbo.errors import DataError
 
 if TYPE_CHECKING:
@@ -19,7 +25,22 @@ MODES = {"L": "gray", "RGB": "colour", "1": "black and white"}
 STREAMED = 64 << 20
 """Bytes of codes from which on they stay on disk: keeping so many costs memory, and reading fewer again costs time."""
 _AT_ONCE = 256
-"""Rows decoded at once when all of the data are read piece by piece."""
+"""Rows decoded at once, at most, when all of the data are read piece by piece."""
+_PIECE = 64 << 20
+"""Bytes of codes decoded at once, at most, unless they are one picture."""
+ENDINGS = (
+    ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".apng", ".avif", ".dib", ".ico", ".j2k",
+    ".jfif", ".jp2", ".jpe", ".pbm", ".pcx", ".pgm", ".pnm", ".ppm", ".qoi", ".sgi", ".tga",
+)  # fmt: skip
+"""Endings of files that are pictures or damaged; of other files Pillow says whether they are pictures."""
+FOREIGN = (".heic", ".heif", ".jxl", ".svg", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".hdr")
+"""Endings of pictures that Pillow does not open alone; to pass them over would drop data."""
+EXCLUDED = ("BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "SPIDER", "WMF")
+"""Formats of Pillow that it does not read alone: EPS runs another program, others have no signature or decoder."""
+FIRST = ("PNG", "JPEG", "BMP", "PPM", "GIF")
+"""Formats whose plugins Pillow has at hand; the others take half a second to load."""
+MOST_PIXELS = 1 << 26
+"""Of one picture: 8192×8192, decoded in less than 1 GB."""
 
 
 def pillow(what: str) -> Any:
@@ -31,6 +52,60 @@ def pillow(what: str) -> Any:
     return Image
 
 
+def formats(image: Any) -> list[str]:
+    """The formats that are read. image: the module PIL.Image."""
+    image.init()
+    return [name for name in image.ID if name not in EXCLUDED]
+
+
+@contextlib.contextmanager
+def opened(image: Any, stream: BinaryIO, what: str) -> Iterator[Image]:
+    """A picture that is not decoded yet. image: the module PIL.Image. Errors: DataError."""
+    _check_png(stream, what)
+    try:
+        try:
+            picture = image.open(stream, formats=FIRST)
+        except Exception:  # a picture of another format, or none
+            stream.seek(0)
+            picture = image.open(stream, formats=formats(image))
+    except Exception as error:  # each of Pillow's plugins fails in its own way on foreign bytes
+        raise DataError(f"{what} is not a readable picture: {error}", "remove it or fetch it again") from None
+    with picture:
+        yield picture
+
+
+def _check_png(stream: BinaryIO, what: str) -> None:
+    """Check the checksums of a PNG file's chunks, which Pillow does not do for pixels; the stream is at its beginning.
+
+    Errors: DataError for a chunk that was altered or is not all there.
+    """
+    if stream.read(8) == b"\x89PNG\r\n\x1a\n":
+        left = os.fstat(stream.fileno()).st_size - 8
+        name = b""
+        while left > 0 and name != b"IEND":
+            head = stream.read(8)
+            length, name = struct.unpack(">I4s", head) if len(head) == 8 else (left, b"")
+            body = stream.read(length) if length + 12 <= left else b""
+            if len(body) < length or stream.read(4) != zlib.crc32(name + body).to_bytes(4, "big"):
+                raise DataError(
+                    f"{what} is not a readable picture: a part of it does not match its checksum",
+                    "the file is truncated or altered; fetch it again",
+                )
+            left -= length + 12
+    stream.seek(0)
+
+
+def recognised(path: Path) -> bool:
+    """Whether Pillow opens the file as a picture. Errors: DataError where it cannot be read at all."""
+    image = pillow(str(path))
+    with places.opened(path) as stream:
+        try:
+            with image.open(stream, formats=[name for name in formats(image) if name != "TGA"]):  # it has no signature
+                return True
+        except Exception:  # no plugin knows it
+            return False
+
+
 def codes(image: Image, what: str) -> np.ndarray:
     """The codes of a picture, uint8: gray (H, W) in 0..255, RGB (3, H, W) in 0..255, black and white (H, W) in 0..1.
 
@@ -38,6 +113,10 @@ def codes(image: Image, what: str) -> np.ndarray:
     Errors: DataError for palettes, alpha, 16 bits, other colour spaces and several frames, all of which would have
     to be converted first, and for files that do not decode.
     """
+    if image.width * image.height > MOST_PIXELS:
+        raise DataError(
+            f"{what} declares {image.width}×{image.height} pixels, more than {MOST_PIXELS}", "cut it into tiles first"
+        )
     if image.mode not in MODES:
         raise DataError(
             f"{what} has the Pillow mode {image.mode!r}, which is neither 8-bit gray (L) nor RGB",
@@ -45,8 +124,12 @@ def codes(image: Image, what: str) -> np.ndarray:
         )
     if "transparency" in image.info:
         raise DataError(f"{what} has a transparent colour", "remove it on purpose, e.g. with ImageMagick's -alpha off")
-    if getattr(image, "n_frames", 1) > 1:
-        raise DataError(f"{what} has {image.n_frames} frames", "save each frame as a picture of its own")  # type: ignore
+    try:
+        frames = getattr(image, "n_frames", 1)
+    except Exception as error:  # it is counted by looking through the file
+        raise DataError(f"{what} is not a readable picture: {error}", "remove it or fetch it again") from None
+    if frames > 1:
+        raise DataError(f"{what} has {frames} frames", "save each frame as a picture of its own")
     raw = _raw_mode(image)
     if image.mode != "1" and ";" in raw and raw.split(";")[1][:1].isdigit():
         raise DataError(
@@ -59,7 +142,7 @@ def codes(image: Image, what: str) -> np.ndarray:
         raise DataError(
             f"{what} cannot be decoded: {error}", "the file is truncated or altered; fetch it again"
         ) from None
-    array = array.astype(np.uint8)
+    array = array.astype(np.uint8, copy=False)
     return array.transpose(2, 0, 1) if array.ndim == 3 else array
 
 
@@ -138,8 +221,9 @@ class LazyRows:
 
     def split(self, size: int) -> Iterator[Tensor]:
         """Pieces of at most `size` rows, decoded one after the other."""
-        for first in range(0, len(self), min(size, _AT_ONCE)):
-            yield self[first : first + min(size, _AT_ONCE)]
+        rows = max(1, min(size, _AT_ONCE, _PIECE // max(1, math.prod(self.inner))))
+        for first in range(0, len(self), rows):
+            yield self[first : first + rows]
 
     def is_floating_point(self) -> bool:
         """False: the rows are codes."""

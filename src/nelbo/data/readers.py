@@ -5,17 +5,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from nelbo.arguments import numbers
-from nelbo.data import arrays, dataset, digits, folder, hub, idx, table
+from nelbo.data import arrays, containers, digits, folder, hub, idx, numpy_files, others, places, table
+from nelbo.data.places import Place
 from nelbo.errors import DataError, UsageError
 from nelbo.model.examples import Examples
 
@@ -29,17 +30,27 @@ class Form:
     read: Callable[[str, int | None], Examples]
 
 
-def _path(spec: str) -> Path:
-    return Path(spec).expanduser()
+def _ends_in(spec: str, *endings: str) -> bool:
+    path = Place.of(spec).path
+    return path.suffix.lower() in endings and not places.is_folder(path)
 
 
-def _npz(spec: str) -> tuple[Path, str | None]:
-    file, mark, key = spec.partition("#")
-    return _path(file), (key if mark else None)
+def _read_npz(spec: str, limit: int | None) -> Examples:
+    place = Place.of(spec)
+    layout = place.checked(("layout",), words=1).get("layout")
+    key = place.words[0] if place.words else None
+    return arrays.channels_first(numpy_files.read_npz(place.path, key, limit), layout)
 
 
-def _ends_in(suffix: str, path: Path) -> bool:
-    return path.suffix.lower() == suffix and not path.is_dir()
+def _read_npy(spec: str, limit: int | None) -> Examples:
+    place = Place.of(spec)
+    return arrays.channels_first(numpy_files.read_npy(place.path, limit), place.checked(("layout",)).get("layout"))
+
+
+def _read_idx(spec: str, limit: int | None) -> Examples:
+    place = Place.of(spec)
+    place.checked(())
+    return idx.read_idx(place.path, limit)
 
 
 _FORMS = (
@@ -49,19 +60,16 @@ _FORMS = (
         lambda spec, _: digits.read_digits(spec.partition(":")[2] if ":" in spec else "all"),
     ),
     Form("hf:NAME[:split]", lambda spec: spec.startswith("hf:"), lambda spec, n: hub.read_hub(spec[3:], n)),
-    Form(
-        "FILE.npz[#key]",
-        lambda spec: _ends_in(".npz", _npz(spec)[0]),
-        lambda spec, _: arrays.read_npz(*_npz(spec)),
-    ),
-    Form("FILE.npy", lambda spec: _ends_in(".npy", _path(spec)), lambda spec, _: arrays.read_npy(_path(spec))),
-    Form("FILE.csv", lambda spec: _ends_in(".csv", _path(spec)), lambda spec, _: table.read_csv(_path(spec))),
+    Form("FILE.npz[#key]", lambda spec: _ends_in(spec, ".npz"), _read_npz),
+    Form("FILE.npy", lambda spec: _ends_in(spec, ".npy"), _read_npy),
+    Form("FILE.csv", lambda spec: _ends_in(spec, ".csv"), lambda spec, n: table.read_csv(Place.of(spec), n)),
     Form(
         "an IDX file (…-ubyte, …-ubyte.gz)",
-        lambda spec: idx.is_idx(_path(spec)) and not _path(spec).is_dir(),
-        lambda spec, _: idx.read_idx(_path(spec)),
+        lambda spec: idx.is_idx(Place.of(spec).path) and not places.is_folder(Place.of(spec).path),
+        _read_idx,
     ),
-    Form("a folder of images", lambda spec: _path(spec).is_dir(), lambda spec, n: folder.read_folder(_path(spec), n)),
+    Form("a folder that datasets' save_to_disk wrote", hub.is_saved_spec, hub.read_saved),
+    Form("a folder of images, or its part FOLDER:train", folder.is_folder, folder.read_folder),
 )
 
 FORMS = tuple(form.text for form in _FORMS)
@@ -83,38 +91,41 @@ def read(spec: str, *, limit: int | None = None) -> Examples:
     for form in _FORMS:
         if spec and form.matches(spec):
             return form.read(spec, limit).first(limit)
-    path = _path(spec)
-    problem = "is a file of no known form" if spec and path.exists() else "is neither a known name nor an existing path"
-    raise DataError(f"the data {spec!r}: this {problem}", f"give one of: {'; '.join(FORMS)}")
+    path = Place.of(spec).path
+    if not spec or not os.path.lexists(path):
+        problem, remedy = "is neither a known name nor an existing path", f"give one of: {'; '.join(FORMS)}"
+    else:
+        places.status(path)
+        problem = "is a file of no known form"
+        remedy = others.remedy(path) or f"give one of: {'; '.join(FORMS)}"
+    raise DataError(f"the data {spec!r}: this {problem}", remedy)
 
 
 @numbers
-def resolve(data: str | Path | Examples | Tensor | np.ndarray | Any, *, limit: int | None = None) -> Examples:
+def resolve(
+    data: str | Path | Examples | Tensor | np.ndarray | Any, *, limit: int | None = None, layout: str | None = None
+) -> Examples:
     """The data that `nelbo.evaluate` and `nelbo.train` accept, as `Examples`.
 
-    A string or path is read as DATA. An array or tensor (N, …) is used as it is. A torch `Dataset`, or anything with
-    `__getitem__` and `__len__`, is stacked; its items are x or (x, label). Errors: as of `read`.
+    A string or path is read as DATA. An array or tensor (N, …) is used as it is. A table of named columns (pandas,
+    polars), a mapping of arrays (npz, scikit-learn's `Bunch`) and a `datasets.Dataset` are read by the rules of the
+    files that hold the like. A torch `Dataset`, or anything with `__getitem__` and `__len__`, is stacked; its items are
+    x, (x, label), or tables with an image. layout: "nhwc" for arrays (N, H, W, C), whose channels are then moved to the
+    front. Errors: as of `read`; what is not taken is refused with the line that makes of it what is.
     """
     _check_limit(limit)
     if isinstance(data, Examples):
-        return data.first(limit)
-    if isinstance(data, (str, Path)):
-        return read(str(data), limit=limit)
-    if isinstance(data, np.ndarray):
-        return Examples(arrays.tensor(data, "the array")).first(limit)
-    if isinstance(data, Tensor):
-        if data.ndim < 2 or data.numel() == 0:
-            raise DataError(
-                f"the tensor has shape {tuple(data.shape)}, which is not a set of examples",
-                "give a tensor of shape (N, H, W), (N, C, H, W) or (N, D) with N ≥ 1",
-            )
-        return Examples(data.detach()).first(limit)
-    if isinstance(data, torch.utils.data.Dataset) or hasattr(data, "__getitem__"):
-        return dataset.read_dataset(data, limit)
-    raise DataError(
-        f"data of type {type(data).__name__}",
-        f"give an array, a tensor, a torch Dataset, or one of: {'; '.join(FORMS)}",
-    )
+        examples = data.first(limit)
+    elif isinstance(data, (str, Path)):
+        examples = read(str(data), limit=limit)
+    elif isinstance(data, np.ndarray) or hasattr(data, "__getitem__") or containers.is_known(data):
+        examples = containers.read_object(data, limit)
+    else:
+        raise DataError(
+            f"data of type {type(data).__name__}",
+            f"give an array, a tensor, a torch Dataset, or one of: {'; '.join(FORMS)}",
+        )
+    return arrays.channels_first(examples, layout)
 
 
 def _check_limit(limit: int | None) -> None:

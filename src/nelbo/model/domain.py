@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from torch import Tensor
 from nelbo.arguments import numbers
 from nelbo.equation import equation
 from nelbo.errors import DomainError, ShapeError, UsageError
+from nelbo.model import float_codes
 from nelbo.parts import Part
 from nelbo.typing import Json, Shape
 
@@ -29,6 +31,7 @@ class DataDomain(Part, family="domain", kind="domain"):
     of x: −log p(x) = −log p(u) + Σ log scale.
     """
 
+    limits: ClassVar[dict[str, int]] = {"shape": 1 << 26, "bins": 1 << 24}
     shape: Shape
     bins: int | None = None
     low: float = -1.0
@@ -117,10 +120,13 @@ class DataDomain(Part, family="domain", kind="domain"):
             return self._checked_values(data, what, release)
         K = self._bins()
         if data.is_floating_point() or data.is_complex() or data.dtype == torch.bool:
+            line = float_codes.line(data, K) if data.is_floating_point() else None
             raise DomainError(
                 f"{what} holds {str(data.dtype).removeprefix('torch.')} values where integer codes 0..{K - 1} "
-                "are expected",
-                f"give the codes themselves; code k stands for {self.low} + {self.high - self.low}·k/{K - 1}",
+                "are expected" + (f"; these are {K} codes as floats" if line else ""),
+                f"give x = {line}"
+                if line
+                else f"give the codes themselves; code k stands for {self.low} + {self.high - self.low}·k/{K - 1}",
             )
         smallest = largest = int(data[0].flatten()[0])
         for piece in data.split(1024):
@@ -135,17 +141,27 @@ class DataDomain(Part, family="domain", kind="domain"):
             )
         return data
 
+    def takes(self, shape: Shape) -> bool:
+        """Whether examples of `shape` are of this domain: of its shape, or of it but for an axis of one channel."""
+        return shape == self.shape or (1, *shape) == self.shape or shape == (1, *self.shape)
+
     def _shaped(self, data: Tensor, what: str) -> Tensor:
         if data.ndim and len(data) == 0:
             raise ShapeError(f"{what} has no examples: shape {tuple(data.shape)}", "give at least one example")
         inner = tuple(data.shape[1:])
         if inner == self.shape:
             return data
-        if data.ndim and ((1, *inner) == self.shape or inner == (1, *self.shape)):
+        if data.ndim and self.takes(inner):
             return data.reshape(len(data), *self.shape)
+        remedy = f"give an array of shape (N, {', '.join(map(str, self.shape))}); nothing is resized or cropped"
+        for axes, where in (((0, 3, 1, 2), "last"), ((0, 2, 3, 1), "first")):
+            if len(inner) == 3 and tuple(data.shape[axis] for axis in axes[1:]) == self.shape:
+                file = "; of a file, write #layout=nhwc behind its name" if where == "last" else ""
+                remedy = (
+                    f"its channels come {where}: give x.transpose{axes} of an array, x.permute{axes} of a tensor{file}"
+                )
         raise ShapeError(
-            f"{what} has shape {tuple(data.shape)}, but the model scores examples of shape {self.shape}",
-            f"give an array of shape (N, {', '.join(map(str, self.shape))}); nothing is resized or cropped",
+            f"{what} has shape {tuple(data.shape)}, but the model scores examples of shape {self.shape}", remedy
         )
 
     def _checked_values(self, data: Tensor, what: str, release: Callable[[], None] | None) -> Tensor:

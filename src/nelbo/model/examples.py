@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -13,15 +13,32 @@ from torch import Tensor
 
 from nelbo.arguments import numbers
 from nelbo.errors import UsageError
+from nelbo.typing import Json
 
 REPRESENTATIVE = 8
 """Examples from which their spread estimates that of the population: of so few it is known to about a quarter."""
 _CHUNK = 1024
 """Examples looked at at once, wherever all of them are."""
+_LINE = 10
+"""Names in a line for a person; a result lists more."""
 
 
 def _nothing() -> None:
     """Data in memory stay there."""
+
+
+def described(facts: Json) -> dict[str, str]:
+    """The facts of `Examples` as lines for a person, by their name."""
+    lines = {}
+    if "passed_over" in facts:
+        count, entries = facts["passed_over"]["count"], facts["passed_over"]["entries"][:_LINE]
+        some = ", ".join(f"{entry['name']} ({entry['reason']})" for entry in entries)
+        lines["passed over"] = f"{some}{f' and {count - len(entries)} more' if count > len(entries) else ''}"
+    if "classes" in facts:
+        pairs = [f"{name} is {number}" for name, number in facts["classes"].items()]
+        rest = len(pairs) - _LINE
+        lines["classes"] = ", ".join(pairs[:_LINE]) + (f" and {rest} more" if rest > 0 else "")
+    return lines
 
 
 @numbers
@@ -39,6 +56,12 @@ class Examples:
     """Number of codes a pixel may have, where the form of the data says so (17 for digits, 256 for bytes)."""
     release: Callable[[], None] = _nothing
     """Gives back the memory of what was read from a file that is mapped and not loaded; it is read again on demand."""
+    classes: tuple[str, ...] = ()
+    """Names of the labels, where the data have them: label k is called classes[k]."""
+    names: tuple[str, ...] = ()
+    """Relative paths of the examples' files, of data that are a folder of pictures."""
+    facts: Json = field(default_factory=dict)
+    """What a result states of the data besides their name: `passed_over`, and `classes` (name → number) where used."""
 
     def __post_init__(self):
         if self.bins is not None and self.bins < 2:
@@ -66,7 +89,7 @@ class Examples:
         if n is None or n >= len(self):
             return self
         labels = None if self.labels is None else self.labels[:n]
-        return Examples(self.data[:n], f"{self.name}[:{n}]", labels, self.bins, self.release)
+        return replace(self, data=self.data[:n], name=f"{self.name}[:{n}]", labels=labels, names=self.names[:n])
 
     def chunks(self) -> Iterator[Tensor]:
         """The data piece by piece; memory for one piece at a time."""

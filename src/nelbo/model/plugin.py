@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.machinery
 import inspect
 import sys
 from pathlib import Path
@@ -21,9 +22,7 @@ def call(text: str) -> DiffusionModel:
 
     The current directory is importable. Errors: ModelFolderError, UsageError.
     """
-    module_name, _, function_name = text.partition(":")
-    if not all(part.isidentifier() for part in module_name.split(".")):
-        raise ModelFolderError(f"{text!r} is neither a folder nor the name of a function in a module", HINT)
+    module_name, function_name = check_reference(text)
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
@@ -53,6 +52,46 @@ def call(text: str) -> DiffusionModel:
         raise UsageError(f"{text!r} returned a {type(model).__name__}, not a nelbo.DiffusionModel", HINT)
     model.denoiser.reference = text
     return model
+
+
+def check_reference(text: str) -> tuple[str, str]:
+    """Module and function of `package.module:function`. Errors: ModelFolderError for anything else."""
+    module_name, _, function_name = text.partition(":")
+    if not all(part.isidentifier() for part in module_name.split(".")):
+        raise ModelFolderError(f"{text!r} is neither a folder nor the name of a function in a module", HINT)
+    return module_name, function_name
+
+
+def files(reference: str) -> list[Path]:
+    """The files that an import of the reference's module runs first: those of its packages and its own; none is run.
+
+    Errors: ModelFolderError where the module has no file.
+    """
+    places: list[str] | None = [str(Path.cwd()), *sys.path]
+    seen: list[Path] = []
+    parts = check_reference(reference)[0].split(".")
+    for i in range(len(parts)):
+        name = ".".join(parts[: i + 1])
+        loaded = sys.modules.get(name)
+        spec = loaded.__spec__ if loaded is not None else importlib.machinery.PathFinder.find_spec(name, places)
+        file = getattr(loaded, "__file__", None) or (spec.origin if spec is not None and spec.has_location else None)
+        if spec is None or (file is None and not spec.submodule_search_locations):
+            raise ModelFolderError(f"the module {name!r} of {reference!r} has no file here", HINT)
+        seen += [] if file is None else [Path(file)]
+        places = list(spec.submodule_search_locations or ())
+    return seen
+
+
+def code(reference: str) -> str:
+    """SHA-256 of `files`, by which a folder knows the module that it refers to again. What the module imports itself is
+    not part of it. Errors: ModelFolderError."""
+    digest = hashlib.sha256()
+    for path in files(reference):
+        try:
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+        except OSError as error:
+            raise ModelFolderError(f"{path} cannot be read: {error.strerror}", HINT) from None
+    return digest.hexdigest()
 
 
 def weights(denoiser: Denoiser) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_type_hints
 
 from torch import nn
 
+from nelbo import fields
 from nelbo.errors import UnknownNameError, UsageError
 from nelbo.nets.classes import ClassConditional
 from nelbo.nets.diffusers import OTHERS, UNET2D, NetworkMaker
@@ -61,6 +62,11 @@ def build(
     for key in own:
         if key not in known:
             raise UnknownNameError.of(f"setting of the network {name!r}", key, known)
+        hint = None if isinstance(maker, NetworkMaker) else get_type_hints(maker.__init__).get(key)
+        if hint is not None and not fields.fits(own[key], hint):
+            raise UsageError(
+                f"the network {name!r} has {key} = {fields.shown(own[key])}", f"{key} is {fields.described(hint)}"
+            )
     arguments: dict[str, Any] = {"shape": tuple(shape), "codes": codes, **own}
     try:
         net = maker(logsnr_max=logsnr_max, logsnr_min=logsnr_min, **arguments)

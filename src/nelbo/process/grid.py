@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -25,6 +26,7 @@ class Grid(Part, family="grid"):
     """Which levels of a schedule the chain uses."""
 
     continuous: bool = False
+    limits: ClassVar[dict[str, int]] = {"steps": 1 << 20, "first": 1 << 20}
 
     @abstractmethod
     def levels(self, schedule: Schedule, decoder_calls_network: bool) -> Levels:

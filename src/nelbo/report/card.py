@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import shlex
 from typing import Any
 
 from nelbo._version import __version__
@@ -18,6 +20,8 @@ from nelbo.report.words import plus_minus
 from nelbo.typing import Json
 
 TASK = "unconditional-image-generation"
+_SIGNS = "\\`*_[]#|~"
+"""Signs of Markdown within a line, beside those of HTML."""
 
 
 def card(
@@ -33,7 +37,7 @@ def card(
     license: an identifier of the hub ("apache-2.0"); left out where None. library: what loads the folder.
     """
     meta = metadata(bound, name=name, license=license, library=library)
-    sections = [f"---\n{yaml(meta)}---\n", f"# {name}\n", _about(model, library)]
+    sections = [f"---\n{yaml(meta)}---\n", f"# {escaped(name)}\n", _about(model, library)]
     if bound is not None:
         sections.append(_likelihood(bound))
     sections.append(_parts(model))
@@ -77,8 +81,26 @@ def yaml(value: Any, indent: int = 0) -> str:
             # a list's entry begins on the line of its dash
             lines.append(f"{pad}- {block.lstrip()}" if key is None else f"{head}\n{block}")
         else:
-            lines.append(f"{head}{'' if key is None else ' '}{json.dumps(inner, ensure_ascii=False)}\n")
+            lines.append(f"{head}{'' if key is None else ' '}{_scalar(inner)}\n")
     return "".join(lines)
+
+
+def _scalar(value: Any) -> str:
+    """A scalar as JSON, which is YAML too if control signs and lone surrogates are escaped."""
+    return json.dumps(value, ensure_ascii=isinstance(value, str) and not value.isprintable())
+
+
+def escaped(text: str) -> str:
+    """A name in a line of Markdown: its signs mean themselves, and it begins and ends nothing."""
+    signs = "".join(f"\\{c}" if c in _SIGNS else c for c in " ".join(text.split()))
+    return signs.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def fenced(text: str, language: str = "") -> str:
+    """A block of code, whose fence is longer than every row of back-ticks within."""
+    longest = max((len(row) for row in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text}\n{fence}\n"
 
 
 def _about(model: DiffusionModel, library: str) -> str:
@@ -124,21 +146,17 @@ def _likelihood(bound: Bound) -> str:
     return "\n".join(
         [
             "## Likelihood\n",
-            f"**{value}{'' if error is None else f' ± {error}'} {_unit(bound)}** on {bound.data['name']} "
+            f"**{value}{'' if error is None else f' ± {error}'} {_unit(bound)}** on {escaped(bound.data['name'])} "
             f"({bound.examples} examples): {kind}. The error is one standard error, {of}. "
             "This is a variational bound: the model's own −log p(x) is no larger.\n",
-            "```text",
-            str(bound),
-            "```\n",
+            fenced(str(bound), "text"),
             "Evaluate it again:\n",
-            "```",
-            f"nelbo evaluate FOLDER --data {bound.data['name']} --seed {bound.seed} --precision {bound.precision}"
-            + named,
-            "```\n",
+            fenced(
+                f"nelbo evaluate FOLDER --data {shlex.quote(bound.data['name'])} --seed {bound.seed} "
+                f"--precision {bound.precision}{named}"
+            ),
             "<details><summary>Everything that the number depends on</summary>\n",
-            "```json",
-            json.dumps(facts, indent=1, ensure_ascii=False),
-            "```\n",
+            fenced(json.dumps(facts, indent=1, ensure_ascii=False), "json"),
             "</details>\n",
         ]
     )
@@ -148,13 +166,14 @@ def _parts(model: DiffusionModel) -> str:
     return "\n".join(
         [
             "## Parts\n",
-            "```json",
-            json.dumps(
-                {**model.describe(), "fingerprint": model.fingerprint(), "provenance": model.provenance},
-                indent=1,
-                ensure_ascii=False,
+            fenced(
+                json.dumps(
+                    {**model.describe(), "fingerprint": model.fingerprint(), "provenance": model.provenance},
+                    indent=1,
+                    ensure_ascii=False,
+                ),
+                "json",
             ),
-            "```\n",
             f"Written by nelbo {__version__}.\n",
         ]
     )

@@ -14,7 +14,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from nelbo.data import arrays
+from nelbo.data import numpy_files
 from nelbo.errors import DataError
 from nelbo.tightening import certificate as certificates
 from nelbo.typing import Json
@@ -175,7 +175,7 @@ def _log(path: Path) -> tuple[list[Json], int]:
 def _pictures(path: Path) -> dict[str, np.ndarray]:
     if not path.exists():
         return {}
-    loaded = arrays.load(path)
+    loaded = numpy_files.load(path)
     if not isinstance(loaded, dict):
         raise DataError(f"{path} holds a single array", f"save it with numpy.savez under {', '.join(PICTURES)}")
     pictures = {k: v for k, v in loaded.items() if k in PICTURES and v.size}

@@ -141,13 +141,14 @@ def encode(
     null_condition: Mapping[str, Tensor] | None = None,
     batch_size: int | None = None,
     device: str | torch.device | None = None,
+    trust_code: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """The noise z_L (n, *shape) from which a sampler makes `data`: the probability flow, run from z_1 = α_1 x upwards.
 
     `nelbo.sample(model, n, start=z, …)` with the same sampler, steps and grid returns to z_1, with an error of the
     sampler's order in the steps. data: codes or values, (n, *shape). model, condition, guidance, null_condition,
-    batch_size, device and progress are as of `nelbo.sample`.
+    batch_size, device, trust_code and progress are as of `nelbo.sample`.
     Errors: UsageError for a sampler that draws noise, DomainError, ShapeError, NumericalError.
 
     >>> import nelbo, torch
@@ -158,7 +159,7 @@ def encode(
     >>> bool((back - x).abs().max() < 0.01)
     True
     """
-    model = load(model)
+    model = load(model, trust_code=trust_code)
     x = model.domain.values(model.domain.checked(data, "data to encode"))
     run = Run(device=device, batch_size=batch_size, progress=progress)
     guided = make_guidance(guidance, null_condition, condition)

@@ -53,6 +53,7 @@ def check_model(
     precision: str = "float32",
     relative: float = 1e-4,
     honours_condition: bool = True,
+    trust_code: bool = False,
 ) -> None:
     """A model obeys the laws that every bound assumes; at least 3 examples, of which the first 8 are used.
 
@@ -65,8 +66,8 @@ def check_model(
     bound           finite, and equal for batches of one and of many
 
     precision, relative: of the network, and how much its rounding may differ with the size of a batch.
-    honours_condition: False if another condition may give the same prediction. AssertionError names the law that is
-    broken; other errors are those of `nelbo.evaluate`.
+    honours_condition: False if another condition may give the same prediction. trust_code: as of `nelbo.load`.
+    AssertionError names the law that is broken; other errors are those of `nelbo.evaluate`.
 
     >>> import nelbo, torch
     >>> from nelbo import testing
@@ -74,7 +75,7 @@ def check_model(
     ...                             domain=nelbo.DataDomain((1, 8, 8), bins=17))
     >>> testing.check_model(model, torch.randint(17, (4, 1, 8, 8)))
     """
-    model = load(model)
+    model = load(model, trust_code=trust_code)
     if relative < 0:
         raise UsageError(f"relative={relative}", "give a number ≥ 0, such as 1e-4")
     examples = (data if isinstance(data, Examples) else Examples(torch.as_tensor(data))).first(8)

@@ -9,8 +9,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from nelbo.bound import lattices
 from nelbo.bound.checks import NelboWarning
 from nelbo.errors import UsageError
+from nelbo.model import float_codes
 from nelbo.model.decoder import (
     Categorical,
     ContinuousGaussian,
@@ -69,6 +71,9 @@ def build_model(examples: Examples, settings: TrainConfig, rows: Tensor | None =
         decoder=_decoder(examples, domain, schedule, settings, variance),
         prior=GaussianPrior(),
     )
+    if not domain.discrete:
+        for note in lattices.notes(domain, torch.as_tensor(examples.data)):
+            warnings.warn(note, NelboWarning, stacklevel=2)
     if not domain.discrete and domain.scale is None and len(domain.shape) == 1:
         first, *_, last = model.levels().logsnr.tolist()
         if (note := unlike_scales(examples, first, last)) is not None:
@@ -194,6 +199,12 @@ def _domain(examples: Examples, settings: TrainConfig, rows: Tensor | None) -> D
                 f"bins = {settings.bins} was set, but {examples.name} holds real numbers",
                 "give integer codes 0..K−1, or leave bins out to train a density",
             )
+        line = float_codes.line(examples.data, 256, whole=examples.data.ndim > 2)
+        if line is not None:
+            raise UsageError(
+                f"{examples.name} holds real numbers that are codes of 256 values; a density of them has no bound",
+                f"give x = {line}; or, for a density, add noise of the width of a code",
+            )
         return DataDomain(shape)
     bins = settings.bins or examples.bins
     if bins is None:
@@ -229,7 +240,8 @@ def _net_settings(examples: Examples, settings: TrainConfig, domain: DataDomain)
     """The network's own settings, with those that follow from head, variance and domain."""
     chosen = dict(settings.net.settings)
     if settings.condition is not None and examples.labels is not None:
-        chosen |= {"classes": int(examples.labels.max()) + 1, "keyword": settings.condition}
+        count = max(int(examples.labels.max()) + 1, len(examples.classes))
+        chosen |= {"classes": count, "keyword": settings.condition}
     mixture_decoder, learned = _mixture_decoder(settings), _learned_variance(settings)
     if settings.net.head == "mixture" or mixture_decoder:
         chosen["outputs"] = outputs(settings.net.components) + mixture_decoder

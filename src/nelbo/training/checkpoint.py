@@ -57,12 +57,6 @@ def newest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
     return None, messages
 
 
-def tidy(folder: Path) -> None:
-    """Remove unfinished files of processes that were killed while they wrote."""
-    for unfinished in folder.glob(".nelbo-*.tmp"):
-        unfinished.unlink(missing_ok=True)
-
-
 def read(path: Path) -> dict[str, Any]:
     """The state in `path`, on the CPU; runs no code. Errors: those of `UNREADABLE`."""
     content = path.read_bytes()

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from nelbo.data import classes
 from nelbo.errors import UsageError
 from nelbo.maths.keys import Purpose
 from nelbo.model.diffusion import DiffusionModel
@@ -66,6 +67,7 @@ class TrainingData:
             "name": self.examples.name,
             "fingerprint": self.examples.fingerprint,
             "examples": len(self.rows),
+            **self.examples.facts,
         }
         if len(self.held_out) and not self.separate:
             description["held_out"] = len(self.held_out)
@@ -84,8 +86,10 @@ def split(examples: Examples, validation: Examples | None, settings: TrainConfig
     Errors: UsageError where too few are left to train on, where validation data are given that would not be used, and
     where labels are asked for that the data do not have.
     """
+    if settings.condition is not None:
+        examples = classes.stated(examples)
     n, every, count = len(examples), settings.validation.every, settings.validation.examples
-    rows, none = torch.arange(n), replace(examples, data=examples.data[:0], labels=None)
+    rows, none = torch.arange(n), replace(examples, data=examples.data[:0], labels=None, names=())
     condition = _condition(examples, settings)
     if validation is not None and every is None:
         raise UsageError(
@@ -96,6 +100,8 @@ def split(examples: Examples, validation: Examples | None, settings: TrainConfig
         return TrainingData(examples, rows, none, condition, None, False)
     if validation is not None:
         part = validation.first(count or MOST_VALIDATED)
+        if settings.condition is not None and examples.classes:
+            part = classes.by_name(part, examples.classes, "the training data have")
         return TrainingData(examples, rows, part, condition, _condition(part, settings), True)
     count = count or max(2, min(MOST_VALIDATED, n // 10))
     kept, held_out = held_out_rows(n, count, settings.seed)
@@ -104,6 +110,7 @@ def split(examples: Examples, validation: Examples | None, settings: TrainConfig
         data=examples.data[held_out.to(examples.data.device) if isinstance(examples.data, Tensor) else held_out],
         name=f"{examples.name}, {count} held out",
         labels=None if examples.labels is None else examples.labels[held_out],
+        names=(),
     )
     return TrainingData(examples, kept, part, condition, _condition(part, settings), False)
 

@@ -15,7 +15,7 @@ import torch
 from nelbo import runtime
 from nelbo._version import __version__
 from nelbo.errors import Interrupted, UsageError
-from nelbo.files import write_atomic
+from nelbo.files import sweep, write_atomic
 from nelbo.model import folder as model_folder
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
@@ -25,6 +25,7 @@ from nelbo.training.config import TrainConfig, check_config
 from nelbo.training.data import Loader, TrainingData, split
 from nelbo.training.log import Log, SilentLog
 from nelbo.training.recipe import with_recipe
+from nelbo.training.summary import summary
 from nelbo.training.trainer import Trainer
 from nelbo.training.validation import Validation
 from nelbo.typing import Json
@@ -70,6 +71,8 @@ def train(
     model = build_model(examples, settings, data.rows)
     identity = {"config": settings.model_dump(mode="json"), **data.fingerprints}
     agree(workers, {**identity, "resume": resume}, "train")
+    for line in [] if resume else summary(data, model, settings):
+        message(line)
     loader = Loader(data.checked(model), data.rows, settings, device, data.condition)
     try:
         trainer = Trainer(model, loader, settings, workers)
@@ -166,8 +169,8 @@ def _log(trainer: Trainer, watch: Validation, out: Path) -> Log:
     if trainer.workers.rank != 0:
         return SilentLog()
     out.mkdir(parents=True, exist_ok=True)
-    checkpoint.tidy(out / "checkpoints")
-    checkpoint.tidy(out)
+    sweep(out / "checkpoints", again=True)
+    sweep(out, again=True)
     resolved = trainer.settings.model_dump(mode="json")
     write_atomic(out / "config.json", json.dumps(resolved, indent=1) + "\n")
     name = trainer.settings.tracker
@@ -185,6 +188,8 @@ def _provenance(trainer: Trainer, watch: Validation, data: TrainingData) -> Json
         "config": settings.model_dump(mode="json"),
         "seconds": round(trainer.seconds, 1),
     }
+    if settings.condition is not None and data.examples.classes:
+        provenance["classes"] = {settings.condition: list(data.examples.classes)}
     if trainer.step < settings.steps:
         provenance["stopped_after"] = trainer.step
     if watch.best is not None:

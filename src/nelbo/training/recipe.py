@@ -4,6 +4,7 @@ The defaults of `TrainConfig`, a residual MLP with a table of logits, suit digit
 and more the recipe is a U-Net at full resolution, whose input includes z in units of its noise, and which predicts ε̂
 through a gate for the end codes and, for the decoder, a mixture for every pixel; Muon; log-SNR from 9 to −7, importance
 sampling of times, and x̂ clipped to the range of the codes (benchmarks/training.py measures what each of them gives).
+Real numbers have no codes for a table, and get a plain head.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ def with_recipe(config: Json | TrainConfig | None, examples: Examples) -> Json |
     Tables are merged (`net.size` keeps the recipe's head). A config that names its network, by net.name or net.head,
     describes a model of its own and gets nothing from the recipe.
     """
+    if examples.data.is_floating_point():
+        return _for_real_data(config)
     if isinstance(config, TrainConfig):
         return config
     given = config or {}
@@ -59,6 +62,20 @@ def with_recipe(config: Json | TrainConfig | None, examples: Examples) -> Json |
     if merged["net"]["predicts"] != "eps" and "end_gate" not in net:  # the gate gives ε̂
         merged["net"] = {**merged["net"], "end_gate": False}
     return merged
+
+
+def _for_real_data(config: Json | TrainConfig | None) -> Json | TrainConfig:
+    """The settings with a plain head, the only one for real numbers, unless they name a head themselves."""
+    if isinstance(config, TrainConfig):
+        if "head" in config.net.model_fields_set:
+            return config
+        return config.model_copy(update={"net": config.net.model_copy(update={"head": "plain"})})
+    given = config or {}
+    net = given.get("net", {})
+    net = {"name": net} if isinstance(net, str) else net
+    if not isinstance(net, dict) or "head" in net:
+        return given
+    return {**given, "net": {**net, "head": "plain"}}
 
 
 def _merged(base: Json, given: Json) -> Json:

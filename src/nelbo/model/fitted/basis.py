@@ -14,6 +14,7 @@ import math
 from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -70,6 +71,7 @@ class Cosine(Basis, kind="cosine"):
     divide a side its last block is shorter. Coordinates lie where their block lies. Ahmed, Natarajan & Rao 1974.
     """
 
+    limits: ClassVar[dict[str, int]] = {"block": 1 << 12}
     colours: Tensor
     block: int = 0
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -131,7 +130,6 @@ class HybridVariance(Fitted, kind="hybrid"):
     fine: Fitted
     coarse: Fitted
     logsnr: float
-    nested: ClassVar[dict[str, str]] = {"fine": "variance", "coarse": "variance"}
 
     def __post_init__(self):
         if not isinstance(self.fine, Fitted) or not isinstance(self.coarse, Fitted) or not math.isfinite(self.logsnr):

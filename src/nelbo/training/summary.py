@@ -1,0 +1,34 @@
+"""What a run trains on and what it trains, in lines for a person, before it begins."""
+
+from __future__ import annotations
+
+from nelbo.model.diffusion import DiffusionModel
+from nelbo.model.examples import described
+from nelbo.training.config import TrainConfig
+from nelbo.training.data import TrainingData
+
+
+def summary(data: TrainingData, model: DiffusionModel, settings: TrainConfig) -> list[str]:
+    """Lines on examples, shape and codes, classes, network; and on what the data hold besides."""
+    examples, domain = data.examples, model.domain
+    count = f"{len(data.rows)} of {examples.name}"
+    if len(data.held_out):
+        count += f", {len(data.held_out)} {'of ' + data.held_out.name if data.separate else 'held out'} to validate on"
+    values = f"{domain.bins} bins" if domain.discrete else "real values"
+    facts = described(examples.facts)
+    classes = facts.pop("classes", None)
+    if settings.condition is None:
+        classes = "none used" if examples.labels is None else "labels in the data, which the network does not take"
+    elif examples.labels is not None:
+        number = max(int(examples.labels.max()) + 1, len(examples.classes))
+        classes = f"{number} by the keyword {settings.condition}" + (f": {classes}" if classes else "")
+    head = "" if settings.net.head == "plain" else f"{settings.net.head} head, "
+    lines = {
+        "examples": count,
+        "shape": f"{' × '.join(map(str, domain.shape))}, {values}",
+        "classes": classes or "none used",
+        "network": f"{settings.net.name}, {head}{model.parameters:,} parameters, {settings.steps} steps of "
+        f"{settings.batch_size} examples",
+        **facts,
+    }
+    return [f"{name:<13} {text}" for name, text in lines.items()]
