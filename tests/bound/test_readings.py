@@ -164,3 +164,21 @@ def test_the_errors_follow_from_inner_products():
     torch.testing.assert_close(values[:, 6], torch.full((5,), 7.0, dtype=torch.float64))
     torch.testing.assert_close(values[:, 7], v.amax(1))
     assert values[:, 8].tolist() == [1.0] * 5
+
+
+def test_of_many_elements_a_part_is_looked_at():
+    """Sums and counts of the whole within 4 standard errors of the part's; of few elements they are those of all."""
+    D = 9 * readings.ELEMENTS
+    g = torch.Generator().manual_seed(0)
+    x, eps = torch.rand(2, 3, 3, D // 3, generator=g, dtype=torch.float64) * 2 - 1
+    z, x0, v = x + eps, 0.9 * x, (2 * eps).clamp(-1, 1)
+    part = readings.observed(x, z, x0, v)
+    whole = torch.cat([readings.observed(*(t[:, c, :4096] for t in (x, z, x0, v))) for c in range(3)])
+    rows = [(p * q).flatten(1) for p, q in ((x, x), (x, z), (z, z), (x, v), (z, v), (v, v))]
+    for column, terms in enumerate(rows):
+        error = D * terms.std(1) / (D // 9) ** 0.5
+        assert bool(((part[:, column] - terms.sum(1)).abs() < 4 * error).all())
+    assert part[:, 7].tolist() == [1.0] * 3 and part[:, 9].tolist() == [-1.0] * 3
+    share = part[:, [8, 10]] / D
+    assert bool(((share - 0.25).abs() < 4 * (0.25 * 0.75 / (D // 9)) ** 0.5).all())
+    torch.testing.assert_close(whole[:, 0], x[:, :, :4096].square().sum(2).T.flatten())

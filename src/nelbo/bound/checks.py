@@ -48,6 +48,8 @@ FIRST_EXCESS = 1.0
 """The same at the first level, whose term varies more between examples."""
 PAIRED_DRAWS = 256
 """Draws of two precisions, paired: their difference varies little."""
+NUMBERS = 1 << 21
+"""Numbers of the data from which their spread is known well enough."""
 LEAST_PAIRED = 16
 """Fewer draws than these say too little."""
 
@@ -106,7 +108,8 @@ def sanity(chain: GaussianChain, estimate: Estimate) -> list[str]:
 
 def _spread(chain: GaussianChain) -> float:
     """R², the second moment of an element of the data about the middle of their range (about their mean, if real)."""
-    x = chain.values(torch.arange(min(chain.examples, 1024)))
+    looked_at = max(16, min(1024, NUMBERS // chain.dimensions))
+    x = chain.values(torch.arange(min(chain.examples, looked_at)))
     domain = chain.model.domain
     middle = 0.5 * (domain.low + domain.high) if domain.discrete else float(x.mean())
     return float((x - middle).square().mean())

@@ -41,6 +41,8 @@ from nelbo.process.prediction import Output, x0_from
 LEAST_LEVELS, LEAST_DRAWS = 3, 8
 LESS, EXPLAINED = 0.8, 0.9
 DEVIATIONS = 4.0
+ELEMENTS = 4096
+"""Elements of an example that are looked at: at every draw of the pilot, in next to no time."""
 COLUMNS = 11
 """Numbers that are kept of a draw: six inner products, the error of x̂, and the two ends of the output with how often it
 is there."""
@@ -103,13 +105,18 @@ def observed(x: Tensor, z: Tensor, x0: Tensor, output: Tensor) -> Tensor:
     """What is kept of x, z, the prediction x̂ after clipping and the network's output v, each (B, …): (B, COLUMNS).
 
     x·x, x·z, z·z, x·v, z·v, v·v; ‖x − x̂‖²; the largest element of v and how many equal it; the same of the smallest.
+    Of more than `ELEMENTS` elements a regular part is looked at, and sums and counts are scaled up to all.
     """
-    x, z, x0, v = (values.flatten(1).double() for values in (x, z, x0, output))
+    D = x[0].numel()
+    apart = 1 if D <= ELEMENTS else -(-D // ELEMENTS) | 1  # odd, so that it meets all columns of a picture
+    x, z, x0, v = (values.flatten(1)[:, ::apart].double() for values in (x, z, x0, output))
+    scale = D / x.shape[1]
     products = [(p * q).sum(1) for p, q in ((x, x), (x, z), (z, z), (x, v), (z, v), (v, v))]
     ends = []
     for end in (v.amax(1), v.amin(1)):
-        ends += [end, (v == end[:, None]).double().sum(1)]
-    return torch.stack([*products, (x - x0).square().sum(1), *ends], 1)
+        ends += [end, scale * (v == end[:, None]).double().sum(1)]
+    sums = [*products, (x - x0).square().sum(1)]
+    return torch.stack([*(scale * s for s in sums), *ends], 1)
 
 
 @dataclass(frozen=True, eq=False)
