@@ -237,7 +237,7 @@ def test_ode_likelihood_under_a_condition():
 
 @pytest.mark.parametrize("name", ["eps, index time", "continuous"])
 def test_tighten(name):
-    data = torch.randint(0, 4, (24, 2), generator=torch.Generator().manual_seed(2))
+    data = torch.randint(0, 4, (32, 2), generator=torch.Generator().manual_seed(2))
 
     def tightened(device) -> Any:
         model, certificate = nelbo.tighten(make(name), data, steps=4, device=device)
@@ -249,7 +249,7 @@ def test_tighten(name):
 def test_covariances():
     model = dataclasses.replace(table("learned_range"), domain=nelbo.DataDomain((1, 8, 8), bins=BINS))
     images, families = DATA.repeat(1, 1, 2, 2), [family.value for family in Family]
-    alike(lambda device: covariance.measure(model, images, families=families, nodes=3, run=Run(device)))
+    alike(lambda device: covariance.measure(model, images, families=families, nodes=5, run=Run(device)))
 
 
 @pytest.mark.parametrize("sampler", nelbo.samplers.NAMED)

@@ -35,8 +35,9 @@ def numbers(target: Target) -> Target:
     Errors of a call: UsageError for a bool, nan or infinity (unless that is the default), and for what is no number.
     """
     if isinstance(target, type):
-        target.__init__ = numbers(target.__init__)  # type: ignore[misc]
-        return target
+        cls: Any = target
+        cls.__init__ = numbers(cls.__init__)
+        return cls
     signature = inspect.signature(target)
     rules = {name: rule for name, p in signature.parameters.items() if (rule := _rule(p)) is not None}
     positions = [*signature.parameters]
@@ -56,8 +57,8 @@ def plain(value: Any) -> Any:
         return {key: plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
         return type(value)(plain(inner) for inner in value)
-    scalar = hasattr(value, "item") and getattr(value, "ndim", None) == 0
-    return value.item() if scalar else value
+    item = getattr(value, "item", None)
+    return item() if item is not None and getattr(value, "ndim", None) == 0 else value
 
 
 def whole(name: str, value: Any) -> int:
@@ -106,8 +107,9 @@ def _rule(parameter: inspect.Parameter) -> Callable[[str, Any], Any] | None:
         value = plain(value)
         if (value is None and nothing) or ("bool" in scalars and isinstance(value, bool)):
             return value
-        if inner is not None and hasattr(value, "tolist") and not inner[0].startswith("Seq"):
-            value = value.tolist()
+        listed = getattr(value, "tolist", None)
+        if inner is not None and listed is not None and not inner[0].startswith("Seq"):
+            value = listed()
         if inner is not None and isinstance(value, (list, tuple)):
             return tuple(of_member(name, v) for v in value)
         number = not isinstance(value, (str, bytes)) and (hasattr(value, "__index__") or hasattr(value, "__float__"))

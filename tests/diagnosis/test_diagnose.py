@@ -11,6 +11,7 @@ from torch import nn
 
 import nelbo
 from nelbo.cli.main import execute
+from nelbo.diagnosis.diagnose import ends_the_process
 from nelbo.report import write
 from tests.diagnosis.cases import CODES, DOMAIN, SCHEDULES, Counted, diagnosed, mistaken, model, network
 from tests.diagnosis.test_inspection import GROUPS
@@ -82,6 +83,13 @@ def test_what_a_network_cannot_be_given_is_named():
     skipped = {one.name: one.reason for one in diagnosis.skipped}
     assert "time log-SNR" in skipped and "time unit" in skipped and "predicts velocity" in skipped
     assert all(skipped.values()) and "time T − 1 − index" in {row.name for row in diagnosis.rows}
+
+
+def test_tables_are_not_looked_up_past_their_end_on_a_gpu():
+    table = nelbo.from_callable(nn.Embedding(9, 3), schedule=SCHEDULES["law"], domain=DOMAIN, time="logsnr")
+    for one, expected in ((table, True), (model("law"), False)):
+        assert ends_the_process(one, torch.device("cuda")) is expected
+        assert not ends_the_process(one, torch.device("cpu"))
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ class Labelled(Sibling):
 
     keyword: str
     offset: int
+    indexes = True
 
     @property
     def name(self) -> str:

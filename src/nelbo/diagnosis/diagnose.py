@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nelbo._version import __version__
 from nelbo.bound import lattices
@@ -129,6 +129,9 @@ def _candidates(
     made = [Candidate(None, chain, subject.nats, _density(chain))]
     skipped = []
     for sibling in siblings(subject, cache, seed, untrained):
+        if sibling.indexes and ends_the_process(subject.model, device):
+            skipped.append(Skipped(sibling.name, "a GPU does not survive an index past a table; try it on the CPU"))
+            continue
         try:
             other = sibling.of(subject)
             chain = other.chain(seed, device)
@@ -136,6 +139,11 @@ def _candidates(
         except halving.FAILURES as error:
             skipped.append(Skipped(sibling.name, first_sentence(error)))
     return made, skipped
+
+
+def ends_the_process(model: DiffusionModel, device: torch.device) -> bool:
+    """Whether a table of the network, looked up past its end on this device, leaves nothing to go on with."""
+    return device.type != "cpu" and any(isinstance(module, nn.Embedding) for module in model.denoiser.modules())
 
 
 def _density(chain: GaussianChain, declared: Candidate | None = None) -> Tensor:

@@ -61,18 +61,35 @@ def ranked(candidates: list[Candidate], D: int) -> Ranking:
 
 def _best(candidates: list[Candidate], rows: dict[str, Row], D: int) -> Row | None:
     """The best of the declarations, where one is better than what was declared for sure: of those whose difference is
-    more than two standard errors that of the least upper end, a standard error above it."""
+    more than two standard errors that of the least upper end, a standard error above it.
+
+    Of a declaration that changes data or chain and a schedule on the chain that is declared, the one is compared with
+    the model of the other on its own levels.
+    """
     tried = [(c.sibling, rows[c.name]) for c in candidates if c.kind == "declaration" and c.name in rows]
     # where chain and data are the same, the right one does not cost more in most draws
     tried = [(s, row) for s, row in tried if row.complete and s and not (s.same_chain and row.wins < -AT_LEAST)]
     if not any(better(row) for _, row in tried):
         return None
     tried = [(s, row) for s, row in tried if _lower(row)]
-    tried.sort(key=lambda one: _upper_end(one[1]))
-    best = tried[0][1]
-    near, enough = _near(candidates, best.name, D), MOST_OF_IT * best.difference
-    usual = (row for s, row in tried if not s.unusual and (row.name in near or row.difference < enough))
-    return _of_schedules(candidates, rows, next(usual, best), [row.name for _, row in tried])
+    unusual = {row.name for s, row in tried if s.unusual}
+    ends = {row.name: _upper_end(row) for _, row in tried}
+
+    def preferred(some: list[Row]) -> list[Row]:
+        """The best of some, or nothing."""
+        some = sorted(some, key=lambda row: ends[row.name])
+        if not some or some[0].name not in unusual:
+            return some[:1]
+        near, enough = _near(candidates, some[0].name, D), MOST_OF_IT * some[0].difference
+        usual = (r for r in some if r.name not in unusual and (r.name in near or r.difference < enough))
+        return [next(usual, some[0])]
+
+    names = [row.name for _, row in tried]
+    same = [_of_schedules(candidates, rows, row, names) for row in preferred([r for s, r in tried if s.same_chain])]
+    for c in candidates:
+        if same and c.followed is not None and c.followed.name == same[0].name and c.name in rows:
+            ends[same[0].name] = min(ends[same[0].name], _upper_end(rows[c.name]))
+    return preferred([*same, *preferred([r for s, r in tried if not s.same_chain])])[0]
 
 
 def _of_schedules(candidates: list[Candidate], rows: dict[str, Row], best: Row, tried: list[str]) -> Row:

@@ -129,6 +129,7 @@ class WithTime(Sibling):
 
     key: str
     same_chain = True
+    indexes = True
 
     @property
     def convention(self) -> Convention:

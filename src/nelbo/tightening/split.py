@@ -99,4 +99,6 @@ def _usable(model: DiffusionModel, data: Examples, seed: int, notes: list[str], 
 
 def _subset(examples: Examples, rows: Tensor, what: str) -> Examples:
     labels = None if examples.labels is None else examples.labels[rows]
-    return replace(examples, data=examples.data[rows], labels=labels, name=f"{examples.name} ({len(rows)} {what})")
+    names = tuple(examples.names[row] for row in rows.tolist()) if examples.names else ()
+    called = f"{examples.name} ({len(rows)} {what})"
+    return replace(examples, data=examples.data[rows], labels=labels, name=called, names=names)

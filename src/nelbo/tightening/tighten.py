@@ -249,7 +249,12 @@ def _own_decoder(decoders: DecoderCosts, predictions: NodePredictions, levels) -
 
 
 def _description(examples: Examples) -> Json:
-    return {"name": examples.name, "examples": len(examples), "fingerprint": examples.fingerprint}
+    return {
+        "name": examples.name,
+        "examples": len(examples),
+        "fingerprint": examples.fingerprint,
+        **examples.facts,
+    }
 
 
 def _decoder_curves(predictions: NodePredictions, decoders: DecoderCosts) -> Json:

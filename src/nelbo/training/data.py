@@ -89,7 +89,7 @@ def split(examples: Examples, validation: Examples | None, settings: TrainConfig
     if settings.condition is not None:
         examples = classes.stated(examples)
     n, every, count = len(examples), settings.validation.every, settings.validation.examples
-    rows, none = torch.arange(n), replace(examples, data=examples.data[:0], labels=None)
+    rows, none = torch.arange(n), replace(examples, data=examples.data[:0], labels=None, names=())
     condition = _condition(examples, settings)
     if validation is not None and every is None:
         raise UsageError(
@@ -110,6 +110,7 @@ def split(examples: Examples, validation: Examples | None, settings: TrainConfig
         data=examples.data[held_out.to(examples.data.device) if isinstance(examples.data, Tensor) else held_out],
         name=f"{examples.name}, {count} held out",
         labels=None if examples.labels is None else examples.labels[held_out],
+        names=(),
     )
     return TrainingData(examples, kept, part, condition, _condition(part, settings), False)
 
