@@ -144,3 +144,11 @@ def test_digits_have_17_codes(tmp_path):
     assert nelbo.train("digits:train", tmp_path / "run", settings).domain.bins == 17
     bytes_ = torch.randint(0, 100, (8, 3), dtype=torch.uint8)
     assert nelbo.train(bytes_, tmp_path / "bytes", settings).domain.bins == 256
+
+
+@pytest.mark.parametrize(("options", "match"), [({"grid": 10}, r"grid=10\n.*even"), ({"overrides": {}}, "Overrides")])
+    ("options", "match"), [({"grid": 10}, r"grid=10\n.*even"), ({"overrides": {}}, r"Overrides\(")]
+)
+def test_choices_that_are_of_another_kind(options, match):
+    with pytest.raises(UsageError, match=match):
+        nelbo.evaluate(exact(), CODES.sample(8), **options)
