@@ -147,8 +147,6 @@ def test_digits_have_17_codes(tmp_path):
 
 
 @pytest.mark.parametrize(("options", "match"), [({"grid": 10}, r"grid=10\n.*even"), ({"overrides": {}}, "Overrides")])
-    ("options", "match"), [({"grid": 10}, r"grid=10\n.*even"), ({"overrides": {}}, r"Overrides\(")]
-)
 def test_choices_that_are_of_another_kind(options, match):
     with pytest.raises(UsageError, match=match):
         nelbo.evaluate(exact(), CODES.sample(8), **options)
