@@ -121,6 +121,9 @@ def test_what_is_chosen_and_recorded():
         ({"first_level": T}, UsageError, "explicitly"),
         ({"first_level": T - 1}, UsageError, "explicitly"),
         ({"clip": (1.0, -1.0)}, UsageError, "clipping"),
+        ({"schedule": torch.linspace(1e-4, 2e-2, T)}, UsageError, r"schedule of .* is a Tensor\n.*from_betas\(betas\)"),
+        ({"schedule": "linear"}, UsageError, r"schedule of .* is a str\n.*schedules\.linear\(T=1000\)"),
+        ({"domain": (D,)}, UsageError, r"domain of .* is a tuple\n.*nelbo\.DataDomain\("),
     ],
 )
 def test_refusals(options, error, match):
@@ -134,6 +137,9 @@ def test_refusals(options, error, match):
         (lambda z, t: z[:, :2], ShapeError, r"\(2, 2\) for an input of shape \(2, 3\)"),
         (lambda z, t: z.numpy(), ShapeError, "ndarray"),
         (lambda z, t: None, ShapeError, "NoneType"),
+        (lambda z, t: z + 0j, UsageError, "returned complex64 numbers"),
+        (lambda z, t: z.round().long(), UsageError, "returned int64 numbers"),
+        (lambda z, t: z > 0, UsageError, "returned bool numbers"),
         (lambda z, t: z * math.nan, nelbo.NelboError, "not finite"),
     ],
 )

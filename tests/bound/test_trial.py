@@ -86,6 +86,7 @@ REFUSED: dict[str, tuple[Callable[[], Callable[..., Tensor]], str]] = {
     "statistics of the batch": (lambda: OfSequential(batch_statistics()), "others of its batch.*net.0 normalises"),
     "a mean over the batch": (lambda: lambda z, t: z - z.mean(0, keepdim=True), "others of its batch.*mixes"),
     "a reshape over the batch": (lambda: lambda z, t: z.flip(0), "others of its batch.*mixes"),
+    "the first time for all": (lambda: lambda z, t: z * t[0].tanh(), "others of its batch.*one example's time for all"),
 }
 
 

@@ -22,6 +22,12 @@ from nelbo.process.grid import Continuous, Full, Grid
 from nelbo.process.prediction import Output, no_slope
 from nelbo.process.schedule import Schedule, Table
 
+_SCHEDULE = (
+    "give nelbo.schedules.linear(T=1000), cosine(…), logsnr_linear(…), flow(…) or edm(…), or of a table "
+    "nelbo.schedules.from_betas(betas) or from_alphas_cumprod(ᾱ)"
+)
+_DOMAIN = "give nelbo.DataDomain((channels, height, width), bins=256), and bins=None for real data"
+
 
 @numbers
 def from_callable(
@@ -78,6 +84,10 @@ def from_callable(
     """
     if not callable(fn):
         raise UsageError(f"from_callable was given a {type(fn).__name__}", "give a function or module fn(z, t)")
+    remedies = {"schedule": (schedule, Schedule, _SCHEDULE), "domain": (domain, DataDomain, _DOMAIN)}
+    for name, (given, kind, remedy) in remedies.items():
+        if not isinstance(given, kind):
+            raise UsageError(f"the {name} of from_callable is a {type(given).__name__}", remedy)
     policy = parse_variance(variance)
     first = first_level or 0
     if Output.parse(predicts) is Output.VELOCITY and isinstance(schedule, Table):

@@ -1,6 +1,7 @@
 """A trial of a foreign network before the first estimate: does it answer twice alike, and each example by itself?
 
-Five evaluations at the level in the middle of the chain: two rows together, one of them alone, the two together again.
+Five evaluations in the middle of the chain: two rows together, each at its level, one of them alone, the two together
+again.
 A bound averages over noise that is keyed, and every estimator assumes that a prediction depends on z_t, t and the
 condition of one example alone. Dropout, statistics of the batch and state that calls leave behind break that in
 silence: the value moves, its error bar does not tell, and batch sizes change the result. The networks that nelbo itself
@@ -20,6 +21,8 @@ from nelbo.model.denoiser import Denoiser
 from nelbo.process import forward
 
 EVALUATIONS = 5
+SECOND = -2.0
+"""Log-SNR of the second row."""
 _FINE, _COARSE = 5e-3, 0.1
 """Differences, in units of the root mean square of x̂, beyond which two answers are not alike. Rounding in float32, with
 other kernels for other batch sizes and TF32 in convolutions on a GPU, gives up to 2e-3; in bf16 up to 0.03; dropout and
@@ -60,7 +63,7 @@ def trial(chain: GaussianChain, runner: Runner) -> list[str]:
             + _why_random(denoiser, drawn),
             "make it deterministic, or declare stochastic=True in from_callable: the result then says so",
         )
-    apart = float((together[:1] - alone).abs().max()) / scale
+    apart = float((together[1:] - alone).abs().max()) / scale
     if runner.batch_size > 1 and not apart <= limit and torch.isfinite(together).all():
         raise UsageError(
             f"the network's answer for an example depends on the others of its batch: it differs by {apart:.2g} of its "
@@ -71,26 +74,30 @@ def trial(chain: GaussianChain, runner: Runner) -> list[str]:
 
 
 def _asked(chain: GaussianChain) -> tuple[Tensor, Tensor, Tensor]:
-    """x̂ of two rows, of the first alone, and of both again, at the level whose log-SNR is nearest to 0."""
+    """x̂ of two rows at levels of their own, of the second alone, and of both again.
+
+    The levels are those whose log-SNR is nearest to 0 and to `SECOND`, so that a network is noticed that takes the
+    first time of a batch for all.
+    """
     model = chain.model
     levels = chain.levels
     if chain.cells.continuous:
         first, last = (float(v) for v in levels.logsnr)
-        middle = torch.tensor([min(max(0.0, last), first)], dtype=torch.float64, device=chain.device)
-        at = model.schedule.at(model.schedule.time_of(middle))
+        wanted = [min(max(logsnr, last), first) for logsnr in (0.0, SECOND)]
+        t = model.schedule.at(model.schedule.time_of(torch.tensor(wanted, dtype=torch.float64, device=chain.device)))
     else:
-        place = int(levels.logsnr.abs().argmin())
-        at = levels[place : place + 1]
+        places = [int((levels.logsnr - logsnr).abs().argmin()) for logsnr in (0.0, SECOND)]
+        t = levels[torch.tensor(places, device=chain.device)]
     rows = torch.tensor([0, min(1, chain.examples - 1)])
     x, condition = chain.values(rows), chain.condition_of(rows)
     eps = Purpose.TRIAL_NOISE.normal(chain.seed, torch.arange(2), shape=model.domain.shape, device=chain.device)
-    z, t = forward.noised(x, eps, at.expand(2)), at.expand(2)
+    z = forward.noised(x, eps, t)
 
-    def predicted(n: int) -> Tensor:
+    def predicted(start: int) -> Tensor:
         with torch.no_grad():
-            return model.denoiser(z[:n], t[:n], {name: v[:n] for name, v in condition.items()}).x0
+            return model.denoiser(z[start:], t[start:], {name: v[start:] for name, v in condition.items()}).x0
 
-    return predicted(2), predicted(1), predicted(2)
+    return predicted(0), predicted(1), predicted(0)
 
 
 def _why_random(denoiser: Denoiser, drawn: bool) -> str:
@@ -112,7 +119,10 @@ def _why_together(denoiser: Denoiser) -> str:
     ]
     if norms:
         return f"{_some(norms)} normalises by the statistics of the batch"
-    return "something in it mixes the examples of a batch (statistics, attention or a reshape over axis 0)"
+    return (
+        "something in it mixes the examples of a batch (statistics, attention, a reshape over axis 0, or one example's "
+        "time for all)"
+    )
 
 
 def _some(names: list[str]) -> str:

@@ -200,6 +200,11 @@ class NetworkDenoiser(Denoiser):
                 f"the network returned {type(value).__name__} where a tensor is expected",
                 "wrap it: lambda z, t: net(z, t).sample, say",
             )
+        if not value.is_floating_point():
+            kind = str(value.dtype).removeprefix("torch.")
+            raise UsageError(
+                f"the network returned {kind} numbers", "it predicts real numbers: return a tensor of float32, say"
+            )
         channels = z.shape[1] * (2 if self.learned_variance else 1)
         if value.shape != (len(z), channels, *z.shape[2:]):
             raise ShapeError(

@@ -58,6 +58,11 @@ def build(
         known = [p for p in inspect.signature(maker).parameters if p not in _GIVEN]
     settings = _sized(name, settings)
     classes, keyword = settings.get("classes"), settings.get("keyword", "y")
+    for key, hint in {"classes": int | None, "keyword": str}.items():
+        if key in settings and not fields.fits(settings[key], hint):
+            raise UsageError(
+                f"the network {name!r} has {key} = {fields.shown(settings[key])}", f"{key} is {fields.described(hint)}"
+            )
     own = {k: v for k, v in settings.items() if k not in ("classes", "keyword")}
     for key in own:
         if key not in known:
