@@ -22,6 +22,7 @@ class Range(Sibling):
 
     low: float
     high: float
+    rescales = True
 
     @property
     def name(self) -> str:

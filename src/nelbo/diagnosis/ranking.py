@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from nelbo.bound import checks
 from nelbo.diagnosis.halving import Candidate
 from nelbo.diagnosis.result import Row
 from nelbo.maths.units import bits_per_dim
@@ -66,7 +67,8 @@ def _best(candidates: list[Candidate], rows: dict[str, Row], D: int) -> Row | No
     Of a declaration that changes data or chain and a schedule on the chain that is declared, the one is compared with
     the model of the other on its own levels.
     """
-    tried = [(c.sibling, rows[c.name]) for c in candidates if c.kind == "declaration" and c.name in rows]
+    declarations = [c for c in candidates if c.kind == "declaration" and c.name in rows]
+    tried = [(c.sibling, rows[c.name]) for c in declarations if not _only_smaller(c, rows[c.name], candidates[0], D)]
     # where chain and data are the same, the right one does not cost more in most draws
     tried = [(s, row) for s, row in tried if row.complete and s and not (s.same_chain and row.wins < -AT_LEAST)]
     if not any(better(row) for _, row in tried):
@@ -90,6 +92,15 @@ def _best(candidates: list[Candidate], rows: dict[str, Row], D: int) -> Row | No
         if same and c.followed is not None and c.followed.name == same[0].name and c.name in rows:
             ends[same[0].name] = min(ends[same[0].name], _upper_end(rows[c.name]))
     return preferred([*same, *preferred([r for s, r in tried if not s.same_chain])])[0]
+
+
+def _only_smaller(one: Candidate, row: Row, declared: Candidate, D: int) -> bool:
+    """Whether a range of the data is better by no more than a smaller one is without any network."""
+    if one.sibling is None or not one.sibling.rescales or math.isnan(row.difference):
+        return False
+    own, other = (float(checks.without_network(c.chain).sum()) for c in (declared, one))
+    saved = max(0.0, float(bits_per_dim(own - other, D)))
+    return row.difference + saved > -max(LEAST, AT_LEAST * row.difference_error)
 
 
 def _of_schedules(candidates: list[Candidate], rows: dict[str, Row], best: Row, tried: list[str]) -> Row:

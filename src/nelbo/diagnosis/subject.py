@@ -111,9 +111,10 @@ class Sibling(ABC):
     choice: whether another value makes another model of the same network, such as another variance or clipping, rather
     than contradicting what the network is. control: whether it is wrong on purpose, to compare with. unusual: whether
     hardly anyone means it, so that a usual one that is about as good is preferred. same_chain: whether data, log-SNRs
-    and variances stay, so that the right one costs less at nearly every level. indexes: whether the network
-    may look up what this gives it in a table that ends before. evaluates: whether the network is evaluated at other
-    inputs, which costs evaluations.
+    and variances stay, so that the right one costs less at nearly every level. indexes: whether the network may look
+    up what this gives it in a table that ends before. rescales: whether the data have another size, of which a smaller
+    one costs less whatever the network predicts. evaluates: whether the network is evaluated at other inputs, which
+    costs evaluations.
     """
 
     choice: ClassVar[bool] = False
@@ -121,6 +122,7 @@ class Sibling(ABC):
     unusual: ClassVar[bool] = False
     same_chain: ClassVar[bool] = False
     indexes: ClassVar[bool] = False
+    rescales: ClassVar[bool] = False
     evaluates: ClassVar[bool] = True
 
     @property
