@@ -46,6 +46,7 @@ def test_what_differs_is_named_on_every_rank(told, case):
     )
 
 
+@pytest.mark.slow
 def test_the_remedy_of_data(told):
     """The likely cause: each process was given its share."""
     assert "give every process all of the examples" in told[0]["fewer examples"]["hint"]

@@ -107,6 +107,7 @@ def test_an_error_is_told_once(here, arguments):
     assert "nelbo/cli" not in err and "nelbo/bound" not in err
 
 
+@pytest.mark.slow
 def test_an_error_is_told_once_to_one_that_comes_late(here):
     """Process 1 fails and leaves while process 0 is still joining: one error, and it is that of process 1."""
     _, err = done(here, "plug:make", "--data", "none.npy", launcher=TWO, status=1, program=("late.py",))

@@ -208,7 +208,7 @@ def _place(places: Restored, name: str) -> PurePosixPath:
 def _unusable(reason: str) -> ArchiveError:
     return ArchiveError(
         f"the images of the archive cannot be written under their names: {reason}",
-        "choose --out FILE.npz, which has all of them in their order",
+        "choose out=FILE.npz, which has all of them in their order",
     )
 
 

@@ -9,6 +9,7 @@ import textwrap
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import nelbo
 from nelbo.equation import MARKED
@@ -42,9 +43,9 @@ class Place:
     @classmethod
     def of(cls, name: str) -> Place:
         """Look up the function or class with this qualified name, where it is defined."""
-        target = _target(name)
+        target: Any = _target(name)
         lines, first = inspect.getsourcelines(target)
-        file = Path(inspect.getsourcefile(target) or "").resolve()
+        file = Path(inspect.getsourcefile(inspect.unwrap(target)) or "").resolve()
         root = Path(nelbo.__file__).resolve().parent.parent
         return cls(name, file.relative_to(root).as_posix(), first, textwrap.dedent("".join(lines)))
 
