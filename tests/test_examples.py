@@ -41,6 +41,8 @@ def test_example(name, capsys):
     assert isinstance(bound, nelbo.Bound) and not any("worse than none" in w for w in bound.warnings)
     assert 1.5 < bound.bits_per_dim < 1.15 * math.log2(17) and bound.examples == 360
     assert str(bound).splitlines()[0] in capsys.readouterr().out
+    diagnosis = nelbo.diagnose(told["model"], "digits:test")
+    assert diagnosis.best.as_declared, diagnosis  # no false alarm, however short the training
 
 
 def test_the_plugin_on_the_command_line(capsys):
@@ -51,6 +53,8 @@ def test_the_plugin_on_the_command_line(capsys):
     assert execute([*command[1].split(), "--tolerance", "0.1", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["bits_per_dim"] < 1.15 * math.log2(17) and not any("trained on" in w for w in told["warnings"])
+    assert execute(["diagnose", *command[1].split()[1:], "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"][0]["as_declared"]
 
 
 def test_the_table_names_every_example():

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from nelbo.bound import checks
 from nelbo.diagnosis.halving import Candidate
 from nelbo.diagnosis.result import Row
+from nelbo.diagnosis.subject import Sibling
 from nelbo.maths.units import bits_per_dim
 
 LEAST = 0.02
@@ -17,6 +18,10 @@ DEVIATIONS, AT_LEAST = 3.5, 2.0
 where so many standard deviations more of its draws cost less, for a term that explodes has a large error of its own."""
 MOST_OF_IT = 0.9
 """Share of what an unusual declaration saves from which a usual one is preferred to it."""
+
+OF_A_WORTHLESS_ONE = 0.05
+"""Share of the bound that another declaration must save where the declared one is worse than no model: a network with
+little training may do a little better with almost any input, and one that is declared wrongly does much better."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,13 @@ def _best(candidates: list[Candidate], rows: dict[str, Row], D: int) -> Row | No
     tried = [(c.sibling, rows[c.name]) for c in declarations if not _only_smaller(c, rows[c.name], candidates[0], D)]
     # where chain and data are the same, the right one does not cost more in most draws
     tried = [(s, row) for s, row in tried if row.complete and s and not (s.same_chain and row.wins < -AT_LEAST)]
+    least = OF_A_WORTHLESS_ONE if _worse_than_uniform(candidates[0], rows["as declared"]) else 0.0
+
+    def saves_enough(sibling: Sibling, row: Row) -> bool:
+        share = max(sibling.least_share, least)
+        return share == 0 or not -row.difference < share * abs(rows["as declared"].bits_per_dim)
+
+    tried = [(s, row) for s, row in tried if saves_enough(s, row)]
     if not any(better(row) for _, row in tried):
         return None
     tried = [(s, row) for s, row in tried if _lower(row)]
@@ -92,6 +104,12 @@ def _best(candidates: list[Candidate], rows: dict[str, Row], D: int) -> Row | No
         if same and c.followed is not None and c.followed.name == same[0].name and c.name in rows:
             ends[same[0].name] = min(ends[same[0].name], _upper_end(rows[c.name]))
     return preferred([*same, *preferred([r for s, r in tried if not s.same_chain])])[0]
+
+
+def _worse_than_uniform(declared: Candidate, row: Row) -> bool:
+    """Whether the bound as declared is above log2(bins), which codes cost without any model."""
+    domain = declared.chain.model.domain
+    return domain.bins is not None and row.bits_per_dim > math.log2(domain.bins)
 
 
 def _only_smaller(one: Candidate, row: Row, declared: Candidate, D: int) -> bool:

@@ -107,6 +107,7 @@ class OnPath(Sibling):
 
     path: Path
     same_chain = True
+    least_share = 0.05  # up to 3 % were seen to be saved by inputs of another scale, of networks with little training
 
     @property
     def name(self) -> str:

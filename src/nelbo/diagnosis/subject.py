@@ -113,8 +113,9 @@ class Sibling(ABC):
     hardly anyone means it, so that a usual one that is about as good is preferred. same_chain: whether data, log-SNRs
     and variances stay, so that the right one costs less at nearly every level. indexes: whether the network may look
     up what this gives it in a table that ends before. rescales: whether the data have another size, of which a smaller
-    one costs less whatever the network predicts. evaluates: whether the network is evaluated at other inputs, which
-    costs evaluations.
+    one costs less whatever the network predicts. least_share: the share of the declared bound that it must save, where
+    a right declaration of a network with little training often loses a few per cent to it. evaluates: whether the
+    network is evaluated at other inputs, which costs evaluations.
     """
 
     choice: ClassVar[bool] = False
@@ -123,6 +124,7 @@ class Sibling(ABC):
     same_chain: ClassVar[bool] = False
     indexes: ClassVar[bool] = False
     rescales: ClassVar[bool] = False
+    least_share: ClassVar[float] = 0.0
     evaluates: ClassVar[bool] = True
 
     @property
