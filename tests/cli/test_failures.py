@@ -1,4 +1,4 @@
-"""How failures are result: interrupted, out of memory, a bug; and never as a traceback that nobody asked for."""
+"""How failures are reported: interrupted, out of memory, a bug; and never as a traceback that nobody asked for."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -142,11 +143,19 @@ def test_paths_that_cannot_be(spec):
         read(spec)
 
 
-def test_unreadable_files_as_an_ordinary_user(tmp_path):
+@pytest.fixture
+def open_to_all():
+    """A folder that an ordinary user reaches, which those of pytest are not."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def test_unreadable_files_as_an_ordinary_user(open_to_all):
     """A file and a folder without rights are one error each, and a folder in a folder is not passed over."""
-    save(tmp_path / "a" / "x.png")
-    save(tmp_path / "shut" / "x.png")
-    np.save(tmp_path / "x.npy", GRAY)
+    save(open_to_all / "a" / "x.png")
+    save(open_to_all / "shut" / "x.png")
+    np.save(open_to_all / "x.npy", GRAY)
     script = """
 import os, sys
 sys.path[:0] = sys.argv[2:]
@@ -163,15 +172,13 @@ for spec in (".", "shut", "x.npy", "secret", "a"):
     except DataError as error:
         print(spec, error.message)
 """
-    save(tmp_path / "secret" / "y.png")
+    save(open_to_all / "secret" / "y.png")
     for part, mode in (("shut", 0), ("x.npy", 0), ("secret/y.png", 0)):
-        (tmp_path / part).chmod(mode)
-    for above in (tmp_path, *tmp_path.parents[:2]):
-        above.chmod(0o755)
+        (open_to_all / part).chmod(mode)
     source = str(Path(nelbo.__file__).parents[1])
-    out = subprocess.run([sys.executable, "-c", script, str(tmp_path), source], capture_output=True, text=True)
+    out = subprocess.run([sys.executable, "-c", script, str(open_to_all), source], capture_output=True, text=True)
     for name in ("shut", "x.npy", "secret/y.png"):
-        (tmp_path / name).chmod(0o755)
+        (open_to_all / name).chmod(0o755)
     assert out.returncode == 0, out.stderr
     assert out.stdout.splitlines() == [
         ". the folder shut cannot be read: permission denied",
