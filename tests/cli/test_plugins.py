@@ -72,7 +72,7 @@ def test_what_it_leaves_open_is_said_and_recorded(nelbo, plugin):
 
 @early_end
 def test_the_number_is_that_of_the_model_built_so(nelbo, plugin):
-    """The flags give what from_callable gives when it is result the same, to the last bit."""
+    """The flags give what from_callable gives when it is given the same, to the last bit."""
     import importlib
 
     theirs = importlib.import_module("theirs")
