@@ -57,22 +57,22 @@ def test_the_folder_says_it_all(trained):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["sample", "learned_range"])
 def test_a_minute_of_training(tmp_path, kind):
     """The same on DDPM's own table of 1000 steps, after more training: within 4 standard errors.
 
     A network that predicts x cannot say the noise of the first levels (σ = 0.01), and pays for it; the others are below
     6 bits.
     """
-    folder = pipeline(tmp_path / "pipe", kind, steps=700, table={"num_train_timesteps": 1000})
+    folder = pipeline(tmp_path / "pipe", kind, steps=400, table={"num_train_timesteps": 1000})
     model, pipe = nelbo.from_diffusers(folder, bins=BINS), diffusers.DDPMPipeline.from_pretrained(folder)
-    codes, chain = digits("test")[:N], plain.Chain(np.linspace(1e-4, 2e-2, 1000))
+    codes, chain = digits("test")[: N // 2], plain.Chain(np.linspace(1e-4, 2e-2, 1000))
     passes = []
     for seed in (0, 1):
         _, (prior, steps, first) = reference(pipe, chain, codes, seed)
         passes.append((prior + steps.sum(0) + first) / (64 * np.log(2)))
     a, b = passes
-    spread = np.sqrt(np.square(a - b).mean() / 4 / 16)  # of the mean of two passes over 16 examples
+    spread = np.sqrt(np.square(a - b).mean() / 4 / len(codes))  # of the mean of two passes
     bound = nelbo.evaluate(model, codes, tolerance=0.02)
     assert abs(bound.bits_per_dim - np.mean(passes)) < 4 * np.hypot(spread, bound.standard_error.estimator)
     assert kind == "sample" or bound.bits_per_dim < 6
