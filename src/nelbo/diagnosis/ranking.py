@@ -19,7 +19,7 @@ where so many standard deviations more of its draws cost less, for a term that e
 MOST_OF_IT = 0.9
 """Share of what an unusual declaration saves from which a usual one is preferred to it."""
 
-OF_A_WORTHLESS_ONE = 0.05
+OF_A_WORTHLESS_ONE = 0.02
 """Share of the bound that another declaration must save where the declared one is worse than no model: a network with
 little training may do a little better with almost any input, and one that is declared wrongly does much better."""
 
