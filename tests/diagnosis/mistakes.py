@@ -200,13 +200,13 @@ RANKED = {
     ),
     # ------------------------------------------------------------ the steps
     "standard deviations for variances": Mistake(
-        7.66, 49.57, "table", {"variance": variances().sqrt()}, row="variance squared", line="variance=table**2"
+        7.66, 49.57, "table", {"variance": variances().sqrt()}, row="variance squared", line="as_tensor(table) ** 2"
     ),
     "squares of variances": Mistake(
         7.66, 6310, "table", {"variance": variances().square()}, row="variance square root"
     ),
     "variances from noise to data": Mistake(
-        7.66, 608, "table", {"variance": variances().flip(0)}, row="variance reversed", line="table[::-1]"
+        7.66, 608, "table", {"variance": variances().flip(0)}, row="variance reversed", line="as_tensor(table).flip(0)"
     ),
     "an untrained first level": Mistake(
         7.66,

@@ -15,6 +15,7 @@ from nelbo.diagnosis.cached import Cache, Cached, Negated
 from nelbo.diagnosis.draws import Stage, Values
 from nelbo.diagnosis.halving import Candidate
 from nelbo.diagnosis.ranking import LEAST, ranked
+from nelbo.diagnosis.schedules import OnPath
 from nelbo.diagnosis.subject import Sibling
 from nelbo.workers import Run
 from tests.diagnosis.cases import CODES, SHAPE, Counted, model, network
@@ -127,6 +128,20 @@ def test_what_is_better_for_sure_comes_first():
     assert noisy.best is None and noisy.alike == ("a",)
     choice = ranked([declared, candidate(Named("a", choice=True), 2.0)], 2)
     assert choice.best is None and choice.choice is not None and choice.choice.name == "a"
+
+
+def test_little_is_no_evidence_where_a_network_may_do_anything():
+    """Above log2(bins) a declaration must save a fiftieth, and another path a twentieth wherever the bound is."""
+    uniform = math.log2(model("law").domain.bins)
+    for bits, saved, best in ((0.9, 0.015, "a"), (1.1, 0.015, None), (1.1, 0.025, "a")):
+        declared = uniform * bits
+        ranking = ranked([candidate(None, declared), candidate(Named("a"), (1 - saved) * declared)], 2)
+        assert (ranking.best and ranking.best.name) == best, (bits, saved)
+    path = Named("path")
+    path.least_share = OnPath.least_share
+    for saved, best in ((0.03, None), (0.06, "path")):
+        ranking = ranked([candidate(None, 0.9 * uniform), candidate(path, (1 - saved) * 0.9 * uniform)], 2)
+        assert (ranking.best and ranking.best.name) == best, saved
 
 
 def test_a_usual_declaration_that_is_about_as_good_is_preferred():

@@ -31,7 +31,7 @@ from nelbo.model.examples import Examples
 from nelbo.workers import Run
 
 MAX_NFE = 2000
-"""Network evaluations that a diagnosis spends at most, unless told otherwise."""
+"""Network evaluations that a diagnosis spends at most, where nothing else is given."""
 EXAMPLES = 512
 """Examples that are looked at, at most."""
 

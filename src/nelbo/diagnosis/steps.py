@@ -45,9 +45,9 @@ class WithVariance(Sibling):
 VARIANCES = {
     "beta_tilde": ("beta_tilde", "the variance beta_tilde suits it better", 'variance="beta_tilde"'),
     "beta": ("beta", "the variance beta suits it better", 'variance="beta"'),
-    "square": ("squared", "the variances are given as standard deviations", "variance=table**2"),
-    "root": ("square root", "the variances are given squared", "variance=table**0.5"),
-    "reversed": ("reversed", "the variances are given from noise to data", "variance=table[::-1]"),
+    "square": ("squared", "the variances are given as standard deviations", "variance=torch.as_tensor(table) ** 2"),
+    "root": ("square root", "the variances are given squared", "variance=torch.as_tensor(table) ** 0.5"),
+    "reversed": ("reversed", "the variances are given from noise to data", "variance=torch.as_tensor(table).flip(0)"),
     "learned_log": ("learned_log", "the network predicts the logarithm of its variance", 'variance="learned_log"'),
     "learned_range": (
         "learned_range",

@@ -97,7 +97,7 @@ CONVENTIONS = {
     "alpha": Convention("α", lambda t, T: t.alpha, 'time="logsnr", lambda z, t: net(z, t.sigmoid().sqrt())'),
     "alpha_bar": Convention("α²", lambda t, T: t.alpha.square(), 'time="logsnr", lambda z, t: net(z, t.sigmoid())'),
 }
-"""By a key of its own. `change` is written for the path on which α² + σ² = 1."""
+"""By a key of its own, which for a `TimeInput` is its value. `change` is written for the path on which α² + σ² = 1."""
 
 
 @dataclass(frozen=True)
@@ -112,15 +112,6 @@ class ConventionTime:
         """The network's time argument (B,) at levels t: whole numbers stay whole."""
         time = CONVENTIONS[self.key].of(t, self.length or 1)
         return time.to(dtype) if time.is_floating_point() else time
-
-
-OWN = {
-    TimeInput.INDEX: "index",
-    TimeInput.UNIT: "unit",
-    TimeInput.LOGSNR: "logsnr",
-    TimeInput.SIGMA: "sigma",
-    TimeInput.C_NOISE: "c_noise",
-}
 
 
 @dataclass(frozen=True)
@@ -170,10 +161,10 @@ def siblings(subject: Subject) -> list[Sibling]:
         return [WithTime("unit")]  # which says why there are none
     levels, T = _looked_at(model.denoiser, model.levels()), model.schedule.table_length
     indexed = isinstance(model.schedule, Table)
-    seen = [_values(OWN[time], levels, T or 1)]
+    seen = [_values(time.value, levels, T or 1)]
     others: list[Sibling] = []
     for key, convention in CONVENTIONS.items():
-        if (convention.table and T is None) or (convention.index and not indexed) or key == OWN[time]:
+        if (convention.table and T is None) or (convention.index and not indexed) or key == time.value:
             continue
         if convention.flow and not isinstance(model.schedule, Flow):
             continue

@@ -84,8 +84,8 @@ def denoiser_config(denoiser: Denoiser, recipe: Json) -> Json:
     if isinstance(denoiser, MixtureDenoiser):
         return {"kind": "mixture", "time": denoiser.time.value, "net": recipe, **denoiser.settings()}
     if isinstance(denoiser, NetworkDenoiser):
-        said = {"kind": "network", "output": denoiser.output.value, "time": denoiser.time.value, "net": recipe}
-        return {**said, **denoiser.settings()}
+        entries = {"kind": "network", "output": denoiser.output.value, "time": denoiser.time.value, "net": recipe}
+        return {**entries, **denoiser.settings()}
     raise UsageError(f"a {type(denoiser).__name__} cannot be saved", "save a model with one of nelbo's own networks")
 
 
@@ -169,10 +169,10 @@ def check_size(config: Json, domain: DataDomain, weights: Mapping[str, Tensor]) 
     with torch.device("meta"), _at_most(2 * len(weights) + 8, 2 * sum(v.numel() for v in weights.values()) + 8):
         shapes = {name: tuple(v.shape) for name, v in make_denoiser(config, domain).state_dict().items()}
     for name in sorted(shapes.keys() | weights.keys()):
-        said, held = shapes.get(name), tuple(weights[name].shape) if name in weights else None
-        if said != held:
+        made, held = shapes.get(name), tuple(weights[name].shape) if name in weights else None
+        if made != held:
             raise ModelFolderError(
-                f"the network that it describes has {_tensor(said)} {name!r}, and the weights have {_tensor(held)}",
+                f"the network that it describes has {_tensor(made)} {name!r}, and the weights have {_tensor(held)}",
                 f"model.json and the weights are of two models; {_REMEDY}",
             )
 
