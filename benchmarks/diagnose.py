@@ -347,7 +347,7 @@ def main() -> None:
             flush=True,
         )
     planted = [row for row, case in zip(rows, chosen, strict=True) if case.found]
-    costly = [row for row in planted if row.cost > COSTLY]
+    costly = [row for row in planted if not row.cost <= COSTLY]  # nan: as declared it is not finite
     cheap = [row for row in planted if row.cost <= COSTLY]
     plain = [row for row, case in zip(rows, chosen, strict=True) if not case.found]
     print(f"\nfound as the first row or by name: {sum(r.found for r in costly)} of {len(costly)} that cost > {COSTLY}")

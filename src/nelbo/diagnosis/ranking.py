@@ -74,9 +74,12 @@ def _best(candidates: list[Candidate], rows: dict[str, Row], D: int) -> Row | No
     """
     declarations = [c for c in candidates if c.kind == "declaration" and c.name in rows]
     tried = [(c.sibling, rows[c.name]) for c in declarations if not _only_smaller(c, rows[c.name], candidates[0], D)]
-    # where chain and data are the same, the right one does not cost more in most draws
-    tried = [(s, row) for s, row in tried if row.complete and s and not (s.same_chain and row.wins < -AT_LEAST)]
-    least = OF_A_WORTHLESS_ONE if _worse_than_uniform(candidates[0], rows["as declared"]) else 0.0
+    worthless = _worse_than_uniform(candidates[0], rows["as declared"])
+    # where chain and data are the same, the right one does not cost more in most draws; it costs less in most of them
+    # where the declared one is worth nothing
+    wins = AT_LEAST if worthless else -AT_LEAST
+    tried = [(s, row) for s, row in tried if row.complete and s and not (s.same_chain and row.wins < wins)]
+    least = OF_A_WORTHLESS_ONE if worthless else 0.0
 
     def saves_enough(sibling: Sibling, row: Row) -> bool:
         share = max(sibling.least_share, least)
