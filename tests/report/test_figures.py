@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from nelbo.documents import plots
 from nelbo.report import figures
 
 
@@ -18,7 +19,7 @@ def levels(n, seed=0):
 
 def test_joined_strata_keep_sum_error_and_ends():
     source = levels(1000)
-    joined = figures.joined(source, 240)
+    joined = plots.joined(source, 240)
     assert joined.shape == (240, 4)
     np.testing.assert_allclose(joined[:, 2].sum(), sum(v["bits_per_dim"] for v in source), rtol=1e-12)
     np.testing.assert_allclose(np.square(joined[:, 3]).sum(), sum(v["standard_error"] ** 2 for v in source), rtol=1e-12)
@@ -29,9 +30,9 @@ def test_joined_strata_keep_sum_error_and_ends():
 
 def test_few_strata_are_kept_and_empty_ones_left_out():
     source = levels(5)
-    joined = figures.joined([*source, {"logsnr_s": 1.0, "logsnr_t": 1.0, "bits_per_dim": 0.5}], 240)
+    joined = plots.joined([*source, {"logsnr_s": 1.0, "logsnr_t": 1.0, "bits_per_dim": 0.5}], 240)
     assert np.array_equal(joined[:, 2], [v["bits_per_dim"] for v in source[::-1]])
-    assert figures.joined([], 240).shape == (0, 4)
+    assert plots.joined([], 240).shape == (0, 4)
 
 
 def test_running_mean():

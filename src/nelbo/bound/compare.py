@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -25,10 +25,16 @@ from nelbo.bound.planned.allocation import FALL, LARGEST, CellDensity
 from nelbo.bound.planned.per_example import PerExampleDesign
 from nelbo.bound.planned.summary import ExampleValues
 from nelbo.bound.prepare import Prepared, prepare
-from nelbo.bound.result import NOT_MEASURABLE, Bound, StandardError, without_nan
+from nelbo.bound.result import Bound
 from nelbo.bound.runner import Runner
 from nelbo.bound.tolerance import Relative, Tolerance, in_nats, in_words, parse
 from nelbo.bound.trial import trial
+from nelbo.bound.values import StandardError, error_in_words
+from nelbo.documents import frames, html, plots, tables
+from nelbo.documents.document import Document
+from nelbo.documents.numbers import fixed, in_short, without_nan
+from nelbo.documents.reading import filled
+from nelbo.documents.tables import NOT_MEASURABLE
 from nelbo.errors import CostError, UsageError
 from nelbo.maths.units import bits_per_dim
 from nelbo.model.diffusion import DiffusionModel
@@ -41,10 +47,12 @@ STAGES = 12
 """Most stages; each is planned from the paired variance that the ones before have shown, so that few are needed."""
 
 
-@dataclass(frozen=True, eq=False)
-class Comparison:
+@dataclass(frozen=True, eq=False, repr=False)
+class Comparison(Document):
     """difference = bound of A − bound of B in bits/dim (negative: A is better), with paired standard errors."""
 
+    schema: ClassVar[str] = SCHEMA
+    command: ClassVar[str] = "`nelbo compare --json`"
     difference: float
     standard_error: StandardError
     a: float
@@ -91,6 +99,40 @@ class Comparison:
             }
         )
 
+    @classmethod
+    def _read(cls, document: Json) -> Self:
+        nats = [math.nan if v is None else v for v in document["nats_per_example"]]
+        tolerance, models = document["tolerance"], document["models"]
+        return filled(
+            cls,
+            document,
+            a=float(document["bits_per_dim"]["a"]),
+            b=float(document["bits_per_dim"]["b"]),
+            per_example=torch.tensor(nats, dtype=torch.float64),
+            tolerance=math.nan if tolerance is None else parse(tolerance),
+            models=(models["a"], models["b"]),
+        )
+
+    def _summary(self) -> str:
+        e = self.standard_error
+        value = in_short(self.difference, e.estimator if math.isnan(e.total) else e.total, "bits/dim")
+        return f"A − B = {value}, {self.examples} examples of {self.data['name']}, {self.nfe_total} evaluations"
+
+    def _view(self) -> html.View:
+        return html.View(self._summary(), "difference", (tables.difference(self.to_dict()),), self.warnings)
+
+    def plot(self, axes: Any = None) -> Any:
+        """Draw how the examples' differences A − B in bits/dim are spread, on matplotlib `axes`, new ones where None,
+        and return them; those left of 0 are better under A. Errors: UsageError without matplotlib."""
+        axes = plots.new(axes)
+        axes.axvline(0.0, color="0.5", linewidth=0.8)
+        plots.histogram(axes, bits_per_dim(self.per_example, self.dimensions).numpy(), "A − B, bits/dim of an example")
+        return axes
+
+    def to_frame(self) -> Any:
+        """A pandas DataFrame of the examples' differences A − B in nats. Errors: UsageError without pandas."""
+        return frames.frame({"difference_nats": self.per_example})
+
     def __str__(self) -> str:
         e = self.standard_error
         noise = "common noise" if self.common_noise else "independent noise: the chains have other levels"
@@ -100,10 +142,11 @@ class Comparison:
         if self.difference == 0:
             verdict = "no difference"
         of_data = f"± data {NOT_MEASURABLE}" if math.isnan(e.data) else f"± {e.data:.5f} data"
+        noise_error = error_in_words(e.estimator)
         return "\n".join(
             [
-                f"A − B   {self.difference:+.5f} bits/dim   ± {e.estimator:.5f} estimator   {of_data}",
-                f"A       {self.a:.5f}        B       {self.b:.5f}",
+                f"A − B   {fixed(self.difference, 5, '+')} bits/dim   ± {noise_error} estimator   {of_data}",
+                f"A       {fixed(self.a, 5)}        B       {fixed(self.b, 5)}",
                 f"{verdict} ({self.examples} examples, {noise}, {self.nfe_total} network evaluations)",
             ]
         )

@@ -7,6 +7,8 @@ Carlo variance of one example)/N, at least 0.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -64,6 +66,12 @@ class PerExample:
     prior: Tensor
     diffusion: Tensor
     reconstruction: Tensor
+
+    @classmethod
+    def of_nats(cls, nats: Sequence[float | None]) -> PerExample:
+        """From the bounds alone, as JSON keeps them (null: nan); the errors and terms are nan."""
+        values = torch.tensor([math.nan if v is None else v for v in nats], dtype=torch.float64)
+        return cls(values, *[torch.full_like(values, math.nan)] * 4)
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Self
 
-from nelbo.bound.estimate import Estimate, PerExample, TermEstimate
+from nelbo.bound.estimate import Estimate, PerExample
+from nelbo.bound.values import Level, StandardError, Term, Terms, error_in_words
+from nelbo.documents import frames, html, plots, tables
+from nelbo.documents.document import Document
+from nelbo.documents.numbers import fixed, in_short, without_nan
+from nelbo.documents.reading import filled
+from nelbo.errors import UnknownNameError, UsageError
 from nelbo.maths.units import bits_per_dim
 from nelbo.model.examples import described
 from nelbo.model.reverse import Clipping
@@ -15,82 +21,16 @@ from nelbo.typing import Json
 SCHEMA = "nelbo.bound/1"
 
 
-NOT_MEASURABLE = "not measurable"
-
-
-def measurable(data_variance: float, variance: float, representative: bool) -> float:
-    """The variance of the data, or nan where it cannot be measured: of examples that are too few or all equal, and
-    where their spread is no larger than the estimator's noise, so that nothing is left of it."""
-    hidden = data_variance == 0 and variance > 0
-    return data_variance if representative and not hidden else math.nan
-
-
-@dataclass(frozen=True)
-class StandardError:
-    """Standard errors in bits/dim: of the estimator about the exact bound of these examples; of the examples as a
-    sample of their population; and of both together. The last two are nan where they are not measurable."""
-
-    estimator: float
-    data: float
-    total: float
-
-    @classmethod
-    def of(
-        cls, variance: float, data_variance: float, dimensions: int, *, representative: bool, total: float | None = None
-    ) -> StandardError:
-        """From variances in nats² of the estimator, of the data and of both (their sum). representative: whether the
-        examples' spread says something of their population (`Examples.representative`)."""
-        data = measurable(data_variance, variance, representative)
-        both = (variance + data_variance if total is None else total) if representative else math.nan
-        return cls(*(float(bits_per_dim(math.sqrt(v), dimensions)) for v in (variance, data, both)))
-
-
-@dataclass(frozen=True)
-class Term:
-    """A term of the bound in bits/dim, with the estimator's standard error and that of the sampling of examples."""
-
-    bits_per_dim: float
-    standard_error: float
-    standard_error_data: float
-
-    @classmethod
-    def of(cls, estimate: TermEstimate, dimensions: int, *, representative: bool) -> Term:
-        """From an estimate in nats; representative: as of `StandardError.of`."""
-        data = measurable(estimate.data_variance, estimate.variance, representative)
-        nats = estimate.mean, math.sqrt(estimate.variance), math.sqrt(data)
-        return cls(*(float(bits_per_dim(v, dimensions)) for v in nats))
-
-
-@dataclass(frozen=True)
-class Terms:
-    """The three terms; they add up to the bound."""
-
-    prior: Term
-    diffusion: Term
-    reconstruction: Term
-
-
-@dataclass(frozen=True)
-class Level:
-    """A stratum of the chain: levels t → s and their log-SNRs, its part of the diffusion term in bits/dim."""
-
-    t: float
-    s: float
-    logsnr_t: float
-    logsnr_s: float
-    bits_per_dim: float
-    standard_error: float
-    evaluations: int
-
-
-@dataclass(frozen=True, eq=False)
-class Bound:
+@dataclass(frozen=True, eq=False, repr=False)
+class Bound(Document):
     """The variational bound of a data set under a model. `print(bound)` shows a table; `to_dict()` is JSON.
 
     For discrete data bits/dim is a code length; for real data it is a negative log density in bits/dim and may be
     negative (`domain` says which).
     """
 
+    schema: ClassVar[str] = SCHEMA
+    command: ClassVar[str] = "`nelbo evaluate --out`"
     bits_per_dim: float
     standard_error: StandardError
     terms: Terms
@@ -182,27 +122,110 @@ class Bound:
     def __str__(self) -> str:
         return table(self)
 
+    @property
+    def unit(self) -> str:
+        """The unit of the bound, which says whether it is a code length or a density."""
+        return "bits/dim" if self.description["domain"]["bins"] else "bits/dim (density)"
+
+    @classmethod
+    def of_this_kind(cls, document: Any) -> bool:
+        return super().of_this_kind(document) and document.get("quantity") == cls.quantity
+
+    @classmethod
+    def _read(cls, document: Json) -> Self:
+        nats = document["nats_per_example"]
+        rest = {"schema", "nfe_per_example", "nats_per_example", *cls.__dataclass_fields__}
+        return filled(
+            cls,
+            document,
+            description={name: value for name, value in document.items() if name not in rest},
+            per_example=None if nats is None else PerExample.of_nats(nats),
+        )
+
+    def _summary(self) -> str:
+        error = self.standard_error
+        spread = error.estimator if math.isnan(error.total) else error.total
+        value = in_short(self.bits_per_dim, spread, self.unit)
+        return f"{value}, {self.examples} examples of {self.data['name']}, {self.nfe_total} evaluations"
+
+    def _view(self) -> html.View:
+        return html.View(self._summary(), "terms", (tables.terms(self.to_dict()),), self.warnings, facts(self))
+
+    def plot(self, axes: Any = None, of: str | None = None) -> Any:
+        """Draw the bound on matplotlib `axes`, new ones where None, and return them.
+
+        of: "levels", where along the chain the bits are, per unit of log-SNR (the default where there are any);
+        "terms", with their error bars; "examples", the spread of the examples' bounds. Errors: UnknownNameError;
+        UsageError without matplotlib, and for what the result does not have.
+        """
+        strata = plots.joined(self._values("levels"), plots.STRATA)
+        of = of or ("levels" if len(strata) else "terms")
+        values = self._values(of)
+        if of == "levels" and not len(strata):
+            raise UsageError("the result has no levels along a chain", 'give of="terms" or of="examples"')
+        axes = plots.new(axes)
+        if of == "examples":
+            plots.histogram(axes, bits_per_dim(values["nats"], self.dimensions).numpy(), f"{self.unit} of an example")
+        elif of == "levels":
+            plots.along_chain(axes, strata, "C0")
+            axes.set_xlabel("log-SNR (noise on the left, data on the right)")
+            axes.set_ylabel(f"{self.unit} per unit of log-SNR")
+        else:
+            plots.rows(axes, [v["term"] for v in values], *_columns(values), self.unit)
+        return axes
+
+    def to_frame(self, of: str = "terms") -> Any:
+        """A pandas DataFrame: of="terms" (and their sum), "levels" along the chain, or "examples" (in nats).
+
+        Errors: UnknownNameError; UsageError without pandas, and where the result has no values of single examples.
+        """
+        return frames.frame(self._values(of), {"terms": "term", "examples": None, "levels": None}[of])
+
+    def _values(self, of: str) -> Any:
+        if of == "examples":
+            if self.per_example is None:
+                raise UsageError("the result has no values of single examples", "evaluate with per_example=True")
+            return vars(self.per_example)
+        if of == "levels":
+            return [vars(level) for level in self.levels]
+        if of != "terms":
+            raise UnknownNameError.of("part of a result", of, ["terms", "levels", "examples"])
+        error = self.standard_error
+        whole = {
+            "bits_per_dim": self.bits_per_dim,
+            "standard_error": error.estimator,
+            "standard_error_data": error.data,
+        }
+        parts = [{"term": name, **vars(term)} for name, term in vars(self.terms).items()]
+        return [*parts, {"term": self.total_name, **whole}]
+
 
 def table(bound: Bound) -> str:
     """The bound as a plain-text table: the terms with both error bars, then what was scored and how."""
-    unit = "bits/dim" if bound.description["domain"]["bins"] else "bits/dim (density)"
     rows = [(name, vars(term)) for name, term in vars(bound.terms).items()]
     e = bound.standard_error
     data = [error_in_words(v) for v in (*(t["standard_error_data"] for _, t in rows), e.data)]
     width = max(11, *(len(text) + 2 for text in data))
     rule = "─" * (50 + width)
-    lines = [f"{'term':<16}{unit:>20}{'± estimator':>14}{'± data':>{width}}", rule]
+    lines = [f"{'term':<16}{bound.unit:>20}{'± estimator':>14}{'± data':>{width}}", rule]
     lines += [
         f"{name:<16}{_value(t['bits_per_dim']):>20}{error_in_words(t['standard_error']):>14}{text:>{width}}"
         for (name, t), text in zip(rows, data, strict=False)
     ]
     whole = f"{bound.total_name:<16}{_value(bound.bits_per_dim):>20}{error_in_words(e.estimator):>14}"
     lines += [rule, f"{whole}{data[-1]:>{width}}", ""]
+    lines += [f"{name:<13} {text}" for name, text in facts(bound).items()]
+    lines += [f"warning: {w}" for w in bound.warnings]
+    return "\n".join(lines)
+
+
+def facts(bound: Bound) -> dict[str, str]:
+    """What was scored and how, a line of text each."""
     d = bound.description
     domain = d["domain"]
     grid = d["grid"]
     steps = "continuous" if grid["steps"] is None else f"{grid['steps']} steps"
-    facts = {
+    shown = {
         "data": f"{bound.data['name']}, {bound.examples} examples of shape {tuple(domain['shape'])}, "
         + (f"{domain['bins']} bins" if domain["bins"] else "real values"),
         "grid": f"{grid['kind']}, {steps}, log-SNR {grid['logsnr_first']:.4g} … {grid['logsnr_last']:.4g}",
@@ -213,29 +236,19 @@ def table(bound: Bound) -> str:
         "fingerprints": f"data {bound.data['fingerprint'][:12]}, "
         f"model {(bound.model['fingerprint'] or 'unknown')[:12]}, nelbo {bound.version}",
     }
-    facts |= described(bound.data)
+    shown |= described(bound.data)
     if bound.overrides:
-        facts["chosen"] = ", ".join(f"{name} {value}" for name, value in bound.overrides.items())
-    lines += [f"{name:<13} {text}" for name, text in facts.items()]
-    lines += [f"warning: {w}" for w in bound.warnings]
-    return "\n".join(lines)
+        shown["chosen"] = ", ".join(f"{name} {value}" for name, value in bound.overrides.items())
+    return shown
+
+
+def _columns(rows: list[Json]) -> tuple[list[float], list[float]]:
+    """The values, and the estimator's error and that of the data together, as far as they are measurable."""
+    errors = [
+        math.hypot(*(v for v in (r["standard_error"], r["standard_error_data"]) if not math.isnan(v))) for r in rows
+    ]
+    return [row["bits_per_dim"] for row in rows], errors
 
 
 def _value(value: float) -> str:
-    return f"{value:.5f}" if abs(value) < 1e9 else f"{value:.8g}"
-
-
-def error_in_words(value: float) -> str:
-    """A standard error to five decimals while they fit into their column; in words where there is no such number."""
-    if math.isnan(value):
-        return NOT_MEASURABLE
-    return f"{value:.5f}" if value < 1e3 else f"{value:.4g}"
-
-
-def without_nan(value: Any) -> Any:
-    """`value` with None for every number that JSON does not have."""
-    if isinstance(value, dict):
-        return {k: without_nan(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [without_nan(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return fixed(value, 5) if abs(value) < 1e9 else f"{value:.8g}"

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
 
-from nelbo.bound.result import without_nan
+from nelbo.documents import frames, html, plots, tables
+from nelbo.documents.document import Document
+from nelbo.documents.numbers import without_nan
+from nelbo.documents.reading import filled
 from nelbo.typing import Json
 
 SCHEMA = "nelbo.diagnosis/1"
@@ -70,10 +74,12 @@ class Verdict:
     alike: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, eq=False)
-class Diagnosis:
+@dataclass(frozen=True, eq=False, repr=False)
+class Diagnosis(Document):
     """Declarations ranked, best first. `print(diagnosis)` shows a table; `to_dict()` is JSON."""
 
+    schema: ClassVar[str] = SCHEMA
+    command: ClassVar[str] = "`nelbo diagnose --out`"
     rows: tuple[Row, ...]
     verdict: Verdict
     checks: tuple[Check, ...]
@@ -126,6 +132,34 @@ class Diagnosis:
                 "version": self.version,
             }
         )
+
+    @classmethod
+    def _read(cls, document: Json) -> Self:
+        rest = {"schema", *cls.__dataclass_fields__}
+        return filled(cls, document, description={k: v for k, v in document.items() if k not in rest})
+
+    def _summary(self) -> str:
+        return f"{self.verdict.text}; {self.examples} examples of {self.data['name']}, {self.nfe_total} evaluations"
+
+    def _view(self) -> html.View:
+        failed = tuple(check.text for check in self.checks if not check.ok)
+        facts = {} if self.verdict.change is None else {"change": self.verdict.change}
+        rows = tables.declarations(self.to_dict())
+        return html.View(self._summary(), "declarations", (rows, self.unit), failed, facts)
+
+    def plot(self, axes: Any = None) -> Any:
+        """Draw the bound of every declaration with its standard error, the best on top, on matplotlib `axes`, new ones
+        where None, and return them. Errors: UsageError without matplotlib."""
+        axes = plots.new(axes)
+        rows = [row for i, row in enumerate(self.rows) if i < SHOWN or row.as_declared]
+        names = [f"{row.name} (declared)" if row.as_declared else row.name for row in rows]
+        values, errors = [row.bits_per_dim for row in rows], [row.standard_error for row in rows]
+        plots.rows(axes, names, values, errors, self.unit)
+        return axes
+
+    def to_frame(self) -> Any:
+        """A pandas DataFrame with a row for each declaration. Errors: UsageError without pandas."""
+        return frames.frame([row.to_dict() for row in self.rows], "name")
 
     def __str__(self) -> str:
         return table(self)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -17,8 +18,9 @@ from nelbo.bound import checks
 from nelbo.bound.estimate import PerExample, TermEstimate
 from nelbo.bound.gaussian_chain import GaussianChain
 from nelbo.bound.prepare import prepare
-from nelbo.bound.result import Bound, StandardError, Term
+from nelbo.bound.result import Bound
 from nelbo.bound.trial import trial
+from nelbo.bound.values import StandardError, Term
 from nelbo.errors import UsageError
 from nelbo.likelihood import dequantisation, ode
 from nelbo.likelihood.dequantisation import Dequantisation
@@ -62,7 +64,7 @@ class FlowPerExample:
     solver_error: Tensor
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class OdeLikelihood(Bound):
     """−log p of a data set by the probability-flow ODE: `quantity` is "ode", and `estimator["scores"]` says what of.
 
@@ -70,6 +72,7 @@ class OdeLikelihood(Bound):
     density of the first level at x, which has its noise: no bound of the data's.
     """
 
+    command: ClassVar[str] = "`nelbo ode --out`"
     terms: FlowTerms  # type: ignore[assignment]
     per_example: FlowPerExample | PerExample | None = None  # type: ignore[assignment]
     quantity: str = "ode"

@@ -14,9 +14,10 @@ from typing import Any
 
 from nelbo._version import __version__
 from nelbo.bound.evaluate import ESTIMATORS
-from nelbo.bound.result import NOT_MEASURABLE, Bound
+from nelbo.bound.result import Bound
+from nelbo.documents.numbers import plus_minus
+from nelbo.documents.tables import NOT_MEASURABLE
 from nelbo.model.diffusion import DiffusionModel
-from nelbo.report.words import plus_minus
 from nelbo.typing import Json
 
 TASK = "unconditional-image-generation"

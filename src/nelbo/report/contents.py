@@ -7,14 +7,14 @@ because a page without it would look complete.
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 
 from nelbo.data import numpy_files
+from nelbo.documents.numbers import is_number
 from nelbo.errors import DataError
 from nelbo.tightening import certificate as certificates
 from nelbo.typing import Json
@@ -85,11 +85,6 @@ def read_contents(folder: Path) -> FolderContents:
             f"give a folder of `nelbo demo` or `nelbo train`; a report shows {', '.join(FILES)}",
         )
     return contents
-
-
-def is_number(value: Any) -> TypeGuard[float]:
-    """Whether `value` is a finite number (true and false are none)."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _json(path: Path) -> Json | None:

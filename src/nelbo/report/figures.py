@@ -13,14 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from nelbo.report.contents import is_number
+from nelbo.documents import plots
+from nelbo.documents.numbers import is_number
 from nelbo.typing import Json
 
 WIDE, NARROW = 840, 344
 """Widths in the page's pixels."""
-
-STRATA = 240
-"""Most strata that are drawn; longer chains are joined pairwise, errors in quadrature."""
 
 # Placeholders for the page's variables while matplotlib draws; each is replaced by var(--name).
 COLOURS = {
@@ -35,7 +33,7 @@ def chain(bound: Json) -> str:
 
     bound: a checked dictionary of schema nelbo.bound/1 with at least one level of positive width.
     """
-    strata = joined(bound["levels"], STRATA)
+    strata = plots.joined(bound["levels"], plots.STRATA)
     terms = {name: term["bits_per_dim"] for name, term in bound["terms"].items()}
     return both("chain", lambda figure, narrow: _draw_chain(figure, narrow, strata, terms), 400, 420)
 
@@ -45,36 +43,14 @@ def loss(records: Sequence[Json], final: float | None) -> str:
     return both("loss", lambda figure, narrow: _draw_loss(figure, narrow, records, final), 270, 250)
 
 
-def joined(levels: Sequence[Json], most: int) -> np.ndarray:
-    """(S, 4) rows of (λ_from, λ_to, bits/dim, standard error), rising in λ, S ≤ most; neighbours are joined evenly."""
-    rows = np.array(
-        [
-            [v["logsnr_t"], v["logsnr_s"], v["bits_per_dim"], v.get("standard_error") or 0.0]
-            for v in levels
-            if v["logsnr_s"] > v["logsnr_t"]
-        ],
-        dtype=np.float64,
-    ).reshape(-1, 4)
-    rows = rows[rows[:, 0].argsort(kind="stable")]
-    parts = np.array_split(rows, min(most, len(rows))) if len(rows) else []
-    return np.array([[p[0, 0], p[-1, 1], p[:, 2].sum(), np.sqrt(np.square(p[:, 3]).sum())] for p in parts]).reshape(
-        -1, 4
-    )
-
-
 def _draw_chain(figure: Any, narrow: bool, strata: np.ndarray, terms: dict[str, float]) -> None:
     ink, faint = COLOURS["ink"], COLOURS["faint"]
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(1.0, 1.15))
-    start, stop, bits, error = strata.T
-    x = strata[:, :2].reshape(-1)
-    y, e = (np.repeat(v / (stop - start), 2) for v in (bits, error))
-    top.fill_between(x, 0, y, color=COLOURS["diffusion"], alpha=0.16, linewidth=0)
-    top.fill_between(x, y - e, y + e, color=COLOURS["diffusion"], alpha=0.38, linewidth=0)
-    top.plot(x, y, color=COLOURS["diffusion"], linewidth=1.5)
-    top.set_ylim(min(0.0, float((y - e).min())), 1.12 * max(float((y + e).max()), 1e-9))
+    plots.along_chain(top, strata, COLOURS["diffusion"])
     top.set_title("bits/dim per unit of log-SNR", loc="left")
 
-    first, last = x[0], x[-1]
+    stop, bits = strata[:, 1], strata[:, 2]
+    first, last = strata[0, 0], stop[-1]
     gutter = (last - first) * (0.15 if narrow else 0.085)
     total, prior, diffusion = sum(terms.values()), terms["prior"], terms["diffusion"]
     running = prior + np.concatenate([[0.0], bits.cumsum()])

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from nelbo._version import __version__
+from nelbo.documents import html, plots, tables
 from nelbo.errors import DataError, UsageError
 from nelbo.files import write_atomic
 from nelbo.report import diagnosed, figures, tightened, words
@@ -20,6 +21,7 @@ from nelbo.report.contents import FolderContents, read_contents
 from nelbo.report.pictures import grid
 from nelbo.typing import Json
 
+TEMPLATES = Path(__file__).parent / "templates"
 COLUMNS = 12
 """Most moments of the reverse chain that are shown."""
 
@@ -44,16 +46,7 @@ def write(folder: str | Path, out: str | Path) -> Path:
 
 def render(contents: FolderContents) -> str:
     """The page as text."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates", encoding="utf-8"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html").render(view(contents))
+    return html.environment(TEMPLATES).get_template("report.html").render(view(contents))
 
 
 def view(contents: FolderContents) -> Json:
@@ -66,7 +59,7 @@ def view(contents: FolderContents) -> Json:
         "version": __version__,
         "headline": None if bound is None else words.headline(contents),
         "warnings": [] if bound is None else [str(w) for w in bound.get("warnings") or []],
-        "terms": [] if bound is None else words.terms(bound),
+        "terms": [] if bound is None else tables.terms(bound),
         "chain": _chain(bound),
         "loss": _loss(contents),
         "grids": _grids(contents),
@@ -92,7 +85,7 @@ def _chain(bound: Json | None) -> Json | None:
     return {
         "svg": _drawing(figures.chain(bound)),
         "strata": count,
-        "joined": figures.STRATA if count > figures.STRATA else None,
+        "joined": plots.STRATA if count > plots.STRATA else None,
         "errors": any(v.get("standard_error") for v in bound["levels"]),
     }
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from nelbo.bound.result import NOT_MEASURABLE
+from nelbo.documents import tables
+from nelbo.documents.numbers import is_number, number
 from nelbo.report import figures
-from nelbo.report.contents import is_number
 from nelbo.typing import Json
 
 
@@ -18,17 +18,17 @@ def view(certificate: Json | None) -> Json | None:
         return None
     data, gain, covariance = certificate["data"], certificate["gain"], certificate["covariance"]
     return {
-        "before": _number(certificate["bits_per_dim"]["before"], 3),
-        "after": _number(certificate["bits_per_dim"]["after"], 3),
-        "gain": _number(gain["bits_per_dim"], 3),
-        "error": _error(gain["standard_error"]["total"]),
+        "before": number(certificate["bits_per_dim"]["before"], 3),
+        "after": number(certificate["bits_per_dim"]["after"], 3),
+        "gain": number(gain["bits_per_dim"], 3),
+        "error": tables.error(gain["standard_error"]["total"]),
         "steps": certificate["steps"],
-        "rows": [_row(stage) for stage in certificate["stages"]],
+        "rows": tables.stages(certificate),
         "fitted": data["fit"]["examples"],
         "held_out": data["held_out"]["examples"],
-        "nfe": _number(certificate["nfe"]["fit_per_example"], 1),
+        "nfe": number(certificate["nfe"]["fit_per_example"], 1),
         "decoder": certificate["decoder"]["kind"],
-        "first": _number(certificate["chain"]["logsnr"][0], 2),
+        "first": number(certificate["chain"]["logsnr"][0], 2),
         "covariance": covariance["family"] + (f" ({covariance['note']})" if covariance.get("note") else ""),
         "warnings": [str(w) for w in certificate.get("warnings") or []],
         "svg": drawing(certificate),
@@ -62,23 +62,3 @@ def _draw(figure: Any, certificate: Json) -> None:
     bottom.set_xticks(np.log10(ticks), [str(k) for k in ticks])
     bottom.set_title("bits/dim that the fit predicts, against steps; the dot is held out", loc="left")
     bottom.set_xlabel("network evaluations of one pass")
-
-
-def _row(stage: Json) -> Json:
-    part = stage["part"] or {}
-    return {
-        "name": stage["name"],
-        "steps": "∞" if stage["steps"] is None else str(stage["steps"]),
-        "bits": _number(stage["bits_per_dim"], 3),
-        "gained": _number(part.get("bits_per_dim"), 3),
-        "error": _error(part["standard_error"]) if part else "–",
-        "predicted": _number(stage["fitted_bits_per_dim"], 3),
-    }
-
-
-def _error(value: Any) -> str:
-    return _number(value, 3) if is_number(value) else NOT_MEASURABLE
-
-
-def _number(value: Any, digits: int) -> str:
-    return f"{value:.{digits}f}".replace("-", "−") if is_number(value) else "–"

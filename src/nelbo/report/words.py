@@ -1,26 +1,15 @@
-"""The text and numbers of the page: what the bound means, the table of terms, and the provenance."""
+"""The text and numbers of the page: what the bound means, other coders, and the provenance."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-from nelbo.bound.result import NOT_MEASURABLE
-from nelbo.report.contents import FolderContents, is_number
+from nelbo.documents.numbers import is_number, plus_minus
+from nelbo.documents.tables import NOT_MEASURABLE
+from nelbo.report.contents import FolderContents
 from nelbo.typing import Json
 
-ABOUT = {
-    "prior": "how far the noisiest level is from the prior, a KL divergence",
-    "diffusion": "the steps of the chain, each a KL divergence",
-    "reconstruction": "the data, given the least noisy level",
-}
-ABOUT_ODE = {
-    "prior": "the density of the noise at the end of the flow",
-    "flow": "the change of volume along the flow",
-    "dequantisation": "the density of the starting point, given the data",
-    "reconstruction": "the data, given the starting point",
-    "importance": "the gain from several starting points under one logarithm",
-}
 NAMES = {
     "nfe_total": "network evaluations",
     "nfe_per_example": "network evaluations an example",
@@ -32,19 +21,6 @@ NAMES = {
 }
 # Shown in other sections of the page.
 _OTHER_SECTIONS = {"schema", "bits_per_dim", "standard_error", "terms", "levels", "nats_per_example", "warnings"}
-
-
-def plus_minus(value: float, error: float | None) -> tuple[str, str | None]:
-    """`value` and `error` to two significant digits of the error, with three decimals at least."""
-    if not is_number(error) or not error:
-        return f"{value:.3f}", None
-    decimals = min(8, max(3, 1 - math.floor(math.log10(abs(error)))))
-    return f"{value:.{decimals}f}", f"{error:.{decimals}f}"
-
-
-def number(value: Any, decimals: int = 5) -> str:
-    """A number with so many decimals, or a dash where there is none."""
-    return f"{value:.{decimals}f}".replace("-", "−") if is_number(value) else "–"
 
 
 def headline(contents: FolderContents) -> Json:
@@ -95,29 +71,6 @@ def _about_errors(error: Json, examples: int) -> str:
         if examples == 1:
             unknown = " One example does not show how much others differ."
     return f"The ± is one standard error: {', and '.join(parts)}.{unknown}"
-
-
-def terms(bound: Json) -> list[Json]:
-    """Rows of the table of terms: name, about, bits, share in per cent, both standard errors, bits an example."""
-    rows = []
-    total = bound["bits_per_dim"]
-    ode = bound.get("quantity") == "ode"
-    for name, about in (ABOUT_ODE if ode else ABOUT).items():
-        term = bound["terms"][name]
-        share = max(0.0, min(100.0, 100 * term["bits_per_dim"] / total)) if total > 0 else None
-        rows.append({"name": name, "about": about, "share": share, **_row(term, bound["dimensions"])})
-    error = bound["standard_error"]
-    whole = {"bits_per_dim": total, "standard_error": error.get("estimator"), "standard_error_data": error.get("data")}
-    return [*rows, {"name": "ode" if ode else "bound", "about": "", "share": None, **_row(whole, bound["dimensions"])}]
-
-
-def _row(term: Json, dimensions: int) -> Json:
-    return {
-        "bits": number(term["bits_per_dim"]),
-        "estimator": number(term.get("standard_error")),
-        "data": number(error) if is_number(error := term.get("standard_error_data")) else NOT_MEASURABLE,
-        "per_example": number(term["bits_per_dim"] * dimensions, 1),
-    }
 
 
 def coders(contents: FolderContents) -> list[Json]:

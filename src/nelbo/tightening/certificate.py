@@ -21,10 +21,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar, Self
 
 from nelbo.bound.compare import compare_results
-from nelbo.bound.result import NOT_MEASURABLE, Bound, without_nan
-from nelbo.errors import DataError
+from nelbo.bound.result import Bound
+from nelbo.documents import frames, html, plots, tables
+from nelbo.documents.document import Document
+from nelbo.documents.numbers import fixed, in_short, without_nan
+from nelbo.documents.tables import NOT_MEASURABLE
+from nelbo.errors import DataError, UsageError
 from nelbo.typing import Json
 
 SCHEMA = "nelbo.tightening/1"
@@ -40,59 +45,104 @@ class Stage:
     predicted: float = math.nan
 
 
-@dataclass(frozen=True, eq=False)
-class Certificate:
+@dataclass(frozen=True, eq=False, repr=False)
+class Certificate(Document):
     """Held-out bounds of the stages, from the model as it was to the tightened one, and how it was fitted."""
 
-    stages: tuple[Stage, ...]
+    schema: ClassVar[str] = SCHEMA
+    command: ClassVar[str] = "`nelbo tighten`"
     details: Json
-    """The fields of the schema that do not follow from the stages."""
-    warnings: tuple[str, ...]
+    """All fields of the JSON form; see the head of this file."""
+    stages: tuple[Stage, ...] = ()
+    """The stages with their bounds; none where the certificate was read from a file."""
+
+    @classmethod
+    def of(cls, stages: tuple[Stage, ...], details: Json, warnings: tuple[str, ...]) -> Certificate:
+        """From the stages, and the fields of the schema that do not follow from them."""
+        before, after = stages[0].bound, stages[-1].bound
+        whole = compare_results(before, after)
+        document = {
+            "schema": SCHEMA,
+            **details,
+            "dimensions": after.dimensions,
+            "model": {"before": before.model["fingerprint"], "after": after.model["fingerprint"]},
+            "bits_per_dim": {"before": before.bits_per_dim, "after": after.bits_per_dim},
+            "gain": {"bits_per_dim": whole.difference, "standard_error": vars(whole.standard_error)},
+            "stages": [_row(last, stage) for last, stage in zip((None, *stages), stages, strict=False)],
+            "warnings": list(warnings),
+        }
+        return cls(without_nan(document), stages)
 
     @property
     def before(self) -> Bound:
-        """The bound of the model as it was."""
-        return self.stages[0].bound
+        """The bound of the model as it was. Errors: UsageError where the certificate was read from a file."""
+        return self._stage(0).bound
 
     @property
     def after(self) -> Bound:
-        """The bound of the tightened model."""
-        return self.stages[-1].bound
+        """The bound of the tightened model. Errors: UsageError where the certificate was read from a file."""
+        return self._stage(-1).bound
+
+    def _stage(self, place: int) -> Stage:
+        if not self.stages:
+            raise UsageError(
+                "a certificate that was read from a file has the numbers of its bounds, and not the bounds",
+                'take to_dict()["bits_per_dim"], or tighten the model again',
+            )
+        return self.stages[place]
 
     @property
     def gain(self) -> tuple[float, float]:
-        """Before − after in bits/dim and its standard error, of the paired differences."""
-        whole = compare_results(self.before, self.after)
-        return whole.difference, whole.standard_error.total
+        """Before − after in bits/dim and its standard error, of the paired differences (nan: not measurable)."""
+        gain = self.details["gain"]
+        error = gain["standard_error"]["total"]
+        return gain["bits_per_dim"], math.nan if error is None else error
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a reader must know."""
+        return tuple(self.details["warnings"])
 
     def to_dict(self) -> Json:
         """JSON form; see the head of this file."""
-        whole = compare_results(self.before, self.after)
-        stages = []
-        for last, stage in zip((None, *self.stages), self.stages, strict=False):
-            part = None if last is None else compare_results(last.bound, stage.bound)
-            stages.append(
-                {
-                    "name": stage.name,
-                    "steps": stage.bound.description["grid"]["steps"],
-                    "bits_per_dim": stage.bound.bits_per_dim,
-                    "standard_error": stage.bound.standard_error.total,
-                    "fitted_bits_per_dim": stage.predicted,
-                    "part": part and {"bits_per_dim": part.difference, "standard_error": part.standard_error.total},
-                }
-            )
-        return without_nan(
-            {
-                "schema": SCHEMA,
-                **self.details,
-                "dimensions": self.after.dimensions,
-                "model": {"before": self.before.model["fingerprint"], "after": self.after.model["fingerprint"]},
-                "bits_per_dim": {"before": self.before.bits_per_dim, "after": self.after.bits_per_dim},
-                "gain": {"bits_per_dim": whole.difference, "standard_error": vars(whole.standard_error)},
-                "stages": stages,
-                "warnings": list(self.warnings),
-            }
+        return self.details
+
+    @classmethod
+    def _read(cls, document: Json) -> Self:
+        read = cls(document)
+        if not (str(read) and read._view().arguments):  # which need every field that is shown
+            raise ValueError("it has no stages")
+        return read
+
+    def _summary(self) -> str:
+        bits, data = self.details["bits_per_dim"], self.details["data"]["held_out"]
+        ends = f"{fixed(bits['before'], 3)} → {fixed(bits['after'], 3)} bits/dim in {self.details['steps']} steps"
+        return (
+            f"{ends}, gain {in_short(*self.gain, 'bits/dim')}, {data['examples']} held-out examples of {data['name']}"
         )
+
+    def _view(self) -> html.View:
+        return html.View(self._summary(), "stages", (tables.stages(self.details),), self.warnings)
+
+    def plot(self, axes: Any = None) -> Any:
+        """Draw the held-out bound of every stage with its standard error, the model as it was on top, on matplotlib
+        `axes`, new ones where None, and return them. Errors: UsageError without matplotlib."""
+        axes = plots.new(axes)
+        rows = self.details["stages"]
+        errors = [math.nan if row["standard_error"] is None else row["standard_error"] for row in rows]
+        names, values = [row["name"] for row in rows], [row["bits_per_dim"] for row in rows]
+        plots.rows(axes, names, values, errors, "held-out bound, bits/dim")
+        return axes
+
+    def to_frame(self) -> Any:
+        """A pandas DataFrame with a row for each stage. Errors: UsageError without pandas."""
+        none = {"bits_per_dim": math.nan, "standard_error": math.nan}
+        rows = [
+            {k: v for k, v in row.items() if k != "part"}
+            | {"gained": (part := row["part"] or none)["bits_per_dim"], "gained_standard_error": part["standard_error"]}
+            for row in self.details["stages"]
+        ]
+        return frames.frame(rows, "name")
 
     def __str__(self) -> str:
         gain, error = self.gain
@@ -101,7 +151,7 @@ class Certificate:
             f"{'held-out bound of':<34}{'steps':>7}{'bits/dim':>11}{'gained':>11}{'±':>9}{'predicted':>11}",
             "─" * 83,
         ]
-        for stage in self.to_dict()["stages"]:
+        for stage in self.details["stages"]:
             part = stage["part"] or {"bits_per_dim": math.nan, "standard_error": math.nan}
             steps = "∞" if stage["steps"] is None else str(stage["steps"])
             lines.append(
@@ -111,7 +161,8 @@ class Certificate:
         d = self.details
         lines += [
             "─" * 83,
-            f"gain          {gain:.4f} {spread} bits/dim, paired over {self.after.examples} held-out examples",
+            f"gain          {fixed(gain, 4)} {spread} bits/dim, "
+            f"paired over {d['data']['held_out']['examples']} held-out examples",
             f"chain         {_chain(d['chain']['logsnr'])}",
             f"decoder       {d['decoder']['kind']} at log-SNR {d['chain']['logsnr'][0]:.2f}",
             f"covariance    {d['covariance']['family']}",
@@ -121,10 +172,22 @@ class Certificate:
         return "\n".join([*lines, *(f"warning: {w}" for w in self.warnings)])
 
 
+def _row(last: Stage | None, stage: Stage) -> Json:
+    part = None if last is None else compare_results(last.bound, stage.bound)
+    return {
+        "name": stage.name,
+        "steps": stage.bound.description["grid"]["steps"],
+        "bits_per_dim": stage.bound.bits_per_dim,
+        "standard_error": stage.bound.standard_error.total,
+        "fitted_bits_per_dim": stage.predicted,
+        "part": part and {"bits_per_dim": part.difference, "standard_error": part.standard_error.total},
+    }
+
+
 def _cell(value: float | None, width: int) -> str:
     if value is None or math.isnan(value):
         return f"{'–':>{width}}"
-    return f"{value:>{width}.4f}" if abs(value) < 1e3 else f"{value:>{width}.4g}"
+    return f"{fixed(value, 4):>{width}}" if abs(value) < 1e3 else f"{value:>{width}.4g}"
 
 
 WIDTH = 60

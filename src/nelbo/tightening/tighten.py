@@ -185,7 +185,7 @@ def tighten(
             "certificate": sum(stage.bound.nfe_total for stage in stages),
         },
     }
-    return tight, Certificate(tuple(stages), details, tuple(notes))
+    return tight, Certificate.of(tuple(stages), details, tuple(notes))
 
 
 def _examples(model: DiffusionModel, data: Any) -> Examples:
