@@ -55,17 +55,18 @@ from tests.mutations.places import (  # noqa: E402
 FORMULAS = """
     maths/*  process/*  model/exact/*  model/fitted/*
     model/clip  model/decoder  model/denoiser  model/domain  model/prior  model/reverse  model/mixture
-    bound/checks  bound/estimate  bound/estimators  bound/features  bound/gaussian_chain  bound/problem
-    bound/surrogate  bound/terms  bound/planned/*
-    likelihood/*  sampling/*
-    tightening/candidates  tightening/costs  tightening/decoders  tightening/diagonal  tightening/families
-    tightening/log_linear  tightening/path  tightening/plan  tightening/regression
+    bound/checks  bound/compare  bound/estimate  bound/estimators  bound/features  bound/gaussian_chain  bound/lattices
+    bound/problem  bound/readings  bound/surrogate  bound/terms  bound/tolerance  bound/trial  bound/planned/*
+    likelihood/*  sampling/*  diagnosis/draws  diagnosis/halving  diagnosis/ranking  diagnosis/schedules  diagnosis/times
+    tightening/candidates  tightening/certificate  tightening/costs  tightening/covariance  tightening/decoders
+    tightening/diagonal  tightening/families  tightening/log_linear  tightening/path  tightening/plan
+    tightening/regression  data/pictures  nets/embedding  nets/noise_units  model/float_codes
     training/objective  training/learned_schedule  training/times  training/weighting
     codec/lattice  codec/tables
 """
 """Files of src/nelbo, without .py; `*` stands for any name."""
 
-TESTS = "maths process model bound likelihood tightening sampling training codec equations"
+TESTS = "maths process model bound likelihood tightening sampling training codec equations diagnosis data nets"
 """Folders of tests/. Those of tests/mutations break code themselves."""
 
 NO_FORMULA = re.compile(r"__(?!call__)\w+__|_?check\w*|describe|to_dict|from_dict|parse|kinds?|problems?")
