@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.expected import untrained
+
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = sorted(p for p in DOCS.rglob("*.md") if "_build" not in p.parts)
 CELL = re.compile(r"^```\{code-cell\}[^\n]*\n(.*?)^```$", re.M | re.S)
@@ -18,6 +20,7 @@ def named(paths):
     return [pytest.param(p, id=str(p.relative_to(DOCS))) for p in paths]
 
 
+@untrained
 @pytest.mark.parametrize("page", named(EXAMPLES))
 def test_cells_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

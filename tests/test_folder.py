@@ -17,7 +17,10 @@ from safetensors.torch import load_file, save_file
 from nelbo.errors import ModelFolderError
 from nelbo.model import folder
 from nelbo.parts import kinds
+from tests.expected import early_end, untrained
 from tests.folder_cases import CASES, make, nats, rewrite
+
+pytestmark = [untrained, early_end]
 
 
 def test_every_kind_has_a_case():

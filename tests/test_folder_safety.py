@@ -14,7 +14,10 @@ import nelbo
 from nelbo.errors import ModelFolderError, UsageError
 from nelbo.model import folder
 from nelbo.process import grid
+from tests.expected import early_end, untrained
 from tests.folder_cases import DISCRETE, LAW, PLANE, TABLE, make, nats
+
+pytestmark = [untrained, early_end]
 
 # ---------------------------------------------------------------- crashes while overwriting
 

@@ -16,9 +16,9 @@ from nelbo.adapters.diffusers.scheduler import EDM, FLOW, REFUSED, SCORE, TABLE,
 from nelbo.errors import ModelFolderError, NelboError, UnknownNameError, UsageError
 from nelbo.process.levels import column
 from tests.adapters.pipelines import unet
-from tests.expected import early_end, untrained
+from tests.expected import arrays, early_end, untrained
 
-pytestmark = [untrained, early_end]
+pytestmark = [arrays, untrained, early_end]
 
 diffusers = pytest.importorskip("diffusers")
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"

@@ -239,6 +239,7 @@ REFUSED = {
 }  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:.* also holds averaged weights")
 @pytest.mark.parametrize("case", REFUSED)
 def test_refused(saved, case):
     """No weight is left at its random start, and no file is chosen by a guess."""

@@ -151,6 +151,8 @@ def test_a_network_of_nelbo_s_own_was_trained_too_little(tmp_path):
     assert "declared" not in told and "clip=True" in told
     unknown = shown(dataclasses.replace(model, provenance={}), CODES[48:])
     assert "one of nelbo's that was never trained" in unknown
+    loaded = shown(dataclasses.replace(model, provenance={"diffusers": {"network": "UNet2DModel"}}), CODES[48:])
+    assert "check what it predicts (declared: eps)" in loaded and "never trained" not in loaded
 
 
 def test_the_prior_term_is_named():

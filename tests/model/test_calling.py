@@ -12,6 +12,7 @@ from torch.nn import functional
 
 import nelbo
 from nelbo.errors import NelboError
+from tests.expected import untrained
 
 N = 4
 
@@ -148,6 +149,7 @@ def test_one_error_names_the_argument(network, declared, condition, message, rem
     assert between or (message in str(caught.value) and remedy in caught.value.hint)
 
 
+@untrained
 def test_what_fits_is_taken():
     codes = torch.randint(0, 17, (N, 1, 12, 12), generator=torch.Generator().manual_seed(0))
     for network in (Embeds(50), Halves(2), Labelled()):

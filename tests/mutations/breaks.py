@@ -34,6 +34,7 @@ def each_is_noticed(breaks: Sequence[Break]) -> Callable[..., None]:
     assert not stale, "\n".join(["rows of tests/mutations that no longer apply:", *stale])
     cases = [pytest.param(b, check, id=f"{b.what} -> {_name(check)}") for b in breaks for check in b.checks]
 
+    @pytest.mark.filterwarnings("ignore")  # what is broken may well be warned of
     @pytest.mark.parametrize(("broken", "check"), cases)
     def test(broken, check, monkeypatch):
         assert_noticed(monkeypatch, broken, check)

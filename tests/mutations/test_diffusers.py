@@ -64,4 +64,4 @@ BREAKS = [
           parity.test_diffusers_thresholding),
 ]  # fmt: skip
 
-test_break_is_noticed = pytest.mark.filterwarnings("ignore")(each_is_noticed(BREAKS))
+test_break_is_noticed = each_is_noticed(BREAKS)

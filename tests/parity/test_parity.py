@@ -17,7 +17,10 @@ from nelbo.model.denoiser import NetworkDenoiser
 from nelbo.process import forward
 from nelbo.process.prediction import Prediction, x0_from
 from nelbo.testing import at_noise
+from tests.expected import arrays
 from tests.parity.peers import peer
+
+pytestmark = arrays
 
 diffusers = pytest.importorskip("diffusers")
 T, D = 1000, 3 * 4 * 4

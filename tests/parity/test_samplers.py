@@ -12,6 +12,9 @@ import torch
 import nelbo
 from nelbo.process import grid as grids
 from nelbo.sampling import DDIM, Ancestral, DPMSolver2M, Euler, Heun, SDEDPMSolver2M, sample
+from tests.expected import arrays
+
+pytestmark = arrays
 
 diffusers = pytest.importorskip("diffusers")
 T, N, SHAPE = 1000, 3, (1, 4, 4)

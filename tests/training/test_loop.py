@@ -160,7 +160,7 @@ def losses(out) -> list[list[float]]:
         # one shape to compile for
         pytest.param(
             codes(), small(net={"dropout": 0.0}, reconstruction_share=1.0), {"compile": True}, 1e-3,
-            marks=[pytest.mark.slow, pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated")],
+            marks=pytest.mark.slow,
         ),
     ],
     ids=["micro-batches", "channels_last", "compile"],

@@ -28,9 +28,11 @@ def likely(chain: GaussianChain, stretch: tuple[float, float]) -> str:
     """What to check and what to do; stretch: the log-SNRs, falling, between which the network is worst."""
     model = chain.model
     training = model.provenance.get("config")
-    if not model.denoiser.foreign and isinstance(training, dict):
+    own = not model.denoiser.foreign
+    network = isinstance(model.denoiser, (NetworkDenoiser, CategoricalDenoiser))
+    if own and isinstance(training, dict):
         causes = [_trained(model.provenance, training)]
-    elif not model.denoiser.foreign and isinstance(model.denoiser, (NetworkDenoiser, CategoricalDenoiser)):
+    elif own and network and "diffusers" not in model.provenance:  # a network of diffusers was trained elsewhere
         causes = ["the network is one of nelbo's that was never trained, as far as the model says"]
     else:
         causes = [_declared(chain, model.denoiser)]

@@ -31,8 +31,13 @@ def listed(index: Json) -> Parts:
 def held(pipeline: Any) -> Parts:
     """The parts of a pipeline, or of any object that has them under the usual names."""
     config = getattr(pipeline, "config", None)
-    names = [name for name in config if not name.startswith("_")] if isinstance(config, Mapping) else []
-    parts = {name: getattr(pipeline, name, None) for name in (*NETWORKS, *LATENT, "scheduler", *names)}
+    # a network answers for the numbers of its configuration, too, with a word that this is deprecated
+    parts = (
+        {k: v for k, v in getattr(pipeline, "__dict__", {}).items() if k in config}
+        if isinstance(config, Mapping)
+        else {}
+    )
+    parts |= {name: getattr(pipeline, name, None) for name in (*NETWORKS, *LATENT, "scheduler")}
     return {name: type(part).__name__ for name, part in parts.items() if part is not None}
 
 
