@@ -57,7 +57,8 @@ FORMULAS = """
     model/clip  model/decoder  model/denoiser  model/domain  model/prior  model/reverse  model/mixture
     bound/checks  bound/compare  bound/estimate  bound/estimators  bound/features  bound/gaussian_chain  bound/lattices
     bound/problem  bound/readings  bound/surrogate  bound/terms  bound/tolerance  bound/trial  bound/planned/*
-    likelihood/*  sampling/*  diagnosis/draws  diagnosis/halving  diagnosis/ranking  diagnosis/schedules  diagnosis/times
+    likelihood/*  sampling/*
+    diagnosis/draws  diagnosis/halving  diagnosis/ranking  diagnosis/schedules  diagnosis/times
     tightening/candidates  tightening/certificate  tightening/costs  tightening/covariance  tightening/decoders
     tightening/diagonal  tightening/families  tightening/log_linear  tightening/path  tightening/plan
     tightening/regression  data/pictures  nets/embedding  nets/noise_units  model/float_codes
