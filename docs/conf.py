@@ -1,8 +1,21 @@
 """Sphinx configuration: furo, MyST notebooks, the reference from the docstrings."""
 
+import atexit
+import os
 import re
+import shutil
+import tempfile
+from pathlib import Path
 
 import nelbo
+
+# The kernels that run the pages: no progress, and warnings without the path of a temporary file.
+os.environ["NELBO_PROGRESS"] = "0"
+os.environ["IPYTHONDIR"] = tempfile.mkdtemp(prefix="nelbo-docs-")
+atexit.register(shutil.rmtree, os.environ["IPYTHONDIR"], ignore_errors=True)
+_startup = Path(os.environ["IPYTHONDIR"], "profile_default", "startup", "warnings.py")
+_startup.parent.mkdir(parents=True)
+_startup.write_text("import warnings\nwarnings.formatwarning = lambda text, kind, *_: f'{kind.__name__}: {text}\\n'\n")
 
 project = "nelbo"
 author = "The nelbo contributors"

@@ -8,7 +8,7 @@ import signal
 import pytest
 
 import nelbo as library
-from nelbo.cli import progress
+from nelbo import progress
 
 TRAIN = ("train", "--data", "digits:train", "--set", "net.width=16", "--set", "log_every=1")
 RUN = (*TRAIN, "--set", "steps=8")

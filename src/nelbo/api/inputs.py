@@ -23,7 +23,8 @@ from nelbo.typing import Condition
 Data = Examples | Tensor | str | Path | Any
 """Codes or values (N, *shape) as an array or tensor, a torch Dataset, `Examples` or a DATA string."""
 Device = str | torch.device
-Progress = Callable[[int, int], None]
+Progress = Callable[[int, int], None] | bool
+"""A function that is called with (evaluations done, planned), or whether progress is shown; see `nelbo.progress`."""
 
 
 @dataclass(frozen=True, eq=False)

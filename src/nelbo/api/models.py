@@ -24,6 +24,7 @@ from nelbo.model import folder
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
 from nelbo.process.grid import Grid
+from nelbo.progress import callback, shows_progress
 from nelbo.sampling import Sampler, Trajectory
 from nelbo.tightening import certificate as certificates
 from nelbo.tightening import tighten as tightenings
@@ -35,6 +36,7 @@ from nelbo.typing import Condition, Json
 from nelbo.workers import Alone, Run, Workers
 
 
+@shows_progress("training", records=True)
 @neutral()
 def train(
     data: Data,
@@ -44,7 +46,7 @@ def train(
     validation: Data | None = None,
     resume: bool = False,
     device: Device | None = None,
-    progress: Callable[[Json], None] | None = None,
+    progress: Callable[[Json], None] | bool | None = None,
     message: Callable[[str], None] | None = None,
     workers: Workers | None = None,
 ) -> DiffusionModel:
@@ -53,10 +55,12 @@ def train(
     config: settings as of `nelbo.training.TrainConfig`; a dict may name some of them. validation: data to bound along
     the way, in the place of a part of `data`, where the configuration does not name any. resume: continue from the
     newest checkpoint in out/checkpoints, to the same result, bit for bit on the same machine, as a run that was never
-    stopped. device: where to train, the CPU where None. progress: called with a record a step (step, steps, and every
-    `log_every` steps loss, diffusion, reconstruction, prior in bits/dim, lr, seconds; or bound, standard_error, nfe,
-    best). message: called with lines for a person. workers: the processes that share the run
-    (`nelbo.runtime.workers()`), each of which calls this with the same arguments.
+    stopped. device: where to train, the CPU where None. progress: None for a bar in terminals and notebooks, False
+    for none, or a function that is called with a record a step (step, steps, and every `log_every` steps loss,
+    diffusion, reconstruction, prior in bits/dim, lr, seconds; or bound, standard_error, nfe, best). message: called
+    with lines for a person, which are printed beside a bar where None: what was read and what is trained, first of all.
+    workers: the processes that share the run (`nelbo.runtime.workers()`), each of which calls this with the same
+    arguments.
 
     Ctrl-C or SIGTERM finishes the step, saves a checkpoint and raises Interrupted; a second Ctrl-C does not wait.
     Errors: UsageError, DomainError, NumericalError (a loss that is not finite), DataError, WorkerError, OSError (no
@@ -78,12 +82,13 @@ def train(
         config,
         validation=None if examples is None else readers.resolve(examples),
         resume=resume,
-        progress=progress,
+        progress=callback(progress),
         message=message,
         run=Run(device=device, workers=workers or Alone()),
     )
 
 
+@shows_progress("tightening")
 @numbers
 @neutral()
 def tighten(
@@ -147,7 +152,7 @@ def tighten(
         first_level=first_level,
         condition=given.condition,
         held_out_condition=held_out_condition,
-        run=Run(device=device, batch_size=batch_size, seed=seed, progress=progress),
+        run=Run(device=device, batch_size=batch_size, seed=seed, progress=callback(progress)),
         message=message,
     )
     if out is not None:
@@ -215,6 +220,7 @@ def sample(
 ) -> Tensor: ...
 
 
+@shows_progress("sampling")
 @numbers
 @neutral()
 def sample(
@@ -249,9 +255,8 @@ def sample(
     grid. condition: keywords of the network, one row a sample. guidance, null_condition: the scale w of classifier-free
     guidance, x̂ = x̂_null + w (x̂_condition − x̂_null), and the one row that the network takes for no condition. start:
     z_L (n, *shape) in the place of draws of the prior, as `nelbo.sampling.encode` gives it. trajectory: return a
-    `Trajectory` with every level. progress: called with (evaluations done, planned). workers: the processes that share
-    the samples (`nelbo.runtime.workers()`); every one gets all of them. model, overrides, trust_code, seed, batch_size
-    and device are as of `evaluate`.
+    `Trajectory` with every level. workers: the processes that share the samples (`nelbo.runtime.workers()`); every one
+    gets all of them. model, overrides, trust_code, seed, batch_size, device and progress are as of `evaluate`.
 
     Errors: UsageError, UnknownNameError, ShapeError, NumericalError. Source: Ho et al. 2020, algorithm 2.
 
@@ -273,5 +278,7 @@ def sample(
         null_condition=null_condition,
         start=start,
         trajectory=trajectory,
-        run=Run(device=device, batch_size=batch_size, seed=seed, progress=progress, workers=workers or Alone()),
+        run=Run(
+            device=device, batch_size=batch_size, seed=seed, progress=callback(progress), workers=workers or Alone()
+        ),
     )

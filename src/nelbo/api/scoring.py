@@ -25,10 +25,12 @@ from nelbo.likelihood import Dequantisation, OdeLikelihood, Solver, Trace
 from nelbo.likelihood import likelihood as odes
 from nelbo.likelihood.scores import Settings
 from nelbo.process.grid import Grid
+from nelbo.progress import callback, shows_progress
 from nelbo.typing import Condition
 from nelbo.workers import Alone, Run, Workers
 
 
+@shows_progress("evaluating")
 @numbers
 def evaluate(
     model: Model,
@@ -74,9 +76,11 @@ def evaluate(
     How it is run:
         seed: of all noise. batch_size: examples of one network call, chosen by their size where None. device: where the
         network computes, the CPU where None. precision: of the network, "float32", "float64" or "bf16"; all else is
-        float64. progress: called with (evaluations done, planned; 0 where not known); watch: called with (bits/dim,
-        standard error) as they become known; message: called with a line that says what the evaluation will cost, where
-        that is more than some seconds. state: a file from which an interrupted evaluation goes on to the same number.
+        float64. progress: None shows a bar with the estimate so far in terminals and notebooks; False shows none; True
+        shows plain lines elsewhere too; a function is called with (evaluations done, planned; 0 where not known).
+        watch: called with (bits/dim, standard error) as they become known; message: called with a line that says what
+        the evaluation will cost, where that is more than some seconds, and printed beside a bar where None. state: a
+        file from which an interrupted evaluation goes on to the same number.
         workers: the processes that share the work (`nelbo.runtime.workers()`).
 
     Errors: ShapeError, DomainError, UsageError, UnknownNameError, NumericalError, CostError.
@@ -96,7 +100,7 @@ def evaluate(
         bound = bounds.evaluate(
             given.model,
             given.examples,
-            Run(device, precision, batch_size, seed, state, workers or Alone(), progress, message),
+            Run(device, precision, batch_size, seed, state, workers or Alone(), callback(progress), message),
             tolerance=tolerance,
             max_nfe=max_nfe,
             any_cost=any_cost,
@@ -108,6 +112,7 @@ def evaluate(
     return dataclasses.replace(bound, overrides=given.overrides.to_json())
 
 
+@shows_progress("diagnosing")
 @numbers
 @neutral()
 def diagnose(
@@ -155,13 +160,14 @@ def diagnose(
     diagnosis = diagnoses(
         given.model,
         given.examples,
-        Run(device, precision, batch_size, seed, None, Alone(), progress),
+        Run(device, precision, batch_size, seed, None, Alone(), callback(progress)),
         max_nfe=max_nfe,
         condition=given.condition,
     )
     return dataclasses.replace(diagnosis, overrides=given.overrides.to_json())
 
 
+@shows_progress("solving")
 @numbers
 @neutral()
 def ode_likelihood(
@@ -248,7 +254,7 @@ def ode_likelihood(
     ode = odes.ode_likelihood(
         given.model,
         given.examples,
-        Run(device, precision, batch_size, seed, state, workers or Alone(), progress),
+        Run(device, precision, batch_size, seed, state, workers or Alone(), callback(progress)),
         how,
         condition=given.condition,
         per_example=per_example,
@@ -256,6 +262,7 @@ def ode_likelihood(
     return dataclasses.replace(ode, overrides=given.overrides.to_json())
 
 
+@shows_progress("comparing")
 @numbers
 @neutral()
 def compare(
@@ -309,7 +316,7 @@ def compare(
         given.model,
         other,
         given.examples,
-        Run(device, precision, batch_size, seed, None, workers or Alone(), progress, message),
+        Run(device, precision, batch_size, seed, None, workers or Alone(), callback(progress), message),
         tolerance=tolerance,
         max_nfe=max_nfe,
         any_cost=any_cost,

@@ -15,9 +15,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
+import sys
 import warnings
+from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -53,15 +57,21 @@ NUMBERS = 1 << 21
 LEAST_PAIRED = 16
 """Fewer draws than these say too little."""
 
+_OURS = (str(Path(__file__).parents[1]), str(contextlib.__file__))
+"""Files whose lines are none of the user's; contextlib calls what is decorated with a context."""
+
 
 class NelboWarning(UserWarning):
     """Something that does not stop an evaluation but changes what its number means."""
 
 
-def warn(notes: list[str]) -> None:
-    """Warn of every note, as of a line of the caller's caller."""
+def warn(notes: Iterable[str]) -> None:
+    """Every note as a warning at the line of the user's that called nelbo, however deep in nelbo it arises."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_OURS):
+        level, frame = level + 1, frame.f_back
     for note in notes:
-        warnings.warn(note, NelboWarning, stacklevel=3)
+        warnings.warn(note, NelboWarning, stacklevel=level)
 
 
 def overlap(model: DiffusionModel, examples: Examples) -> list[str]:

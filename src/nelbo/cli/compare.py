@@ -8,7 +8,7 @@ import typer
 
 from nelbo.cli import options
 from nelbo.cli.output import shared_session
-from nelbo.cli.progress import shown
+from nelbo.progress import shown
 
 
 def compare(

@@ -12,10 +12,10 @@ import typer
 from nelbo._version import __version__
 from nelbo.cli import options
 from nelbo.cli.output import check_folder, session, table
-from nelbo.cli.progress import shown
 from nelbo.cli.sample import npz
 from nelbo.cli.train import run_training
 from nelbo.errors import Interrupted, UsageError
+from nelbo.progress import shown
 
 if TYPE_CHECKING:
     from nelbo.model.diffusion import DiffusionModel

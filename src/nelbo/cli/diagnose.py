@@ -10,7 +10,7 @@ import typer
 
 from nelbo.cli import options
 from nelbo.cli.output import check_target, session
-from nelbo.cli.progress import shown
+from nelbo.progress import shown
 
 
 def diagnose(

@@ -9,8 +9,8 @@ import typer
 
 from nelbo.cli import options
 from nelbo.cli.output import check_folder, session
-from nelbo.cli.progress import shown
 from nelbo.errors import NumericalError, UsageError
+from nelbo.progress import shown
 
 if TYPE_CHECKING:
     from nelbo.equations import Entry

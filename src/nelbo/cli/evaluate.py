@@ -8,8 +8,8 @@ import typer
 
 from nelbo.cli import options
 from nelbo.cli.output import deliver, shared_session
-from nelbo.cli.progress import shown
 from nelbo.errors import Interrupted
+from nelbo.progress import shown
 
 
 def evaluate(

@@ -12,8 +12,8 @@ import typer
 from nelbo import runtime
 from nelbo.cli import options
 from nelbo.cli.output import deliver, shared_session
-from nelbo.cli.progress import shown
 from nelbo.errors import Interrupted, UsageError
+from nelbo.progress import shown
 
 
 def ode(

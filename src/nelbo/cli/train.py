@@ -9,7 +9,7 @@ import typer
 
 from nelbo.cli import options
 from nelbo.cli.output import Console, check_folder, shared_session
-from nelbo.cli.progress import shown
+from nelbo.progress import shown
 
 if TYPE_CHECKING:
     from nelbo.model.diffusion import DiffusionModel

@@ -27,12 +27,14 @@ from nelbo.codec.tally import Clock, Tally
 from nelbo.errors import ArchiveError, UsageError
 from nelbo.files import writing
 from nelbo.model.diffusion import DiffusionModel
+from nelbo.progress import shows_progress
 from nelbo.typing import Condition, Json
 
 MAX_OVERHEAD = 0.10
 """Share of the net bits; few images that cost more are refused unless the user insists."""
 
 
+@shows_progress("compressing")
 @numbers
 @neutral()
 def compress(
@@ -50,7 +52,7 @@ def compress(
     bin_width: float = 0.5,
     settings: Json | None = None,
     trust_code: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] | bool | None = None,
 ) -> Compressed:
     """Write `images` to `path` without loss, in about as many bits as the bound of `model`.
 
@@ -65,8 +67,8 @@ def compress(
     of the data. seed: of the latents that are drawn, 0 to 2⁶³ − 1. batch_size: images per group, and per call of the
     network, at most (64). chunk_size: images that are lost together if the file is damaged. bin_width: of the latents'
     lattices, in standard deviations, 1/64 to 2. settings: flags stored in the file, by which `nelbo decompress` finds
-    the same model again. trust_code: as of `nelbo.load`. progress: called with (images done, all); one that awaits its
-    verification counts one half.
+    the same model again. trust_code: as of `nelbo.load`. progress: as of
+    `evaluate`, of (images done, all); one that awaits its verification counts one half.
 
     Errors: UsageError for what cannot be coded, with the remedy, and in all but the first of several processes, which
     do not share the work; DataError, DomainError, ShapeError as of `evaluate`;

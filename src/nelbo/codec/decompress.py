@@ -27,6 +27,7 @@ from nelbo.codec.tally import Clock
 from nelbo.codec.target import Target, target
 from nelbo.errors import ArchiveError, NelboError, UsageError
 from nelbo.model.diffusion import DiffusionModel
+from nelbo.progress import callback, shows_progress
 from nelbo.typing import Json
 
 
@@ -50,6 +51,7 @@ class Decompressed:
         }
 
 
+@shows_progress("decompressing")
 @numbers
 @neutral()
 def decompress(
@@ -59,14 +61,14 @@ def decompress(
     *,
     batch_size: int | None = None,
     trust_code: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] | bool | None = None,
 ) -> Tensor | Decompressed:
     """The images of an archive, exactly as they were compressed, in their own shape (N, …), order and integer type.
 
     model: the one that compressed them, or a MODEL string. path: of the file. out: None for a tensor; else a file whose
     name says its form (.npz, .npy, IDX), or a new folder of pictures, and the result is a `Decompressed`. batch_size:
-    images per call of the network, which changes nothing else. trust_code: as of `nelbo.load`. progress: called with
-    (images done, all).
+    images per call of the network, which changes nothing else. trust_code: as of `nelbo.load`. progress: as of
+    `evaluate`, of (images done, all).
 
     Errors: UsageError where `model` is not the one that wrote the file; ArchiveError where the file is damaged or
     altered: its `lost` lists the lost images as ranges (first, past the last), and is empty where all were decoded; its
@@ -76,7 +78,7 @@ def decompress(
         runtime.check_first("codec.decompress")
     if batch_size is not None and not 1 <= batch_size <= MAX_GROUP:
         raise UsageError(f"batch_size={batch_size}", f"give 1 to {MAX_GROUP}")
-    result = restore(model, path, out, batch_size=batch_size, trust_code=trust_code, progress=progress)
+    result = restore(model, path, out, batch_size=batch_size, trust_code=trust_code, progress=callback(progress))
     return result.where if out is None else result
 
 
@@ -87,7 +89,7 @@ def restore(
     *,
     batch_size: int | None = None,
     trust_code: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] | bool | None = None,
 ) -> Decompressed:
     """As `decompress`, and always with the header and the seconds."""
     kernels()

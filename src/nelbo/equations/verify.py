@@ -11,6 +11,7 @@ import torch
 
 from nelbo.equations.check import Checks, Row
 from nelbo.equations.registry import catalogue
+from nelbo.progress import callback, shows_progress
 from nelbo.typing import Json
 
 
@@ -87,11 +88,12 @@ def line(row: Row) -> str:
     return f"{row.word:<17} {f'{figure}{condition}':<22} {row.name}"
 
 
-def verify(*ids: str, progress: Callable[[int, int], None] | None = None) -> Report:
+@shows_progress("verifying")
+def verify(*ids: str, progress: Callable[[int, int], None] | bool | None = None) -> Report:
     """Run the checks of the entries `ids`, or of all: the library's own functions against independent oracles.
 
-    progress: called with (done, planned) after each. A check that raises counts as failed, with the error as a row.
-    Errors: UnknownNameError for an id that the catalogue does not have.
+    progress: as of `nelbo.evaluate`, of (checks done, all). A check that raises counts as failed, with the error as a
+    row. Errors: UnknownNameError for an id that the catalogue does not have.
 
     >>> import nelbo
     >>> report = nelbo.equations.verify("posterior-variance")
@@ -101,7 +103,7 @@ def verify(*ids: str, progress: Callable[[int, int], None] | None = None) -> Rep
     known = catalogue()
     asked = {known[i].id for i in ids} if ids else set(known)
     selected = [i for i in known if i in asked]
-    return Report(each(selected, run, progress))
+    return Report(each(selected, run, callback(progress)))
 
 
 def each(

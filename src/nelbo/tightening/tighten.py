@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from nelbo._version import __version__
+from nelbo.bound import checks
 from nelbo.bound.checks import NelboWarning
 from nelbo.bound.estimators import Estimator, Exhaustive
 from nelbo.bound.evaluate import evaluate
@@ -149,8 +150,7 @@ def tighten(
     notes = [*parts.notes, *measured.notes]
     if stages[-1].bound.bits_per_dim > stages[0].bound.bits_per_dim:
         notes.append("the tightened bound is above that of the model as it was; take more steps")
-    for note in notes:
-        warnings.warn(note, NelboWarning, stacklevel=2)
+    checks.warn(notes)
     chain = torch.tensor(plan.chain)
     mean_square = (measured.error.mean(1) / base.domain.dimensions).tolist()
     details: Json = {

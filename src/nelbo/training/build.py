@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from nelbo.bound import lattices
-from nelbo.bound.checks import NelboWarning
+from nelbo.bound import checks, lattices
 from nelbo.errors import UsageError
 from nelbo.model import float_codes
 from nelbo.model.decoder import (
@@ -73,11 +71,11 @@ def build_model(examples: Examples, settings: TrainConfig, rows: Tensor | None =
     )
     if not domain.discrete:
         for note in lattices.notes(domain, torch.as_tensor(examples.data)):
-            warnings.warn(note, NelboWarning, stacklevel=2)
+            checks.warn([note])
     if not domain.discrete and domain.scale is None and len(domain.shape) == 1:
         first, *_, last = model.levels().logsnr.tolist()
         if (note := unlike_scales(examples, first, last)) is not None:
-            warnings.warn(note, NelboWarning, stacklevel=2)
+            checks.warn([note])
     return model
 
 

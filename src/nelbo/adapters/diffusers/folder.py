@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import json
 import re
-import warnings
 from pathlib import Path
 from typing import Any
 
 from nelbo.adapters.diffusers import network, pipeline, scheduler, weights
 from nelbo.adapters.diffusers.pipeline import AUTOENCODERS, NETWORKS
-from nelbo.bound.checks import NelboWarning
+from nelbo.bound import checks
 from nelbo.errors import ModelFolderError, NelboError
 from nelbo.nets.diffusers import library
 from nelbo.typing import Json
@@ -116,8 +115,7 @@ def described(folder: Path, latents: bool) -> tuple[str, Json, Json]:
             f"{folder} also holds averaged weights ({', '.join(averaged)}), which are not evaluated: {place} is; for "
             "the averaged ones load that network and give nelbo.from_diffusers((network, scheduler))"
         )
-    for note in notes:
-        warnings.warn(note, NelboWarning, stacklevel=2)
+    checks.warn(notes)
     return name, config, facts
 
 
