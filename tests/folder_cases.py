@@ -16,7 +16,8 @@ from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.domain import DataDomain
 from nelbo.model.exact import CategoricalData, GaussianData, MixtureData
 from nelbo.model.fitted.basis import Pixel, Reflections
-from nelbo.model.fitted.context import ENERGIES, KAPPA, ContextGaussian, mean_features
+from nelbo.model.fitted.context import KAPPA, ContextGaussian
+from nelbo.model.fitted.neighbours import ENERGIES, mean_features
 from nelbo.model.fitted.variance import FittedVariance, HybridVariance
 from nelbo.model.mixture import NetworkMixture
 from nelbo.model.prior import GaussianPrior

@@ -16,7 +16,8 @@ from nelbo.codec.decompress import decompress
 from nelbo.model.decoder import DiscretizedGaussian
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.fitted.basis import Reflections
-from nelbo.model.fitted.context import ENERGIES, KAPPA, ContextGaussian, mean_features
+from nelbo.model.fitted.context import KAPPA, ContextGaussian
+from nelbo.model.fitted.neighbours import ENERGIES, mean_features
 from nelbo.model.fitted.variance import FittedVariance
 from nelbo.model.reverse import Reverse
 from tests.codec import models

@@ -87,8 +87,8 @@ BREAKS = [
           order["flow_euler"]),
     Break("flow time with λ for λ/2", "flow_time", number(0.5).to(1.0), check_four_names_of_one_step),
     Break("midpoint is elsewhere", "FlowMidpoint.step", number(0.5)[0].to(0.4), order["flow_midpoint"]),
-    Break("every level draws the same noise", "_Paths.normal", call("normal").argument(2).becomes(0), law["ancestral"]),
-    Break("noise is keyed by the place in the batch", "_Paths.normal", call("normal").argument(1).edit(from_zero),
+    Break("every level draws the same noise", "Paths.normal", call("normal").argument(2).becomes(0), law["ancestral"]),
+    Break("noise is keyed by the place in the batch", "Paths.normal", call("normal").argument(1).edit(from_zero),
           any_batch),
     Break("guidance from the wrong end", "Guidance.predict", operation("-")[-1].swapped(), guidance),
     # ------------------------------------------------------------ tightening

@@ -12,6 +12,7 @@ import torch
 import nelbo
 from nelbo.process import grid as grids
 from nelbo.sampling import DDIM, Ancestral, DPMSolver2M, Euler, Heun, SDEDPMSolver2M, sample
+from nelbo.sampling.paths import Paths
 from tests.expected import arrays
 
 pytestmark = arrays
@@ -43,10 +44,8 @@ class Replayed:
     """A sampler whose k-th noise is `NOISE[k]`, the one that the scheduler is given as well."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
-        from nelbo.sampling import draw
-
         self.drawn = 0
-        monkeypatch.setattr(draw._Paths, "normal", lambda paths, rows, level: self.next().double())
+        monkeypatch.setattr(Paths, "normal", lambda paths, rows, level: self.next().double())
 
     def next(self, *_, **__) -> torch.Tensor:
         self.drawn += 1

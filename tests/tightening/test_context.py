@@ -10,8 +10,9 @@ import torch
 from nelbo.errors import ShapeError, UsageError
 from nelbo.model.decoder import DiscretizedGaussian
 from nelbo.model.domain import DataDomain
-from nelbo.model.fitted import context
-from nelbo.model.fitted.context import ENERGIES, KAPPA, ContextGaussian, allowed, mean_features
+from nelbo.model.fitted import neighbours
+from nelbo.model.fitted.context import KAPPA, ContextGaussian
+from nelbo.model.fitted.neighbours import ENERGIES, allowed, mean_features
 from nelbo.process.levels import Levels, Path
 from nelbo.process.prediction import Prediction
 from nelbo.tightening.decoders import fit_context
@@ -27,7 +28,7 @@ def random_decoder(shape, bins, seed=0, classes=3) -> ContextGaussian:
     def normal(*size):
         return torch.randn(*size, generator=make, dtype=torch.float64)
 
-    C = context.planes(shape)[0]
+    C = neighbours.planes(shape)[0]
     weights = 0.2 * normal(C, mean_features(C)) * allowed(C)
     cuts = torch.linspace(-1.5, -0.5, classes - 1).double()
     return ContextGaussian(weights, 0.2 * normal(C, ENERGIES), cuts, normal(classes, 1 + len(KAPPA)), normal(bins))
@@ -89,7 +90,7 @@ def test_drawing_reads_what_scoring_reads():
 def test_a_mean_that_reads_its_own_code_is_refused():
     good = random_decoder((2, 3, 3), 4)
     weights = good.mean_weights.clone()
-    weights[0, len(context.CAUSAL) * 2] = 0.1
+    weights[0, len(neighbours.CAUSAL) * 2] = 0.1
     with pytest.raises(ShapeError, match="not said yet"):
         ContextGaussian(weights, good.scale, good.cuts, good.mixture, good.log_histogram)
     with pytest.raises(ShapeError, match="2 channels"):

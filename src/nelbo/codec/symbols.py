@@ -23,7 +23,8 @@ from nelbo.errors import UsageError
 from nelbo.maths import bins
 from nelbo.model.decoder import DiscretizedGaussian, MassDecoder
 from nelbo.model.domain import DataDomain
-from nelbo.model.fitted.context import ContextGaussian, planes
+from nelbo.model.fitted.context import ContextGaussian
+from nelbo.model.fitted.neighbours import planes
 from nelbo.process.levels import Levels
 from nelbo.process.prediction import Prediction
 
@@ -157,7 +158,7 @@ class CausalSymbols(GaussianSymbols):
             part = self._classes(width, guard)
             return torch.from_numpy(stack.pop_mixture(self.K, mean, width, self.parts, part, self.histogram))
 
-        return self.decoder.say(z, t, prediction, self.domain, pop_pixel)
+        return self.decoder.in_order(z, t, prediction, self.domain, pop_pixel)
 
     def numbers(self, codes, z, t, prediction):
         numbers = self._in_order(*self._moments_of_all(codes, z, t, prediction))

@@ -10,12 +10,9 @@ Code counts by its bytes where it is the user's, and by its name where it belong
 
 from __future__ import annotations
 
-import dis
 import enum
 import functools
 import hashlib
-import sys
-import sysconfig
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nelbo.model.python_code import installed, library_of, names_in, stable, written_in_python
+
 READS = {"open", "load", "load_file", "load_model", "from_pretrained", "from_file", "import_module", "__import__"}
 READS |= {"exec", "eval", "urlopen", "hf_hub_download", "InferenceSession"}
 """Calls that bring in what no walk through objects can see."""
@@ -34,7 +33,6 @@ MOST = 200_000
 """Objects that are looked at: a network's closure holds a few dozen, and a walk that needs more has gone astray."""
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, enum.Enum, PurePath, range, slice, type(Ellipsis))
 _PLAIN += (torch.dtype, torch.Size, torch.layout, torch.memory_format, np.generic)
-_INSTALLED = tuple({sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 _OF_TORCH = set(vars(nn.Module()))
 """Attributes of every module: registries, hooks, and the mode, which is no part of what it computes."""
 _ONCE = ("__init__", "__new__", "__post_init__", "__setstate__")
@@ -171,7 +169,7 @@ class _Walk:
         if compiled is not None:
             self.visit(f"{path}._torchdynamo_orig_callable", compiled, None)
             return
-        users = not _installed(function.__code__.co_filename, function.__module__)
+        users = not installed(function.__code__.co_filename, function.__module__)
         if users:
             self._code(path, function.__code__)
         else:
@@ -194,11 +192,11 @@ class _Walk:
 
     def _globals(self, path: str, function: types.FunctionType) -> None:
         """The globals that the code reads; of a module of the user's, its attributes of the names that the code has."""
-        names, attributes = _names(function.__code__)
+        names, attributes = names_in(function.__code__)
         for name in sorted(names & set(function.__globals__)):
             value, where = function.__globals__[name], f"{function.__module__}.{name}"
             self.visit(where, value, (function.__globals__, name))
-            if isinstance(value, types.ModuleType) and not _installed(getattr(value, "__file__", None), value.__name__):
+            if isinstance(value, types.ModuleType) and not installed(getattr(value, "__file__", None), value.__name__):
                 for attribute in sorted(attributes & set(vars(value))):
                     self.visit(f"{where}.{attribute}", vars(value)[attribute], (vars(value), attribute))
         if self._strict and function.__name__ not in _ONCE:
@@ -206,7 +204,7 @@ class _Walk:
 
     def _code(self, path: str, code: types.CodeType) -> None:
         constants = [c for c in code.co_consts if not isinstance(c, types.CodeType)]
-        self._note(path, repr((code.co_names, code.co_varnames, _stable(constants))), code.co_code)
+        self._note(path, repr((code.co_names, code.co_varnames, stable(constants))), code.co_code)
         for inner in code.co_consts:
             if isinstance(inner, types.CodeType):
                 self._code(path, inner)
@@ -248,7 +246,7 @@ class _Walk:
             self._note(path, str(graph))
             return
         attributes = dict(_attributes(value))
-        if not all(_written_in_python(base) for base in kind.__mro__):
+        if not all(written_in_python(base) for base in kind.__mro__):
             self._unknown(path, value)  # the attributes of a compiled class need not be all that it holds
         self._class(path, kind)
         holder = vars(value) if hasattr(value, "__dict__") else None
@@ -275,47 +273,3 @@ def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
         for name in (slots,) if isinstance(slots, str) else slots:
             if name not in ("__dict__", "__weakref__") and hasattr(value, name):
                 yield name, getattr(value, name)
-
-
-def _written_in_python(kind: type) -> bool:
-    """Whether the objects of a class hold nothing but their attributes."""
-    heap_type = 1 << 9  # Py_TPFLAGS_HEAPTYPE, which classes of C have only where their module is no file of Python
-    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
-    return kind is object or bool(
-        kind.__flags__ & heap_type and (kind.__module__ == "__main__" or str(file).endswith(".py"))
-    )
-
-
-def _names(code: types.CodeType) -> tuple[set[str], set[str]]:
-    """Names of globals that the code reads, and of attributes."""
-    names: set[str] = set()
-    attributes: set[str] = set()
-    for step in dis.get_instructions(code):
-        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
-            names.add(step.argval)
-        elif step.opname in ("LOAD_ATTR", "LOAD_METHOD"):
-            attributes.add(step.argval)
-        elif isinstance(step.argval, types.CodeType):
-            inner = _names(step.argval)
-            names, attributes = names | inner[0], attributes | inner[1]
-    return names, attributes
-
-
-def _stable(constants: list[Any]) -> list[str]:
-    """Constants as text that is the same in every process: sets have an order of their own in each."""
-    return [repr(sorted(map(repr, c))) if isinstance(c, frozenset) else repr(c) for c in constants]
-
-
-def _installed(file: str | None, module: str | None) -> bool:
-    """Whether code comes from an installed library: its name then says which code it is. module: None for what was made
-    by a library at run time."""
-    if module is None or module.partition(".")[0] in ("nelbo", "builtins"):
-        return True
-    return file is None or file.startswith((*_INSTALLED, "<frozen"))
-
-
-def library_of(kind: type) -> str | None:
-    """The library that a class comes from; None where it is the user's."""
-    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
-    main = kind.__module__ == "__main__"
-    return None if main or not _installed(file, kind.__module__) else str(kind.__module__).partition(".")[0]

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from nelbo.errors import UsageError
-from nelbo.model.closure import Inside, library_of, look
+from nelbo.model.closure import Inside, look
+from nelbo.model.python_code import library_of
 from nelbo.typing import Json
 
 _CALLS = threading.RLock()

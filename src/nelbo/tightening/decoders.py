@@ -21,11 +21,10 @@ from nelbo.maths import bins
 from nelbo.model.decoder import Categorical, ContinuousGaussian, Decoder, DiscretizedGaussian
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.domain import DataDomain
-from nelbo.model.fitted.context import (
+from nelbo.model.fitted.context import KAPPA, ContextGaussian
+from nelbo.model.fitted.neighbours import (
     ENERGIES,
-    KAPPA,
     Context,
-    ContextGaussian,
     allowed,
     mean_design,
     mean_features,
