@@ -6,19 +6,18 @@ float64 outside the network and a training step stays in float32 throughout.
 
 from __future__ import annotations
 
-import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 
 from nelbo.errors import NelboError, ShapeError, UsageError
-from nelbo.model.calling import explained, first_line
+from nelbo.model.calling import explained
 from nelbo.model.domain import DataDomain
-from nelbo.model.opened import OpenedFunction, entered, home, name_of, opened, plain
+from nelbo.model.opened import entered, name_of, opened, plain
+from nelbo.model.predictor import Predictor
 from nelbo.process.levels import Levels, column
 from nelbo.process.prediction import Output, Prediction, network_input, x0_from
 from nelbo.typing import Choice, Condition, Json
@@ -52,77 +51,15 @@ class TimeInput(Choice, noun="time input"):
         return t.index.to(dtype) if t.index.is_floating_point() else t.index
 
 
-class Denoiser(nn.Module, ABC):
+class Denoiser(Predictor, ABC):
     """Abstract: predicts x from z_t. Holds weights only; `compute_dtype` is what its network computes in."""
 
-    compute_dtype: torch.dtype | None = None
     learned_variance: bool = False
     """Whether its predictions carry a raw variance output."""
-    stochastic: bool = False
-    """Whether its network may answer differently when it is asked twice; declared by whoever made it."""
-    reference: str | None = None
-    """`package.module:function` that made it, where it came so: what a folder can hold in the place of its network."""
 
     @abstractmethod
     def forward(self, z: Tensor, t: Levels, condition: Condition | None = None) -> Prediction:
         """The prediction at z (B, …) and levels t (B,), in the dtype of z."""
-
-    def describe(self) -> Json:
-        """What its weights do not say and p_θ depends on, as JSON for the model's fingerprint."""
-        return {"kind": type(self).__name__}
-
-    @property
-    def opaque(self) -> tuple[str, ...]:
-        """What could not be followed inside of its network, by path; the model's fingerprint is then unknown."""
-        return tuple(path for m in self.modules() if isinstance(m, OpenedFunction) for path in m.opaque)
-
-    @property
-    def foreign(self) -> bool:
-        """Whether its network is not one of nelbo's own, which are known to treat every example by itself."""
-        net = getattr(self, "net", None)
-        return net is not None and not hasattr(plain(net), "recipe") and not home(net).startswith("nelbo.model.")
-
-    @property
-    def coarse(self) -> bool:
-        """Whether its network computes in 16 bits."""
-        return torch.finfo(self._dtype(torch.float64)).bits < 32
-
-    @contextmanager
-    def inference(self) -> Iterator[None]:
-        """Evaluation mode (no dropout) inside, and afterwards every module in the mode it was in."""
-        modes = {module: module.training for module in self.modules()}
-        self.eval()
-        try:
-            yield
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
-
-    def in_precision(self, dtype: torch.dtype | None, device: torch.device | str | None) -> Denoiser:
-        """A copy that computes in `dtype` on `device`; the original stays as it is.
-
-        Errors: UsageError where the network cannot be copied.
-        """
-        tensors = [*self.parameters(), *self.buffers()]
-        same_device = device is None or all(_on(t.device, torch.device(device)) for t in tensors)
-        if dtype == self._dtype(torch.float64) and same_device:
-            return self
-        try:
-            other = copy.deepcopy(self).to(device=device, dtype=dtype)
-        except (RuntimeError, TypeError, NotImplementedError) as error:
-            raise UsageError(
-                f"the network cannot be copied to {dtype} on {device or 'its device'}: {first_line(error)}",
-                "give a network that copy.deepcopy copies, or ask for the precision and device that it has",
-            ) from error
-        other.compute_dtype = dtype
-        return other
-
-    def _dtype(self, otherwise: torch.dtype) -> torch.dtype:
-        for p in self.parameters():
-            if p.is_floating_point():
-                return p.dtype
-        held = next((m.held for m in self.modules() if isinstance(m, OpenedFunction)), None)
-        return self.compute_dtype or held or otherwise
 
     def _call(self, net: Callable[..., Tensor], z: Tensor, t: Levels, time: TimeInput, condition: Condition | None):
         dtype = self._dtype(z.dtype)
@@ -257,8 +194,3 @@ class CategoricalDenoiser(Denoiser):
         logits = logits.to(z.dtype) - 0.5 * ((z[..., None] - alpha * lattice) / sigma).square()
         log_probs = logits.log_softmax(-1)
         return Prediction((log_probs.exp() * lattice).sum(-1), log_probs)
-
-
-def _on(device: torch.device, asked: torch.device) -> bool:
-    """Whether `device` is the one asked for: "cuda" is any GPU."""
-    return device == asked or (asked.index is None and device.type == asked.type)

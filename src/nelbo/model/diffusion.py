@@ -7,9 +7,6 @@ What is evaluated, sampled or coded is exactly what its parts say; another grid,
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,10 +20,10 @@ from nelbo.errors import NelboError, UsageError
 from nelbo.model.decoder import Decoder, NetworkCategorical
 from nelbo.model.denoiser import CategoricalDenoiser, Denoiser
 from nelbo.model.domain import DataDomain
+from nelbo.model.frozen import FrozenModel
 from nelbo.model.mixture import MixtureDenoiser, NetworkMixture
 from nelbo.model.prior import Prior
 from nelbo.model.reverse import Reverse
-from nelbo.parts import hash_tensors
 from nelbo.process.grid import Grid
 from nelbo.process.levels import Levels
 from nelbo.process.prediction import Prediction
@@ -36,7 +33,7 @@ from nelbo.typing import Condition, Json
 
 @equation("latent-marginal", "reverse-joint")
 @dataclass(frozen=True, eq=False)
-class DiffusionModel:
+class DiffusionModel(FrozenModel):
     """Domain, schedule, grid, denoiser, reverse, decoder and prior, with the provenance of the weights.
 
     Errors: UsageError where parts do not fit each other (a discrete decoder on real data, a categorical decoder on a
@@ -92,24 +89,11 @@ class DiffusionModel:
         """The model's prediction at z (B, …) and levels t (B,), after its clipping policy."""
         return self.reverse.prepared(self.denoiser(z, t, condition), z)
 
-    def with_grid(self, grid: Grid) -> DiffusionModel:
-        """The model on another grid of the same schedule: same weights, decoder, prior."""
-        return dataclasses.replace(self, grid=grid)
-
-    def in_precision(self, dtype: torch.dtype | None, device: torch.device | str | None = None) -> DiffusionModel:
-        """The model whose network computes in `dtype` on `device`; self is left as it is."""
-        return dataclasses.replace(self, denoiser=self.denoiser.in_precision(dtype, device))
-
     def save_pretrained(self, folder: str | Path, *, bound: Any = None, license: str | None = None) -> Path:
         """Write the model as a folder that diffusers loads; see `nelbo.save_pretrained`, also for errors."""
         import nelbo  # the public face, which loads the floors above this one when they are asked for
 
         return nelbo.save_pretrained(self, folder, bound=bound, license=license)
-
-    @property
-    def parameters(self) -> int:
-        """Number of trained scalars."""
-        return sum(p.numel() for p in self.denoiser.parameters())
 
     def describe(self) -> Json:
         """The parts as JSON: what a result must carry to say which model it scored."""
@@ -135,28 +119,6 @@ class DiffusionModel:
         for part in ("domain", "schedule", "reverse", "decoder", "prior"):
             named |= {f"{part}.{k}": v for k, v in getattr(self, part).to_tensors().items()}
         return named
-
-    def fingerprint(self) -> str | None:
-        """SHA-256 over the parts, every tensor's bytes and the code of a network that is a function: two models with
-        one fingerprint are the same p_θ. None where the network holds something that cannot be followed."""
-        if self.denoiser.opaque:
-            return None
-        parts = {**self.describe(), "denoiser": self.denoiser.describe()}
-        digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
-        hash_tensors(digest, self.tensors())
-        return digest.hexdigest()
-
-    def known_fingerprint(self, what: str) -> str:
-        """The fingerprint, for `what`, which cannot do without. Errors: UsageError where it is unknown."""
-        fingerprint = self.fingerprint()
-        if fingerprint is None:
-            raise UsageError(
-                f"the model's fingerprint is unknown, for its network holds {self.denoiser.opaque[0]}; it is needed "
-                f"for {what}",
-                "name the torch modules that the function calls: from_callable(fn, modules=[net], …); or load the "
-                "weights before, outside of the function",
-            )
-        return fingerprint
 
 
 def flops_per_evaluation(model: DiffusionModel) -> int | None:

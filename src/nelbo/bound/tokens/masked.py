@@ -1,0 +1,200 @@
+"""The chain over hidden places as a `Problem`: over counts, or over times where the network is told them.
+
+A draw is a set M of hidden places, and its term the weight of a step times the mean cost of a place in M:
+
+    counts         M uniform of size l_k                 l_k − l_{k−1}
+    table, times   M around a place at rate u_k          (u_k − u_{k−1}) n        u = 1 − α, n scored places
+    continuous     the same, u uniform in a slice        Δ n
+
+(`counts.py` says why.) Sequences of unequal length have a chain over counts each: l = ⌈u n⌉ with u uniform in a slice,
+and weight Δ n. Where all places are hidden and nothing else is given, the network sees the same input for every
+sequence: that one evaluation is shared (`all_hidden`), and the step is exact.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from nelbo.bound.problem import Cells, Draws
+from nelbo.bound.tokens import controls as control_columns
+from nelbo.bound.tokens import terms
+from nelbo.bound.tokens.chain import SLICES, TokenChain
+from nelbo.bound.tokens.ngrams import NGrams
+from nelbo.maths.keys import Purpose
+from nelbo.process.grid import Continuous, Full
+from nelbo.process.tokens import counts
+from nelbo.process.tokens.kernel import Absorbing
+from nelbo.process.tokens.levels import TokenLevels
+
+
+@dataclass(frozen=True, eq=False)
+class MaskedChain(TokenChain):
+    """See the module. all_hidden: log p (1, L, V) where every place is hidden, if that is shared."""
+
+    all_hidden: Tensor | None = None
+
+    @property
+    def mask(self) -> int:
+        """The symbol of a hidden place."""
+        assert isinstance(self.model.kernel, Absorbing)
+        return self.model.kernel.mask
+
+    @property
+    def by_length(self) -> bool:
+        """Whether every sequence has its own counts, one for each of its scored places."""
+        return self.model.counted and self.ragged and isinstance(self.model.grid, Full)
+
+    @cached_property
+    def counts(self) -> Tensor:
+        """Counts l_0 = 0 < l_1 < … < l_K of every sequence, (N, K + 1), or (1, K + 1) where all have the same."""
+        distinct, of = (self.number if self.ragged else self.number[:1]).unique(return_inverse=True)
+        return torch.tensor([[0, *self.model.counts(int(n))] for n in distinct])[of]
+
+    @cached_property
+    def rates(self) -> Tensor:
+        """Mask rates u_0 = 0 < u_1 < … < u_K of a chain over times; the two ends of a continuous one."""
+        noise = self.levels.noise
+        return noise if isinstance(self.model.grid, Continuous) else torch.cat([torch.zeros(1).double(), noise])
+
+    @property
+    def ends_hidden(self) -> bool:
+        """Whether the last step starts from every scored place hidden, whatever was drawn."""
+        if self.model.counted:
+            return not self.by_length
+        return not isinstance(self.model.grid, Continuous) and float(self.rates[-1]) == 1
+
+    @cached_property
+    def shareable(self) -> bool:
+        """Whether that step's input is the same for every sequence."""
+        given = self.data.masked_fill(self.scored, -1)
+        return self.ends_hidden and not self.condition and bool((given == given[:1]).all())
+
+    @cached_property
+    def edges(self) -> Tensor:
+        """Edges of all cells by the coordinate: counts, places by share, or mask rates; (M + 1,)."""
+        if self.by_length:
+            return torch.linspace(0, 1, SLICES + 1, dtype=torch.float64)
+        if self.model.counted:
+            edges = self.counts[0].double() if not self.ragged else self.counts.double().mean(0)
+            return edges
+        if isinstance(self.model.grid, Continuous):
+            first, last = self.rates.tolist()
+            return torch.linspace(first, last, SLICES + 1, dtype=torch.float64)
+        return self.rates
+
+    @cached_property
+    def cells(self) -> Cells:
+        """A cell a step, or a slice; without the step that is exact."""
+        continuous = self.by_length or (not self.model.counted and isinstance(self.model.grid, Continuous))
+        edges = self.edges if self.all_hidden is None else self.edges[:-1]
+        start, stop = edges[:-1], edges[1:]
+        place = (start + stop) / 2 if continuous else stop
+        return Cells(start, stop, place, stop - start, continuous)
+
+    @property
+    def first_cost(self) -> int:
+        """1 where a continuous chain begins with some noise, whose hidden places are decoded at once."""
+        return int(not self.model.counted and isinstance(self.model.grid, Continuous) and float(self.rates[0]) > 0)
+
+    @property
+    def control_columns(self) -> int:
+        """Those of `controls.py`."""
+        return control_columns.COLUMNS
+
+    def position(self, u: float) -> tuple[float, float]:
+        """Time, of a chain over counts the share of hidden places, and log-SNR log α/(1 − α), at a fraction of the
+        cells."""
+        edges, place = self.edges, u * len(self.cells)
+        before = min(int(place), len(edges) - 2)
+        rate = float(edges[before] + (place - before) * (edges[before + 1] - edges[before]))
+        if self.model.counted:
+            rate = rate / float(edges[-1])
+            t = rate
+        else:
+            assert self.model.schedule is not None  # a chain over times has one
+            t = float(self.model.schedule.time_of(torch.tensor(rate, dtype=torch.float64)))
+        return t, math.log((1 - rate) / rate) if 0 < rate < 1 else math.nan
+
+    def prior(self, examples: Tensor) -> Tensor:
+        """Also the step from all places hidden, where it is exact; `last_step` says its part."""
+        return super().prior(examples) + self.last_step(examples)
+
+    def last_step(self, examples: Tensor) -> Tensor:
+        """The cost (n,) of the step from all places hidden; 0 where it is none of the exact ones."""
+        if self.all_hidden is None:
+            return torch.zeros(len(examples), dtype=torch.float64)
+        x, scored = self.data[examples], self.scored[examples]
+        log_p = self.all_hidden.expand(len(x), -1, -1)
+        weight = self._weight(examples, torch.full_like(examples, len(self.edges) - 2))
+        return terms.revealed(self.model, log_p, x, scored, scored, weight)
+
+    def ask_all_hidden(self) -> Tensor:
+        """The network's answer where every place is hidden, (1, L, V) on the CPU; one evaluation."""
+        row = torch.zeros(1, dtype=torch.long)
+        x, scored = self.rows(row)
+        with torch.no_grad():
+            at = None if self.model.counted else self.levels[-1:].to(self.device)
+            return self.model.predict(x.masked_fill(scored, self.mask), scored, at).cpu()
+
+    def columns(self, draws: Draws, controls: object, rows: Tensor) -> Tensor:
+        """(b, 1 + 6): the term and the controls, which are weighted as the term is."""
+        columns = torch.zeros(len(rows), 1 + control_columns.COLUMNS, dtype=torch.float64)
+        if draws.cells is None and not self.first_cost:
+            return columns  # there is no such term
+        examples = draws.examples[rows]
+        x, scored = self.rows(examples)
+        masked, weight, at = self._draw(draws, rows)
+        z = x.masked_fill(masked, self.mask)
+        with torch.no_grad():
+            log_p = self.model.predict(
+                z, masked, None if at is None else at.to(self.device), self.condition_of(examples)
+            )
+            weights = weight.to(self.device)
+            passes = weights if self.by_length else 1.0
+            cost = terms.revealed(self.model, log_p, x, masked, scored, weights, passes)
+        columns[:, 0] = cost.cpu()
+        if isinstance(controls, NGrams) and draws.cells is not None:
+            unit = weight / self.cells.scale[draws.cells[rows]]
+            found = control_columns.columns(controls, self.data[examples], self.scored[examples], masked.cpu())
+            columns[:, 1:] = unit[:, None] * found
+        return self.finite(columns, examples, "diffusion" if draws.cells is not None else "reconstruction")
+
+    def _draw(self, draws: Draws, rows: Tensor) -> tuple[Tensor, Tensor, TokenLevels | None]:
+        """Hidden places (b, L) on the device, the weight of the step (b,) and its levels."""
+        examples = draws.examples[rows]
+        keys, numbers, L = draws.keys[rows], draws.numbers[rows], self.data.shape[1]
+        scored, number = self.scored[examples].to(self.device), self.number[examples]
+        v = Purpose.TERM_NOISE.uniform(self.seed, examples, keys, numbers, (L + 1,), device=self.device)
+        cells = None if draws.cells is None else draws.cells[rows]
+        if cells is None:
+            rate, weight = self.rates[:1].expand(len(rows)), self.rates[0] * number
+        else:
+            assert draws.inner is not None  # every draw of a cell has a place in it
+            rate, weight = self.cells.at(cells, draws.inner[rows].double()), self._weight(examples, cells)
+        if self.model.counted:
+            assert cells is not None  # such a chain has no first level
+            if self.by_length:
+                count = torch.ceil(rate * number).long().clamp(min=1)
+            else:
+                count = self.counts.expand(self.examples, -1)[examples, cells + 1]
+            return counts.subset(v[:, :L], scored, count.to(self.device)), weight, None
+        masked = counts.around_a_place(v[:, :L], v[:, L], scored, rate.to(self.device))
+        if isinstance(self.model.grid, Continuous):
+            assert self.model.schedule is not None  # a chain over times has one
+            at = self.model.schedule.at(self.model.schedule.time_of(rate))
+        else:
+            assert cells is not None
+            at = self.levels[cells]
+        return masked, weight, at
+
+    def _weight(self, examples: Tensor, cells: Tensor) -> Tensor:
+        """How many places the step of a cell reveals, (b,) float64."""
+        if self.model.counted and not self.by_length:
+            each = self.counts.diff(dim=1).double().expand(self.examples, -1)
+            return each[examples, cells]
+        return self.edges.diff()[cells] * self.number[examples]

@@ -1,0 +1,85 @@
+"""Sequences of symbols: how many there are, how long a sequence is, and which of its places are scored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from nelbo.arguments import numbers
+from nelbo.errors import DomainError, ShapeError, UsageError
+from nelbo.parts import Part
+from nelbo.typing import Shape
+
+
+@numbers
+@dataclass(frozen=True, eq=False)
+class TokenDomain(Part, family="token_domain", kind="tokens"):
+    """Sequences x ∈ {0, …, V − 1}^L of V = `vocabulary` symbols."""
+
+    vocabulary: int
+    length: int
+    limits: ClassVar[dict[str, int]] = {"vocabulary": 1 << 24, "length": 1 << 20}
+
+    def __post_init__(self):
+        if self.vocabulary < 2 or self.length < 1:
+            raise UsageError(
+                f"sequences of {self.length} places with {self.vocabulary} symbols", "give at least 1 place, 2 symbols"
+            )
+
+    @property
+    def dimensions(self) -> int:
+        """L."""
+        return self.length
+
+    @property
+    def shape(self) -> Shape:
+        """(L,)."""
+        return (self.length,)
+
+    def checked(self, data: Tensor) -> Tensor:
+        """data (N, L) as int64. Errors: ShapeError; DomainError for what is no symbol."""
+        if data.ndim != 2 or data.shape[1] != self.length:
+            raise ShapeError(
+                f"sequences of shape {tuple(data.shape)}",
+                f"give (N, {self.length}) integers: one row a sequence, shorter ones padded and told apart by `mask`",
+            )
+        if not len(data):
+            raise ShapeError("no sequences", "give at least one")
+        if data.is_floating_point() or data.is_complex() or data.dtype == torch.bool:
+            raise DomainError(f"symbols as {data.dtype}", "give integers, one symbol a place")
+        data = data.long()
+        low, high = int(data.min()), int(data.max())
+        if low < 0 or high >= self.vocabulary:
+            raise DomainError(
+                f"symbols from {low} to {high} for a vocabulary of {self.vocabulary}",
+                f"symbols are 0 … {self.vocabulary - 1}; check the tokenizer that they come from",
+            )
+        return data
+
+
+def scored_places(data: Tensor, prompt: Tensor | None, mask: Tensor | None) -> Tensor:
+    """The places (N, L) that are noised and scored: those of `mask` (all where None) without those of `prompt`.
+
+    Errors: ShapeError, DomainError where a sequence has none.
+    """
+    scored = torch.ones_like(data, dtype=torch.bool)
+    for name, given in {"prompt": prompt, "mask": mask}.items():
+        if given is None:
+            continue
+        places = torch.as_tensor(given)
+        if places.shape != data.shape or places.dtype != torch.bool:
+            raise ShapeError(
+                f"{name} of shape {tuple(places.shape)} and type {str(places.dtype).removeprefix('torch.')}",
+                f"give bools of the shape of the data, {tuple(data.shape)}: "
+                + ("True where a place is given" if name == "prompt" else "True where a place is scored"),
+            )
+        scored &= ~places if name == "prompt" else places
+    if not bool(scored.any(1).all()):
+        raise DomainError(
+            f"sequence {int((~scored.any(1)).nonzero()[0, 0])} has no place that is scored",
+            "leave out sequences that are wholly given or padded",
+        )
+    return scored

@@ -1,0 +1,156 @@
+"""`TokenModel`: a complete p(x) over sequences of symbols, made of parts and frozen.
+
+    p(x) = Σ_{z_1..z_T} p(z_T) Π_t p(z_{t−1} | z_t) p(x | z_1)
+
+Where places are masked and the network is not told the time, the chain runs over counts of hidden places and needs no
+schedule: every one gives the same bound.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from nelbo.errors import UsageError
+from nelbo.model.frozen import FrozenModel
+from nelbo.model.tokens.chain import counts_of, levels_of
+from nelbo.model.tokens.denoiser import TokenDenoiser, TokenLaw
+from nelbo.model.tokens.domain import TokenDomain
+from nelbo.model.tokens.reverse import AllMasked, Rule, SymbolPrior, TokenPrior, TokenReverse
+from nelbo.process.grid import Continuous, Full, Grid
+from nelbo.process.tokens import steps
+from nelbo.process.tokens.kernel import Kernel, Steps
+from nelbo.process.tokens.levels import TokenLevels
+from nelbo.process.tokens.survival import AlphaTable, Survival
+from nelbo.typing import Condition, Json
+
+FIRST = 1e-3
+"""Unit time at which the continuous chain of a kernel without a mask begins, unless its grid says otherwise."""
+
+
+@dataclass(frozen=True, eq=False)
+class TokenModel(FrozenModel):
+    """Domain, kernel, schedule (None where none is needed), grid, denoiser, reverse and prior, with the provenance of
+    the weights.
+
+    Errors: UsageError where parts do not fit each other, and where the bound is infinite for every sequence.
+    """
+
+    domain: TokenDomain
+    kernel: Kernel
+    denoiser: TokenDenoiser
+    schedule: Survival | None = None
+    grid: Grid = field(default_factory=Full)
+    reverse: TokenReverse = field(default_factory=TokenReverse)
+    prior: TokenPrior = field(default_factory=AllMasked)
+    provenance: Json = field(default_factory=dict)
+    trained_on: Tensor | None = None
+    """Hashes of the training examples (`Examples.hashes`), so that evaluating on them is noticed."""
+
+    def __post_init__(self):
+        self.kernel.check(self.domain.vocabulary)
+        needed = not isinstance(self.kernel, Steps) and (not self.kernel.absorbing or self.denoiser.timed)
+        if needed and self.schedule is None:
+            why = "a network that is told the time" if self.kernel.absorbing else f"the kernel {self.kernel.kind!r}"
+            raise UsageError(
+                f"{why} without a schedule", "give schedule=nelbo.tokens.linear(), cosine(), geometric(…) or table(α)"
+            )
+        if not needed and self.schedule is not None:
+            raise UsageError(
+                "a schedule for a chain that has none: "
+                + ("the steps are a table" if isinstance(self.kernel, Steps) else "the network is not told the time"),
+                "leave schedule=None; every schedule gives the same bound",
+            )
+        if self.kernel.absorbing and Rule.parse(self.reverse.rule) is Rule.PLUG_IN:
+            raise UsageError(
+                "a plug-in step of masked places", "it is the mixture itself there: leave reverse='mixture'"
+            )
+        if self.counted:
+            self.counts(self.domain.length)
+            if not isinstance(self.prior, AllMasked):
+                raise UsageError(
+                    f"the prior {self.prior.kind!r} of a chain over counts", "it ends with every place hidden"
+                )
+        else:
+            levels, _ = self.levels()
+            self.prior.check(self.kernel, levels[-1:], self.domain.vocabulary)
+        if not self.reverse.carry_over and not self.counted:
+            raise UsageError(
+                "carry_over=False of a network that is told the time, or without a mask",
+                "leave carry_over=True: a visible symbol stays",
+            )
+
+    @property
+    def counted(self) -> bool:
+        """Whether the chain runs over counts of hidden places."""
+        return self.kernel.absorbing and not self.denoiser.timed
+
+    def counts(self, n: int) -> list[int]:
+        """Counts l_1 < … < l_K = n of a chain over counts, for n scored places."""
+        return counts_of(self.grid, n)
+
+    def levels(self) -> tuple[TokenLevels, Kernel]:
+        """The levels z_1 … z_K of a chain over times (the two ends of a continuous one), and the kernel of its
+        steps."""
+        return levels_of(self.grid, self.kernel, self.schedule)
+
+    def predict(self, z: Tensor, hidden: Tensor, at: TokenLevels | None, condition: Condition | None = None) -> Tensor:
+        """log probabilities (B, L, V) of every place's symbol as the network says them, after the model's rules.
+
+        z (B, L) int64; hidden (B, L): where it is masked; at: levels (B,), None for a chain over counts.
+        """
+        logits = self.denoiser(z, hidden, at, condition)
+        return self.reverse.log_law(logits, self.kernel, self.domain.vocabulary)
+
+    def posterior(self, log_law: Tensor, z: Tensor, at: TokenLevels, kernel: Kernel) -> Tensor:
+        """log p(k | z) of what `predict` returned, at a level of a kernel without a mask."""
+        if self.denoiser.law is TokenLaw.LEAVE_ONE_OUT or Rule.parse(self.reverse.rule) is Rule.PLUG_IN:
+            return steps.posterior_from_leave_one_out(log_law, z, at, kernel)
+        return log_law
+
+    @property
+    def steps(self) -> int | None:
+        """Network evaluations of one pass of the chain; None where the grid is continuous."""
+        if self.counted:
+            return len(self.counts(self.domain.length))
+        return None if isinstance(self.grid, Continuous) else len(self.levels()[0])
+
+    def describe(self) -> Json:
+        """The parts as JSON: what a result must carry to say which model it scored."""
+        return {
+            "domain": self.domain.to_config(),
+            "kernel": self.kernel.to_config(),
+            "schedule": None if self.schedule is None else self.schedule.to_config(),
+            "grid": {**self.grid.to_config(), "steps": self.steps, "over": "counts" if self.counted else "times"},
+            "reverse": self.reverse.to_config(),
+            "prior": self.prior.to_config(),
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor of the model by name: weights as the denoiser names them, tables under their part."""
+        named = dict(self.denoiser.state_dict())
+        for part in ("kernel", "schedule", "prior"):
+            if getattr(self, part) is not None:
+                named |= {f"{part}.{k}": v for k, v in getattr(self, part).to_tensors().items()}
+        return named
+
+
+def grid_for(kernel: Kernel, schedule: Survival | None) -> Grid:
+    """The grid of a model that names none: every count, every level of a table, the whole interval of a law."""
+    if isinstance(kernel, Steps) or schedule is None or isinstance(schedule, AlphaTable):
+        return Full()
+    if kernel.absorbing or float(schedule.noise(torch.zeros(1, dtype=torch.float64))) > 0:
+        return Continuous()
+    return Continuous(t_first=FIRST)
+
+
+def prior_for(kernel: Kernel, schedule: Survival | None, grid: Grid, vocabulary: int) -> TokenPrior:
+    """The prior of a model that names none: all places masked, or the mean of q(z_T | x) over symbols x, which is
+    uniform where the noise is."""
+    if kernel.absorbing:
+        return AllMasked()
+    levels, steps_of = levels_of(grid, kernel, schedule)
+    even = torch.full((1, 1, vocabulary), 1 / vocabulary, dtype=torch.float64)
+    return SymbolPrior(steps_of.marginal(even, levels[-1:])[0, 0])

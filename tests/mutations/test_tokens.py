@@ -1,0 +1,137 @@
+"""Chains over symbols broken on purpose: laws of survival, kernels, steps, counts, exact data, terms, controls."""
+
+from __future__ import annotations
+
+import functools
+
+from tests.bound.tokens import checks as bound
+from tests.model.tokens import checks as model
+from tests.mutations.breaks import Break, each_is_noticed
+from tests.mutations.places import call, comparison, field, number, operation, result, subscript
+from tests.process.tokens import checks as process
+
+
+def of(check, *names):
+    return functools.partial(check, *names)
+
+
+steps_uniform, steps_table = of(process.check_steps, "uniform"), of(process.check_steps, "steps")
+kernels_uniform, kernels_rates = of(process.check_marginals, "uniform"), of(process.check_marginals, "rates")
+one_out = of(process.check_leave_one_out, "uniform")
+rate_mixture, rate_plugged = of(process.check_rate, "rates", False), of(process.check_rate, "rates", True)
+every_count, three_steps = of(bound.check_counts, "every count"), of(bound.check_counts, "three steps")
+drawn_counts = of(bound.check_draws_of_counts, "every count")
+drawn_three = of(bound.check_draws_of_counts, "three steps")
+drawn_masks = of(bound.check_draws_of_times, "masked, cosine")
+drawn_table = of(bound.check_draws_of_times, "masked, table")
+drawn_uniform = of(bound.check_draws_of_times, "uniform")
+paths_masked, paths_matched = of(bound.check_paths, "masked, linear"), of(bound.check_paths, "masked, matched prior")
+paths_uniform, paths_plugged = of(bound.check_paths, "uniform"), of(bound.check_paths, "uniform", "plug_in")
+paths_one_out, respaced = of(bound.check_paths, "uniform", "leave_one_out"), of(bound.check_paths, "steps, respaced")
+markov = of(model.check_data, "markov")
+
+BREAKS = [
+    # ------------------------------------------------------------ laws of survival
+    Break("α_t = t − dt: a law that rises", "Linear.alpha", operation("-").to("+"),
+          of(process.check_survival, "linear")),
+    Break("the log-linear law forgets its ε", "Linear.noise", operation("-").keep_left(),
+          of(process.check_survival, "log-linear")),
+    Break("half the angle of the cosine", "Cosine.alpha", number(4).to(8), of(process.check_survival, "cosine")),
+    Break("noise of the cosine by subtraction", "Cosine.noise", call("sin").to("cos"),
+          of(process.check_survival, "cosine")),
+    Break("geometric noise from the wrong end", "Geometric._sigma", operation("-").keep_right(),
+          of(process.check_survival, "geometric")),
+    Break("σ for 1 − e^−σ", "Geometric.noise", call("expm1").to("exp"), of(process.check_survival, "geometric")),
+    Break("the inverse of the cosine without its π/2", "Cosine.time_of", operation("*").keep_left(),
+          of(process.check_survival, "cosine")),
+    # ------------------------------------------------------------ kernels and steps
+    Break("noise is not spread over V symbols", "Uniform.likelihood", operation("/").keep_left(), kernels_uniform),
+    Break("a marginal forgets the mass of its weights", "Uniform.marginal", operation("*")[-1].keep_left(),
+          steps_uniform),
+    Break("a step survives with α_t for α_t/α_s", "Uniform.backward", operation("/")[0].keep_left(), kernels_uniform),
+    Break("the noise of a step without 1/α_s", "Uniform.backward", operation("/")[1].keep_left(), kernels_uniform),
+    Break("a rate of 1 for 1/V", "Uniform.rates", operation("/").keep_left(), process.check_uniform_is_a_generator),
+    Break("a changed symbol is never the old one", "Uniform.noised", operation("*").times(0.9),
+          of(process.check_noised, "uniform")),
+    Break("τ = α", "Rates.cumulative", call("log1p").drop(), kernels_rates),
+    Break("a step of a generator backwards in time", "Rates.between", operation("-").swapped(), kernels_rates),
+    Break("rows of a generator for its columns", "Rates.rates", field("mT").drop(), rate_mixture),
+    Break("columns of a matrix for its rows", "kernel:_columns", field("mT").drop(), kernels_rates),
+    Break("matrices of a table are multiplied from the wrong side", "Steps._products", operation("@").swapped(),
+          of(process.check_marginals, "steps")),
+    Break("a respaced table forgets its last step", "Steps.respaced", subscript()[0].to("a : max(a + 1, b - 1)"),
+          process.check_respaced, respaced),
+    Break("D3PM's width without its 4", "gaussian_steps", number(4).to(1), process.check_gaussian),
+    Break("D3PM's width by V for V − 1", "gaussian_steps", operation("-")[0].keep_left(), process.check_gaussian),
+    Break("the mixture does not divide by q(z | k)", "mixture", call("_over").keep_argument(0), steps_uniform),
+    Break("the plug-in without q(z_t | z_s)", "plug_in", operation("*").keep_right(), steps_table),
+    Break("leave-one-out divides where it should multiply", "posterior_from_leave_one_out",
+          operation("+").to("-"), one_out, paths_one_out),
+    Break("and the other way round", "leave_one_out_from_posterior", operation("-").to("+"), one_out),
+    Break("the divergence of the model from the truth", "steps:divergence", operation("-").swapped(),
+          process.check_divergence),
+    Break("the rate's cost without b − a", "rate_divergence", operation("+").keep_left(), rate_mixture),
+    Break("the plug-in's rates as a mixture's", "rate_divergence", operation("/")[1].keep_left(), rate_plugged),
+    Break("the prior is compared at the data", "prior_divergence", call("marginal").keep_argument(0),
+          process.check_prior, paths_uniform),
+    # ------------------------------------------------------------ counts
+    Break("a chain of K steps ends one early", "counts:even", operation("+").keep_left(), process.check_counts),
+    Break("one hidden place too many", "counts:subset", comparison("<").to("<="), process.check_subsets),
+    Break("given places are hidden", "counts:subset", call("masked_fill").drop(), process.check_subsets),
+    Break("hidden places are always the first ones", "counts:subset", call("argsort")[0].drop(), process.check_subsets),
+    Break("no place is hidden for certain", "around_a_place", operation("|").keep_left(), process.check_around_a_place),
+    Break("neighbours change sides", "patterns", call("shifted").argument(1).negated(), process.check_patterns_by_hand),
+    Break("patterns of independent places", "pattern_probabilities", operation("-")[5].keep_left(),
+          process.check_patterns, bound.check_controls),
+    Break("a place counts among its neighbours", "pattern_probabilities", operation("-")[0].keep_left(),
+          process.check_patterns),
+    # ------------------------------------------------------------ exact data, logits, priors
+    Break("the recursion to the right forgets its evidence", "MarkovData.posterior", operation("*")[2].keep_left(),
+          markov),
+    Break("the recursion to the left forgets the transition", "MarkovData.posterior", field("T").drop(), markov),
+    Break("entropy of a Markov chain one symbol short", "MarkovData.entropy", operation("-").keep_right(), markov),
+    Break("a joint law forgets a place's evidence", "TokenData.posterior", subscript()[1].to(":, 0, every[:, i]"),
+          model.check_posterior),
+    Break("probability of the mask is not removed", "TokenReverse.log_law", call("masked_fill").drop(),
+          model.check_the_masks_column),
+    Break("logits are shifted the other way", "NetworkTokenDenoiser._checked", subscript()[-1].to(":, 1:"),
+          model.check_shift),
+    Break("the number of hidden places for their share", "TokenTime.of", call("mean").to("sum"), model.check_told),
+    Break("σ = α", "TokenTime.of", call("log1p").drop(), model.check_told),
+    Break("log V counts a mask that the vocabulary holds", "MatchedMask.divergence", operation("-").keep_left(),
+          model.check_matched_prior),
+    Break("the matched prior costs nothing", "MatchedMask.divergence", operation("*").times(0), paths_matched),
+    # ------------------------------------------------------------ terms and chains
+    Break("the sum over hidden places for their mean", "mean_over", operation("/").keep_left(), every_count,
+          bound.check_bayes),
+    Break("visible places are averaged in", "mean_over", call("masked_fill").drop(), every_count),
+    Break("a step reveals one place only", "terms:revealed", operation("*")[0].keep_right(), three_steps, drawn_three),
+    Break("visible places change for nothing", "terms:revealed", operation("+").keep_left(),
+          of(bound.check_counts, "no carry-over")),
+    Break("hidden places are paid for as kept", "kept", operation("|").keep_right(),
+          of(bound.check_counts, "no carry-over")),
+    Break("−log p of another symbol", "costs", subscript()[0].to("..., :1, None"),
+          every_count),
+    Break("the plug-in rule is taken for the mixture", "terms:step", comparison("is").to("is not"), paths_uniform),
+    Break("the plug-in is normalised by nothing", "steps:plug_in", operation("/").keep_left(), paths_plugged),
+    Break("the step is scored from the wrong level", "terms:step", call("true_step").argument(2).becomes("t"),
+          paths_uniform),
+    Break("weight of a rate n times too small", "MaskedChain._weight", operation("*").keep_left(), paths_masked,
+          drawn_masks),
+    Break("the weight is that of the next step", "MaskedChain._weight", subscript()[0].to("examples, cells - 1"),
+          drawn_three),
+    Break("the network sees what is hidden", "MaskedChain.columns", call("predict").argument(0).becomes("x"),
+          drawn_counts),
+    Break("every draw hides the same places", "MaskedChain._draw", call("subset").argument(0).times(0), drawn_counts),
+    Break("noise of a sequence is that of the first", "NoisedChain.columns", call("uniform").argument(1).times(0),
+          of(bound.check_draws_of_times, "uniform")),
+    Break("times of a table are off by a level", "MaskedChain._draw", subscript()[-1].to("cells - 1"), drawn_table),
+    Break("a step from a level to itself", "NoisedChain._levels_of", operation("+").keep_left(), drawn_uniform),
+    Break("a slice in u without 1/α", "NoisedChain._levels_of", operation("/").keep_left(),
+          of(bound.check_continuous_limit, "uniform", "mixture")),
+    Break("the exact step is counted twice", "MaskedChain.cells", subscript()[0].to(":"), drawn_counts),
+    Break("controls without their expectations", "controls:columns", result().keep_left(), bound.check_controls),
+    Break("expectations of another pattern", "controls:columns", call("sum")[1].times(1.1), bound.check_controls),
+]  # fmt: skip
+
+test_breaks = each_is_noticed(BREAKS)
