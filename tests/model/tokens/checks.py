@@ -114,7 +114,7 @@ def of_logits(kernel: Kernel, vocabulary: int, columns: int, **rules: bool) -> t
         kernel,
         NetworkTokenDenoiser(lambda z: LOGITS[..., :columns].expand(len(z), -1, -1), vocabulary),
         None if kernel.absorbing else survival.Linear(0.1),
-        reverse=TokenReverse(**rules),
+        reverse=TokenReverse("mixture", **rules),
     )
     z = torch.zeros(1, 2, dtype=torch.long)
     return model.predict(z, z == 9, None).exp()

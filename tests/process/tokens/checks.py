@@ -223,7 +223,7 @@ FORMULAS = {
 def check_survival(name: str) -> None:
     law, t = LAWS[name], torch.linspace(0, 1, 5, dtype=torch.float64)
     levels = law.at(t)
-    same(levels.alpha, [FORMULAS[name](float(v)) for v in t], 1e-8)
+    same(levels.alpha, np.array([FORMULAS[name](float(v)) for v in t]), 1e-8)
     same(levels.noise, 1 - levels.alpha)
     same(law.time_of(levels.noise)[1:-1], t[1:-1], 1e-9)
     if name in ("linear", "cosine"):
