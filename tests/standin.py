@@ -31,6 +31,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from nelbo import workers
+
 DEVICE = torch.device("meta")
 aten = torch.ops.aten
 
@@ -76,7 +78,9 @@ def present() -> Iterator[torch.device]:
     """Within this context there is one device more, which is yielded."""
     asked = "torch.optim.optimizer._get_fused_kernels_supported_devices"
     fused = [*torch.utils._foreach_utils._get_fused_kernels_supported_devices(), DEVICE.type]
-    with mock.patch(asked, lambda: fused), _Functions(), _Operations():
+    here = [*workers.devices(), DEVICE.type]
+    listed = mock.patch.object(workers, "devices", lambda: here)
+    with mock.patch(asked, lambda: fused), listed, _Functions(), _Operations():
         yield DEVICE
 
 

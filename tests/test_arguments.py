@@ -11,6 +11,7 @@ import math
 import types
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,10 +43,17 @@ def zeros(z, t):
     return torch.zeros_like(z)
 
 
-CODED = nelbo.from_callable(
-    zeros, schedule=LAW, domain=nelbo.DataDomain((4,), bins=3), predicts="x0", time="logsnr", decoder="categorical",
-    grid=nelbo.grids.even(2),
-)  # fmt: skip
+def coded(net) -> nelbo.DiffusionModel:
+    """The model of a network, which is evaluated once."""
+    model = nelbo.from_callable(
+        net, schedule=LAW, domain=nelbo.DataDomain((4,), bins=3), predicts="x0", time="logsnr", decoder="categorical",
+        grid=nelbo.grids.even(2),
+    )  # fmt: skip
+    nelbo.sample(model, 1)
+    return model
+
+
+CODED = coded(zeros)
 
 
 def compress(**options):
@@ -243,6 +251,77 @@ def test_what_is_no_number_is_refused(target, name, kind):
         call(target, arguments | {name: given})
     text = str(caught.value)
     assert name in text or str(value) in text or any(word in text for word in name.split("_")), text
+
+
+FOLDER = Path(__file__).parent
+WRONG: dict[str, tuple[Any, ...]] = {
+    "device": ("cuda:63", "gpu", 3, torch.device("meta"), ["cpu"]),
+    "progress": ("bar", 3), "message": (True,), "watch": (True,),
+    "state": (FOLDER, "", 3, "a\0"), "workers": (2, True, "auto"),
+    "overrides": ({"clip": True}, nelbo.Overrides, "clip"),
+    "precision": ("fp16", torch.float32, ["float32"]), "estimator": (3, ["auto"]), "grid": (3, ["even"]),
+    "solver": (3, ["rk4"]), "trace": ("exact", Hutchinson), "sampler": (3, ["ddim"]), "decoder": (["categorical"],),
+    "predicts": (["eps"],), "time": (["index"],),
+    "start": (3, "x", np.zeros((2, 4)), torch.full((3, 4), math.nan), torch.zeros(3, 4, device="meta")),
+    "data": (3, None, "nothing", torch.zeros(4, 4, device="meta"), X.numpy().astype(object)),
+    "model": (3, None, "nothing", zeros, X), "model_a": (3,),
+    "condition": (True, {"y": torch.zeros(64, device="meta")}),
+}  # fmt: skip
+"""Arguments that are no numbers, and what is given for them by mistake."""
+
+
+def flags(target: Callable[..., Any]) -> list[str]:
+    return [p.name for p in inspect.signature(target).parameters.values() if p.annotation in ("bool", "bool | None")]
+
+
+NOT_PARTS = [
+    pytest.param(target, name, value, id=f"{name_of(target)}-{name}-{i}")
+    for target in EXAMPLES
+    for name, values in {**WRONG, **dict.fromkeys(flags(target), ("yes", 3))}.items()
+    for i, value in enumerate(values)
+    if name in inspect.signature(target).parameters
+    and target is not G.named
+    and not (target in STANDS_FOR and name in ("model", "few"))
+]
+
+
+@pytest.mark.parametrize(("target", "name", "value"), NOT_PARTS)
+def test_what_is_no_such_thing_is_refused(target, name, value):
+    """A device, a function, a file, a flag or a part: one error of nelbo's, with a remedy."""
+    with pytest.raises(NelboError) as caught:
+        call(target, EXAMPLES[target] | {name: value})
+    assert "\nhint: " in str(caught.value)
+
+
+TRAINED = dict(data=X, config={"steps": 1, "batch_size": 8, "bins": 3, "net": {"name": "mlp", "width": 8}})
+test_training_and_files_that_are_none = refusals(
+    *(
+        (lambda name=name, value=value: nelbo.train(**TRAINED | {"out": FOLDER / "run", name: value}), f"{name}=")
+        for name, values in {"out": (3, "", b"x", None), "resume": (3,), **WRONG}.items()
+        for value in values
+        if name in ("out", "resume", "device", "progress", "message", "workers")
+    ),
+    (lambda: nelbo.codec.compress(3, X, FOLDER / "x"), "class int"),
+    (lambda: nelbo.codec.compress(CODED, X, FOLDER / "x", few=3), "few=3"),
+    (lambda: nelbo.codec.compress(CODED, X, FOLDER), "is a folder"),
+    (lambda: nelbo.codec.compress(CODED, X, ""), "path=''"),
+    (lambda: nelbo.codec.decompress(CODED, 3), "path=3"),
+    (lambda: nelbo.codec.decompress(CODED, ARCHIVE["path"], b"x"), "out=b'x'"),
+    (lambda: nelbo.save_pretrained(EXACT, 3), "out=3"),
+    (lambda: nelbo.tighten(EXACT, X, out=""), "out=''"),
+)
+
+
+def test_a_state_file_makes_its_folder(tmp_path):
+    nelbo.evaluate(CODED, X, max_nfe=400, state=tmp_path / "new" / "state")
+    assert (tmp_path / "new" / "state").stat().st_size > 0
+
+
+ELSEWHERE = torch.nn.Linear(4, 4, device="meta")
+test_networks_that_have_no_values = refusals(
+    (lambda: coded(lambda z, t: torch.zeros_like(z, device="meta")), "returned one on meta"),
+    (lambda: coded(lambda z, t: ELSEWHERE(z)), "the parameter weight is on the device meta|parameter .*weight"),
+)
 
 
 def test_settings_of_a_training_run():

@@ -8,6 +8,7 @@ A public verb or constructor is decorated with `@numbers`, which reads the annot
 
 `None`, names and other types beside these in the annotation pass. What a number may be besides (at least 1, say) is
 checked by its owner. Python's own numbers stay as they are, since a part writes its fields into fingerprints.
+`checked_path` and `check_function` are for who takes the path of a file, or a function to call.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import os
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from nelbo.errors import UsageError
@@ -83,6 +86,30 @@ def real(name: str, value: Any, *, infinite: bool = False, finite: bool = True) 
     return number
 
 
+def flag(name: str, value: Any) -> bool:
+    """`value`, True or False. Errors: UsageError for anything else."""
+    if not isinstance(value, bool):
+        raise UsageError(f"{name}={value!r} is neither True nor False", f"give {name}=True or {name}=False")
+    return value
+
+
+def checked_path(name: str, value: Any, *, file: bool = False) -> Path:
+    """The path that a user gives; file: of a file to write. Errors: UsageError for what is no path, and for a folder in
+    the place of a file."""
+    text = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise UsageError(f"{name}={value!r} is no path", f"give {name} as a string or a pathlib.Path")
+    if file and Path(text).is_dir():
+        raise UsageError(f"{name}={text!r} is a folder", "give the name of a file")
+    return Path(text)
+
+
+def check_function(name: str, value: Any, takes: str) -> None:
+    """Errors: UsageError where `value` is neither None nor can be called; takes: what it is called with."""
+    if value is not None and not callable(value):
+        raise UsageError(f"{name}={value!r} cannot be called", f"give a function of ({takes}), or leave {name} out")
+
+
 def _finite(number: float) -> bool:
     try:
         return math.isfinite(number)
@@ -102,11 +129,14 @@ def _rule(parameter: inspect.Parameter) -> Callable[[str, Any], Any] | None:
     infinite = parameter.default == math.inf if isinstance(parameter.default, float) else False
     others = bool(members - _OTHERS)
     nothing = others or "None" in members
+    only_flag = not others and scalars == {"bool"}
 
     def rule(name: str, value: Any) -> Any:
         value = plain(value)
         if (value is None and nothing) or ("bool" in scalars and isinstance(value, bool)):
             return value
+        if only_flag:
+            return flag(name, value)
         listed = getattr(value, "tolist", None)
         if inner is not None and listed is not None and not inner[0].startswith("Seq"):
             value = listed()

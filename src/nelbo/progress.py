@@ -213,7 +213,7 @@ def callback(progress: Any) -> Callable[..., Any] | None:
 
 def _looked_at(workers: Any) -> bool:
     """Whether this process shows progress unasked: there is somebody to see it, and it is the first of its run."""
-    first = workers.rank == 0 if workers is not None else os.environ.get("RANK", "0") == "0"
+    first = getattr(workers, "rank", 0) == 0 if workers is not None else os.environ.get("RANK", "0") == "0"
     return first and os.environ.get(SWITCH) != "0" and (in_notebook() or on_terminal())
 
 

@@ -30,6 +30,6 @@ class Choice(enum.Enum):
         if isinstance(name, cls):
             return name
         values = {m.value: m for m in cls}
-        if name not in values:
+        if name not in [*values]:  # which may be anything, also what cannot be hashed
             raise UnknownNameError.of(cls._noun, name, values)
         return values[name]

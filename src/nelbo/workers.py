@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from nelbo.arguments import numbers
+from nelbo.arguments import check_function, checked_path, numbers
 from nelbo.errors import UsageError
 
 
@@ -104,7 +104,7 @@ class Run:
     alone. batch_size: examples of one network call; chosen by the size of an example where None. seed: of all noise.
     state: a file from which an interrupted run goes on to the same number. workers: the processes that share the work.
     progress: called with (evaluations done, evaluations planned, 0 where not known). message: called with a line for a
-    person, such as what an evaluation of more than a few seconds will cost.
+    person, such as what an evaluation of more than a few seconds will cost. Errors: UsageError for what is none of it.
     """
 
     device: str | torch.device | None = None
@@ -115,3 +115,42 @@ class Run:
     workers: Workers = field(default_factory=Alone)
     progress: Callable[[int, int], None] | None = None
     message: Callable[[str], None] | None = None
+
+    def __post_init__(self):
+        check_device(self.device)
+        check_function("progress", self.progress, "done, planned")
+        check_function("message", self.message, "line")
+        if self.state is not None:
+            checked_path("state", self.state, file=True)
+        if not all(hasattr(self.workers, part) for part in ("rank", "size", "gather")):
+            raise UsageError(
+                f"workers={self.workers!r} is no group of processes",
+                "start the program with torchrun or accelerate launch, and give workers=nelbo.runtime.workers()",
+            )
+
+
+def devices() -> list[str]:
+    """The devices of this machine that torch can use."""
+    names = ["cpu"]
+    if torch.cuda.is_available():
+        names += ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    if torch.backends.mps.is_available():
+        names += ["mps", "mps:0"]
+    return names
+
+
+def check_device(name: Any) -> None:
+    """Errors: UsageError where `name` is neither None nor a device of this machine."""
+    if name is None:
+        return
+    present = devices()
+    hint = f"choose one of: {', '.join(present)}"
+    if not isinstance(name, (str, torch.device)):
+        raise UsageError(f"device={name!r} names no device", hint)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"device={name!r} names no device", hint) from None
+    plain = device.type if device.index is None else f"{device.type}:{device.index}"
+    if plain not in present and plain != "cpu:0":
+        raise UsageError(f"device={str(name)!r} is not on this machine", hint)

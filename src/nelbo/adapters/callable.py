@@ -106,6 +106,7 @@ def from_callable(
         stochastic=stochastic,
         modules=modules,
     )
+    _check_values(denoiser)
     return DiffusionModel(
         domain=domain,
         schedule=schedule,
@@ -116,6 +117,16 @@ def from_callable(
         prior=prior or prior_for(schedule),
         trained_on=None if trained_on is None else hashes(trained_on, domain),
     )
+
+
+def _check_values(denoiser: NetworkDenoiser) -> None:
+    """Errors: UsageError where the network was made on the device meta, and its weights were never read."""
+    name = next((name for name, p in denoiser.named_parameters() if p.is_meta), None)
+    if name is not None:
+        raise UsageError(
+            f"the network's parameter {name.rpartition('net.')[2]} is on the device meta and has no values",
+            "read its weights first: net.to_empty(device='cpu'), then net.load_state_dict(weights)",
+        )
 
 
 def hashes(data: Examples | Tensor, domain: DataDomain) -> Tensor:

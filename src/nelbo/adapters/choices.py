@@ -36,7 +36,7 @@ def decoder_for(
             choice = "continuous_gaussian"
         else:
             choice = "discretized_gaussian" if isinstance(schedule, Table) else "categorical"
-    if choice not in DECODERS:
+    if choice not in [*DECODERS]:
         raise UnknownNameError.of("decoder", choice, DECODERS)
     if choice == "categorical":
         return Categorical()

@@ -42,6 +42,8 @@ def load(
     >>> nelbo.load(model, overrides=nelbo.Overrides(clip=True)).reverse.clip.high
     1.0
     """
+    if not isinstance(overrides, (Overrides, type(None))):
+        raise UsageError(f"overrides={overrides!r}", "give nelbo.Overrides(clip=True), say")
     chosen = overrides or Overrides()
     pipeline = foreign.is_pipeline(model)
     if (isinstance(model, DiffusionModel) or pipeline) and (subfolder is not None or revision is not None):

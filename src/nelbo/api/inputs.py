@@ -49,14 +49,11 @@ class Inputs:
         grid: Grid | None = None,
     ) -> Inputs:
         """From what a verb is given. Errors: those of `load` and of the readers, and UsageError."""
-        if not isinstance(overrides, (Overrides, type(None))):
-            raise UsageError(f"overrides={overrides!r}", "give nelbo.Overrides(clip=True), say")
         if not isinstance(grid, (Grid, type(None))):
             raise UsageError(f"grid={grid!r}", "give nelbo.grids.even(100), say, or None for the model's own")
-        chosen = overrides or Overrides()
-        loaded = load(model, overrides=chosen, trust_code=trust_code)
+        loaded = load(model, overrides=overrides, trust_code=trust_code)
         examples, rows = conditioned(condition, readers.resolve(data, limit=limit), loaded)
-        return cls(loaded if grid is None else loaded.with_grid(grid), examples, rows, chosen)
+        return cls(loaded if grid is None else loaded.with_grid(grid), examples, rows, overrides or Overrides())
 
 
 def conditioned(

@@ -16,7 +16,7 @@ from nelbo.adapters.choices import Overrides
 from nelbo.adapters.load import Model, load
 from nelbo.ambient import neutral
 from nelbo.api.inputs import Data, Device, Inputs, Progress, conditioned
-from nelbo.arguments import numbers
+from nelbo.arguments import checked_path, numbers
 from nelbo.data import arrays
 from nelbo.errors import UsageError
 from nelbo.files import write_atomic
@@ -37,6 +37,7 @@ from nelbo.workers import Alone, Run, Workers
 
 
 @shows_progress("training", records=True)
+@numbers
 @neutral()
 def train(
     data: Data,
@@ -136,6 +137,7 @@ def tighten(
     (4, 32)
     """
     runtime.check_first("tighten")
+    out = None if out is None else checked_path("out", out)
     source, model = model, load(model, overrides=overrides, trust_code=trust_code)
     if out is not None:
         _check_tightened_folder(source, model, out)

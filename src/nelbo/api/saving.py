@@ -6,6 +6,7 @@ from pathlib import Path
 
 from nelbo.adapters import diffusers
 from nelbo.adapters.load import Model, load
+from nelbo.arguments import checked_path
 from nelbo.bound.result import Bound
 from nelbo.errors import UsageError
 from nelbo.files import write_atomic
@@ -39,7 +40,7 @@ def save_pretrained(
             f"a result of quantity {bound.quantity!r} for a model card, which states the variational bound",
             "give what nelbo.evaluate returned",
         )
-    model = load(model, trust_code=trust_code)
+    model, out = load(model, trust_code=trust_code), checked_path("out", out)
     written = diffusers.save_pretrained(model, out)
     write_atomic(written / "README.md", card.card(model, bound, name=Path(out).resolve().name, license=license))
     return written

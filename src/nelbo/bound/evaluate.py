@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from nelbo.arguments import check_function
 from nelbo.bound import checks, contradictions, lattices
 from nelbo.bound.estimators import Estimator, Exhaustive, Stratified
 from nelbo.bound.planned.adaptive import Adaptive
@@ -64,6 +65,7 @@ def evaluate(
         if watch is not None:
             watch(float(bits_per_dim(nats, D)), float(bits_per_dim(error, D)))
 
+    check_function("watch", watch, "bits/dim, standard error")
     prepared = prepare(model, data, run, grid=grid, condition=condition, watch=in_bits)
     chain, runner, precision = prepared.chain, prepared.runner, prepared.run.precision
     notes = checks.overlap(model, prepared.examples)
@@ -140,12 +142,12 @@ def choose(
         return adaptive
     if name == design:
         return adaptive
-    if name in _FOR_COMPARISON:
+    if name in [*_FOR_COMPARISON]:
         raise UnknownNameError(
             f"the estimator {name!r} serves comparison alone and is no longer part of the library",
             f"it is OneTime({name!r}) of benchmarks/one_time.py in the repository; for a bound choose one of: auto, "
             + ", ".join(sorted(ESTIMATORS)),
         )
-    if name not in ESTIMATORS:
+    if name not in [*ESTIMATORS]:
         raise UnknownNameError.of("estimator", name, ["auto", *ESTIMATORS])
     return Exhaustive() if name == "exhaustive" else Stratified()

@@ -98,7 +98,7 @@ def prepare(
     if grid is not None:
         model = model.with_grid(grid)
     checked = model.domain.checked(examples.data, release=examples.release)
-    if run.precision not in PRECISIONS:
+    if run.precision not in [*PRECISIONS]:
         raise UnknownNameError.of("precision", run.precision, PRECISIONS)
     device = torch.device(run.device or "cpu")
     rows = condition_rows(condition, len(checked))

@@ -34,6 +34,7 @@ class StateFile:
         self.known: dict[int, list[tuple[int, Tensor]]] = {}
         head = _MAGIC + json.dumps(identity, sort_keys=True).encode() + b"\n"
         size = self._read(head) if self.path.exists() and self.path.stat().st_size else 0
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         self.file: BinaryIO = self.path.open("r+b" if size else "wb")
         if size:
             self.file.truncate(size)

@@ -59,13 +59,15 @@ def machine() -> Json:
     """Versions, devices and threads."""
     import torch
 
+    from nelbo.workers import devices
+
     return {
         "schema": "nelbo.info/1",
         "version": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "device": "cpu",
-        "devices": options.devices(),
+        "devices": devices(),
         "threads": torch.get_num_threads(),
         "platform": platform.platform(),
     }

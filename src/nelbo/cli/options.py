@@ -69,32 +69,11 @@ def _check_seed(seed: int) -> int:
 
 
 def _check_device(name: str | None) -> str | None:
-    if name is None:
-        return None
-    import torch
+    if name is not None:
+        from nelbo.workers import check_device
 
-    present = devices()
-    hint = f"choose one of: {', '.join(present)}"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UsageError(f"--device {name!r} names no device", hint) from None
-    plain = device.type if device.index is None else f"{device.type}:{device.index}"
-    if plain not in present and plain != "cpu:0":
-        raise UsageError(f"--device {name!r} is not on this machine", hint)
+        check_device(name)
     return name
-
-
-def devices() -> list[str]:
-    """The devices of this machine that torch can use."""
-    import torch
-
-    names = ["cpu"]
-    if torch.cuda.is_available():
-        names += ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-    if torch.backends.mps.is_available():
-        names += ["mps", "mps:0"]
-    return names
 
 
 Seed = Annotated[

@@ -14,7 +14,7 @@ from torch import Tensor
 from nelbo import runtime
 from nelbo.adapters.load import load
 from nelbo.ambient import neutral
-from nelbo.arguments import numbers
+from nelbo.arguments import checked_path, numbers
 from nelbo.codec import archive, groups, support
 from nelbo.codec.archive import Chunk
 from nelbo.codec.bitswap import Coder, rows_of
@@ -96,7 +96,8 @@ def compress(
         raise UsageError(f"groups of {batch_size} images", f"give 1 to {MAX_GROUP}")
     if not 0 <= seed < 2**63:
         raise UsageError(f"seed {seed}", "give an integer from 0 to 2^63 − 1")
-    model, path = load(model, trust_code=trust_code), Path(path)
+    path = checked_path("path", path, file=True)
+    model = load(model, trust_code=trust_code)
     support.check(model)
     check_settings(settings or {}, len(model.levels()))
     fingerprint = model.known_fingerprint("an archive, which only the same model can read")

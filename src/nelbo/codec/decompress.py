@@ -15,7 +15,7 @@ from torch import Tensor
 from nelbo import runtime
 from nelbo.adapters.load import load
 from nelbo.ambient import neutral
-from nelbo.arguments import numbers
+from nelbo.arguments import checked_path, numbers
 from nelbo.codec import archive, support
 from nelbo.codec.archive import Chunk, Survey
 from nelbo.codec.bitswap import Coder
@@ -93,13 +93,13 @@ def restore(
 ) -> Decompressed:
     """As `decompress`, and always with the header and the seconds."""
     kernels()
-    path = Path(path)
+    path, out = checked_path("path", path), None if out is None else checked_path("out", out)
     with archive.opened(path) as file:
         header = archive.read_header(file, str(path))
         model = load(model, trust_code=trust_code)
         _check_model(model, header, str(path))
         seen = archive.survey(file, header)
-        images = target(header, None if out is None else Path(out), model.domain.bins or 0)
+        images = target(header, out, model.domain.bins or 0)
         clock = Clock()
         try:
             images.check(_names(file, header, seen))

@@ -102,6 +102,6 @@ def parse(solver: str | Solver, steps: int | None = None) -> Solver:
         if steps is not None:
             raise UsageError(f"{steps} steps beside {solver}", f"give {type(solver).__name__}({steps})")
         return solver
-    if solver not in SOLVERS:
+    if solver not in [*SOLVERS]:
         raise UnknownNameError.of("ODE solver", solver, SOLVERS)
     return SOLVERS[solver]() if steps is None else SOLVERS[solver](steps)

@@ -62,8 +62,10 @@ def parse(
         raise UsageError(f"an exact trace and {probes} probes were both asked for", "give one of them, or none")
     if trace is not None and (exact is not None or probes is not None):
         raise UsageError(f"trace={trace!r} together with probes or exact_trace", "give one of them, or none")
-    if trace is not None:
+    if isinstance(trace, Trace):
         return trace
+    if trace is not None:
+        raise UsageError(f"trace={trace!r}", "give nelbo.likelihood.ExactTrace() or nelbo.likelihood.Hutchinson(2)")
     if probes is not None:
         return Hutchinson(probes)
     if exact or (exact is None and dimensions <= EXACT_DIMENSIONS):

@@ -41,6 +41,8 @@ def condition_rows(condition: Mapping[str, Any] | None, n: int | None = None, wh
                 f"the condition {name!r} is a {type(values).__name__} of which no tensor can be made: {error}",
                 "give numbers, one row an example; names of classes become numbers in the order of the training",
             ) from None
+        if rows[name].is_meta:
+            raise UsageError(f"the condition {name!r} is on the device meta and has no values", "give its values")
         if n is not None and (rows[name].dim() == 0 or len(rows[name]) != n):
             given = "is one number" if rows[name].dim() == 0 else f"has {len(rows[name])} rows"
             raise ShapeError(f"the condition {name!r} {given} for {n} {what}", "give one row each")

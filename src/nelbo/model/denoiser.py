@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -132,16 +133,7 @@ class NetworkDenoiser(Denoiser):
     def forward(self, z: Tensor, t: Levels, condition: Condition | None = None) -> Prediction:
         shown, at = network_input(self.output, z, t, self.sigma_data)
         value = self._call(self.net, shown, at, self.time, condition)
-        if not isinstance(value, Tensor):
-            raise ShapeError(
-                f"the network returned {type(value).__name__} where a tensor is expected",
-                "wrap it: lambda z, t: net(z, t).sample, say",
-            )
-        if not value.is_floating_point():
-            kind = str(value.dtype).removeprefix("torch.")
-            raise UsageError(
-                f"the network returned {kind} numbers", "it predicts real numbers: return a tensor of float32, say"
-            )
+        _check_answer(value, z)
         channels = z.shape[1] * (2 if self.learned_variance else 1)
         if value.shape != (len(z), channels, *z.shape[2:]):
             raise ShapeError(
@@ -154,6 +146,25 @@ class NetworkDenoiser(Denoiser):
             variance = variance.to(z.dtype)
         x0 = x0_from(self.output, value.to(z.dtype), z, t, self.sigma_data)
         return Prediction(x0, variance=variance, output=value)
+
+
+def _check_answer(value: Any, z: Tensor) -> None:
+    """Errors: ShapeError, UsageError where the answer of a network is no tensor of real numbers where z is."""
+    if not isinstance(value, Tensor):
+        raise ShapeError(
+            f"the network returned {type(value).__name__} where a tensor is expected",
+            "wrap it: lambda z, t: net(z, t).sample, say",
+        )
+    if not value.is_floating_point():
+        kind = str(value.dtype).removeprefix("torch.")
+        raise UsageError(
+            f"the network returned {kind} numbers", "it predicts real numbers: return a tensor of float32, say"
+        )
+    if value.device != z.device:
+        raise UsageError(
+            f"the network was given a tensor on {z.device} and returned one on {value.device}",
+            "it must compute where its input is; a model is put on another device by device= of the call",
+        )
 
 
 def _remedy(value: Tensor, z: Tensor, learned: bool) -> str:
@@ -184,6 +195,7 @@ class CategoricalDenoiser(Denoiser):
 
     def forward(self, z: Tensor, t: Levels, condition: Condition | None = None) -> Prediction:
         logits = self._call(self.net, z, t, self.time, condition)
+        _check_answer(logits, z)
         lattice = self.domain.lattice(device=z.device, dtype=z.dtype)
         if logits.shape != (*z.shape, len(lattice)):
             raise ShapeError(

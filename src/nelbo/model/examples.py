@@ -64,6 +64,10 @@ class Examples:
     """What a result states of the data besides their name: `passed_over`, and `classes` (name → number) where used."""
 
     def __post_init__(self):
+        lazy = hasattr(self.data, "dtype") and hasattr(self.data, "split")  # rows that are decoded on demand
+        if not (lazy or isinstance(self.data, Tensor)) or getattr(self.data, "is_meta", False):
+            what = "a tensor without values" if lazy else f"a {type(self.data).__name__}"
+            raise UsageError(f"the data of Examples are {what}", "give a tensor: torch.as_tensor(array)")
         if self.bins is not None and self.bins < 2:
             raise UsageError(f"examples of bins={self.bins} codes", "give a whole number ≥ 2, or None")
         if self.bins is None and self.data.dtype == torch.uint8:

@@ -185,7 +185,7 @@ NAMED = {"even": even, "quadratic": quadratic, "karras": karras, "logsnr": logsn
 
 def named(name: str, steps: int, first: int = 0) -> Grid:
     """The grid of `steps` evaluations called `name`. Errors: UnknownNameError listing the names."""
-    if name not in NAMED:
+    if name not in [*NAMED]:
         raise UnknownNameError.of("grid", name, NAMED)
     return NAMED[name](steps, first=first)
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from nelbo.arguments import numbers
 from nelbo.equation import equation
-from nelbo.errors import ShapeError, UsageError
+from nelbo.errors import DomainError, ShapeError, UsageError
 from nelbo.maths.keys import Purpose
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.process.grid import Grid
@@ -64,11 +64,7 @@ def sample(
     run = run or Run()
     if not isinstance(n, int) or n < 1:
         raise UsageError(f"{n!r} samples were asked for", "n is a whole number ≥ 1")
-    if start is not None and tuple(start.shape) != (n, *model.domain.shape):
-        raise ShapeError(
-            f"a start of shape {tuple(start.shape)} for {n} samples of shape {model.domain.shape}",
-            "give z_L, one row a sample",
-        )
+    start = None if start is None else _started(start, (n, *model.domain.shape))
     workers = run.workers
     if trajectory and workers.size > 1:
         raise UsageError(f"a trajectory was asked of {workers.size} processes", "draw trajectories in one process")
@@ -116,3 +112,19 @@ def _down(paths: Paths, rows: Tensor, start: Tensor | None, codes: bool, keep: b
         mean = model.decoder.draw(u, z, first, prediction, model.domain)
     zs, denoised = (torch.stack(v) for v in zip(*trail, strict=True)) if keep else (z, z)
     return Trajectory(mean.cpu(), zs, denoised, levels.logsnr.flip(0).cpu())
+
+
+def _started(start: Any, shape: tuple[int, ...]) -> Tensor:
+    """z_L as it is given. Errors: UsageError, ShapeError, DomainError."""
+    remedy = "give z_L, one row a sample: what nelbo.samplers.encode returns, or a tensor of real numbers"
+    try:
+        z = torch.as_tensor(start)
+    except (TypeError, ValueError, RuntimeError):
+        raise UsageError(f"a start of type {type(start).__name__}", remedy) from None
+    if tuple(z.shape) != shape:
+        raise ShapeError(f"a start of shape {tuple(z.shape)} for {shape[0]} samples of shape {shape[1:]}", remedy)
+    if z.is_complex() or z.is_meta:
+        raise UsageError(f"a start of {z.dtype} on {z.device}", remedy)
+    if not bool(torch.isfinite(z).all()):
+        raise DomainError("a start with values that are nan or infinite", remedy)
+    return z

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from nelbo import data as readers
 from nelbo.adapters.load import Model, load
 from nelbo.ambient import neutral
 from nelbo.arguments import numbers
@@ -52,7 +53,7 @@ def encode(
     True
     """
     model = load(model, trust_code=trust_code)
-    x = model.domain.values(model.domain.checked(data, "data to encode"))
+    x = model.domain.values(model.domain.checked(readers.resolve(data).data, "data to encode"))
     run = Run(device=device, batch_size=batch_size, progress=progress)
     guided = make_guidance(guidance, null_condition, condition)
     paths = Paths.of(model, len(x), sampler, steps, grid, condition, guided, run)

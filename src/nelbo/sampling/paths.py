@@ -45,7 +45,7 @@ def parse(sampler: str | Sampler) -> Sampler:
     """
     if isinstance(sampler, Sampler):
         return sampler
-    if sampler not in NAMED:
+    if sampler not in [*NAMED]:
         raise UnknownNameError.of("sampler", sampler, NAMED)
     return NAMED[sampler]()
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nelbo import data as readers
 from nelbo.adapters.load import Model, load
 from nelbo.ambient import neutral
 from nelbo.arguments import numbers
@@ -47,7 +48,7 @@ GAUSSIAN = GaussianData(
 @neutral()
 def check_model(
     model: Model,
-    data: Examples | Tensor,
+    data: Examples | Tensor | Any,
     condition: Mapping[str, Tensor] | None = None,
     *,
     precision: str = "float32",
@@ -78,8 +79,8 @@ def check_model(
     model = load(model, trust_code=trust_code)
     if relative < 0:
         raise UsageError(f"relative={relative}", "give a number ≥ 0, such as 1e-4")
-    examples = (data if isinstance(data, Examples) else Examples(torch.as_tensor(data))).first(8)
-    rows = {k: v[:8] for k, v in condition_rows(condition).items()}
+    examples = readers.resolve(data, limit=8)
+    rows = {k: v[:8] if v.dim() else v for k, v in condition_rows(condition).items()}
     chain = prepare(model, examples, Run(precision=precision), condition=rows).chain
     n = chain.examples
     if n < 3:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from nelbo._version import __version__
+from nelbo.arguments import check_function
 from nelbo.bound import checks
 from nelbo.bound.checks import NelboWarning
 from nelbo.bound.estimators import Estimator, Exhaustive
@@ -83,6 +84,7 @@ def tighten(
     Source: Watson et al. 2021 (grids); Bao et al. 2022 (variances).
     """
     started = time.perf_counter()
+    check_function("message", message, "line")
     run, say = run or Run(), message or (lambda text: None)
     examples = _examples(model, data)
     other = None if held_out is None else _examples(model, held_out)

@@ -14,6 +14,7 @@ import torch
 
 from nelbo import runtime
 from nelbo._version import __version__
+from nelbo.arguments import check_function, checked_path
 from nelbo.errors import Interrupted, UsageError
 from nelbo.files import sweep, write_atomic
 from nelbo.model import folder as model_folder
@@ -60,7 +61,9 @@ def train(
     Errors: UsageError, DomainError, NumericalError (a loss that is not finite), DataError, WorkerError, OSError (no
     space left); the last checkpoint is kept.
     """
-    out, settings, run = Path(out), check_config(with_recipe(config, examples)), run or Run()
+    check_function("progress", progress, "record")
+    check_function("message", message, "line")
+    out, settings, run = checked_path("out", out), check_config(with_recipe(config, examples)), run or Run()
     device, workers = torch.device(run.device or "cpu"), run.workers
     if message is None or workers.rank != 0:
         message = _silent
