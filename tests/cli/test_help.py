@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -23,8 +24,8 @@ OPTIONS = {
     "tighten": "--data --steps --out --json --trust-code",
     "sample": "-n --sampler --steps --grid --seed --out --variance --decoder --bins --range --clip --condition "
     "--guidance --null-condition --trust-code",
-    "compress": "--out --verify --few --steps --chunk --limit --seed --batch-size --variance --decoder --bins --range "
-    "--clip --condition --json --trust-code",
+    "compress": "--out --verify --few --force --steps --chunk --limit --seed --batch-size --variance --decoder --bins "
+    "--range --clip --condition --json --trust-code",
     "decompress": "--out --batch-size --json --trust-code",
     "report": "--out",
     "info": "--json --trust-code",
@@ -47,6 +48,23 @@ def test_every_promised_option_is_in_the_help(nelbo, command):
     assert result.status == 0
     words = result.out.replace(",", " ").split()
     assert [option for option in OPTIONS[command].split() if option not in words] == []
+    assert command == "equations" or "Exit status: 0 done; 2 bad input or usage; 130 interrupted" in result.out
+
+
+def test_no_summary_is_cut(nelbo, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    for result in (nelbo("--help"), nelbo("equations", "--help")):
+        assert "..." not in result.out.partition("Commands:")[2]
+
+
+def test_completion():
+    """A shell that asks what may follow gets the commands and options."""
+    for words, expected in (("nelbo eva", "evaluate"), ("nelbo evaluate --tol", "--tolerance")):
+        asked = {"COMP_WORDS": words, "COMP_CWORD": str(words.count(" ")), "_NELBO_COMPLETE": "complete_bash"}
+        done = subprocess.run(
+            [sys.executable, "-m", "nelbo"], env={**os.environ, **asked}, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.split() == [expected]
 
 
 def test_version(nelbo):

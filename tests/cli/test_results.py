@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import nelbo as library
-from nelbo.cli import image_formats
+from nelbo.cli import image_formats, info
 from nelbo.cli.output import session
 from nelbo.data import read
 
@@ -62,11 +64,47 @@ def test_json_is_pure_whatever_a_plugin_prints(nelbo, trained, tmp_path, monkeyp
     assert "hello from the network" in result.err
 
 
+EXTRAS = {"train", "diffusers", "codec", "data"}
+
+
+def test_extras_are_those_of_the_package():
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert set(project["optional-dependencies"]) - {"all", "docs", "dev"} == EXTRAS
+
+
+def test_an_extra_that_is_missing(nelbo, monkeypatch):
+    """Its packages are named with the remedy, and lines are as wide as the terminal."""
+    monkeypatch.setenv("COLUMNS", "70")
+    monkeypatch.setattr(info, "find_spec", lambda module: None if module == "numba" else object())
+    assert nelbo("info", "--json").json["extras"]["codec"]["missing"] == ["numba"]
+    printed = nelbo("info").out
+    assert "compress and decompress (missing: numba; pip install" in printed and "'nelbo[codec]')" in printed
+    assert max(map(len, printed.splitlines())) <= 70
+
+
+def test_a_report_finds_the_bound_beside_the_folder(nelbo, trained, tmp_path):
+    """bound.json beside a model folder is shown if it is of that model; --bound names any other."""
+    folder = Path(shutil.copytree(trained, tmp_path / "run"))
+    evaluated = nelbo("evaluate", folder, "--data", "digits:test", "--limit", 20, "--out", tmp_path / "bound.json")
+    assert evaluated.status == 0
+    value = f"{library.Bound.load(tmp_path / 'bound.json').bits_per_dim:.2f}"
+    page = tmp_path / "report.html"
+    assert nelbo("report", folder, "--out", page).status == 0 and value in page.read_text()
+    other = json.loads((tmp_path / "bound.json").read_text())
+    other["model"]["fingerprint"] = "0" * 64
+    (tmp_path / "bound.json").write_text(json.dumps(other))
+    assert nelbo("report", folder, "--out", page).status == 0 and "holds no bound" in page.read_text()
+    assert nelbo("report", folder, "--bound", tmp_path / "bound.json", "--out", page).status == 0
+    assert value in page.read_text()
+    assert "no file" in nelbo("report", folder, "--bound", tmp_path / "none.json", "--out", page).refused()
+
+
 def test_info(nelbo, trained):
     machine = nelbo("info", "--json").json
     assert machine["version"] == library.__version__
     assert {"torch", "device", "devices", "threads", "python"} <= set(machine)
-    assert f"version          {library.__version__}" in nelbo("info").out
+    assert f"version         {library.__version__}" in nelbo("info").out
+    assert set(machine["extras"]) == EXTRAS and all(about["for"] for about in machine["extras"].values())
     model = library.load(str(trained))
     document = nelbo("info", trained, "--json").json
     assert document["fingerprint"] == model.fingerprint()

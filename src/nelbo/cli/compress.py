@@ -31,7 +31,10 @@ def compress(
         bool, typer.Option("--verify/--no-verify", help="Decode everything before the file gets its name.")
     ] = True,
     few: Annotated[
-        bool, typer.Option("--few", help="Accept few images, whose share of the header and of bits-back is large.")
+        bool,
+        typer.Option(
+            "--few", "--force", help="Accept few images, whose share of the header and of bits-back is large."
+        ),
     ] = False,
     steps: options.Steps = None,
     chunk_size: Annotated[

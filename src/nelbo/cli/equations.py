@@ -46,7 +46,10 @@ def list_entries(
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """List the equations: id, title, and how the source documents print them."""
+    """List the equations.
+
+    Of each its id, its title, and how the source documents print it.
+    """
     with session(as_json) as output:
         from nelbo.equations import catalogue
 
@@ -65,7 +68,10 @@ def show(
     id: Annotated[str, typer.Argument(metavar="ID", help="The equation, such as posterior-mean.")],
     as_json: options.Json = False,
 ) -> None:
-    """Show an equation: formula, statement, misprints in the sources, code, and its check, run here."""
+    """Show an equation, and run its check.
+
+    Its formula, statement, misprints in the sources, and code.
+    """
     with session(as_json) as output:
         from nelbo.equations import catalogue, text, verify
 
@@ -82,7 +88,9 @@ def verify(
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Check the library's functions against independent oracles, and that misprinted forms fail.
+    """Run the checks of equations, or of all.
+
+    The library's functions agree with independent oracles, and misprinted forms fail.
 
     Each line gives the outcome (holds, fails as it must, measured), the figure and its limit. The exit status is 2
     where a check fails.
@@ -117,7 +125,7 @@ def build(
     no_checks: Annotated[bool, typer.Option("--no-checks", help="Run no checks and show no figures.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Write the catalogue as a static site that a browser opens from the disk, without a network."""
+    """Write the catalogue as a site that works offline."""
     with session(as_json) as output:
         if checks is not None and no_checks:
             raise UsageError("--checks and --no-checks are both given", "choose one of them, or neither")

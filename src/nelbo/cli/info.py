@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import platform
+import shutil
+import textwrap
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +18,15 @@ from nelbo.cli.output import session
 if TYPE_CHECKING:
     from nelbo.model.diffusion import DiffusionModel
     from nelbo.typing import Json
+
+
+EXTRAS = {
+    "train": (("accelerate", "tensorboard"), "several processes and GPUs, and the tracker tensorboard"),
+    "diffusers": (("diffusers",), "folders and pipelines of diffusers, and its U-Net"),
+    "codec": (("numba",), "compress and decompress"),
+    "data": (("sklearn", "PIL", "datasets"), "the digits, folders of pictures, and data sets of Hugging Face"),
+}
+"""The extras of the package: their modules, and what they are for."""
 
 
 def info(
@@ -70,7 +82,13 @@ def machine() -> Json:
         "devices": devices(),
         "threads": torch.get_num_threads(),
         "platform": platform.platform(),
+        "extras": {name: {"for": what, "missing": missing(name)} for name, (_, what) in EXTRAS.items()},
     }
+
+
+def missing(extra: str) -> list[str]:
+    """The packages of an extra that are not installed."""
+    return [module for module in EXTRAS[extra][0] if find_spec(module) is None]
 
 
 def describe(model: DiffusionModel) -> Json:
@@ -94,18 +112,30 @@ def _flops(model: DiffusionModel) -> int | None:
 
 
 def lines(document: Json) -> list[str]:
-    """The document for a person: a line an entry, a part as its kind and fields."""
+    """The document for a person: an entry after the other, a part as its kind and fields, as wide as the terminal."""
     shown: list[str] = []
+    width = max(60, shutil.get_terminal_size().columns)
+
+    def add(name: str, text: str) -> None:
+        shown.extend(textwrap.wrap(f"{name:<15} {text}", width, subsequent_indent=16 * " ", break_long_words=False))
+
     for name, value in document.items():
         if name == "schema":
             continue
         if name == "archive" and isinstance(value, dict):
             shown += lines(value)
         elif name == "provenance" and isinstance(value, dict):
-            shown += [f"  {inner:<14} {_text(entry)}" for inner, entry in value.items()]
-            shown.insert(len(shown) - len(value), "provenance" + ("" if value else "       none"))
+            shown.append("provenance" + ("" if value else "       none"))
+            for inner, entry in value.items():
+                add(f"  {inner}", _text(entry))
+        elif name == "extras" and isinstance(value, dict):
+            shown.append("extras")
+            for extra, about in value.items():
+                lacking = ", ".join(about["missing"])
+                remedy = f" (missing: {lacking}; pip install 'nelbo[{extra}]')" if lacking else ""
+                add(f"  {extra}", about["for"] + remedy)
         else:
-            shown.append(f"{name:<16} {_text(value)}")
+            add(name, _text(value))
     return shown
 
 

@@ -32,11 +32,11 @@ from nelbo.cli import (
     train,
 )
 
+STATUSES = "Exit status: 0 done; 2 bad input or usage; 130 interrupted (what can be resumed is saved)."
 app = typer.Typer(
     name="nelbo",
     help="The likelihood instrument for diffusion models: the variational bound term by term, with error bars.",
-    epilog="Exit status: 0 done; 2 bad input or usage; 130 interrupted. NELBO_TRACEBACK=1 shows where it failed.",
-    add_completion=False,
+    epilog=f"{STATUSES} NELBO_TRACEBACK=1 shows where it failed.",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -76,7 +76,7 @@ COMMANDS = (
     info.info,
 )
 for command in COMMANDS:
-    app.command()(options.grouped(command))
+    app.command(epilog=STATUSES)(options.grouped(command))
 app.add_typer(equations.app)
 
 

@@ -12,8 +12,16 @@ from nelbo.cli.output import check_target, session
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder with bound.json, as `nelbo demo` writes it.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of `nelbo demo`, or a model folder.")],
     out: Annotated[Path, typer.Option("--out", metavar="FILE.html", help="The page.")],
+    bound: Annotated[
+        Path | None,
+        typer.Option(
+            "--bound",
+            metavar="FILE.json",
+            help="What `nelbo evaluate --out` wrote, where it is not DIR/bound.json, or beside DIR and of its model.",
+        ),
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Write a folder of results as one self-contained page.
@@ -24,6 +32,6 @@ def report(
         check_target(out, "--out")
         from nelbo import report as pages
 
-        pages.write(folder, out)
+        pages.write(folder, out, bound=bound)
         output.document({"schema": "nelbo.report/1", "file": str(out)})
         output.text(str(out))

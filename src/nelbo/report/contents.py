@@ -7,6 +7,7 @@ because a page without it would look complete.
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ import numpy as np
 
 from nelbo.data import numpy_files
 from nelbo.documents.numbers import is_number
-from nelbo.errors import DataError
+from nelbo.errors import DataError, NelboError
+from nelbo.model import folder as models
 from nelbo.tightening import certificate as certificates
 from nelbo.typing import Json
 
@@ -57,8 +59,9 @@ class FolderContents:
         return {}
 
 
-def read_contents(folder: Path) -> FolderContents:
-    """Everything that a report of `folder` can show: a folder of `nelbo demo`, or a model folder.
+def read_contents(folder: Path, bound: Path | None = None) -> FolderContents:
+    """Everything that a report of `folder` can show: a folder of `nelbo demo`, or a model folder; bound: the file with
+    its bound, where it is another than bound.json in the folder, or beside it and of its model.
 
     Errors: DataError for a folder that is missing or has none of the files, and for a file that is damaged.
     """
@@ -69,7 +72,7 @@ def read_contents(folder: Path) -> FolderContents:
     log, unreadable = _log(model / "log.jsonl")
     contents = FolderContents(
         folder,
-        bound=_bound(folder / "bound.json"),
+        bound=_found_bound(folder, model) if bound is None else _given_bound(bound),
         model=_json(model / "model.json"),
         log=log,
         unreadable_lines=unreadable,
@@ -99,6 +102,26 @@ def _json(path: Path) -> Json | None:
     if not isinstance(value, dict):
         raise DataError(f"{path} holds a JSON {type(value).__name__}, not an object", "move it away")
     return value
+
+
+def _given_bound(path: Path) -> Json:
+    bound = _bound(path)
+    if bound is None:
+        raise DataError(f"there is no file {path}", "give the file that `nelbo evaluate --out` wrote")
+    return bound
+
+
+def _found_bound(folder: Path, model: Path) -> Json | None:
+    """bound.json in the folder; else the one beside it, if it says that it is of the model in the folder."""
+    beside = folder.resolve().parent / "bound.json"
+    bound = _bound(folder / "bound.json")
+    if bound is not None or not beside.is_file() or not (model / "model.json").is_file():
+        return bound
+    with suppress(NelboError):  # of another kind, or a folder that is not opened without consent
+        other = _given_bound(beside)
+        if other.get("model", {}).get("fingerprint") == models.load(model).fingerprint():
+            return other
+    return None
 
 
 def _bound(path: Path) -> Json | None:

@@ -29,10 +29,11 @@ _BUDGET = 600_000
 """Most numbers drawn in one picture: a page of a few such pictures stays below 3 MB."""
 
 
-def write(folder: str | Path, out: str | Path) -> Path:
+def write(folder: str | Path, out: str | Path, *, bound: str | Path | None = None) -> Path:
     """Write the report of `folder` (of `nelbo demo`, or a model folder) to the html file `out`, and return its path.
 
-    Only what is there is shown. The same folder gives the same bytes. The file is written whole or not at all.
+    bound: the JSON of its bound, where that is neither bound.json in the folder nor, of its model, beside it. Only what
+    is there is shown. The same folder gives the same bytes. The file is written whole or not at all.
     Errors: DataError for a folder without anything to show or with a damaged file, UsageError where `out` is a folder,
     OSError where it cannot be written.
     """
@@ -41,7 +42,7 @@ def write(folder: str | Path, out: str | Path) -> Path:
         raise UsageError(
             f"the report cannot be written to {out}, which is a folder", f"name a file: {out / 'report.html'}"
         )
-    return write_atomic(out, render(read_contents(folder)))
+    return write_atomic(out, render(read_contents(folder, None if bound is None else Path(bound))))
 
 
 def render(contents: FolderContents) -> str:
