@@ -43,6 +43,14 @@ def zeros(z, t):
     return torch.zeros_like(z)
 
 
+def told(z, t, y):
+    return torch.zeros_like(z) + 0.1 * y[:, None]
+
+
+TOLD = nelbo.from_callable(told, schedule=LAW, domain=nelbo.DataDomain((4,), bins=3), predicts="x0", time="logsnr",
+                           decoder="categorical", grid=nelbo.grids.even(4))  # fmt: skip
+
+
 def coded(net) -> nelbo.DiffusionModel:
     """The model of a network, which is evaluated once."""
     model = nelbo.from_callable(
@@ -70,6 +78,10 @@ EXAMPLES: dict[Callable[..., Any], dict[str, Any]] = {
     nelbo.evaluate: dict(model=EXACT, data=X, tolerance=0.5, max_nfe=4000, limit=9, seed=3, batch_size=5),
     nelbo.compare: dict(
         model_a=EXACT, model_b=EXACT, data=X, tolerance=0.5, max_nfe=4000, limit=9, seed=3, batch_size=5
+    ),
+    nelbo.contrast: dict(
+        model=TOLD, data=X, condition="y", values=[0, 1], confidence=0.875, indifference=0.5, tolerance=50.0,
+        posterior_tolerance=0.375, max_nfe=4000, prior=[0.5, 0.5], limit=9, seed=3, batch_size=5,
     ),
     nelbo.diagnose: dict(model=CODED, data=X, max_nfe=160, limit=9, seed=3, batch_size=5),
     nelbo.ode_likelihood: dict(
@@ -122,7 +134,7 @@ STANDS_FOR = {
     nelbo.codec.decompress: lambda **o: ARCHIVE["restored"](**o),
     nelbo.Overrides: lambda **o: nelbo.Overrides(**o).apply(CODED),
 }
-RESULTS = {"Bound", "OdeLikelihood", "Compressed", "Decompressed", "SamplerStep", "Solver"}
+RESULTS = {"Bound", "Contrast", "OdeLikelihood", "Compressed", "Decompressed", "SamplerStep", "Solver"}
 """What verbs return or hand to a sampler, and an abstract class: nobody makes them."""
 OTHERS = {
     nelbo.testing.as_network,

@@ -208,6 +208,10 @@ def test_compare():
     alike(nelbo.compare, table(), table("beta"), DATA, tolerance=0.5, max_nfe=1200)
 
 
+def test_contrast():
+    alike(nelbo.contrast, law(), DATA[:6], "y", [0, 1, 2], confidence=0.9, indifference=20.0, max_nfe=2000)
+
+
 SOLVED = {
     "heun": {"solver": "heun", "exact_trace": True},
     "rk4": {"solver": "rk4", "probes": 2},

@@ -70,8 +70,9 @@ def test_type_checkers_see_the_same_names():
 
 
 VERBS = (
-    *("evaluate", "ode_likelihood", "compare", "diagnose", "tighten", "train", "sample", "load", "save_pretrained"),
-    *("from_callable", "from_diffusers", "codec.compress", "codec.decompress", "codec.inspect", "samplers.encode"),
+    *("evaluate", "ode_likelihood", "compare", "contrast", "diagnose", "tighten", "train", "sample", "load"),
+    *("save_pretrained", "from_callable", "from_diffusers", "samplers.encode"),
+    *("codec.compress", "codec.decompress", "codec.inspect"),
 )
 
 
@@ -123,6 +124,7 @@ def test_the_verbs_that_share_an_option_share_its_default():
             repr(parameters[option].default)
             for name in VERBS
             if option in (parameters := inspect.signature(PUBLIC[name]).parameters)
+            and parameters[option].default is not inspect.Parameter.empty  # what is contrasted must be given
         }
         assert len(found) == 1, (option, found)
 

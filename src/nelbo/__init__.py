@@ -16,7 +16,19 @@ if TYPE_CHECKING:
     from nelbo.adapters.callable import from_callable
     from nelbo.adapters.choices import Overrides
     from nelbo.adapters.diffusers import from_diffusers
-    from nelbo.api import compare, diagnose, evaluate, load, ode_likelihood, sample, save_pretrained, tighten, train
+    from nelbo.api import (
+        compare,
+        contrast,
+        diagnose,
+        evaluate,
+        load,
+        ode_likelihood,
+        sample,
+        save_pretrained,
+        tighten,
+        train,
+    )
+    from nelbo.bound.contrast.result import Contrast
     from nelbo.bound.result import Bound
     from nelbo.bound.tolerance import Relative
     from nelbo.errors import NelboError
@@ -31,6 +43,7 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "Bound": "nelbo.bound.result:Bound",
+    "Contrast": "nelbo.bound.contrast.result:Contrast",
     "DataDomain": "nelbo.model.domain:DataDomain",
     "DiffusionModel": "nelbo.model.diffusion:DiffusionModel",
     "Examples": "nelbo.model.examples:Examples",
@@ -40,6 +53,7 @@ _NAMES = {
     "Relative": "nelbo.bound.tolerance:Relative",
     "codec": "nelbo.codec",
     "compare": "nelbo.api:compare",
+    "contrast": "nelbo.api:contrast",
     "decoders": "nelbo.model.decoder",
     "diagnose": "nelbo.api:diagnose",
     "equations": "nelbo.equations",
@@ -62,6 +76,7 @@ _NAMES = {
 
 __all__ = [
     "Bound",
+    "Contrast",
     "DataDomain",
     "DiffusionModel",
     "Examples",
@@ -72,6 +87,7 @@ __all__ = [
     "__version__",
     "codec",
     "compare",
+    "contrast",
     "decoders",
     "diagnose",
     "equations",

@@ -57,6 +57,7 @@ def forget(monkeypatch) -> None:
 VERBS = {
     "evaluate": ("evaluate", "kept", "--data", "codes.npy", "--estimator", "stratified"),
     "compare": ("compare", "pack.inner:model", "kept", "--data", "codes.npy", "--tolerance", "5"),
+    "contrast": ("contrast", "kept", "--data", "codes.npy", "--condition", "y", "--values", "0,1"),
     "diagnose": ("diagnose", "kept", "--data", "codes.npy"),
     "ode": ("ode", "kept", "--data", "codes.npy", "--steps", "2"),
     "tighten": ("tighten", "kept", "--data", "codes.npy", "--steps", "3", "--out", "new"),
@@ -92,6 +93,7 @@ def test_python_asks_too(fitted):
     for call in (
         lambda: library.load("kept"),
         lambda: library.evaluate("kept", codes),
+        lambda: library.contrast("kept", codes, "y", [0, 1]),
         lambda: library.diagnose("kept", codes),
         lambda: library.ode_likelihood("kept", codes),
         lambda: library.compare("kept", "kept", codes),

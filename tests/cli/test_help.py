@@ -17,6 +17,8 @@ OPTIONS = {
     "--json --device --precision --estimator --state --variance --decoder --bins --range --clip --condition "
     "--trust-code",
     "compare": "--data --tolerance --json --variance --decoder --bins --range --clip --condition --trust-code",
+    "contrast": "--data --condition --values --confidence --indifference --tolerance --posterior-tolerance --max-nfe "
+    "--prior --out --state --json --variance --decoder --bins --range --clip --trust-code",
     "diagnose": "--data --max-nfe --out --json --variance --decoder --bins --range --clip --condition --trust-code",
     "ode": "--data --solver --steps --tolerance --probes --exact-trace --dequantisation --draws --importance --seed "
     "--batch-size --limit --per-example --out --json --device --precision --state --variance --decoder --bins --range "

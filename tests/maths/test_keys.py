@@ -28,6 +28,7 @@ CALLS = [
     *(e | PRECISION | {"trial"} for e in ESTIMATES),
     {"ode", "trial"},
     {"diagnose"},
+    {"contrast", "trial"},
     *({"tighten", "trial"} | e for e in CERTIFICATES),
     *({"train"} | e for e in ESTIMATES),
     {"sample"},

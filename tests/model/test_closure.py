@@ -379,3 +379,15 @@ def test_default_dtype_changes_nothing():
     net = conv(0)
     with default_dtype():
         assert nelbo.evaluate(model(lambda z, t: net(z)), CODES, estimator="exhaustive").bits_per_dim == plain
+
+
+def test_a_function_of_no_module():
+    """As `exec` makes one in a namespace without a name."""
+    names: dict = {"torch": torch}
+    exec("def network(z, t):\n    return torch.zeros_like(z)", names)
+    del names["__builtins__"]
+    model = nelbo.from_callable(
+        names["network"], schedule=nelbo.schedules.linear(1000), domain=nelbo.DataDomain((2,)), predicts="x0"
+    )
+    assert names["network"].__module__ is None or names["network"].__module__ == "builtins"
+    assert nelbo.evaluate(model, torch.zeros(2, 2), max_nfe=100).nfe_total > 0

@@ -1,8 +1,20 @@
 """The verbs of the library: strings for models and data are resolved here, then the floors below do the work."""
 
 from nelbo.adapters.load import load
+from nelbo.api.contrasts import contrast
 from nelbo.api.models import sample, tighten, train
 from nelbo.api.saving import save_pretrained
 from nelbo.api.scoring import compare, diagnose, evaluate, ode_likelihood
 
-__all__ = ["compare", "diagnose", "evaluate", "load", "ode_likelihood", "sample", "save_pretrained", "tighten", "train"]
+__all__ = [
+    "compare",
+    "contrast",
+    "diagnose",
+    "evaluate",
+    "load",
+    "ode_likelihood",
+    "sample",
+    "save_pretrained",
+    "tighten",
+    "train",
+]

@@ -31,7 +31,7 @@ from nelbo.maths.keys import Purpose
 from nelbo.model.denoiser import NetworkDenoiser
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.process import forward
-from nelbo.process.levels import Levels
+from nelbo.process.levels import Levels, column
 from nelbo.process.prediction import Prediction
 from nelbo.typing import Condition
 from nelbo.workers import Workers
@@ -56,6 +56,26 @@ def cells_of(model: DiffusionModel) -> Cells:
         return Cells(-upper, -lower, -(upper + lower) / 2, (upper - lower) / 2, continuous=True)
     upper, lower = levels.logsnr[:-1], levels.logsnr[1:]
     return Cells(-upper, -lower, -lower, 0.5 * torch.expm1(upper - lower))
+
+
+class Noised(NamedTuple):
+    """b draws where the network is asked: `examples` (b,) and `cells` (b,), None at the first level; their data as they
+    are held, x, z_t and levels."""
+
+    examples: Tensor
+    cells: Tensor | None
+    data: Tensor
+    x: Tensor
+    z: Tensor
+    at: Levels
+
+    def take(self, rows: Tensor) -> Noised:
+        """The draws `rows`, which may repeat."""
+        cells, there = self.cells, rows.to(self.x.device)
+        return Noised(
+            self.examples[rows], None if cells is None else cells[rows], self.data[there], self.x[there], self.z[there],
+            self.at[there],
+        )  # fmt: skip
 
 
 class Controls(NamedTuple):
@@ -156,41 +176,55 @@ class GaussianChain(Problem):
     def columns(self, draws: Draws, controls: object, rows: Tensor) -> Tensor:
         """(b, 3): the term, the surrogate's excess and ‖ε‖² − D. What precedes the network is done in `tiles`."""
         assert controls is None or isinstance(controls, Controls)
-        examples, model, D = draws.examples[rows], self.model, self.dimensions
-        cells, at = self._levels_of(draws, rows)
-        condition = self.condition_of(examples)
         columns = torch.zeros(len(rows), 3, dtype=torch.float64, device=self.device)
+
+        def control(part: slice, x: Tensor, eps: Tensor, at: Levels) -> None:
+            if controls is not None:
+                distinct, of = self._distinct(draws.examples[rows[part]], x)
+                columns[part, 1] = controls.of_draws.excess(distinct, eps, at.logsnr, of)
+                columns[part, 2] = tiles.squared_norm(eps) - self.dimensions
+
         with torch.no_grad():
-            keys, numbers = draws.keys[rows], draws.numbers[rows]
-            eps = Purpose.TERM_NOISE.normal(self.seed, examples, keys, numbers, model.domain.shape, device=self.device)
-            x, z = torch.empty_like(eps), torch.empty_like(eps)
-            data = self.data_of(examples)
-            for part in tiles.tiles(len(rows), D, self.device):
-                x[part] = model.domain.values(data[part])
-                z[part] = forward.noised(x[part], eps[part], at[part])
-                if controls is not None:
-                    distinct, of = self._distinct(examples[part], x[part])
-                    columns[part, 1] = controls.of_draws.excess(distinct, eps[part], at.logsnr[part], of)
-                    columns[part, 2] = tiles.squared_norm(eps[part]) - D
-            del eps
-            asked = cells is not None or model.decoder.calls_network
-            prediction = model.predict(z, at, condition) if asked else None
-            if cells is None or prediction is None:
-                target = data.long() if model.domain.discrete else x
-                columns[:, 0] = terms.reconstruction(model, target, z, prediction, at)
-            elif self.cells.continuous:
-                slope = -2 * self.cells.scale[cells].to(self.device)
-                columns[:, 0] = terms.diffusion_rate(x, prediction, at, slope)
-            else:
-                columns[:, 0] = terms.diffusion(model, x, prediction, self.levels[cells.to(self.device)], at)
-        if not bool(torch.isfinite(columns).all()):
-            bad = int(examples[(~torch.isfinite(columns)).any(1).cpu().nonzero()[0, 0]])
-            raise NumericalError(
-                f"the {'reconstruction' if cells is None else 'diffusion'} term of example {bad} is not finite",
-                "the network returned NaN or infinity there, or the example has zero probability under the "
-                "model; check its weights, its precision and the declared output (eps, x0, v)",
-            )
-        return columns.cpu() if not self.observed(draws) else torch.cat([columns, _seen(x, z, prediction)], 1).cpu()
+            noised = self.noised(draws, rows, control)
+            columns[:, 0], prediction = self.term(noised, self.condition_of(noised.examples))
+        check_finite(columns, noised)
+        if self.observed(draws):
+            columns = torch.cat([columns, _seen(noised.x, noised.z, prediction)], 1)
+        return columns.cpu()
+
+    def noised(
+        self, draws: Draws, rows: Tensor, each: Callable[[slice, Tensor, Tensor, Levels], None] | None = None
+    ) -> Noised:
+        """The draws `rows` (b,) of `draws` up to where the network is asked. each: called with a part of the rows at a
+        time, its x, ε and levels."""
+        examples, model = draws.examples[rows], self.model
+        cells, at = self._levels_of(draws, rows)
+        keys, numbers = draws.keys[rows], draws.numbers[rows]
+        eps = Purpose.TERM_NOISE.normal(self.seed, examples, keys, numbers, model.domain.shape, device=self.device)
+        if draws.signs is not None:
+            eps *= column(draws.signs[rows].to(eps), eps)
+        x, z = torch.empty_like(eps), torch.empty_like(eps)
+        data = self.data_of(examples)
+        for part in tiles.tiles(len(rows), self.dimensions, self.device):
+            x[part] = model.domain.values(data[part])
+            z[part] = forward.noised(x[part], eps[part], at[part])
+            if each is not None:
+                each(part, x[part], eps[part], at[part])
+        return Noised(examples, cells, data, x, z, at)
+
+    def term(self, noised: Noised, condition: Condition) -> tuple[Tensor, Prediction | None]:
+        """The term of every draw in nats, (b,) on the device, and what the network predicts for it under `condition`;
+        None of the first level where its decoder does not ask."""
+        model, (_, cells, data, x, z, at) = self.model, noised
+        asked = cells is not None or model.decoder.calls_network
+        prediction = model.predict(z, at, condition) if asked else None
+        if cells is None or prediction is None:
+            target = data.long() if model.domain.discrete else x
+            return terms.reconstruction(model, target, z, prediction, at), prediction
+        if self.cells.continuous:
+            slope = -2 * self.cells.scale[cells].to(self.device)
+            return terms.diffusion_rate(x, prediction, at, slope), prediction
+        return terms.diffusion(model, x, prediction, self.levels[cells.to(self.device)], at), prediction
 
     def observed(self, draws: Draws) -> int:
         """The pilot's draws of a network whose output may be read in several ways; all draws of a chain of few."""
@@ -244,6 +278,17 @@ class GaussianChain(Problem):
         assert isinstance(controls, Controls)
         ends = self.levels.logsnr
         return features.of(self.values(examples), self.model.domain, controls.surrogate, ends[0], ends[-1])
+
+
+def check_finite(values: Tensor, noised: Noised) -> None:
+    """Errors: NumericalError where one of the values (b, …) of draws is not finite."""
+    if not bool(torch.isfinite(values).all()):
+        bad = int(noised.examples[(~torch.isfinite(values)).flatten(1).any(1).cpu().nonzero()[0, 0]])
+        raise NumericalError(
+            f"the {'reconstruction' if noised.cells is None else 'diffusion'} term of example {bad} is not finite",
+            "the network returned NaN or infinity there, or the example has zero probability under the "
+            "model; check its weights, its precision and the declared output (eps, x0, v)",
+        )
 
 
 def _seen(x: Tensor, z: Tensor, prediction: Prediction | None) -> Tensor:

@@ -49,6 +49,7 @@ class Draws:
     """n draws of one random term, each (n,): the example, and the level key and number that key its noise.
 
     cells, inner: the cell, 0..M−1, and the place in it, in [0, 1). Draws without cells are of the first level's term.
+    signs: ±1, which multiply the noise; a draw and its antithetic one share a key. All 1 where None.
     """
 
     examples: Tensor
@@ -56,6 +57,7 @@ class Draws:
     numbers: Tensor
     cells: Tensor | None = None
     inner: Tensor | None = None
+    signs: Tensor | None = None
 
     @classmethod
     def first_level(cls, examples: Tensor, numbers: Tensor) -> Draws:

@@ -17,6 +17,7 @@ from nelbo._version import __version__
 from nelbo.cli import (
     compare,
     compress,
+    contrast,
     demo,
     diagnose,
     equations,
@@ -66,6 +67,7 @@ COMMANDS = (
     train.train,
     evaluate.evaluate,
     compare.compare,
+    contrast.contrast,
     diagnose.diagnose,
     ode.ode,
     tighten.tighten,

@@ -105,6 +105,14 @@ class Purpose(enum.Enum):
     DIAGNOSIS_PERMUTATION = Keys("diagnose", Stream.SELECT, draws=_only(9), examples=_ZERO)
     """The order in which the rows of a condition are given to other examples."""
 
+    # contrasts of conditions
+    CONTRAST_NOISE = Keys("contrast", Stream.FORWARD, range(2), range((1 << 30) + (1 << 21), (1 << 30) + (1 << 22)))
+    """ε of the draws that all conditions share: level 0 for the first level's term, level 1 along the chain."""
+    CONTRAST_PLACE = Keys("contrast", Stream.TIME, _only(4), range(1 << 30, (1 << 30) + (1 << 21)))
+    """Place of a draw in its stratum of the chain."""
+    CONTRAST_EXAMPLES = Keys("contrast", Stream.SELECT, draws=_only(10), examples=_ZERO)
+    """Which examples the pilot of a contrast looks at."""
+
     # the likelihood of the probability-flow ODE
     ODE_START = Keys("ode", Stream.FORWARD, draws=_ESTIMATE)
     """The starting point z_1 of the flow: ε of the variational dequantisation, u of those on the bin."""

@@ -155,9 +155,10 @@ def plain(network: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def home(network: Callable[..., Any]) -> str:
-    """The name of the Python module that a function comes from, or the class of a network."""
+    """The name of the Python module that a function comes from, or the class of a network; "" of a function that `exec`
+    made in a namespace without a name."""
     function = plain(network)
-    return (function if hasattr(function, "__qualname__") else type(function)).__module__
+    return (function if hasattr(function, "__qualname__") else type(function)).__module__ or ""
 
 
 def entered(network: Callable[..., Any]) -> AbstractContextManager[Callable[..., Any]]:

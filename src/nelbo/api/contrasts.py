@@ -1,0 +1,158 @@
+"""The verb that scores the same examples under different conditions: `contrast`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nelbo.adapters.choices import Overrides
+from nelbo.adapters.load import Model
+from nelbo.ambient import neutral
+from nelbo.api.inputs import Data, Device, Inputs, Progress
+from nelbo.arguments import numbers
+from nelbo.bound.contrast import contrast as contrasts
+from nelbo.bound.contrast.contrast import Conditions
+from nelbo.bound.contrast.race import Goal
+from nelbo.bound.contrast.result import Contrast
+from nelbo.data import classes
+from nelbo.errors import DataError, UsageError
+from nelbo.model.diffusion import DiffusionModel
+from nelbo.model.examples import Examples
+from nelbo.nets.classes import ClassConditional
+from nelbo.process.grid import Grid
+from nelbo.typing import Condition
+from nelbo.workers import Alone, Run, Workers
+
+
+@numbers
+@neutral()
+def contrast(
+    model: Model,
+    data: Data,
+    condition: str,
+    values: Sequence[Any] | Tensor | Mapping[str, Any] | None = None,
+    *,
+    confidence: float | None = 0.99,
+    indifference: float = 0.0,
+    tolerance: float | None = None,
+    posterior_tolerance: float | None = None,
+    max_nfe: int | None = None,
+    prior: Sequence[float] | None = None,
+    given: Condition | None = None,
+    grid: Grid | None = None,
+    limit: int | None = None,
+    overrides: Overrides | None = None,
+    trust_code: bool = False,
+    seed: int = 0,
+    batch_size: int | None = None,
+    device: Device | None = None,
+    precision: str = "float32",
+    progress: Progress | None = None,
+    state: str | Path | None = None,
+    workers: Workers | None = None,
+) -> Contrast:
+    """Which of several conditions explains each example best: differences of bounds at common noise, with their errors.
+
+    A model of p(x | c) bounds −log p(x | c) for every condition c. With that of the best one, c*,
+
+        difference_c = bound(x | c) − bound(x | c*) ≥ 0 nats,        posterior_c ∝ prior_c exp(−difference_c)
+
+    The bounds are not computed one by one: all conditions share the places and the noise of every draw, a draw is a
+    pair of ε and −ε, and draws are made where differences vary, by a pilot on a few examples. Draws are added until the
+    example is decided; conditions that cannot be the best are eliminated on the way and cost nothing from then on. The
+    probability that the best condition is ever eliminated is at most 1 − confidence.
+
+    What is contrasted:
+        condition: the keyword of the network. values: its values, one for each condition: numbers, names of the model's
+        classes, rows of one shape, or None for a call without the keyword; all classes of a class-conditional network
+        of nelbo's own where it is None. A table {keyword: (C, …)} gives rows of several keywords at once. given:
+        further keywords, one row an example. prior: probabilities of the conditions, even where None; the best
+        condition is that of the highest posterior.
+    When it stops:
+        confidence: decide at this level; None: eliminate nothing. indifference: conditions within so many nats of the
+        best need not be told apart. tolerance: go on until the standard error of every difference that is left is at
+        most so many nats; posterior_tolerance: until that of every posterior probability is. max_nfe: at most so many
+        evaluations in all. An example gets 8192 draws a condition at most.
+
+    model, data, grid, limit, overrides, trust_code, seed, batch_size, device, precision, progress, state and workers
+    are as of `evaluate`.
+
+    A bound is not −log p: where it is looser for one condition than for another the posterior inherits the difference,
+    and it is usually overconfident.
+
+    Errors: those of `evaluate`; UsageError, ShapeError, DomainError for conditions and priors that are none.
+    Source: Li et al. 2023 (diffusion classifiers, with ε-MSE in the place of the bound); Smyth 2004 (moderated t).
+
+    >>> import nelbo, torch
+    >>> from nelbo import testing
+    >>> schedule, laws = nelbo.schedules.linear(50), [nelbo.exact.GaussianData([m], [[0.1]]) for m in (-1.0, 1.0)]
+    >>> nets = [testing.as_network(testing.oracle(law), schedule, "eps", "index") for law in laws]
+    >>> network = lambda z, t, y: torch.where(y[:, None] == 0, nets[0](z, t), nets[1](z, t))
+    >>> model = nelbo.from_callable(network, schedule=schedule, domain=nelbo.DataDomain((1,)), predicts="eps")
+    >>> nelbo.contrast(model, torch.tensor([[-0.9], [1.2]]), "y", [0, 1]).best.tolist()
+    [0, 1]
+    """
+    inputs = Inputs.of(model, data, limit=limit, condition=given, overrides=overrides, trust_code=trust_code, grid=grid)
+    conditions = _conditions(inputs.model, condition, values)
+    labels, notes = _labels(inputs.examples, inputs.model, conditions)
+    result = contrasts.contrast(
+        inputs.model,
+        inputs.examples,
+        conditions,
+        Run(device, precision, batch_size, seed, state, workers or Alone(), progress),
+        goal=Goal(confidence, indifference, tolerance, posterior_tolerance),
+        max_nfe=max_nfe,
+        prior=prior,
+        labels=labels,
+        given=inputs.condition,
+        notes=notes,
+    )
+    return dataclasses.replace(result, overrides=inputs.overrides.to_json())
+
+
+def _conditions(
+    model: DiffusionModel, name: str, values: Sequence[Any] | Tensor | Mapping[str, Any] | None
+) -> Conditions:
+    """The conditions as given, or the model's own classes. Errors: UsageError."""
+    if not isinstance(name, str) or not name.isidentifier():
+        raise UsageError(f"condition={name!r}", "give the name of the network's keyword, such as 'y'")
+    names = classes.recorded(model, name)
+    if values is None:
+        own = next((m for m in model.denoiser.modules() if isinstance(m, ClassConditional) and m.keyword == name), None)
+        if own is None:
+            raise UsageError(
+                f"the values of the condition {name!r} are not known: the network is no class-conditional one of nelbo",
+                "give values=range(10), say, or one row a condition",
+            )
+        return Conditions.of(name, range(own.classes), names or None)
+    if isinstance(values, str):
+        raise UsageError(f"values={values!r}", "give a list of values")
+    if isinstance(values, Mapping) or not any(isinstance(value, str) for value in values):
+        return Conditions.of(name, values)
+    unknown = [value for value in values if isinstance(value, str) and value not in names]
+    if unknown:
+        known = f"knows the classes {classes.shortened(names)}" if names else "has no names of classes"
+        raise UsageError(
+            f"the conditions {classes.shortened(unknown)}, and the model {known}", "give those, or numbers"
+        )
+    return Conditions.of(name, [names.index(v) if isinstance(v, str) else v for v in values], tuple(values))
+
+
+def _labels(examples: Examples, model: DiffusionModel, conditions: Conditions) -> tuple[Tensor | None, list[str]]:
+    """Of every example the index of the condition that its label names, −1 where there is none; None where the data
+    have no labels, or the conditions are no numbers; and a note where the labels cannot be read."""
+    rows = conditions.rows.get(conditions.name)
+    if examples.labels is None or rows is None or rows.dim() != 1 or rows.is_floating_point():
+        return None, []
+    try:
+        labels = classes.of_model(examples, model, conditions.name).labels
+    except DataError as error:
+        return None, [f"accuracy is not measured: {error}"]
+    assert labels is not None  # as before
+    same = (labels[:, None] == rows[None]) & ~conditions.absent
+    return torch.where(same.any(1), same.long().argmax(1), -1), []

@@ -1,0 +1,242 @@
+"""`contrast`: the same examples under different conditions of one model, by paired draws, until each is decided.
+
+Noise and places do not know the condition, so that what the conditions have in common cancels in their differences: the
+prior's term, the first level's where its decoder does not ask the network, and most of the noise of the others.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nelbo._version import __version__
+from nelbo.bound import checks
+from nelbo.bound.contrast import places
+from nelbo.bound.contrast.alternatives import Alternatives
+from nelbo.bound.contrast.places import Places
+from nelbo.bound.contrast.race import LAST_STRATA, Goal, Race
+from nelbo.bound.contrast.result import Contrast
+from nelbo.bound.planned import cost
+from nelbo.bound.prepare import Prepared, prepare
+from nelbo.bound.runner import Runner
+from nelbo.bound.trial import trial
+from nelbo.errors import DomainError, ShapeError, UsageError
+from nelbo.model.calling import condition_rows
+from nelbo.model.diffusion import DiffusionModel
+from nelbo.model.examples import Examples
+from nelbo.workers import Run
+
+_AT_ONCE = 1 << 20
+"""Most evaluations that are planned at once, which are a few hundred bytes each in memory."""
+_IN_MEMORY = 1 << 22
+"""Most values of draws of a block of examples that are in memory at once, should all of them take all looks."""
+
+
+@dataclass(frozen=True, eq=False)
+class Conditions:
+    """What is contrasted. name: of the keyword. shown: a name for every one of the C. rows: the keywords' values,
+    (C, …) each. absent (C,): those for which the network is called without them."""
+
+    name: str
+    shown: tuple[Any, ...]
+    rows: dict[str, Tensor]
+    absent: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        values: Sequence[Any] | Tensor | Mapping[str, Any],
+        shown: Sequence[Any] | None = None,
+    ) -> Conditions:
+        """From the values of one keyword, with None for a call without it; or from the rows of several keywords. shown:
+        names for them.
+
+        Errors: UsageError where there are none or they are no numbers, ShapeError where they differ in shape.
+        """
+        if isinstance(values, Mapping):
+            lengths = {len(torch.as_tensor(v)) for v in values.values()}
+            if len(lengths) != 1:
+                raise ShapeError(f"keywords with {sorted(lengths)} rows", "give as many rows of each, one a condition")
+            C = lengths.pop()
+            rows = condition_rows(values, C, "conditions")
+            return cls(name, tuple(range(C)), dict(rows), torch.zeros(C, dtype=torch.bool))
+        listed = list(values)
+        if not listed:
+            raise UsageError("no conditions to contrast", "give values=range(10), say, or one row a condition")
+        absent = torch.tensor([value is None for value in listed])
+        given = [value for value in listed if value is not None]
+        parts = _stacked(given) if given else torch.zeros(0)
+        table = torch.zeros(len(listed), *parts.shape[1:], dtype=parts.dtype)
+        table[~absent] = parts
+        condition_rows({name: table}, len(listed), "conditions")
+        names = [_shown(v, k) for k, v in enumerate(listed)] if shown is None else shown
+        return cls(name, tuple(names), {name: table}, absent)
+
+    def __len__(self) -> int:
+        return len(self.absent)
+
+
+def _stacked(values: list[Any]) -> Tensor:
+    try:
+        return torch.stack([torch.as_tensor(value) for value in values])
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UsageError(
+            f"of the conditions {str(values)[:80]} no tensor can be made: {error}",
+            "give numbers, or rows of one shape; classes are numbers in the order of the training",
+        ) from None
+
+
+def _shown(value: Any, k: int) -> Any:
+    """A number as it is, None as it is; a row by its place."""
+    if value is None:
+        return None
+    tensor = torch.as_tensor(value)
+    return tensor.item() if tensor.dim() == 0 else k
+
+
+def contrast(
+    model: DiffusionModel,
+    data: Examples | Tensor | Any,
+    conditions: Conditions,
+    run: Run | None = None,
+    *,
+    goal: Goal,
+    max_nfe: int | None = None,
+    prior: Sequence[float] | Tensor | None = None,
+    labels: Tensor | None = None,
+    given: Mapping[str, Tensor] | None = None,
+    notes: Sequence[str] = (),
+) -> Contrast:
+    """Which of the conditions explains each example best: see `nelbo.contrast`. labels: indices of right conditions, −1
+    for none of them. notes: warnings so far."""
+    started = time.perf_counter()
+    cost.check_budget(max_nfe, False)
+    C = len(conditions)
+    log_prior = _log_prior(prior, C)
+    one = prepare(model, data, run, condition=given)
+    chain = replace(one.chain, condition={**one.chain.condition, **_first(conditions, one.chain.examples)})
+    alternatives = Alternatives(one.chain, conditions.rows, conditions.absent)
+    how = {
+        "contrast": repr((conditions.name, conditions.shown)), "goal": repr(goal), "max_nfe": repr(max_nfe),
+        "prior": repr(log_prior.tolist()),
+        "rows": repr({name: Examples(rows).fingerprint for name, rows in conditions.rows.items()}),
+    }  # fmt: skip
+    one.agree("contrast", **how)
+    one.open_state(**how)
+    runner = one.runner
+    try:
+        with one.chain.model.denoiser.inference():
+            notes = [*notes, *checks.overlap(one.model, one.examples), *trial(chain, runner)]
+            races, evaluations = _raced(alternatives, runner, goal, log_prior, max_nfe)
+    finally:
+        runner.close()
+    undecided = sum(int((~race.decided).sum()) for race in races)
+    if goal.confidence is not None and undecided and goal.tolerance is None and goal.of_posterior is None:
+        notes.append(f"{undecided} of {len(one.examples.data)} examples are not decided with {runner.nfe} evaluations")
+    checks.warn(notes)
+    return _result(one, conditions, races, evaluations, goal, log_prior, labels, notes, time.perf_counter() - started)
+
+
+def _first(conditions: Conditions, examples: int) -> dict[str, Tensor]:
+    """The first condition that is not absent as rows of so many examples, for the trial."""
+    present = (~conditions.absent).nonzero()[:, 0]
+    if not len(present):
+        return {}
+    return {name: rows[present[:1]].expand(examples, *rows.shape[1:]) for name, rows in conditions.rows.items()}
+
+
+def _log_prior(prior: Sequence[float] | Tensor | None, C: int) -> Tensor:
+    """Logarithms of the prior probabilities, (C,) float64. Errors: DomainError, ShapeError."""
+    if prior is None:
+        return torch.full((C,), -math.log(C), dtype=torch.float64)
+    try:
+        values = torch.as_tensor(prior, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise UsageError(f"prior={prior!r}", "give one probability for each condition") from None
+    if values.shape != (C,):
+        raise ShapeError(f"a prior of shape {tuple(values.shape)} for {C} conditions", "give one probability each")
+    if not bool((values > 0).all()) or not math.isfinite(float(values.sum())):
+        raise DomainError(
+            f"a prior with probabilities from {float(values.min()):g} to {float(values.max()):g}",
+            "give positive numbers; leave conditions out that are impossible",
+        )
+    return (values / values.sum()).log()
+
+
+def _raced(
+    alternatives: Alternatives, runner: Runner, goal: Goal, log_prior: Tensor, max_nfe: int | None
+) -> tuple[list[Race], list[Tensor]]:
+    """The races of all examples, block by block, and what each example took. An example whose next look would exceed
+    the budget stays as it is."""
+    N, C = alternatives.chain.examples, len(alternatives)
+    races, evaluations = [], []
+    along: Places | None = places.piloted(alternatives, runner) if C > 1 else None
+    for block in torch.arange(N).split(max(1, _IN_MEMORY // (C * LAST_STRATA))):
+        race, spent = Race(log_prior, len(block), goal), torch.zeros(len(block), dtype=torch.int64)
+        while along is not None and bool(race.racing.any()):
+            rows, S = race.racing.nonzero()[:, 0], race.next_strata
+            price = 2 * S * race.left[rows].sum(1)
+            if max_nfe is not None:
+                affordable = runner.nfe + price.cumsum(0) <= max_nfe
+                race.racing[rows[~affordable]] = False
+                rows, price = rows[affordable], price[affordable]
+                if not len(rows):
+                    break
+            values = [
+                places.draw(alternatives, runner, along, block[some], race.left[some], race.strata, S).values
+                for some in rows.split(max(1, _AT_ONCE // (2 * S * C)))
+            ]
+            spent[rows] += price
+            race.look(torch.cat(values))
+        races.append(race)
+        evaluations.append(spent)
+    return races, evaluations
+
+
+def _result(
+    one: Prepared,
+    conditions: Conditions,
+    races: list[Race],
+    evaluations: list[Tensor],
+    goal: Goal,
+    log_prior: Tensor,
+    labels: Tensor | None,
+    notes: list[str],
+    seconds: float,
+) -> Contrast:
+    differences = [race.differences() for race in races]
+    posteriors = [race.posterior() for race in races]
+    claims = one.claims()
+    return Contrast(
+        condition=conditions.name,
+        values=conditions.shown,
+        difference=torch.cat([values for values, _ in differences]),
+        standard_error=torch.cat([errors for _, errors in differences]),
+        covariance=torch.cat([race.covariance() for race in races]),
+        left=torch.cat([race.left for race in races]),
+        posterior=torch.cat([p for p, _ in posteriors]),
+        posterior_error=torch.cat([errors for _, errors in posteriors]),
+        best=torch.cat([race.best for race in races]),
+        decided=torch.cat([race.decided for race in races]),
+        evaluations=torch.cat(evaluations),
+        nfe_total=one.runner.nfe,
+        confidence=goal.confidence,
+        indifference=goal.indifference,
+        prior=log_prior.exp(),
+        labels=labels,
+        precision=claims["precision"],
+        seed=claims["seed"],
+        data=claims["data"],
+        model=claims["model"],
+        description=claims["description"],
+        version=__version__,
+        warnings=tuple(notes),
+        seconds=seconds,
+    )

@@ -1,0 +1,146 @@
+"""Where along the chain the draws of a contrast are made: where the differences of conditions vary, by a pilot.
+
+The places are the first level, where its term depends on the condition, and the cells. With the probability p of a
+place, a draw's value is y = term/p, and its mean over places and noise is the bound but for what all conditions share.
+A draw is a pair of ε and −ε: the difference of two conditions, ½ ΔSNR ⟨x̂_c′ − x̂_c, 2x − x̂_c − x̂_c′⟩ of a step, is
+mostly odd in ε, and its even part is what is left (`Alternatives.nats` of both, averaged).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nelbo.bound.contrast.alternatives import Alternatives
+from nelbo.bound.gaussian_chain import GaussianChain
+from nelbo.bound.planned.allocation import CellDensity
+from nelbo.bound.problem import Draws
+from nelbo.bound.runner import Runner
+from nelbo.maths.keys import Purpose
+
+PILOT_EXAMPLES, PILOT_STRATA = 12, 16
+"""Examples of the pilot, and pairs of draws of each."""
+PILOT_NUMBERS = 1 << 20
+"""The first number of a pilot's draws."""
+_BINS, _SMOOTH = 40, 2
+"""Ranges of the chain's coordinate in which the pilot's squares are averaged, and neighbours that are added to each."""
+_RIVALS = 3
+"""Conditions of each example, next to the best, whose differences to it count."""
+_EVEN = 0.1
+"""Share of the draws that goes to all places alike, whatever the pilot says."""
+_FIRST_OF_PILOT = 1 / 16
+"""Share of the pilot's draws at the first level."""
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """density: over the first level, where `first` is 1, and the cells after it."""
+
+    density: CellDensity
+    first: int
+
+    @classmethod
+    def even(cls, chain: GaussianChain) -> Places:
+        """For the pilot: even along the chain, with a share for the first level."""
+        length = chain.cells.stop - chain.cells.start
+        first = torch.full((int(chain.first_cost > 0),), _FIRST_OF_PILOT, dtype=torch.float64)
+        along = length.double() / length.sum().clamp_min(1e-300) * (1 - first.sum())
+        return cls(CellDensity.of(torch.cat([first, along])), len(first))
+
+    def __len__(self) -> int:
+        return len(self.density.p)
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """Values of n examples, S strata and C conditions, (n, S, C) nats: pairs of draws, divided by the probability of
+    their places (n, S); nan of conditions that were not asked for."""
+
+    values: Tensor
+    places: Tensor
+
+
+def draw(
+    alternatives: Alternatives, runner: Runner, places: Places, examples: Tensor, left: Tensor, start: int, strata: int
+) -> Drawn:
+    """`strata` pairs of draws of every one of `examples` (n,), numbered from `start` on, under those conditions that
+    are `left` (n, C)."""
+    chain, S = alternatives.chain, strata
+    of = examples.repeat_interleave(S)
+    numbers = start + torch.arange(S).repeat(len(examples))
+    inside = Purpose.CONTRAST_PLACE.uniform(chain.seed, of, 0, numbers)
+    u = (torch.arange(S).repeat(len(examples)) + inside) / S
+    at, inner = places.density.place(u)
+    values = torch.empty(len(of), left.shape[1], dtype=torch.float64)
+    asked = left.repeat_interleave(S, 0)
+    noise = Purpose.CONTRAST_NOISE
+    for first in (True, False):
+        rows = ((at < places.first) == first).nonzero()[:, 0]
+        if not len(rows):
+            continue
+        rows, signs = rows.repeat_interleave(2), torch.tensor([1.0, -1.0]).repeat(len(rows))
+        keys = torch.full_like(rows, noise.value.levels[0] if first else noise.value.levels[1])
+        where = (None, None) if first else (at[rows] - places.first, inner[rows])
+        draws = Draws(of[rows], keys, noise.draw + numbers[rows], *where, signs=signs)
+        nats = alternatives.nats(runner, draws, asked[rows])
+        values[rows[::2]] = nats.reshape(-1, 2, nats.shape[1]).mean(1) / places.density.p[at[rows[::2]]][:, None]
+    n = len(examples)
+    return Drawn(values.reshape(n, S, -1), at.reshape(n, S))
+
+
+def piloted(alternatives: Alternatives, runner: Runner) -> Places:
+    """The places for the examples of the chain, by a pilot on some of them, which the estimate does not see.
+
+    p is proportional to the root mean square of the differences between the best condition of an example and its
+    rivals, those that are near weighing more: a cell's scale times a function of its coordinate that is averaged over
+    neighbours; with a tenth for all places alike.
+    """
+    chain = alternatives.chain
+    even = Places.even(chain)
+    order = Purpose.CONTRAST_EXAMPLES.permutation(chain.seed, chain.examples)[:PILOT_EXAMPLES]
+    left = torch.ones(len(order), len(alternatives), dtype=torch.bool)
+    drawn = draw(alternatives, runner, even, order.sort().values, left, PILOT_NUMBERS, PILOT_STRATA)
+    weights = _weights(drawn, even, chain)
+    spread = CellDensity.of(weights).p * (1 - _EVEN) + even.density.p * _EVEN
+    return Places(CellDensity.of(spread), even.first)
+
+
+def _weights(drawn: Drawn, even: Places, chain: GaussianChain) -> Tensor:
+    """The root mean square of differences at every place, (P,)."""
+    totals = drawn.values.mean(1)
+    order = totals.argsort(1)
+    squares = torch.zeros(drawn.places.shape, dtype=torch.float64)
+    for rival in range(1, min(_RIVALS + 1, totals.shape[1])):
+        two = drawn.values.gather(2, order[:, None, [0, rival]].expand(-1, drawn.values.shape[1], 2))
+        gap = totals.gather(1, order[:, [rival]]) - totals.gather(1, order[:, [0]])
+        squares += (two[..., 1] - two[..., 0]).square() / (gap.square() + 1)
+    p, cells = even.density.p, chain.cells
+    scale = torch.cat([torch.ones(even.first, dtype=torch.float64), cells.scale.double()])
+    squares *= (p[drawn.places] / scale[drawn.places]).square()
+    along = squares[drawn.places >= even.first], drawn.places[drawn.places >= even.first] - even.first
+    weights = torch.zeros(len(even), dtype=torch.float64)
+    if len(cells):
+        weights[even.first :] = cells.scale.double() * _smooth(*along, cells.place.double()).sqrt()
+    at_first = squares[drawn.places < even.first]
+    if even.first:
+        weights[0] = at_first.mean().sqrt() if len(at_first) else weights.sum() * _FIRST_OF_PILOT
+    return weights.clamp_min(1e-12 * float(weights.max().clamp_min(1e-300)))
+
+
+def _smooth(squares: Tensor, cells: Tensor, place: Tensor) -> Tensor:
+    """Of every cell, the mean of the squares of draws in ranges of the coordinate around it, (M,)."""
+    low, high = float(place.min()), float(place.max())
+    bins = ((place - low) / max(high - low, 1e-300) * _BINS).long().clamp(0, _BINS - 1)
+    sums, counts = (torch.zeros(_BINS, dtype=torch.float64) for _ in range(2))
+    sums.index_add_(0, bins[cells], squares)
+    counts.index_add_(0, bins[cells], torch.ones_like(squares))
+    window = torch.ones(1, 1, 2 * _SMOOTH + 1, dtype=torch.float64)
+    sums, counts = (torch.nn.functional.conv1d(v[None, None], window, padding=_SMOOTH)[0, 0] for v in (sums, counts))
+    known = (counts > 0).nonzero()[:, 0]
+    if not len(known):
+        return torch.ones_like(place)
+    means = (sums / counts.clamp_min(1))[known]
+    return torch.from_numpy(np.interp(np.arange(_BINS), known.numpy(), means.numpy()))[bins]

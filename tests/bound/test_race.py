@@ -1,0 +1,105 @@
+"""The race on values whose law is known: its level where there is nothing to find, and what the eliminated keep."""
+
+import math
+
+import pytest
+import torch
+
+import nelbo
+from nelbo.bound.contrast.race import FIRST_STRATA, LOOKS, Goal, Race
+from tests.bound.conditional import model_of, swapped
+
+EVEN = torch.zeros(3).double()
+
+
+class Naive(Race):
+    """One-sided normal quantiles at every look, with nothing shared out."""
+
+    def _tested(self, rows, best):
+        values, errors, t = super()._tested(rows, best)
+        level = torch.tensor(1 - (self.goal.confidence or 0.5), dtype=torch.float64)
+        return values, errors, torch.full_like(t, -float(torch.special.ndtri(level)))
+
+
+def values(examples: int, strata: int, conditions: int, generator: torch.Generator) -> torch.Tensor:
+    """Of a smooth function along the strata, common to all conditions, and noise with heavy tails, unlike by place."""
+    u = (torch.arange(strata) + torch.rand(examples, strata, generator=generator)) / strata
+    noise = torch.randn(examples, strata, conditions, generator=generator, dtype=torch.float64)
+    heavy = torch.rand(examples, strata, 1, generator=generator, dtype=torch.float64).clamp_min(1e-3).rsqrt()
+    return 5 * u[..., None].square() + noise * heavy * (0.2 + u[..., None])
+
+
+def wrong(kind: type[Race], conditions: int, runs: int, looks: int, confidence: float = 0.95) -> float:
+    """The share of runs in which condition 0, which is as good as all others, is eliminated."""
+    race = kind(torch.zeros(conditions).double(), runs, Goal(confidence))
+    generator = torch.Generator().manual_seed(5)
+    for _ in range(looks):
+        race.look(values(int(race.racing.sum()), race.next_strata, conditions, generator))
+    return float((~race.left[:, 0]).double().mean())
+
+
+@pytest.mark.parametrize("conditions", [2, 6])
+def test_the_level_where_all_conditions_are_equal(conditions):
+    level, runs = 0.05, 2000
+    bound = level + 3 * math.sqrt(level * (1 - level) / runs)
+    assert wrong(Race, conditions, runs, looks=6) < bound
+    assert wrong(Naive, conditions, runs, looks=6) > 2 * bound  # the same test sees what is not controlled
+
+
+def test_the_level_of_a_model_whose_conditions_are_equal_in_law():
+    """Mirror images: of an example (a, a) the bounds are equal, and no draw of their difference is zero."""
+    x = torch.tensor([[0.3, 0.3]], dtype=torch.float64).expand(1000, -1)
+    model = model_of(swapped()).with_grid(nelbo.grids.continuous())
+    with pytest.warns(UserWarning, match="are not decided"):
+        found = nelbo.contrast(model, x, "y", [0, 1], confidence=0.9, max_nfe=1000 * 2 * 2 * 32)
+    gone = (~found.left).double().mean(0)
+    assert float(found.difference.max()) > 0 and float(gone.max()) < 0.1
+    # the errors of differences that are zero in truth
+    z = (found.difference / found.standard_error.clamp_min(1e-12)).max(1).values
+    assert 0.7 < float(z.square().mean()) < 1.2
+
+
+def test_what_is_eliminated_keeps_its_difference():
+    generator = torch.Generator().manual_seed(1)
+    race = Race(EVEN, 4, Goal(0.9))
+    apart = torch.tensor([0.0, 0.3, 30.0]).double()
+    races = 0
+    while bool(race.racing.any()):
+        race.look(values(int(race.racing.sum()), race.next_strata, 3, generator) + apart)
+        races += 1
+        assert races <= LOOKS
+    difference, error = race.differences()
+    assert not bool(race.left[:, 2].any()) and bool((race.best < 2).all())
+    assert float(((difference[:, 2] - 30) / error[:, 2]).abs().max()) < 6  # of few strata: Student's tails
+    assert bool(race.covariance()[:, 2].isnan().all())
+    p, _ = race.posterior()
+    assert float(p[:, 2].max()) < 1e-6
+
+
+def test_looks_double_and_weigh_by_their_strata():
+    race, generator = Race(EVEN[:2], 1, Goal(None, tolerance=1e-9)), torch.Generator().manual_seed(4)
+    totals = torch.zeros(2, dtype=torch.float64)
+    for _ in range(3):
+        assert race.next_strata == max(FIRST_STRATA, race.strata)
+        look = values(1, race.next_strata, 2, generator)
+        totals += look.sum((0, 1))
+        race.look(look)
+    torch.testing.assert_close(race.mean[0], totals / race.strata)
+    difference, _ = race.differences()
+    torch.testing.assert_close(difference.max(), (totals.diff() / race.strata).abs()[0])
+
+
+def test_equal_conditions_never_end_in_a_decision():
+    race = Race(EVEN[:2], 3, Goal(0.99))
+    for _ in range(LOOKS):
+        look = values(3, race.next_strata, 1, torch.Generator().manual_seed(race.looks)).expand(-1, -1, 2)
+        race.look(look)
+    assert not bool(race.racing.any()) and not bool(race.decided.any()) and bool(race.left.all())
+
+
+def test_indifference_ends_what_is_near():
+    race = Race(EVEN[:2], 5, Goal(0.95, indifference=3.0))
+    generator = torch.Generator().manual_seed(2)
+    while bool(race.racing.any()):
+        race.look(values(int(race.racing.sum()), race.next_strata, 2, generator))
+    assert bool(race.decided.all()) and bool(race.left.all()) and race.looks < LOOKS

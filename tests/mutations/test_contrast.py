@@ -1,0 +1,52 @@
+"""Contrasts, broken on purpose."""
+
+from __future__ import annotations
+
+from tests.bound import test_contrast, test_race
+from tests.maths import test_student
+from tests.mutations.breaks import Break, each_is_noticed
+from tests.mutations.places import call, number, operation
+
+looks = test_race.test_looks_double_and_weigh_by_their_strata
+kept = test_race.test_what_is_eliminated_keeps_its_difference
+
+
+def right() -> None:
+    """Differences, errors and posterior of an exact network."""
+    found = test_contrast.to_tolerance.__wrapped__()
+    test_contrast.test_differences_and_their_errors_are_right(found)
+    test_contrast.test_the_posterior_is_that_of_the_differences(found)
+
+
+covariance = test_contrast.test_the_covariance_is_that_of_many_runs
+finite = test_contrast.test_a_finite_chain_with_a_decoder_that_asks_the_network
+opposite = test_contrast.test_pairs_of_noise_and_its_opposite_are_one_draw
+planned = test_contrast.test_draws_go_where_differences_vary_and_opposites_pay
+
+
+def level() -> None:
+    test_race.test_the_level_where_all_conditions_are_equal(6)
+
+
+def quantiles() -> None:
+    test_student.test_quantiles(4.0, 1e-5)
+
+
+BREAKS = [
+    Break("pairs without their opposite", "bound.gaussian_chain:GaussianChain.noised", call("column").becomes(1.0),
+          opposite),
+    Break("1/p forgotten", "bound.contrast.places:draw", operation("/")[-1].keep_left(), right, finite),
+    Break("the mean of a pair for its sum", "bound.contrast.places:draw", call("mean").to("sum"), right, finite),
+    Break("the scale of a cell forgotten", "bound.contrast.places:_weights", operation("*")[-1].keep_right(), planned),
+    Break("looks that weigh alike", "bound.contrast.race:Race.look", operation("/")[0].becomes(0.5), looks),
+    Break("a variance of half the strata", "bound.contrast.race:Race.look", operation("/")[-1].keep_left(),
+          covariance),
+    Break("errors that are variances", "bound.contrast.race:Race._tested", call("sqrt").drop(), right),
+    Break("a level for one look", "bound.contrast.race:Race._tested", operation("/")[-1].keep_left(), level),
+    Break("a posterior that is the prior", "bound.contrast.race:Race.posterior", operation("-")[0].swapped(), right),
+    Break("a posterior's error without the mean", "bound.contrast.race:Race.posterior", operation("-")[1].keep_left(),
+          right),
+    Break("two tails for one", "maths.student:quantile", number(2)[0].to(1), quantiles),
+]  # fmt: skip
+
+test_break_is_noticed = each_is_noticed(BREAKS)
