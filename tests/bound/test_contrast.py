@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,6 +87,7 @@ def test_a_finite_chain_with_a_decoder_that_asks_the_network():
     T, draws = 12, 8000
     schedule = nelbo.schedules.linear(T, 1e-3, 0.3)
     model, x = model_of(LAWS[:2], schedule, "index"), X[:6]
+    network: Any = model.denoiser.net
     betas = torch.linspace(1e-3, 0.3, T, dtype=torch.float64)
     kept = (1 - betas).cumprod(0)
     totals = torch.zeros(6, 2, draws, dtype=torch.float64)
@@ -95,7 +97,7 @@ def test_a_finite_chain_with_a_decoder_that_asks_the_network():
         z = kept[i].sqrt() * x[:, None] + (1 - kept[i]).sqrt() * eps
         for c in range(2):
             time, y = torch.full((6 * draws,), i), torch.full((6 * draws,), c)
-            found = model.denoiser.net(z.reshape(-1, 3), time, y=y).reshape(eps.shape)
+            found = network(z.reshape(-1, 3), time, y=y).reshape(eps.shape)
             if i:
                 tilde = betas[i] * (1 - kept[i - 1]) / (1 - kept[i])
                 weight = betas[i] ** 2 / (2 * tilde * (1 - betas[i]) * (1 - kept[i]))
@@ -144,7 +146,8 @@ def test_draws_go_where_differences_vary_and_opposites_pay():
 
 
 def test_batches_and_workers_change_nothing():
-    options, x = {"confidence": 0.95, "indifference": 1.0}, X[::8]
+    options: dict[str, Any] = {"confidence": 0.95, "indifference": 1.0}
+    x = X[::8]
     alone = nelbo.contrast(MODEL, x, "y", range(4), **options)
     shared, _ = on_two(lambda worker: nelbo.contrast(MODEL, x, "y", range(4), **options, workers=worker))
     for found in [nelbo.contrast(MODEL, x, "y", range(4), **options, batch_size=33), *shared]:
@@ -215,7 +218,7 @@ def test_one_condition_and_no_condition():
     ],
 )  # fmt: skip
 def test_what_is_refused(given, error, says):
-    options = {"condition": "y", "values": [0, 1], **given}
+    options: dict[str, Any] = {"condition": "y", "values": [0, 1], **given}
     with pytest.raises(error, match=says) as caught:
         nelbo.contrast(MODEL, X[:2], **options)
     assert caught.value.hint

@@ -20,6 +20,7 @@ from nelbo.documents import numbers, tables
 from nelbo.documents.document import Document
 from nelbo.errors import DataError, UnknownNameError, UsageError
 from nelbo.tightening.certificate import Certificate, Stage
+from tests.bound.conditional import gaussians, model_of
 from tests.diagnosis.cases import mistaken
 
 DATA = nelbo.exact.CategoricalData(torch.tensor([[0.7, 0.2, 0.1]] * 4))
@@ -56,12 +57,20 @@ def certificate() -> Certificate:
     return Certificate.of(stages, DETAILS, ("a < b",))
 
 
+@functools.cache
+def contrast() -> nelbo.Contrast:
+    model = model_of(gaussians(3, 2)).with_grid(nelbo.grids.continuous())
+    data = nelbo.Examples(torch.cat([law.sample(4) for law in gaussians(3, 2)]), name="<b>codes</b>")
+    return nelbo.contrast(model, data, "y", [0, 1, 2], confidence=0.9, indifference=0.5)
+
+
 KINDS = {
     "bound": bound,
     "few": lambda: bound(6, False),
     "ode": ode,
     "comparison": lambda: compare_results(bound(4), bound(6)),
     "certificate": certificate,
+    "contrast": contrast,
     "diagnosis": mistaken,
 }
 
@@ -89,20 +98,22 @@ def test_what_a_notebook_shows(result):
     """The rows of the report's table, with every text escaped; names of data are not markup."""
     shown, document = result._repr_html_(), result.to_dict()
     make = {"Bound": tables.terms, "OdeLikelihood": tables.terms, "Comparison": tables.difference}
-    make |= {"Certificate": tables.stages, "Diagnosis": tables.declarations}
+    make |= {"Certificate": tables.stages, "Diagnosis": tables.declarations, "Contrast": tables.decisions}
     rows = make[type(result).__name__](document)
     assert len(rows) > 1
     for row in rows:
-        assert f">{html.escape(row['name'])}<" in shown and f"<td>{row['bits']}</td>" in shown
+        number = row["difference" if isinstance(result, nelbo.Contrast) else "bits"]
+        assert f">{html.escape(row['name'])}<" in shown and f"<td>{number}</td>" in shown
     assert "<b>codes" not in shown and "a < b" not in shown
-    if isinstance(result, (nelbo.Bound, Comparison)):
+    if isinstance(result, (nelbo.Bound, nelbo.Contrast, Comparison)):
         assert "&lt;b&gt;codes" in shown
 
 
 def test_damaged_documents_are_refused(result):
     document = result.to_dict()
     needed = {"vlb": "levels", "ode": "terms"}.get(document.get("quantity", ""))
-    needed = needed or {"Comparison": "models", "Certificate": "gain", "Diagnosis": "rows"}[type(result).__name__]
+    of_kind = {"Comparison": "models", "Certificate": "gain", "Diagnosis": "rows", "Contrast": "difference"}
+    needed = needed or of_kind[type(result).__name__]
     with pytest.raises(DataError, match=f"is damaged: lacks '{needed}'"):
         type(result).from_dict({k: v for k, v in document.items() if k != needed})
     with pytest.raises(DataError, match=f"no {type(result).__name__}: its schema is 'x'"):
@@ -133,9 +144,9 @@ def test_a_bound_read_again_compares_as_before():
     assert math.isnan(one.standard_error.estimator) and "± not measurable estimator" in str(one)
 
 
-def drawn(axes: Any) -> set[float]:
-    """All numbers of lines and bars on the axes, along x."""
-    lines = np.concatenate([np.asarray(line.get_xdata(), dtype=float).ravel() for line in axes.get_lines()])
+def drawn(axes: Any, of: str = "get_xdata") -> set[float]:
+    """All numbers of lines and bars on the axes, along x or along y."""
+    lines = np.concatenate([np.asarray(getattr(line, of)(), dtype=float).ravel() for line in axes.get_lines()])
     return set(np.round(lines, 9))
 
 
@@ -150,13 +161,16 @@ def test_plots(result):
         expected = [row["bits_per_dim"] for row in document["stages"]]
     elif isinstance(result, Comparison):
         expected = [document["difference"]]  # the mean of the examples
+    elif isinstance(result, nelbo.Contrast):
+        expected = result.posterior.flatten().tolist()
     elif isinstance(result, nelbo.OdeLikelihood):
         expected = [document["bits_per_dim"], document["terms"]["flow"]["bits_per_dim"]]
     elif isinstance(result, nelbo.Bound):
         expected = [level["logsnr_t"] for level in document["levels"]]
     else:
         expected = [row.bits_per_dim for row in result.rows[:16]]
-    assert {round(v, 9) for v in expected} <= drawn(axes)
+    along = "get_ydata" if isinstance(result, nelbo.Contrast) else "get_xdata"
+    assert {round(v, 9) for v in expected} <= drawn(axes, along)
     assert result.plot() is not axes
     pyplot.close("all")
 
@@ -190,6 +204,8 @@ def test_frames(result):
     elif isinstance(result, Comparison):
         mean = frame["difference_nats"].mean() / (4 * math.log(2))
         assert mean == pytest.approx(result.difference)
+    elif isinstance(result, nelbo.Contrast):
+        assert frame.groupby("example")["posterior"].sum().tolist() == pytest.approx([1.0] * 12)
     elif isinstance(result, Certificate):
         assert frame["gained"].sum() == pytest.approx(result.gain[0])
     else:

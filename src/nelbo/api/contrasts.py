@@ -25,10 +25,12 @@ from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
 from nelbo.nets.classes import ClassConditional
 from nelbo.process.grid import Grid
+from nelbo.progress import callback, shows_progress
 from nelbo.typing import Condition
 from nelbo.workers import Alone, Run, Workers
 
 
+@shows_progress("contrasting")
 @numbers
 @neutral()
 def contrast(
@@ -104,7 +106,7 @@ def contrast(
         inputs.model,
         inputs.examples,
         conditions,
-        Run(device, precision, batch_size, seed, state, workers or Alone(), progress),
+        Run(device, precision, batch_size, seed, state, workers or Alone(), callback(progress)),
         goal=Goal(confidence, indifference, tolerance, posterior_tolerance),
         max_nfe=max_nfe,
         prior=prior,

@@ -10,8 +10,8 @@ import typer
 
 from nelbo.cli import options
 from nelbo.cli.output import check_target, shared_session
-from nelbo.cli.progress import shown
 from nelbo.errors import UsageError
+from nelbo.progress import shown
 
 
 def contrast(

@@ -13,7 +13,7 @@ from nelbo.typing import Json
 Kind = TypeVar("Kind")
 
 
-def filled(kind: type[Kind], values: Json, **given: Any) -> Kind:
+def filled(kind: type[Kind], values: Json, /, **given: Any) -> Kind:
     """A dataclass `kind` from an object of its fields' names; `given`: fields that are made elsewhere.
 
     A float that is null is nan; a field that is missing has its default. Errors: KeyError for a missing field without

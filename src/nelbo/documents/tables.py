@@ -22,6 +22,8 @@ ABOUT_ODE = {
 }
 DECLARATIONS = 10
 """Declarations of a diagnosis that are shown; that of what was declared is always among them."""
+EXAMPLES = 10
+"""Examples of a contrast that are shown."""
 
 
 def terms(bound: Json) -> list[Json]:
@@ -100,3 +102,25 @@ def difference(comparison: Json) -> list[Json]:
     }
     models = [{"name": name.upper(), "bits": number(bits[name]), "estimator": "", "data": ""} for name in ("a", "b")]
     return [*models, {"name": "A − B", **whole}]
+
+
+def decisions(contrast: Json) -> list[Json]:
+    """Rows of a contrast, the first examples: name, best, posterior, the next best condition, how many nats it is above
+    the best and the error of that, and what is not decided."""
+    return [_decision(contrast, i) for i in range(min(contrast["examples"], EXAMPLES))]
+
+
+def _decision(contrast: Json, i: int) -> Json:
+    values, gone = contrast["values"], contrast["at_elimination"][i]
+    gaps = [at if at is not None else gap for at, gap in zip(gone, contrast["difference"][i], strict=True)]
+    b = values.index(contrast["best"][i])
+    rival = min((c for c in range(len(values)) if c != b), key=gaps.__getitem__, default=None)
+    return {
+        "name": str(i),
+        "best": str(values[b]),
+        "posterior": number(contrast["posterior"][i][b], 3),
+        "next": "" if rival is None else str(values[rival]),
+        "difference": "" if rival is None else number(gaps[rival], 2),
+        "error": "" if rival is None else number(contrast["standard_error"][i][rival], 2),
+        "undecided": "" if contrast["decided"][i] or contrast["confidence"] is None else "undecided",
+    }

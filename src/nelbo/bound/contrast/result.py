@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from nelbo.bound.result import without_nan
+from nelbo.documents import frames, html, plots, tables
+from nelbo.documents.document import Document
+from nelbo.documents.numbers import without_nan
+from nelbo.documents.reading import filled
 from nelbo.typing import Json
 
 SCHEMA = "nelbo.contrast/1"
-_SHOWN = 10
-"""Examples of the printed table."""
 
 
-@dataclass(frozen=True, eq=False)
-class Contrast:
+@dataclass(frozen=True, eq=False, repr=False)
+class Contrast(Document):
     """Of N examples and C conditions, in nats and in the order of `values`:
 
     difference (N, C): the bound under a condition less that under the best one, ≥ 0; standard_error (N, C) of it;
@@ -29,6 +30,8 @@ class Contrast:
     evaluations (N,): network evaluations of every example; nfe_total counts pilot and trial as well.
     """
 
+    schema: ClassVar[str] = SCHEMA
+    command: ClassVar[str] = "`nelbo contrast --json`"
     condition: str
     values: tuple[Any, ...]
     difference: Tensor
@@ -75,15 +78,15 @@ class Contrast:
 
     def to_dict(self) -> Json:
         """JSON form, schema nelbo.contrast/1; numbers that do not exist are null."""
-        gone = ~self.left
+        gone, nan = ~self.left, float("nan")
         return without_nan(
             {
                 "schema": SCHEMA,
                 "condition": self.condition,
                 "values": list(self.values),
-                "difference": self.difference.masked_fill(gone, float("nan")).tolist(),
-                "standard_error": self.standard_error.masked_fill(gone, float("nan")).tolist(),
-                "at_elimination": self.difference.masked_fill(self.left, float("nan")).tolist(),
+                "difference": self.difference.masked_fill(gone, nan).tolist(),
+                "at_elimination": self.difference.masked_fill(self.left, nan).tolist(),
+                "standard_error": self.standard_error.tolist(),
                 "posterior": self.posterior.tolist(),
                 "posterior_error": self.posterior_error.tolist(),
                 "prior": self.prior.tolist(),
@@ -95,6 +98,7 @@ class Contrast:
                 "examples": self.examples,
                 "nfe_total": self.nfe_total,
                 "nfe_per_example": self.nfe_per_example,
+                "labels": None if self.labels is None else self.labels.tolist(),
                 "accuracy": self.accuracy,
                 "precision": self.precision,
                 "seed": self.seed,
@@ -108,27 +112,77 @@ class Contrast:
             }
         )
 
-    def __str__(self) -> str:
-        runner_up = self.difference.masked_fill(_one_hot(self.best, len(self.values)), float("inf"))
-        lines = [f"{'example':>9}   {self.condition:<12} {'posterior':>9}   next best, nats above it"]
-        for i in range(min(self.examples, _SHOWN)):
-            b = int(self.best[i])
-            line = f"{i:>9}   {self.values[b]!s:<12} {float(self.posterior[i, b]):>9.3f}   "
-            if len(self.values) > 1:
-                c = int(runner_up[i].argmin())
-                gap, error = float(self.difference[i, c]), float(self.standard_error[i, c])
-                line += f"{self.values[c]!s:<12} {gap:.2f} ± {error:.2f}"
-            lines.append(line + ("" if self.decided[i] or self.confidence is None else "   undecided"))
-        if self.examples > _SHOWN:
-            lines.append(f"{'…':>9}   {self.examples - _SHOWN} more")
-        sure = "" if self.confidence is None else f"{int(self.decided.sum())} decided at {self.confidence:g}, "
-        of_labels = "" if self.accuracy is None else f"accuracy {self.accuracy:.3f}, "
-        lines.append(
-            f"{self.examples} examples, {len(self.values)} conditions: {sure}{of_labels}"
+    @classmethod
+    def _read(cls, document: Json) -> Self:
+        left = torch.tensor([[v is not None for v in row] for row in document["difference"]])
+        difference = torch.where(left, _table(document["difference"]), _table(document["at_elimination"]))
+        N, C = difference.shape
+        tables_of = ("standard_error", "posterior", "posterior_error")
+        return filled(
+            cls,
+            document,
+            values=tuple(document["values"]),
+            difference=difference,
+            left=left,
+            covariance=torch.full((N, C, C), float("nan"), dtype=torch.float64),
+            best=torch.tensor([document["values"].index(v) for v in document["best"]]),
+            decided=torch.tensor(document["decided"]),
+            evaluations=torch.tensor(document["evaluations"]),
+            prior=torch.tensor(document["prior"], dtype=torch.float64),
+            labels=None if document["labels"] is None else torch.tensor(document["labels"]),
+            **{name: _table(document[name]) for name in tables_of},
+        )
+
+    def _summary(self) -> str:
+        sure = "" if self.confidence is None else f", {int(self.decided.sum())} decided at {self.confidence:g}"
+        right = "" if self.accuracy is None else f", accuracy {self.accuracy:.3f}"
+        return (
+            f"{self.examples} examples of {self.data['name']}, {len(self.values)} conditions{sure}{right}, "
             f"{self.nfe_per_example:.0f} network evaluations an example"
         )
-        return "\n".join(lines)
+
+    def _view(self) -> html.View:
+        rows = tables.decisions(self.to_dict())
+        return html.View(self._summary(), "decisions", (rows, self.condition), self.warnings)
+
+    def plot(self, axes: Any = None) -> Any:
+        """Draw the posterior of every example with bars of one standard error on matplotlib `axes`, new ones where
+        None, and return them; one colour a condition. Errors: UsageError without matplotlib."""
+        axes = plots.new(axes)
+        places = range(self.examples)
+        for c, value in enumerate(self.values):
+            p, error = self.posterior[:, c].numpy(), self.posterior_error[:, c].numpy()
+            axes.errorbar(places, p, yerr=error, fmt="o", markersize=3, label=f"{self.condition} = {value}")
+        axes.set_xlabel("example")
+        axes.set_ylabel("posterior")
+        axes.set_ylim(-0.03, 1.03)
+        axes.legend(frameon=False)
+        return axes
+
+    def to_frame(self) -> Any:
+        """A pandas DataFrame with a row for every example and condition. Errors: UsageError without pandas."""
+        N, C = self.difference.shape
+        columns = ("difference", "standard_error", "posterior", "posterior_error", "left")
+        return frames.frame(
+            {
+                "example": torch.arange(N).repeat_interleave(C).numpy(),
+                self.condition: list(self.values) * N,
+                **{name: getattr(self, name).flatten().numpy() for name in columns},
+            }
+        )
+
+    def __str__(self) -> str:
+        rows = tables.decisions(self.to_dict())
+        lines = [f"{'example':>9}   {self.condition:<12} {'posterior':>9}   next best, nats above it"]
+        for row in rows:
+            rival = f"{row['next']:<12} {row['difference']} ± {row['error']}" if row["next"] else ""
+            line = f"{row['name']:>9}   {row['best']:<12} {row['posterior']:>9}   {rival}   {row['undecided']}"
+            lines.append(line.rstrip())
+        if self.examples > len(rows):
+            lines.append(f"{'…':>9}   {self.examples - len(rows)} more")
+        return "\n".join([*lines, self._summary()])
 
 
-def _one_hot(best: Tensor, C: int) -> Tensor:
-    return torch.nn.functional.one_hot(best, C).bool()
+def _table(rows: list[list[float | None]]) -> Tensor:
+    """Numbers of a table, nan for what is null."""
+    return torch.tensor([[float("nan") if v is None else v for v in row] for row in rows], dtype=torch.float64)
