@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         contrast,
         diagnose,
         evaluate,
+        likelihood_profile,
         load,
         ode_likelihood,
         sample,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         tighten,
         train,
     )
+    from nelbo.bound.contrast.profile_result import Profile
     from nelbo.bound.contrast.result import Contrast
     from nelbo.bound.result import Bound
     from nelbo.bound.tolerance import Relative
@@ -50,6 +52,7 @@ _NAMES = {
     "NelboError": "nelbo.errors:NelboError",
     "OdeLikelihood": "nelbo.likelihood.likelihood:OdeLikelihood",
     "Overrides": "nelbo.adapters.choices:Overrides",
+    "Profile": "nelbo.bound.contrast.profile_result:Profile",
     "Relative": "nelbo.bound.tolerance:Relative",
     "codec": "nelbo.codec",
     "compare": "nelbo.api:compare",
@@ -62,6 +65,7 @@ _NAMES = {
     "from_callable": "nelbo.adapters.callable:from_callable",
     "from_diffusers": "nelbo.adapters.diffusers:from_diffusers",
     "grids": "nelbo.process.every_grid",
+    "likelihood_profile": "nelbo.api:likelihood_profile",
     "likelihood": "nelbo.likelihood",
     "load": "nelbo.api:load",
     "ode_likelihood": "nelbo.api:ode_likelihood",
@@ -83,6 +87,7 @@ __all__ = [
     "NelboError",
     "OdeLikelihood",
     "Overrides",
+    "Profile",
     "Relative",
     "__version__",
     "codec",
@@ -97,6 +102,7 @@ __all__ = [
     "from_diffusers",
     "grids",
     "likelihood",
+    "likelihood_profile",
     "load",
     "ode_likelihood",
     "sample",

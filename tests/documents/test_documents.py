@@ -64,6 +64,14 @@ def contrast() -> nelbo.Contrast:
     return nelbo.contrast(model, data, "y", [0, 1, 2], confidence=0.9, indifference=0.5)
 
 
+@functools.cache
+def profile() -> nelbo.Profile:
+    from tests.bound import test_profile as cases
+
+    data = nelbo.Examples(cases.X[:6], name="<b>codes</b>")
+    return nelbo.likelihood_profile(cases.MODEL, data, "theta", cases.GRID, tolerance=0.3)
+
+
 KINDS = {
     "bound": bound,
     "few": lambda: bound(6, False),
@@ -71,6 +79,7 @@ KINDS = {
     "comparison": lambda: compare_results(bound(4), bound(6)),
     "certificate": certificate,
     "contrast": contrast,
+    "profile": profile,
     "diagnosis": mistaken,
 }
 
@@ -98,21 +107,32 @@ def test_what_a_notebook_shows(result):
     """The rows of the report's table, with every text escaped; names of data are not markup."""
     shown, document = result._repr_html_(), result.to_dict()
     make = {"Bound": tables.terms, "OdeLikelihood": tables.terms, "Comparison": tables.difference}
-    make |= {"Certificate": tables.stages, "Diagnosis": tables.declarations, "Contrast": tables.decisions}
+    make |= {
+        "Certificate": tables.stages,
+        "Diagnosis": tables.declarations,
+        "Contrast": tables.decisions,
+        "Profile": tables.profile,
+    }
     rows = make[type(result).__name__](document)
     assert len(rows) > 1
     for row in rows:
-        number = row["difference" if isinstance(result, nelbo.Contrast) else "bits"]
+        number = row[{"Contrast": "difference", "Profile": "value"}.get(type(result).__name__, "bits")]
         assert f">{html.escape(row['name'])}<" in shown and f"<td>{number}</td>" in shown
     assert "<b>codes" not in shown and "a < b" not in shown
-    if isinstance(result, (nelbo.Bound, nelbo.Contrast, Comparison)):
+    if isinstance(result, (nelbo.Bound, nelbo.Contrast, nelbo.Profile, Comparison)):
         assert "&lt;b&gt;codes" in shown
 
 
 def test_damaged_documents_are_refused(result):
     document = result.to_dict()
     needed = {"vlb": "levels", "ode": "terms"}.get(document.get("quantity", ""))
-    of_kind = {"Comparison": "models", "Certificate": "gain", "Diagnosis": "rows", "Contrast": "difference"}
+    of_kind = {
+        "Comparison": "models",
+        "Certificate": "gain",
+        "Diagnosis": "rows",
+        "Contrast": "difference",
+        "Profile": "grid",
+    }
     needed = needed or of_kind[type(result).__name__]
     with pytest.raises(DataError, match=f"is damaged: lacks '{needed}'"):
         type(result).from_dict({k: v for k, v in document.items() if k != needed})
@@ -163,6 +183,8 @@ def test_plots(result):
         expected = [document["difference"]]  # the mean of the examples
     elif isinstance(result, nelbo.Contrast):
         expected = result.posterior.flatten().tolist()
+    elif isinstance(result, nelbo.Profile):
+        expected = result.grid.tolist()
     elif isinstance(result, nelbo.OdeLikelihood):
         expected = [document["bits_per_dim"], document["terms"]["flow"]["bits_per_dim"]]
     elif isinstance(result, nelbo.Bound):
@@ -206,6 +228,8 @@ def test_frames(result):
         assert mean == pytest.approx(result.difference)
     elif isinstance(result, nelbo.Contrast):
         assert frame.groupby("example")["posterior"].sum().tolist() == pytest.approx([1.0] * 12)
+    elif isinstance(result, nelbo.Profile):
+        assert frame["nats"].min() == 0 and len(frame) == len(result.grid)
     elif isinstance(result, Certificate):
         assert frame["gained"].sum() == pytest.approx(result.gain[0])
     else:

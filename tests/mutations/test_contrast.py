@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.bound import test_contrast, test_race
+from tests.bound import test_contrast, test_profile, test_race
 from tests.maths import test_student
 from tests.mutations.breaks import Break, each_is_noticed
 from tests.mutations.places import call, number, operation
@@ -32,6 +32,13 @@ def quantiles() -> None:
     test_student.test_quantiles(4.0, 1e-5)
 
 
+def profiled() -> None:
+    test_profile.test_the_maximum_and_its_errors(test_profile.found.__wrapped__())
+
+
+summed = test_profile.test_looks_add_up
+polynomial = test_profile.test_a_curve_that_is_a_polynomial_is_read_exactly
+
 BREAKS = [
     Break("pairs without their opposite", "bound.gaussian_chain:GaussianChain.noised", call("column").becomes(1.0),
           opposite),
@@ -46,6 +53,14 @@ BREAKS = [
     Break("a posterior that is the prior", "bound.contrast.race:Race.posterior", operation("-")[0].swapped(), right),
     Break("a posterior's error without the mean", "bound.contrast.race:Race.posterior", operation("-")[1].keep_left(),
           right),
+    Break("Monte Carlo errors without the curvature", "bound.contrast.profile_result:Profile.monte_carlo_error",
+          operation("/").keep_left(), profiled),
+    Break("an interval of half the rise", "bound.contrast.profile_result:Profile.interval",
+          operation("*")[0].keep_right(), profiled),
+    Break("a covariance that grows with looks", "bound.contrast.profile:Sums.with_look",
+          operation("**")[0].becomes(1.0), summed),
+    Break("a step that is not Newton's", "bound.contrast.curve:Curve.minimum", call("deriv")[1].argument(0).to(1),
+          polynomial),
     Break("two tails for one", "maths.student:quantile", number(2)[0].to(1), quantiles),
 ]  # fmt: skip
 

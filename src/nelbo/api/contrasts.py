@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,10 @@ from nelbo.ambient import neutral
 from nelbo.api.inputs import Data, Device, Inputs, Progress
 from nelbo.arguments import numbers
 from nelbo.bound.contrast import contrast as contrasts
-from nelbo.bound.contrast.contrast import Conditions
+from nelbo.bound.contrast import profile as profiles
+from nelbo.bound.contrast.alternatives import Conditions
+from nelbo.bound.contrast.profile import FEWEST
+from nelbo.bound.contrast.profile_result import Profile
 from nelbo.bound.contrast.race import Goal
 from nelbo.bound.contrast.result import Contrast
 from nelbo.data import classes
@@ -113,6 +117,82 @@ def contrast(
         labels=labels,
         given=inputs.condition,
         notes=notes,
+    )
+    return dataclasses.replace(result, overrides=inputs.overrides.to_json())
+
+
+@shows_progress("profiling")
+@numbers
+@neutral()
+def likelihood_profile(
+    model: Model,
+    data: Data,
+    condition: str,
+    values: Sequence[float] | Tensor,
+    *,
+    tolerance: float = 0.1,
+    max_nfe: int | None = None,
+    given: Condition | None = None,
+    grid: Grid | None = None,
+    limit: int | None = None,
+    overrides: Overrides | None = None,
+    trust_code: bool = False,
+    seed: int = 0,
+    batch_size: int | None = None,
+    device: Device | None = None,
+    precision: str = "float32",
+    progress: Progress | None = None,
+    state: str | Path | None = None,
+    workers: Workers | None = None,
+) -> Profile:
+    """The likelihood of a parameter given many observations, by the bound: curve, maximum, information and intervals.
+
+    A model of p(x | θ) bounds −log p(x | θ). For observations x_i that are independent given θ, and values θ_j,
+
+        S(θ_j) = Σ_i bound(x_i | θ_j),        θ̂ = argmin S,        I = S″(θ̂),        Var θ̂ ≈ 1/I + Monte Carlo
+
+    with the same places and noise for every θ_j, in pairs of ε and −ε, where the curve's differences vary. Strata of
+    draws double until the Monte Carlo error of θ̂ is at most `tolerance` times its error by the data, 1/√I.
+
+    condition: the keyword of the network, which takes one number an example. values: five values or more, rising; they
+    should cover the minimum by a few standard errors, and be finer than one. max_nfe: at most so many evaluations, but
+    for a pilot and a first look. given: further keywords, one row an observation.
+
+    model, data, grid, limit, overrides, trust_code, seed, batch_size, device, precision, progress, state and workers
+    are as of `evaluate`. The bound may be looser for some θ than for others, and θ̂ moves with it.
+
+    Errors: those of `evaluate`; UsageError for values that do not rise or are too few.
+
+    >>> import nelbo, torch
+    >>> from nelbo import testing
+    >>> schedule, law = nelbo.schedules.logsnr_linear(8.0, -8.0), nelbo.exact.GaussianData([0.0], [[0.1]])
+    >>> centred = testing.as_network(testing.oracle(law), schedule, "x0", "logsnr")
+    >>> def network(z, t, theta):  # of data θ + x
+    ...     return centred(z - torch.sigmoid(t).sqrt()[:, None] * theta[:, None], t) + theta[:, None]
+    >>> domain = nelbo.DataDomain((1,))
+    >>> model = nelbo.from_callable(network, schedule=schedule, domain=domain, predicts="x0", time="logsnr")
+    >>> profile = nelbo.likelihood_profile(model, 0.3 + law.sample(20), "theta", torch.linspace(-0.2, 0.8, 11))
+    >>> abs(profile.maximum - 0.3) < 3 * profile.standard_error
+    True
+    """
+    try:
+        listed = [float(v) for v in torch.as_tensor(values, dtype=torch.float64).flatten()]
+    except (TypeError, ValueError, RuntimeError):
+        raise UsageError(f"values={values!r}", "give numbers that rise: torch.linspace(-1, 1, 21), say") from None
+    if len(listed) < FEWEST or any(b <= a for a, b in itertools.pairwise(listed)):
+        raise UsageError(
+            f"a profile over {len(listed)} values of {condition!r}",
+            f"give {FEWEST} numbers or more, rising: torch.linspace(-1, 1, 21), say",
+        )
+    inputs = Inputs.of(model, data, limit=limit, condition=given, overrides=overrides, trust_code=trust_code, grid=grid)
+    result = profiles.likelihood_profile(
+        inputs.model,
+        inputs.examples,
+        _conditions(inputs.model, condition, listed),
+        Run(device, precision, batch_size, seed, state, workers or Alone(), callback(progress)),
+        tolerance=tolerance,
+        max_nfe=max_nfe,
+        given=inputs.condition,
     )
     return dataclasses.replace(result, overrides=inputs.overrides.to_json())
 

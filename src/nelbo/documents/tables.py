@@ -124,3 +124,15 @@ def _decision(contrast: Json, i: int) -> Json:
         "error": "" if rival is None else number(contrast["standard_error"][i][rival], 2),
         "undecided": "" if contrast["decided"][i] or contrast["confidence"] is None else "undecided",
     }
+
+
+def profile(document: Json) -> list[Json]:
+    """Rows of a likelihood profile: name, value."""
+    errors, ends = document["standard_error"], document["interval"]
+    return [
+        {"name": "maximum", "value": number(document["maximum"], 5)},
+        {"name": "± data", "value": number(errors["data"], 5)},
+        {"name": "± draws", "value": number(errors["monte_carlo"], 5)},
+        {"name": f"{100 * ends['confidence']:g} % from", "value": number(ends["low"], 5)},
+        {"name": "to", "value": number(ends["high"], 5)},
+    ]

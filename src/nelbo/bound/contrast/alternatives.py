@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +13,61 @@ from torch import Tensor
 from nelbo.bound.gaussian_chain import GaussianChain, check_finite
 from nelbo.bound.problem import Draws
 from nelbo.bound.runner import Runner
+from nelbo.errors import ShapeError, UsageError
+from nelbo.model.calling import condition_rows
 from nelbo.typing import Condition
+
+
+@dataclass(frozen=True, eq=False)
+class Conditions:
+    """What is contrasted. name: of the keyword. shown: a name for every one of the C. rows: the keywords' values,
+    (C, …) each. absent (C,): those for which the network is called without them."""
+
+    name: str
+    shown: tuple[Any, ...]
+    rows: dict[str, Tensor]
+    absent: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        values: Sequence[Any] | Tensor | Mapping[str, Any],
+        shown: Sequence[Any] | None = None,
+    ) -> Conditions:
+        """From the values of one keyword, with None for a call without it; or from the rows of several keywords. shown:
+        names for them.
+
+        Errors: UsageError where there are none or they are no numbers, ShapeError where they differ in shape.
+        """
+        if isinstance(values, Mapping):
+            lengths = {len(torch.as_tensor(v)) for v in values.values()}
+            if len(lengths) != 1:
+                raise ShapeError(f"keywords with {sorted(lengths)} rows", "give as many rows of each, one a condition")
+            C = lengths.pop()
+            rows = condition_rows(values, C, "conditions")
+            return cls(name, tuple(range(C)), dict(rows), torch.zeros(C, dtype=torch.bool))
+        listed = list(values)
+        if not listed:
+            raise UsageError("no conditions to contrast", "give values=range(10), say, or one row a condition")
+        absent = torch.tensor([value is None for value in listed])
+        given = [value for value in listed if value is not None]
+        parts = _stacked(given) if given else torch.zeros(0)
+        table = torch.zeros(len(listed), *parts.shape[1:], dtype=parts.dtype)
+        table[~absent] = parts
+        condition_rows({name: table}, len(listed), "conditions")
+        names = [_shown(v, k) for k, v in enumerate(listed)] if shown is None else shown
+        return cls(name, tuple(names), {name: table}, absent)
+
+    def __len__(self) -> int:
+        return len(self.absent)
+
+    def first(self, examples: int) -> dict[str, Tensor]:
+        """The first condition that is not absent as rows of so many examples; nothing where all are absent."""
+        present = (~self.absent).nonzero()[:, 0]
+        if not len(present):
+            return {}
+        return {name: rows[present[:1]].expand(examples, *rows.shape[1:]) for name, rows in self.rows.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,3 +109,22 @@ class Alternatives:
                 check_finite(nats[:, None], some)
                 values[part, 0] = nats.cpu()
         return values
+
+
+def _stacked(values: list[Any]) -> Tensor:
+    try:
+        tensors = [torch.tensor(v, dtype=torch.float64) if isinstance(v, float) else torch.as_tensor(v) for v in values]
+        return torch.stack([tensor.to(torch.result_type(tensor, tensors[0])) for tensor in tensors])
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UsageError(
+            f"of the conditions {str(values)[:80]} no tensor can be made: {error}",
+            "give numbers, or rows of one shape; classes are numbers in the order of the training",
+        ) from None
+
+
+def _shown(value: Any, k: int) -> Any:
+    """A number as it is, None as it is; a row by its place."""
+    if value is None:
+        return None
+    tensor = torch.as_tensor(value)
+    return tensor.item() if tensor.dim() == 0 else k

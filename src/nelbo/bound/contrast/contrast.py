@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 from nelbo._version import __version__
 from nelbo.bound import checks
 from nelbo.bound.contrast import places
-from nelbo.bound.contrast.alternatives import Alternatives
+from nelbo.bound.contrast.alternatives import Alternatives, Conditions
 from nelbo.bound.contrast.places import Places
 from nelbo.bound.contrast.race import LAST_STRATA, Goal, Race
 from nelbo.bound.contrast.result import Contrast
@@ -27,7 +27,6 @@ from nelbo.bound.prepare import Prepared, prepare
 from nelbo.bound.runner import Runner
 from nelbo.bound.trial import trial
 from nelbo.errors import DomainError, ShapeError, UsageError
-from nelbo.model.calling import condition_rows
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
 from nelbo.workers import Run
@@ -36,69 +35,6 @@ _AT_ONCE = 1 << 20
 """Most evaluations that are planned at once, which are a few hundred bytes each in memory."""
 _IN_MEMORY = 1 << 22
 """Most values of draws of a block of examples that are in memory at once, should all of them take all looks."""
-
-
-@dataclass(frozen=True, eq=False)
-class Conditions:
-    """What is contrasted. name: of the keyword. shown: a name for every one of the C. rows: the keywords' values,
-    (C, …) each. absent (C,): those for which the network is called without them."""
-
-    name: str
-    shown: tuple[Any, ...]
-    rows: dict[str, Tensor]
-    absent: Tensor
-
-    @classmethod
-    def of(
-        cls,
-        name: str,
-        values: Sequence[Any] | Tensor | Mapping[str, Any],
-        shown: Sequence[Any] | None = None,
-    ) -> Conditions:
-        """From the values of one keyword, with None for a call without it; or from the rows of several keywords. shown:
-        names for them.
-
-        Errors: UsageError where there are none or they are no numbers, ShapeError where they differ in shape.
-        """
-        if isinstance(values, Mapping):
-            lengths = {len(torch.as_tensor(v)) for v in values.values()}
-            if len(lengths) != 1:
-                raise ShapeError(f"keywords with {sorted(lengths)} rows", "give as many rows of each, one a condition")
-            C = lengths.pop()
-            rows = condition_rows(values, C, "conditions")
-            return cls(name, tuple(range(C)), dict(rows), torch.zeros(C, dtype=torch.bool))
-        listed = list(values)
-        if not listed:
-            raise UsageError("no conditions to contrast", "give values=range(10), say, or one row a condition")
-        absent = torch.tensor([value is None for value in listed])
-        given = [value for value in listed if value is not None]
-        parts = _stacked(given) if given else torch.zeros(0)
-        table = torch.zeros(len(listed), *parts.shape[1:], dtype=parts.dtype)
-        table[~absent] = parts
-        condition_rows({name: table}, len(listed), "conditions")
-        names = [_shown(v, k) for k, v in enumerate(listed)] if shown is None else shown
-        return cls(name, tuple(names), {name: table}, absent)
-
-    def __len__(self) -> int:
-        return len(self.absent)
-
-
-def _stacked(values: list[Any]) -> Tensor:
-    try:
-        return torch.stack([torch.as_tensor(value) for value in values])
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise UsageError(
-            f"of the conditions {str(values)[:80]} no tensor can be made: {error}",
-            "give numbers, or rows of one shape; classes are numbers in the order of the training",
-        ) from None
-
-
-def _shown(value: Any, k: int) -> Any:
-    """A number as it is, None as it is; a row by its place."""
-    if value is None:
-        return None
-    tensor = torch.as_tensor(value)
-    return tensor.item() if tensor.dim() == 0 else k
 
 
 def contrast(
@@ -121,7 +57,7 @@ def contrast(
     C = len(conditions)
     log_prior = _log_prior(prior, C)
     one = prepare(model, data, run, condition=given)
-    chain = replace(one.chain, condition={**one.chain.condition, **_first(conditions, one.chain.examples)})
+    chain = replace(one.chain, condition={**one.chain.condition, **conditions.first(one.chain.examples)})
     alternatives = Alternatives(one.chain, conditions.rows, conditions.absent)
     how = {
         "contrast": repr((conditions.name, conditions.shown)), "goal": repr(goal), "max_nfe": repr(max_nfe),
@@ -142,14 +78,6 @@ def contrast(
         notes.append(f"{undecided} of {len(one.examples.data)} examples are not decided with {runner.nfe} evaluations")
     checks.warn(notes)
     return _result(one, conditions, races, evaluations, goal, log_prior, labels, notes, time.perf_counter() - started)
-
-
-def _first(conditions: Conditions, examples: int) -> dict[str, Tensor]:
-    """The first condition that is not absent as rows of so many examples, for the trial."""
-    present = (~conditions.absent).nonzero()[:, 0]
-    if not len(present):
-        return {}
-    return {name: rows[present[:1]].expand(examples, *rows.shape[1:]) for name, rows in conditions.rows.items()}
 
 
 def _log_prior(prior: Sequence[float] | Tensor | None, C: int) -> Tensor:

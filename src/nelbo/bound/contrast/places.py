@@ -91,8 +91,9 @@ def draw(
     return Drawn(values.reshape(n, S, -1), at.reshape(n, S))
 
 
-def piloted(alternatives: Alternatives, runner: Runner) -> Places:
-    """The places for the examples of the chain, by a pilot on some of them, which the estimate does not see.
+def piloted(alternatives: Alternatives, runner: Runner, together: bool = False) -> Places:
+    """The places for the examples of the chain, by a pilot on some of them, which the estimate does not see. together:
+    the best condition is that of all examples, not of each.
 
     p is proportional to the root mean square of the differences between the best condition of an example and its
     rivals, those that are near weighing more: a cell's scale times a function of its coordinate that is averaged over
@@ -103,14 +104,16 @@ def piloted(alternatives: Alternatives, runner: Runner) -> Places:
     order = Purpose.CONTRAST_EXAMPLES.permutation(chain.seed, chain.examples)[:PILOT_EXAMPLES]
     left = torch.ones(len(order), len(alternatives), dtype=torch.bool)
     drawn = draw(alternatives, runner, even, order.sort().values, left, PILOT_NUMBERS, PILOT_STRATA)
-    weights = _weights(drawn, even, chain)
+    weights = _weights(drawn, even, chain, together)
     spread = CellDensity.of(weights).p * (1 - _EVEN) + even.density.p * _EVEN
     return Places(CellDensity.of(spread), even.first)
 
 
-def _weights(drawn: Drawn, even: Places, chain: GaussianChain) -> Tensor:
+def _weights(drawn: Drawn, even: Places, chain: GaussianChain, together: bool) -> Tensor:
     """The root mean square of differences at every place, (P,)."""
     totals = drawn.values.mean(1)
+    if together:
+        totals = totals.sum(0, keepdim=True).expand_as(totals)
     order = totals.argsort(1)
     squares = torch.zeros(drawn.places.shape, dtype=torch.float64)
     for rival in range(1, min(_RIVALS + 1, totals.shape[1])):
