@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from nelbo.model.diffusion import DiffusionModel
     from nelbo.model.domain import DataDomain
     from nelbo.model.examples import Examples
+    from nelbo.monitoring import Monitor, bound_loss
     from nelbo.process import every_grid as grids
     from nelbo.process import schedule as schedules
 
@@ -49,11 +50,13 @@ _NAMES = {
     "DataDomain": "nelbo.model.domain:DataDomain",
     "DiffusionModel": "nelbo.model.diffusion:DiffusionModel",
     "Examples": "nelbo.model.examples:Examples",
+    "Monitor": "nelbo.monitoring:Monitor",
     "NelboError": "nelbo.errors:NelboError",
     "OdeLikelihood": "nelbo.likelihood.likelihood:OdeLikelihood",
     "Overrides": "nelbo.adapters.choices:Overrides",
     "Profile": "nelbo.bound.contrast.profile_result:Profile",
     "Relative": "nelbo.bound.tolerance:Relative",
+    "bound_loss": "nelbo.monitoring:bound_loss",
     "codec": "nelbo.codec",
     "compare": "nelbo.api:compare",
     "contrast": "nelbo.api:contrast",
@@ -84,12 +87,14 @@ __all__ = [
     "DataDomain",
     "DiffusionModel",
     "Examples",
+    "Monitor",
     "NelboError",
     "OdeLikelihood",
     "Overrides",
     "Profile",
     "Relative",
     "__version__",
+    "bound_loss",
     "codec",
     "compare",
     "contrast",

@@ -29,6 +29,7 @@ CALLS = [
     {"ode", "trial"},
     {"diagnose"},
     {"contrast", "trial"},
+    {"monitor", "evaluate", "pilot"},
     *({"tighten", "trial"} | e for e in CERTIFICATES),
     *({"train"} | e for e in ESTIMATES),
     {"sample"},

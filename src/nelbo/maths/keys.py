@@ -113,6 +113,14 @@ class Purpose(enum.Enum):
     CONTRAST_EXAMPLES = Keys("contrast", Stream.SELECT, draws=_only(10), examples=_ZERO)
     """Which examples the pilot of a contrast looks at."""
 
+    # the monitor of a training run
+    MONITOR_NOISE = Keys("monitor", Stream.FORWARD, _CHAIN, range((1 << 30) + (1 << 22), (1 << 30) + (1 << 23)))
+    """ε of the draws that all readings share, of `TERM_NOISE`'s levels."""
+    MONITOR_PLACE = Keys("monitor", Stream.TIME, _only(5), range(1 << 22))
+    """Place of a draw in its stratum."""
+    MONITOR_EXAMPLES = Keys("monitor", Stream.SELECT, draws=range(11, 14), examples=_ZERO)
+    """Which examples are drawn: along the chain, at the first level, for the Gaussian that the density follows."""
+
     # the likelihood of the probability-flow ODE
     ODE_START = Keys("ode", Stream.FORWARD, draws=_ESTIMATE)
     """The starting point z_1 of the flow: ε of the variational dequantisation, u of those on the bin."""

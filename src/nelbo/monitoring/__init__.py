@@ -1,0 +1,7 @@
+"""The bound of a network that is being trained: the same draws each time, so that the curve moves as it does."""
+
+from nelbo.monitoring.loss import bound_loss
+from nelbo.monitoring.monitor import Monitor
+from nelbo.monitoring.reading import Reading
+
+__all__ = ["Monitor", "Reading", "bound_loss"]

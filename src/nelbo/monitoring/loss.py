@@ -1,0 +1,68 @@
+"""`bound_loss`: the bound of a batch with its gradient, for those who train with it in a loop of their own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nelbo.arguments import numbers
+from nelbo.errors import UnknownNameError, UsageError
+from nelbo.model.calling import condition_rows
+from nelbo.model.diffusion import DiffusionModel
+from nelbo.training.criterion import Criterion
+from nelbo.training.data import Batch
+from nelbo.training.objective import BoundObjective
+from nelbo.training.times import TimeSampler, TimeSampling
+from nelbo.training.weighting import FLAT
+from nelbo.typing import Condition
+
+_LARGEST = 2**31
+
+
+@numbers
+def bound_loss(
+    model: DiffusionModel,
+    x: Tensor | Any,
+    *,
+    condition: Condition | None = None,
+    times: str | TimeSampler = "low_discrepancy",
+    reconstruction_share: float = 0.125,
+    seed: int | None = None,
+    step: int = 0,
+) -> Tensor:
+    """An unbiased estimate of the mean bound of the examples x (B, *shape), a scalar in bits/dim with its gradient.
+
+        (1/B) Σ_i [ diffusion(x_i, t_i)/p(t_i) + prior(x_i) ]  +  the mean reconstruction of a share of the batch
+
+    Every example has one time. times: "low_discrepancy" (one uniform number for the batch, spread evenly over it, whose
+    gradient varies less), "uniform" (independent ones), or a `nelbo.training.times.TimeSampler`, which with importance
+    sampling learns p from the losses that its `observe` is given. reconstruction_share: the part of the batch that the
+    first level is scored on. seed, step: the noise is keyed by both; None draws a seed from torch's global generator,
+    as dropout does. The network is called in the mode it is in, with one evaluation an example and one for each of
+    that share where the decoder calls it. A clip of x̂ is left out, since it has no gradient outside of its range.
+
+    Errors: ShapeError, DomainError, UsageError, UnknownNameError. Source: Kingma et al. 2021, eq. 11-17 and appendix I.
+
+    >>> import nelbo, torch
+    >>> net = torch.nn.Conv1d(1, 1, 3, padding=1)
+    >>> model = nelbo.from_callable(lambda z, t: net(z[:, None])[:, 0], schedule=nelbo.schedules.linear(T=100),
+    ...                             domain=nelbo.DataDomain((8,), bins=4))
+    >>> nelbo.bound_loss(model, torch.randint(0, 4, (16, 8))).backward()
+    >>> bool(net.weight.grad.abs().sum() > 0)
+    True
+    """
+    if isinstance(times, str):
+        named = {kind.value: kind for kind in TimeSampling if kind is not TimeSampling.IMPORTANCE}
+        if times not in named:
+            raise UnknownNameError.of("sampling of times", times, named)
+        times = TimeSampler(named[times])
+    if not 0 < reconstruction_share <= 1:
+        raise UsageError(f"reconstruction_share={reconstruction_share}", "give a share of the batch, above 0 up to 1")
+    if seed is None:
+        seed = int(torch.randint(_LARGEST, ()))
+    target = model.domain.checked(torch.as_tensor(x))
+    rows = condition_rows(condition, len(target))
+    batch = Batch(target, seed, step, condition=rows or None)
+    return Criterion(BoundObjective(FLAT, reconstruction_share), times)(model, batch)["loss"]
