@@ -95,6 +95,10 @@ RIGHT = {
     "a few values": (torch.tensor([[-1.7], [0.0], [0.4], [2.3]], dtype=torch.float64), None),
     "zeros and normal values": (NORMAL.clamp(min=0), None),
     "one real value": (torch.full((20, 8, 8), 0.3), None),
+    "values that fall short of their places": (
+        torch.tensor([0.0, 1.0, 2.8, 3.8], dtype=torch.float64)[DIGITS // 5],
+        None,
+    ),
     "uneven values": (torch.tensor([0.0, 1.0, 2.5, 7.1], dtype=torch.float64)[DIGITS // 5], None),
 }
 

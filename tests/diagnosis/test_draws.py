@@ -5,18 +5,20 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import pytest
 import torch
 
 import nelbo
 from nelbo.bound.prepare import prepare
 from nelbo.bound.runner import Runner
-from nelbo.diagnosis import draws
+from nelbo.diagnosis import draws, halving
 from nelbo.diagnosis.cached import Cache, Cached, Negated
 from nelbo.diagnosis.draws import Stage, Values
 from nelbo.diagnosis.halving import Candidate
 from nelbo.diagnosis.ranking import LEAST, ranked
 from nelbo.diagnosis.schedules import OnPath
 from nelbo.diagnosis.subject import Sibling
+from nelbo.errors import UsageError
 from nelbo.workers import Run
 from tests.diagnosis.cases import CODES, SHAPE, Counted, model, network
 
@@ -89,10 +91,7 @@ def test_pooled_stages_weigh_by_their_strata():
     assert math.isclose(variance, (2 / 8) ** 2 * single.variance + (6 / 8) ** 2 * other.variance)
 
 
-# ---------------------------------------------------------------- ranking
-
-UNIFORM = 8.0
-"""Bits/dim without a model, of codes in 256 bins."""
+# ---------------------------------------------------------------- halving
 
 
 class Named(Sibling):
@@ -108,6 +107,92 @@ class Named(Sibling):
 
     def of(self, subject):
         return subject
+
+
+class Fixed(Candidate):
+    """A declaration whose draws cost what it says, and the stages in which it was looked at."""
+
+    def __init__(self, sibling: Sibling | None, level: float, spike: float = 0.0, **more):
+        super().__init__(sibling, prepare(model("law"), CODES[:50], Run()).chain, 0.0, torch.zeros(0), **more)
+        self.level, self.spike, self.stages = level, spike, []
+
+    def evaluate(self, count, stage, runner):
+        self.stages.append((count, stage))
+        along = torch.full((2, stage.strata), self.level)
+        along[0, 0] += self.spike
+        self.values[count] = Values(along, torch.zeros(len(stage.first_examples)), 0.0, along)
+
+
+def halved(others: list[Fixed], following=lambda candidate: None, budget: int = 2000) -> tuple[list[Candidate], int]:
+    """All candidates in the end, and what they cost."""
+    done, all_of = [], [Fixed(None, 5.0), *others]
+
+    def spent() -> int:
+        return sum(c.cost(len(s.u), len(s.first_numbers)) for c in all_of for _, s in c.stages)
+
+    found = halving.run(all_of, Runner(Run(), 12), spent, budget, 0, lambda: done.append(1), following)
+    all_of += [c for c in found if c not in all_of]
+    assert spent() <= budget and len(done) == sum(len(c.stages) for c in all_of)
+    return found, spent()
+
+
+def test_the_better_ones_go_on_to_more_draws():
+    """Of declarations those of the lowest bounds and others that cost less in most draws; as much as is allowed."""
+    first, second = halving.KEPT
+    others = [Fixed(Named(f"{k}"), 4.02 + k / 10) for k in range(20)]
+    spiky = [Fixed(Named(f"spiky {k}"), 4.9 + k / 20, spike=1000.0) for k in range(2)]
+    choices = [Fixed(Named(f"choice {k}", choice=True), 4.05 + k / 10) for k in range(6)]
+    controls = [Fixed(Named(f"control {k}", control=True), 9.0) for k in range(2)]
+    found, cost = halved([*spiky, *reversed(others), *choices, *controls], budget=5000)
+    assert len(found) == 1 + 30
+    counts = [sum(count in c.values for c in found) for count in range(3)]
+    assert counts == [31, *(sum(numbers) + 1 + 2 for numbers in (first, second))]
+    assert [c.name for c in others if 1 in c.values] == [str(k) for k in range(first[0] + first[1] - 2)]
+    assert all(1 in c.values and 2 not in c.values for c in spiky)
+    assert [c.name for c in others if 2 in c.values] == [str(k) for k in range(second[0] + second[1])]
+    assert [c.name for c in choices if 1 in c.values] == [f"choice {k}" for k in range(first[2])]
+    assert all(2 in c.values for c in controls)
+    one = [stage for _, stage in others[0].stages]
+    assert [s.strata for s in one][:2] == [8, 24]
+    assert all(len(s.first_numbers) == draws.FREE_DRAWS for s in one)  # the decoder of this model asks no network
+    more = counts[2] * others[0].cost(2, 0)
+    assert cost <= 5000 < cost + more  # one stratum more would be too much
+    for numbers in (torch.cat([s.numbers for s in one]), torch.cat([s.first_numbers for s in one])):
+        assert len(numbers.unique()) == len(numbers)  # no noise is used twice
+
+
+def test_the_better_ones_bring_others_along_before_the_last_stage():
+    asked, others = [], [Fixed(Named(f"{k}"), 4.0 + k / 2) for k in range(5)]
+
+    def following(candidate: Candidate) -> Candidate | None:
+        asked.append(candidate.name)
+        return None if candidate.name == "0" else Fixed(Named(f"after {candidate.name}"), 1.0, followed=candidate)
+
+    found, _ = halved(others, following)
+    assert sorted(asked) == ["0", "1"]  # the others cost as much as what was declared, or more
+    assert [c.name for c in found[6:]] == ["after 1"] and list(found[6].values) == [2]
+
+
+def test_declarations_that_say_the_same_are_looked_at_once():
+    twin = Fixed(Named("b"), 4.0)
+    found, _ = halved([Fixed(Named("a"), 4.0), twin, Fixed(Named("c"), 5.0)])
+    assert [c.failure for c in found] == [None, None, "the same as a", "the same as as declared"]
+    assert twin.values == {} and len(twin.stages) == 1
+
+
+def test_a_budget_below_one_look_is_refused_with_the_least():
+    others = [Fixed(Named("a"), 4.0), Fixed(Named("b"), 3.0)]
+    with pytest.raises(UsageError, match="less than one look at 3 declarations") as caught:
+        halved(others, budget=5)
+    least = int(caught.value.hint.split()[-2])
+    found, _ = halved([Fixed(Named("a"), 4.0), Fixed(Named("b"), 3.0)], budget=least)
+    assert all(list(c.values) == [0] for c in found)
+
+
+# ---------------------------------------------------------------- ranking
+
+UNIFORM = 8.0
+"""Bits/dim without a model, of codes in 256 bins."""
 
 
 class NamedPath(Named):

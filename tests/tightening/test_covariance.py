@@ -7,17 +7,19 @@ import functools
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 
 import nelbo
+from nelbo.bound.prepare import prepare
 from nelbo.errors import DomainError, UnknownNameError, UsageError
 from nelbo.model.exact import CategoricalData, MixtureData
 from nelbo.model.fitted.variance import Fitted, FittedVariance, HybridVariance
 from nelbo.model.reverse import Reverse
 from nelbo.process import grid as grids
 from nelbo.process import schedule as schedules
-from nelbo.tightening import covariance
+from nelbo.tightening import covariance, families
 from nelbo.tightening.families import Family
 from nelbo.workers import Run
 from tests.tightening import covariance_checks as checks
@@ -54,6 +56,26 @@ def patch_fit() -> tuple[nelbo.DiffusionModel, covariance.Measurement]:
     model = oracles.patch_model(6)
     families = ["pixel", "dct", "block", "local", "map", "pca"]
     return model, covariance.measure(model, oracles.patches(300), families=families)
+
+
+def test_colours_are_the_principal_directions_of_channels():
+    """Of channels with means far apart, which are no colour; the strongest first, each mostly positive."""
+    turn = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 2.0, -1.0]], dtype=torch.float64)
+    turn = turn / turn.norm(dim=1, keepdim=True)
+    at = torch.randn(40, 16, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = (at * torch.tensor([3.0, 1.0, 0.3])) @ turn + torch.tensor([9.0, 0.0, -4.0])
+    images = x.mT.reshape(40, 3, 4, 4)
+    law = MixtureData([1.0], torch.zeros(1, 48), [1.0])
+    model = dataclasses.replace(law.model(oracles.LAW, grids.even(4)), domain=nelbo.DataDomain((3, 4, 4)))
+    found = families._colours(prepare(model, images).chain, torch.arange(30))
+    cov = torch.from_numpy(np.cov(x[:30].reshape(-1, 3).T.numpy()))
+    torch.testing.assert_close(
+        found @ cov @ found.mT, torch.diag((found @ cov @ found.mT).diagonal()), atol=1e-6, rtol=0
+    )
+    strength = (found @ cov @ found.mT).diagonal()
+    assert bool((strength.diff() < 0).all()) and bool((found.sum(1) > 0).all())
+    torch.testing.assert_close(found @ found.mT, torch.eye(3, dtype=torch.float64))
+    assert float((found[0] @ turn[0]).abs()) > 0.99
 
 
 def test_the_costs_are_those_of_the_bound(patch_fit):
