@@ -172,6 +172,11 @@ def test_the_plan_is_known_at_once(design, monkeypatch):
     assert line.startswith("planned: about ") and "an example, about" in line
 
 
+def test_tolerances_that_are_proposed_have_one_digit():
+    rounded = [(0.0131, 0.02), (0.02, 0.02), (3.01, 4.0), (9.5, 10.0), (250.0, 300.0), (0.0, 0.0), (math.inf, math.inf)]
+    assert [cost._up(value) for value, _ in rounded] == pytest.approx([up for _, up in rounded])
+
+
 def test_short_work_is_not_announced():
     lines: list[str] = []
     evaluate(model(), X, tolerance=1.0, message=lines.append)
