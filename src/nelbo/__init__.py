@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nelbo._version import __version__
 
 if TYPE_CHECKING:
-    from nelbo import codec, equations, likelihood, testing
+    from nelbo import codec, equations, likelihood, monitoring, testing
     from nelbo import sampling as samplers
     from nelbo.adapters.callable import from_callable
     from nelbo.adapters.choices import Overrides
@@ -71,6 +71,7 @@ _NAMES = {
     "likelihood_profile": "nelbo.api:likelihood_profile",
     "likelihood": "nelbo.likelihood",
     "load": "nelbo.api:load",
+    "monitoring": "nelbo.monitoring",
     "ode_likelihood": "nelbo.api:ode_likelihood",
     "sample": "nelbo.api:sample",
     "samplers": "nelbo.sampling",
@@ -109,6 +110,7 @@ __all__ = [
     "likelihood",
     "likelihood_profile",
     "load",
+    "monitoring",
     "ode_likelihood",
     "sample",
     "samplers",

@@ -24,6 +24,8 @@ EXTRAS = {
     "train": (("accelerate", "tensorboard"), "several processes and GPUs, and the tracker tensorboard"),
     "diffusers": (("diffusers",), "folders and pipelines of diffusers, and its U-Net"),
     "codec": (("numba",), "compress and decompress"),
+    "lightning": (("lightning",), "nelbo.monitoring.lightning_callback"),
+    "torchmetrics": (("torchmetrics",), "nelbo.monitoring.torchmetrics_metric"),
     "data": (("sklearn", "PIL", "datasets"), "the digits, folders of pictures, and data sets of Hugging Face"),
 }
 """The extras of the package: their modules, and what they are for."""

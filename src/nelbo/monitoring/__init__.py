@@ -2,6 +2,7 @@
 
 from nelbo.monitoring.loss import bound_loss
 from nelbo.monitoring.monitor import Monitor
+from nelbo.monitoring.others import lightning_callback, torchmetrics_metric
 from nelbo.monitoring.reading import Reading
 
-__all__ = ["Monitor", "Reading", "bound_loss"]
+__all__ = ["Monitor", "Reading", "bound_loss", "lightning_callback", "torchmetrics_metric"]

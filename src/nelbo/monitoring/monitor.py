@@ -169,9 +169,13 @@ class Monitor:
             with self.out.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(reading.to_dict(), allow_nan=False) + "\n")
         if self.log is not None:
-            names = {"bits_per_dim": reading.value, "standard_error": reading.standard_error}
-            names |= {"change": reading.change, "change_error": reading.change_error}
-            self.log({self.prefix + k: v for k, v in names.items() if not math.isnan(v)}, step=reading.step)
+            self.log(self.named(reading), step=reading.step)
+
+    def named(self, reading: Reading) -> dict[str, float]:
+        """The numbers of a reading by their names in a tracker; of the first one without changes."""
+        names = {"bits_per_dim": reading.value, "standard_error": reading.standard_error}
+        names |= {"change": reading.change, "change_error": reading.change_error}
+        return {self.prefix + name: value for name, value in names.items() if not math.isnan(value)}
 
     def state_dict(self) -> Json:
         """What a checkpoint must keep so that a resumed run goes on with the same curve, changes and patience."""
