@@ -166,3 +166,30 @@ def test_names_of_datasets_library():
     examples = resolve(rows)
     assert examples.classes == ("x", "y") and examples.labels.tolist() == [1, 0]
     assert json.dumps(classes.stated(examples).facts) == '{"classes": {"x": 0, "y": 1}}'
+
+
+def test_a_run_is_not_continued_with_other_names_or_labels(trained, tmp_path):
+    """The pictures are the same in all three, and only the first is what the checkpoint was trained on."""
+    spec = write(tmp_path / "train", LEVELS, 24)
+    out = tmp_path / "run"
+    shutil.copytree(trained, out)
+    nelbo.train(spec, out, SETTINGS, resume=True)
+    (tmp_path / "train" / "dog").rename(tmp_path / "train" / "wolf")
+    with pytest.raises(UsageError, match="are of a run on other labels or names of classes"):
+        nelbo.train(spec, out, SETTINGS, resume=True)
+    same = read(spec)
+    swapped = Examples(same.data, same.name, 2 - same.labels, 256, classes=tuple(LEVELS))
+    with pytest.raises(UsageError, match="other labels or names of classes"):
+        nelbo.train(swapped, out, SETTINGS, resume=True)
+
+
+def test_an_evaluation_is_not_continued_with_other_names(trained, tmp_path):
+    """The model knows no names, so that a class that was renamed keeps its number."""
+    model = folder.load(trained)
+    model.provenance.pop("classes")
+    spec, state = write(tmp_path / "test", ["cat", "dog"]), tmp_path / "state"
+    first = bits(model, spec, condition="y", state=state)
+    assert bits(model, spec, condition="y", state=state).bits_per_dim == first.bits_per_dim
+    (tmp_path / "test" / "dog").rename(tmp_path / "test" / "wolf")
+    with pytest.raises(UsageError, match="is the state of another evaluation"):
+        bits(model, spec, condition="y", state=state)

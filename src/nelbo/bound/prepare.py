@@ -64,6 +64,8 @@ class Prepared:
         condition = {name: Examples(rows).fingerprint for name, rows in self.chain.condition.items()}
         settings = {"seed": self.run.seed, "precision": self.run.precision, "batch_size": self.runner.batch_size}
         scored = {"data": self.examples.fingerprint, "model": self.fingerprint, "condition": condition}
+        if "classes" in self.examples.facts:
+            scored["classes"] = self.examples.facts["classes"]
         return {**scored, **settings, **how, "version": __version__}
 
     def claims(self, examples: Examples | None = None) -> Json:

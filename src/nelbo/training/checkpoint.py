@@ -25,6 +25,12 @@ FREE = ("log_every", "checkpoint_every", "tracker")
 """Settings that may differ when a run is continued: they do not change its weights."""
 UNREADABLE = (RuntimeError, OSError, EOFError, KeyError, ValueError, pickle.UnpicklingError)
 """Errors that reading a damaged file may raise."""
+_DATA = {
+    "data": "other data",
+    "labels": "other labels or names of classes",
+    "validation": "other validation data",
+    "validation_labels": "other labels of the validation data",
+}
 _DIGEST = hashlib.sha256().digest_size
 
 
@@ -68,8 +74,8 @@ def read(path: Path) -> dict[str, Any]:
 
 def check_identity(saved: Json, current: Json, out: Path) -> None:
     """That a checkpoint is of this run: the same data and settings but for those in FREE. Errors: UsageError."""
-    for part, data in {"data": "other data", "validation": "other validation data"}.items():
-        if saved[part] != current[part]:
+    for part, data in _DATA.items():
+        if saved.get(part, current[part]) != current[part]:  # checkpoints of snapshots of version 0.1 have no labels
             raise UsageError(
                 f"the checkpoints in {out} are of a run on {data}", "give the same data=DATA, or another out=FOLDER"
             )

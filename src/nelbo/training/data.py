@@ -56,9 +56,12 @@ class TrainingData:
     @property
     def fingerprints(self) -> Json:
         """Fingerprints of the data, by which a checkpoint is recognised as one of this run."""
+        separate = self.held_out if self.separate else None
         return {
             "data": self.examples.fingerprint,
-            "validation": self.held_out.fingerprint if self.separate else None,
+            "labels": _labels_of(self.examples, self.condition),
+            "validation": None if separate is None else separate.fingerprint,
+            "validation_labels": None if separate is None else _labels_of(separate, self.held_out_condition),
         }
 
     def describe(self) -> Json:
@@ -113,6 +116,13 @@ def split(examples: Examples, validation: Examples | None, settings: TrainConfig
         names=(),
     )
     return TrainingData(examples, kept, part, condition, _condition(part, settings), False)
+
+
+def _labels_of(examples: Examples, condition: Condition | None) -> Json | None:
+    """What tells labels apart that are conditioned on: a hash of the numbers, and the names of the classes."""
+    if condition is None:
+        return None
+    return {"rows": {name: Examples(rows).fingerprint for name, rows in condition.items()}, "names": [*examples.classes]}
 
 
 def held_out_rows(n: int, count: int, seed: int) -> tuple[Tensor, Tensor]:
