@@ -7,6 +7,7 @@ temporary files of dead processes, and deletes them.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import tempfile
@@ -88,7 +89,7 @@ def temporary_file(folder: Path) -> tuple[int, Path]:
     sweep(folder)
     while True:
         handle, name = tempfile.mkstemp(dir=folder, prefix=PREFIX, suffix=SUFFIX)
-        if _lock(handle, wait=True) is not False and os.fstat(handle).st_nlink:
+        if lock(handle, wait=True) is not False and os.fstat(handle).st_nlink:
             return handle, Path(name)
         os.close(handle)  # another process found it before it was locked, and deleted it
 
@@ -103,9 +104,55 @@ def temporary_folder(folder: Path) -> tuple[int | None, Path]:
             return None, path
         with suppress(FileNotFoundError):  # another process found it before it was locked, and deleted it
             handle = os.open(path, os.O_RDONLY)
-            if _lock(handle, wait=True) is not False and path.exists():
+            if lock(handle, wait=True) is not False and path.exists():
                 return handle, path
             os.close(handle)
+
+
+def replace_folder(new: Path, place: Path) -> None:
+    """Give the finished temporary folder `new` the name `place`; what has that name is deleted.
+
+    Where the system can exchange two names (Linux), somebody who looks or a crash at any moment finds the old folder or
+    the new one; elsewhere there is a moment between two renames. Errors: OSError, with the old folder as it was.
+    """
+    if not place.exists():
+        new.rename(place)
+    elif exchange(new, place):
+        shutil.rmtree(new, ignore_errors=True)
+    else:
+        old = new.with_name(f"{new.name}.old")  # by a name that `sweep` does not delete
+        place.rename(old)
+        try:
+            new.rename(place)
+        except BaseException:
+            old.rename(place)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def exchange(a: Path, b: Path) -> bool:
+    """Swap two names of one file system in one step; False where the system cannot."""
+    here, swap = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
+    try:
+        return ctypes.CDLL(None).renameat2(here, os.fsencode(a), here, os.fsencode(b), swap) == 0
+    except (OSError, AttributeError, TypeError):  # no such function, or no C library that can be asked
+        return False
+
+
+@contextmanager
+def alone_in(folder: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Lock an existing folder against other processes and threads that do the same; whether the lock was had.
+
+    wait: until the others are done. Where the file system has no locks, the lock counts as had.
+    """
+    if fcntl is None:
+        yield True
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        yield lock(handle, wait=wait) is not False
+    finally:
+        os.close(handle)
 
 
 def sweep(folder: Path, *, again: bool = False) -> None:
@@ -126,7 +173,7 @@ def _delete_unless_locked(path: Path) -> None:
         return  # nelbo makes neither links nor pipes, and opening one of the latter would wait
     handle = os.open(path, os.O_RDONLY)
     try:
-        if _lock(handle, wait=False) is True:
+        if lock(handle, wait=False) is True:
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
@@ -135,7 +182,7 @@ def _delete_unless_locked(path: Path) -> None:
         os.close(handle)
 
 
-def _lock(handle: int, *, wait: bool) -> bool | None:
+def lock(handle: int, *, wait: bool) -> bool | None:
     """Whether the lock of an open file was taken; None where the file system has no locks."""
     if fcntl is None:
         return None

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 
 from nelbo.cli.main import execute
@@ -66,3 +68,28 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model(trained: Path, tmp_path: Path) -> Path:
     """A copy of the small model folder that a test may damage."""
     return Path(shutil.copytree(trained, tmp_path / "model"))
+
+
+@pytest.fixture(scope="session")
+def place(trained, tmp_path_factory) -> Path:
+    """A folder with a model, data and an archive."""
+    folder = tmp_path_factory.mktemp("faults")
+    shutil.copytree(trained, folder / "model")
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        np.save("codes.npy", (np.arange(8 * 64).reshape(8, 8, 8) % 17).astype(np.uint8))
+        assert execute(["compress", "model", "codes.npy", "--few", "--out", "x.nelbo"]) == 0
+    finally:
+        os.chdir(before)
+    return folder
+
+
+@pytest.fixture
+def here(place, tmp_path, monkeypatch) -> Path:
+    """An empty folder beside copies (links) of the inputs."""
+    for name in ("model", "codes.npy", "x.nelbo"):
+        (tmp_path / name).symlink_to(place / name)
+    monkeypatch.chdir(tmp_path)
+    Path("new").mkdir()
+    return tmp_path

@@ -159,8 +159,10 @@ def tighten(
     )
     if out is not None:
         document = json.dumps(certificate.to_dict(), indent=1, allow_nan=False) + "\n"
-        write_atomic(Path(out) / certificates.FILE, document)
+        place = Path(out) / certificates.FILE
+        place.unlink(missing_ok=True)  # at no moment does the folder hold a certificate of another model
         folder.save(tight, out)
+        write_atomic(place, document)
     return tight, certificate
 
 

@@ -9,7 +9,6 @@ from nelbo.adapters.load import Model, load
 from nelbo.arguments import checked_path
 from nelbo.bound.result import Bound
 from nelbo.errors import UsageError
-from nelbo.files import write_atomic
 from nelbo.report import card
 
 
@@ -41,6 +40,5 @@ def save_pretrained(
             "give what nelbo.evaluate returned",
         )
     model, out = load(model, trust_code=trust_code), checked_path("out", out)
-    written = diffusers.save_pretrained(model, out)
-    write_atomic(written / "README.md", card.card(model, bound, name=Path(out).resolve().name, license=license))
-    return written
+    text = card.card(model, bound, name=Path(out).resolve().name, license=license)
+    return diffusers.save_pretrained(model, out, text)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from nelbo.errors import UsageError
+from nelbo.files import lock
 from nelbo.typing import Json
 
 _MAGIC = b"nelbo.state/3\n"
@@ -33,18 +34,29 @@ class StateFile:
         self.path = Path(path)
         self.known: dict[int, list[tuple[int, Tensor]]] = {}
         head = _MAGIC + json.dumps(identity, sort_keys=True).encode() + b"\n"
-        size = self._read(head) if self.path.exists() and self.path.stat().st_size else 0
+        if self.path.exists() and not self.path.is_file():
+            raise UsageError(f"{self.path} is no regular file", "give the name of a file as state=FILE")
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.file: BinaryIO = self.path.open("r+b" if size else "wb")
-        if size:
+        self.file: BinaryIO = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+        try:
+            self._check_alone()
+            size = self._read(self.file.read(), head)
             self.file.truncate(size)
             self.file.seek(size)
-        else:
-            self.file.write(head)
-            self._sync()
+            if not size:
+                self._append(head)
+        except BaseException:
+            self.file.close()
+            raise
 
-    def _read(self, head: bytes) -> int:
-        content = self.path.read_bytes()
+    def _check_alone(self) -> None:
+        """Errors: UsageError where another process appends to the file."""
+        if lock(self.file.fileno(), wait=False) is False:
+            raise UsageError(
+                f"{self.path} is the state of an evaluation that runs now", "wait for it, or give another state=FILE"
+            )
+
+    def _read(self, content: bytes, head: bytes) -> int:
         if head.startswith(content):  # killed before the first record was begun, or in the middle of the head
             return len(head) if content == head else 0
         if content.startswith(b"nelbo.state/") and not content.startswith(_MAGIC):
@@ -84,12 +96,16 @@ class StateFile:
         body = values.double().contiguous().numpy().astype("<f8").tobytes()
         head = (call, first, *values.shape)
         check = zlib.crc32(_RECORD.pack(*head, 0) + body)
-        self.file.write(_RECORD.pack(*head, check) + body)
-        self._sync()
+        self._append(_RECORD.pack(*head, check) + body)
 
-    def _sync(self) -> None:
-        self.file.flush()
-        os.fsync(self.file.fileno())
+    def _append(self, content: bytes) -> None:
+        """Errors: OSError naming the file."""
+        try:
+            self.file.write(content)
+            self.file.flush()
+            os.fsync(self.file.fileno())
+        except OSError as error:
+            raise OSError(error.errno, error.strerror or str(error), str(self.path)) from error
 
     def close(self) -> None:
         """Close the file; it stays, and a finished evaluation started again reads its number from it."""

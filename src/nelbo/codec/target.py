@@ -171,11 +171,9 @@ class FolderTarget(Target):
             self.discard()
             return None
         path = recovered(self.out) if partial else self.out
-        if path.exists():
-            if any(path.iterdir()):
-                raise UsageError(f"{path} exists and is not an empty folder", "move it away")
-            path.rmdir()
-        self.temporary.rename(path)
+        if path.exists() and any(path.iterdir()):
+            raise UsageError(f"{path} exists and is not an empty folder", "move it away")
+        files.replace_folder(self.temporary, path)
         self._unlock()
         return path
 

@@ -20,7 +20,7 @@ from safetensors.torch import save as save_tensors
 from nelbo._version import __version__
 from nelbo.errors import ModelFolderError, NelboError, UsageError
 from nelbo.fields import parse_json, shown
-from nelbo.files import write_atomic
+from nelbo.files import alone_in, write_atomic
 from nelbo.model import plugin
 from nelbo.model.description import (
     MEANINGLESS,
@@ -82,9 +82,11 @@ def save(model: DiffusionModel, folder: str | Path) -> Path:
         "provenance": model.provenance,
     }
     description["digest"] = digest(description)
-    write_atomic(folder / PENDING, weights)
-    write_atomic(folder / "model.json", json.dumps(description, indent=1, allow_nan=False))
-    (folder / PENDING).replace(folder / WEIGHTS)
+    folder.mkdir(parents=True, exist_ok=True)
+    with alone_in(folder):  # two models that are saved at once would mix their files
+        write_atomic(folder / PENDING, weights)
+        write_atomic(folder / "model.json", json.dumps(description, indent=1, allow_nan=False))
+        (folder / PENDING).replace(folder / WEIGHTS)
     return folder
 
 

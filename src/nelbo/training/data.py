@@ -122,7 +122,10 @@ def _labels_of(examples: Examples, condition: Condition | None) -> Json | None:
     """What tells labels apart that are conditioned on: a hash of the numbers, and the names of the classes."""
     if condition is None:
         return None
-    return {"rows": {name: Examples(rows).fingerprint for name, rows in condition.items()}, "names": [*examples.classes]}
+    return {
+        "rows": {name: Examples(rows).fingerprint for name, rows in condition.items()},
+        "names": [*examples.classes],
+    }
 
 
 def held_out_rows(n: int, count: int, seed: int) -> tuple[Tensor, Tensor]:

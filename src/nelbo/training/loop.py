@@ -16,7 +16,7 @@ from nelbo import runtime
 from nelbo._version import __version__
 from nelbo.arguments import check_function, checked_path
 from nelbo.errors import Interrupted, UsageError
-from nelbo.files import sweep, write_atomic
+from nelbo.files import alone_in, sweep, write_atomic
 from nelbo.model import folder as model_folder
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
@@ -83,7 +83,7 @@ def train(
             settings.validation, data.held_out, data.held_out_condition,
             Run(device=device, seed=settings.seed, workers=workers), out / "checkpoints",
         )  # fmt: skip
-        with _private_generator():
+        with _private_generator(), _alone(out, workers):
             if resume:
                 _restore(trainer, watch, identity, out, message)
             return _run(trainer, watch, data, identity, out, progress, message)
@@ -202,6 +202,19 @@ def _provenance(trainer: Trainer, watch: Validation, data: TrainingData) -> Json
     if trainer.workers.size > 1:
         provenance["processes"] = trainer.workers.size
     return provenance
+
+
+@contextmanager
+def _alone(out: Path, workers: Workers) -> Iterator[None]:
+    """Errors: UsageError where another run writes its checkpoints to the same folder."""
+    if workers.rank != 0:
+        yield
+        return
+    (out / "checkpoints").mkdir(parents=True, exist_ok=True)
+    with alone_in(out / "checkpoints", wait=False) as alone:
+        if not alone:
+            raise UsageError(f"another run is training in {out}", "wait for it, or give another out=FOLDER")
+        yield
 
 
 @contextmanager

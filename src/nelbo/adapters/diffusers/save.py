@@ -9,8 +9,8 @@ nelbo's own networks are not classes of diffusers and are saved in nelbo's own f
 
 from __future__ import annotations
 
+import os
 import shutil
-import tempfile
 from pathlib import Path
 
 import torch
@@ -18,6 +18,7 @@ import torch
 from nelbo.adapters.diffusers import tables, weights
 from nelbo.adapters.diffusers.extras import TENSORS, write_extras
 from nelbo.errors import UsageError
+from nelbo.files import exchange, temporary_folder, write_atomic
 from nelbo.model.denoiser import NetworkDenoiser, TimeInput
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.reverse import Clip, Clipping, Threshold
@@ -31,33 +32,65 @@ PREDICTIONS = {Output.EPS: "epsilon", Output.X0: "sample", Output.V: "v_predicti
 VARIANCES = {"beta_tilde": "fixed_small", "beta": "fixed_large", "learned_range": "learned_range"}
 
 
-def save_pretrained(model: DiffusionModel, folder: str | Path) -> Path:
+def save_pretrained(model: DiffusionModel, folder: str | Path, card: str = "") -> Path:
     """Write `model` as a DDPMPipeline to `folder` (created if missing; files of the same name are replaced).
 
-    Weights of an earlier save in other files (in shards, as .bin) are removed. Everything is written next to the folder
-    first, so that a crash leaves the old one. Errors: UsageError naming the part of the model that diffusers cannot
-    express, or what lies in the folder and would be read in place of this model.
+    card: the text of README.md, where there is one. Weights of an earlier save in other files (in shards, as .bin) are
+    removed; other files are kept. Everything is written to a new folder, which then takes the name of the old one, so
+    that a crash leaves one of them. Where names cannot be exchanged, or a process is in the folder, the files are moved
+    one by one. Errors: UsageError naming the part of the model that diffusers cannot express, or what lies in the
+    folder and would be read in place of this model.
     """
     folder = Path(folder)
     _check_target(folder)
     diffusers = library("saving a folder of diffusers")
     inner = _network(model)
     scheduler = diffusers.DDPMScheduler(**scheduler_config(model))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-        diffusers.DDPMPipeline(unet=inner, scheduler=scheduler).save_pretrained(temporary, safe_serialization=True)
-        write_extras(model, Path(temporary))
-        written = set()
-        for file in sorted(Path(temporary).rglob("*")):
-            if file.is_file():
-                target = folder / file.relative_to(temporary)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.move(file, target)
-                written.add(target)
-    for path in (folder / TENSORS, *(source.path for source in weights.files(folder / "unet"))):
-        if path not in written:
-            path.unlink(missing_ok=True)
+    place = folder.resolve()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    lock, new = temporary_folder(place.parent)
+    try:
+        diffusers.DDPMPipeline(unet=inner, scheduler=scheduler).save_pretrained(new, safe_serialization=True)
+        write_extras(model, new)
+        if card:
+            write_atomic(new / "README.md", card)
+        _put(new, place)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
     return folder
+
+
+def _put(new: Path, place: Path) -> None:
+    """Give the pipeline in `new` the name `place`, with what else an earlier folder of that name holds."""
+    if not place.exists():
+        new.rename(place)
+        return
+    written = {file.relative_to(new) for file in new.rglob("*") if file.is_file()}
+    earlier = {path.relative_to(place) for path in (place / TENSORS, *(s.path for s in weights.files(place / "unet")))}
+    if not Path.cwd().is_relative_to(place) and _with_others(place, new, written | earlier) and exchange(new, place):
+        shutil.rmtree(new, ignore_errors=True)  # what was there before
+        return
+    for file in sorted(written):
+        (place / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(new / file, place / file)  # which may be on another file system
+    for file in earlier - written:
+        (place / file).unlink(missing_ok=True)
+
+
+def _with_others(place: Path, new: Path, own: set[Path]) -> bool:
+    """Link whatever else is in `place` into `new`; False where that cannot be done."""
+
+    def ignored(inside: str, names: list[str]) -> list[str]:
+        below = Path(inside).relative_to(place)
+        return [name for name in names if below / name in own]
+
+    try:
+        shutil.copytree(place, new, True, ignored, copy_function=os.link, dirs_exist_ok=True)
+    except OSError:  # a file system without links
+        return False
+    return True
 
 
 def _check_target(folder: Path) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
+import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from nelbo.errors import UsageError
+from nelbo.files import replace_folder, temporary_folder
 
 MARKER = ".nelbo-equations.json"
 """Lists the files of a built site, which the next build may replace."""
@@ -47,27 +47,19 @@ def replace(out: Path, files: Mapping[str, bytes | str]) -> int:
     """
     place = check(out)
     place.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(dir=place.parent, prefix=f".{place.name}.nelbo-"))
+    lock, work = temporary_folder(place.parent)
     try:
-        size = _write(work / "new", files)
-        old = work / "old"
+        size = _write(work, files)
         check(out)  # what came since is not lost either
-        if place.exists():
-            place.rename(old)
-        try:
-            (work / "new").rename(place)
-        except BaseException:
-            if old.exists():
-                old.rename(place)
-            raise
+        replace_folder(work, place)
     finally:
-        with contextlib.suppress(OSError):
-            shutil.rmtree(work)
+        shutil.rmtree(work, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
     return size
 
 
 def _write(folder: Path, files: Mapping[str, bytes | str]) -> int:
-    folder.mkdir()
     size = 0
     for name, content in {**files, MARKER: json.dumps({"schema": SCHEMA, "files": sorted(files)})}.items():
         data = content.encode() if isinstance(content, str) else content
