@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nelbo.duration import duration
@@ -58,7 +58,7 @@ class Progress:
 
     def message(self, text: str) -> None:
         """A line about the work for a person."""
-        print(text, file=sys.stderr, flush=True)
+        to_stderr(text)
 
     def close(self) -> None:
         """End the display."""
@@ -83,7 +83,7 @@ class _Lines(Progress):
         now = time.monotonic()
         if now - self.last_line >= QUIET_SECONDS:
             self.last_line = now
-            print(self.line(done, planned), file=sys.stderr, flush=True)
+            to_stderr(self.line(done, planned))
 
 
 class _Bar(Progress):
@@ -151,6 +151,13 @@ class _Cell(Progress):
     def close(self) -> None:
         if self.handle is not None:
             self._show("")
+
+
+def to_stderr(text: str) -> None:
+    """Print a line there, or nothing where it cannot be written (a full disk, a reader that has gone): the work goes
+    on, and its results and exit status say how it ended."""
+    with suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def in_notebook() -> bool:

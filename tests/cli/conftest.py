@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,9 +72,10 @@ def model(trained: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def place(trained, tmp_path_factory) -> Path:
-    """A folder with a model, data and an archive."""
-    folder = tmp_path_factory.mktemp("faults")
+def place(trained) -> Iterator[Path]:
+    """A folder with a model, data and an archive, which every user reaches: pytest's own are closed again and again."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
     shutil.copytree(trained, folder / "model")
     before = Path.cwd()
     os.chdir(folder)
@@ -82,14 +84,19 @@ def place(trained, tmp_path_factory) -> Path:
         assert execute(["compress", "model", "codes.npy", "--few", "--out", "x.nelbo"]) == 0
     finally:
         os.chdir(before)
-    return folder
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture
-def here(place, tmp_path, monkeypatch) -> Path:
-    """An empty folder beside copies (links) of the inputs."""
+def here(place, monkeypatch) -> Iterator[Path]:
+    """A folder beside copies (links) of the inputs, with an empty one called new, that every user may write to."""
+    folder = Path(tempfile.mkdtemp())
     for name in ("model", "codes.npy", "x.nelbo"):
-        (tmp_path / name).symlink_to(place / name)
-    monkeypatch.chdir(tmp_path)
+        (folder / name).symlink_to(place / name)
+    monkeypatch.chdir(folder)
     Path("new").mkdir()
-    return tmp_path
+    for name in (".", "new"):
+        Path(name).chmod(0o777)
+    yield folder
+    shutil.rmtree(folder)

@@ -26,7 +26,7 @@ VERBS: dict[str, tuple[tuple[str, ...], str]] = {
     "train": (("train", *DATA, "--out", "new/run", "--set", "steps=2", "--set", "net.width=8",
                "--set", "bins=17", "--set", "levels=3", "--set", "batch_size=8"), "new/run/model.json"),
     "ode": (("ode", "model", *DATA, "--steps", "2", "--limit", "2", "--out", "new/o.json", "--per-example",
-             "new/o.npz", "--state", "new/state"), "new/o.json"),
+             "new/o.npz", "--state", "new/ode"), "new/o.json"),
     "tighten": (("tighten", "model", "--data", "digits:test", "--limit", "64", "--steps", "2", "--first-level", "own",
                  "--out", "new/tight"), "new/tight/model.json"),
     "diagnose": (("diagnose", "model", *DATA, "--max-nfe", "200", "--out", "new/d.json"), "new/d.json"),
@@ -111,10 +111,3 @@ def leftovers() -> list[str]:
 
 def said() -> str:
     return Path("err").read_text()
-
-
-def opened(folder: Path) -> None:
-    """Let everybody pass the folders of pytest above."""
-    for path in (*folder.parents, folder):
-        if path != Path("/") and path.stat().st_uid == os.getuid():
-            path.chmod(path.stat().st_mode | 0o055)

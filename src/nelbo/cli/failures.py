@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import sys
 import traceback
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 from nelbo import runtime
 from nelbo.cli import flags
 from nelbo.errors import Interrupted, NelboError
+from nelbo.progress import to_stderr
 
 TRACEBACK = "NELBO_TRACEBACK"
 """Environment variable: set to 1, failures also print the traceback."""
@@ -36,8 +36,7 @@ def report(error: BaseException, arguments: Sequence[str] = ()) -> int:
     if os.environ.get(TRACEBACK, "0") not in ("", "0"):
         traceback.print_exception(error)
     for name, text in (("error", failure.message), ("hint", failure.hint)):
-        print(f"{name}: {' '.join(line.strip() for line in text.splitlines())}", file=sys.stderr)
-    sys.stderr.flush()
+        to_stderr(f"{name}: {' '.join(line.strip() for line in text.splitlines())}")
     return failure.status
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -13,7 +12,7 @@ from nelbo import runtime
 from nelbo.cli import options
 from nelbo.cli.output import deliver, shared_session
 from nelbo.errors import Interrupted, UsageError
-from nelbo.progress import shown
+from nelbo.progress import shown, to_stderr
 
 
 def ode(
@@ -116,5 +115,5 @@ def renamed(arguments: Sequence[str]) -> list[str]:
         if name != "--ode":
             new.append(OLD_FLAGS.get(name, name) + equals + value)
     if runtime.leads():
-        print(f"warning: `nelbo evaluate --ode` has become a command: nelbo {shlex.join(new)}", file=sys.stderr)
+        to_stderr(f"warning: `nelbo evaluate --ode` has become a command: nelbo {shlex.join(new)}")
     return new

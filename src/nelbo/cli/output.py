@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from nelbo.cli import flags
 from nelbo.errors import UsageError
+from nelbo.progress import to_stderr
 
 if TYPE_CHECKING:
     from nelbo.bound.result import Bound
@@ -42,7 +43,7 @@ class Console:
     def message(self, text: str) -> None:
         """A line about the work, to stderr, as it is: no markup, no wrapping."""
         if not self.silent:
-            print(text, file=sys.stderr, flush=True)
+            to_stderr(text)
 
     @property
     def on_one_screen(self) -> bool:
