@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,6 +53,7 @@ def in_fork(run: tuple[str, ...] | Callable[[], object], fault: Callable[[], obj
                 os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666), number)
             sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
             files._swept.clear()
+            warnings.simplefilter("default")  # as a command has it, whatever the tests make of warnings
             main.end_as_ctrl_c()
             fault()
             status = _called(run) if callable(run) else main.execute(list(run))
