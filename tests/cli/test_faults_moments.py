@@ -86,6 +86,7 @@ def test_a_file(here, verb, number):
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.filterwarnings("ignore:only 32 examples to fit to")
 def test_a_model_folder(here, number, monkeypatch):
     """At every moment a whole model; at no moment with the certificate of the other one."""
     path = Path("new/tight")
