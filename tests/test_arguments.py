@@ -88,6 +88,9 @@ EXAMPLES: dict[Callable[..., Any], dict[str, Any]] = {
         model=TOLD, data=X, condition="y", values=[0.0, 0.5, 1.0, 1.5, 2.0], tolerance=0.5, max_nfe=4000, limit=5,
         seed=3, batch_size=50,
     ),
+    nelbo.score: dict(
+        model=TOLD, data=X, condition="y", at=0.5, step=0.5, tolerance=0.5, max_nfe=4000, limit=5, seed=3, batch_size=50
+    ),
     nelbo.ode_likelihood: dict(
         model=EXACT, data=X, steps=4, tolerance=5.0, max_steps=8, draws=2, importance=1, limit=4, seed=3, batch_size=3
     ),
@@ -138,7 +141,17 @@ STANDS_FOR = {
     nelbo.codec.decompress: lambda **o: ARCHIVE["restored"](**o),
     nelbo.Overrides: lambda **o: nelbo.Overrides(**o).apply(CODED),
 }
-RESULTS = {"Bound", "Contrast", "Profile", "OdeLikelihood", "Compressed", "Decompressed", "SamplerStep", "Solver"}
+RESULTS = {
+    "Bound",
+    "Contrast",
+    "Profile",
+    "Score",
+    "OdeLikelihood",
+    "Compressed",
+    "Decompressed",
+    "SamplerStep",
+    "Solver",
+}
 """What verbs return or hand to a sampler, and an abstract class: nobody makes them."""
 OTHERS = {
     nelbo.testing.as_network,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         ode_likelihood,
         sample,
         save_pretrained,
+        score,
         tighten,
         train,
     )
@@ -76,6 +77,7 @@ _NAMES = {
     "sample": "nelbo.api:sample",
     "samplers": "nelbo.sampling",
     "save_pretrained": "nelbo.api:save_pretrained",
+    "score": "nelbo.api:score",
     "schedules": "nelbo.process.schedule",
     "testing": "nelbo.testing",
     "tighten": "nelbo.api:tighten",
@@ -116,6 +118,7 @@ __all__ = [
     "samplers",
     "save_pretrained",
     "schedules",
+    "score",
     "testing",
     "tighten",
     "train",

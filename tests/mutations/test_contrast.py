@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.bound import test_contrast, test_profile, test_race
+from tests.bound import test_contrast, test_profile, test_race, test_score
 from tests.maths import test_student
 from tests.mutations.breaks import Break, each_is_noticed
 from tests.mutations.places import call, number, operation
@@ -36,14 +36,15 @@ def profiled() -> None:
     test_profile.test_the_maximum_and_its_errors(test_profile.found.__wrapped__())
 
 
+one_number, several = test_score.test_one_number, test_score.test_several_numbers
 summed = test_profile.test_looks_add_up
 polynomial = test_profile.test_a_curve_that_is_a_polynomial_is_read_exactly
 
 BREAKS = [
     Break("pairs without their opposite", "bound.gaussian_chain:GaussianChain.noised", call("column").becomes(1.0),
           opposite),
-    Break("1/p forgotten", "bound.contrast.places:draw", operation("/")[-1].keep_left(), right, finite),
-    Break("the mean of a pair for its sum", "bound.contrast.places:draw", call("mean").to("sum"), right, finite),
+    Break("1/p forgotten", "bound.contrast.places:drawn", operation("/")[-1].keep_left(), right, finite),
+    Break("the mean of a pair for its sum", "bound.contrast.places:drawn", call("mean").to("sum"), right, finite),
     Break("the scale of a cell forgotten", "bound.contrast.places:_weights", operation("*")[-1].keep_right(), planned),
     Break("looks that weigh alike", "bound.contrast.race:Race.look", operation("/")[0].becomes(0.5), looks),
     Break("a variance of half the strata", "bound.contrast.race:Race.look", operation("/")[-1].keep_left(),
@@ -61,6 +62,9 @@ BREAKS = [
           operation("**")[0].becomes(1.0), summed),
     Break("a step that is not Newton's", "bound.contrast.curve:Curve.minimum", call("deriv")[1].argument(0).to(1),
           polynomial),
+    Break("a gradient of one side", "bound.contrast.score:_summed", operation("-").keep_left(), one_number),
+    Break("twice the step forgotten", "bound.contrast.score:_summed", operation("/")[-1].keep_left(), one_number),
+    Break("the gradient of a mean", "bound.contrast.score:_gradient", call("sum").to("mean"), several),
     Break("two tails for one", "maths.student:quantile", number(2)[0].to(1), quantiles),
 ]  # fmt: skip
 

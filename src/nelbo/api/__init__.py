@@ -1,7 +1,7 @@
 """The verbs of the library: strings for models and data are resolved here, then the floors below do the work."""
 
 from nelbo.adapters.load import load
-from nelbo.api.contrasts import contrast, likelihood_profile
+from nelbo.api.contrasts import contrast, likelihood_profile, score
 from nelbo.api.models import sample, tighten, train
 from nelbo.api.saving import save_pretrained
 from nelbo.api.scoring import compare, diagnose, evaluate, ode_likelihood
@@ -16,6 +16,7 @@ __all__ = [
     "ode_likelihood",
     "sample",
     "save_pretrained",
+    "score",
     "tighten",
     "train",
 ]

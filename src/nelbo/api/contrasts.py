@@ -18,11 +18,13 @@ from nelbo.api.inputs import Data, Device, Inputs, Progress
 from nelbo.arguments import numbers
 from nelbo.bound.contrast import contrast as contrasts
 from nelbo.bound.contrast import profile as profiles
+from nelbo.bound.contrast import score as scores
 from nelbo.bound.contrast.alternatives import Conditions
 from nelbo.bound.contrast.profile import FEWEST
 from nelbo.bound.contrast.profile_result import Profile
 from nelbo.bound.contrast.race import Goal
 from nelbo.bound.contrast.result import Contrast
+from nelbo.bound.contrast.score import Score
 from nelbo.data import classes
 from nelbo.errors import DataError, UsageError
 from nelbo.model.diffusion import DiffusionModel
@@ -175,10 +177,7 @@ def likelihood_profile(
     >>> abs(profile.maximum - 0.3) < 3 * profile.standard_error
     True
     """
-    try:
-        listed = [float(v) for v in torch.as_tensor(values, dtype=torch.float64).flatten()]
-    except (TypeError, ValueError, RuntimeError):
-        raise UsageError(f"values={values!r}", "give numbers that rise: torch.linspace(-1, 1, 21), say") from None
+    listed = _numbers(values, "values", "numbers that rise, such as torch.linspace(-1, 1, 21)").flatten().tolist()
     if len(listed) < FEWEST or any(b <= a for a, b in itertools.pairwise(listed)):
         raise UsageError(
             f"a profile over {len(listed)} values of {condition!r}",
@@ -195,6 +194,83 @@ def likelihood_profile(
         given=inputs.condition,
     )
     return dataclasses.replace(result, overrides=inputs.overrides.to_json())
+
+
+@numbers
+@neutral()
+def score(
+    model: Model,
+    data: Data,
+    condition: str,
+    at: float | Sequence[float] | Tensor,
+    *,
+    step: float = 0.01,
+    tolerance: float = 0.1,
+    max_nfe: int | None = None,
+    given: Condition | None = None,
+    grid: Grid | None = None,
+    limit: int | None = None,
+    overrides: Overrides | None = None,
+    trust_code: bool = False,
+    seed: int = 0,
+    batch_size: int | None = None,
+    device: Device | None = None,
+    precision: str = "float32",
+    progress: Progress | None = None,
+    state: str | Path | None = None,
+    workers: Workers | None = None,
+) -> Score:
+    """The score of a parameter: the gradient of Σ_i log p(x_i | θ) at one θ, by the bound, with its error.
+
+    condition: the keyword of the network. at: θ, one number an example, or P numbers that are one row an example. Of
+    one number it is the central difference with this `step`; of several the gradient through the network, which is
+    counted as three evaluations. Draws are made as in `likelihood_profile`, until the Monte Carlo error of every
+    component is at most `tolerance` times √Σ_i u_i², the spread of a score by the data; or with max_nfe evaluations,
+    but for a pilot and a first look.
+
+    model, data, given, grid, limit, overrides, trust_code, seed, batch_size, device, precision, progress, state and
+    workers are as of `likelihood_profile`.
+
+    Errors: those of `evaluate`; UsageError where the network's output cannot be differentiated in θ.
+
+    >>> import nelbo, torch
+    >>> from nelbo import testing
+    >>> schedule, law = nelbo.schedules.logsnr_linear(8.0, -8.0), nelbo.exact.GaussianData([0.0], [[0.1]])
+    >>> centred = testing.as_network(testing.oracle(law), schedule, "x0", "logsnr")
+    >>> def network(z, t, theta):  # of data θ + x
+    ...     return centred(z - torch.sigmoid(t).sqrt()[:, None] * theta[:, None], t) + theta[:, None]
+    >>> domain = nelbo.DataDomain((1,))
+    >>> model = nelbo.from_callable(network, schedule=schedule, domain=domain, predicts="x0", time="logsnr")
+    >>> score = nelbo.score(model, torch.tensor([[0.2], [0.5]]), "theta", 0.0)
+    >>> bool((score.value - 0.7 / 0.1).abs() < 4 * score.standard_error + 0.1)     # (0.2 + 0.5)/0.1
+    True
+    """
+    theta = _numbers(at, "at", "one number, or the numbers of one row")
+    if not isinstance(condition, str) or not condition.isidentifier():
+        raise UsageError(f"condition={condition!r}", "give the name of the network's keyword, such as 'theta'")
+    inputs = Inputs.of(model, data, limit=limit, condition=given, overrides=overrides, trust_code=trust_code, grid=grid)
+    return scores.score(
+        inputs.model,
+        inputs.examples,
+        condition,
+        theta,
+        Run(device, precision, batch_size, seed, state, workers or Alone(), callback(progress)),
+        step=step,
+        tolerance=tolerance,
+        max_nfe=max_nfe,
+        given=inputs.condition,
+    )
+
+
+def _numbers(values: Any, name: str, wanted: str) -> Tensor:
+    """Finite numbers as float64. Errors: UsageError."""
+    try:
+        numbers_of = torch.as_tensor(values, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise UsageError(f"{name}={values!r}", f"give {wanted}") from None
+    if not bool(torch.isfinite(numbers_of).all()) or isinstance(values, bool):
+        raise UsageError(f"{name}={values!r}", f"give {wanted}, finite")
+    return numbers_of
 
 
 def _conditions(

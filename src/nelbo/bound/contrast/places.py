@@ -8,6 +8,7 @@ mostly odd in ε, and its even part is what is left (`Alternatives.nats` of both
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,14 +69,31 @@ def draw(
 ) -> Drawn:
     """`strata` pairs of draws of every one of `examples` (n,), numbered from `start` on, under those conditions that
     are `left` (n, C)."""
-    chain, S = alternatives.chain, strata
-    of = examples.repeat_interleave(S)
+
+    def nats(draws: Draws, of: Tensor) -> Tensor:
+        return alternatives.nats(runner, draws, left[of])
+
+    return drawn(alternatives.chain, places, examples, start, strata, left.shape[1], nats)
+
+
+def drawn(
+    chain: GaussianChain,
+    places: Places,
+    examples: Tensor,
+    start: int,
+    strata: int,
+    columns: int,
+    nats: Callable[[Draws, Tensor], Tensor],
+) -> Drawn:
+    """As `draw`, of any values. nats: of draws (m,) and the places (m,) of their examples in `examples`, (m,
+    columns)."""
+    S = strata
+    of = torch.arange(len(examples)).repeat_interleave(S)
     numbers = start + torch.arange(S).repeat(len(examples))
-    inside = Purpose.CONTRAST_PLACE.uniform(chain.seed, of, 0, numbers)
+    inside = Purpose.CONTRAST_PLACE.uniform(chain.seed, examples[of], 0, numbers)
     u = (torch.arange(S).repeat(len(examples)) + inside) / S
     at, inner = places.density.place(u)
-    values = torch.empty(len(of), left.shape[1], dtype=torch.float64)
-    asked = left.repeat_interleave(S, 0)
+    values = torch.empty(len(of), columns, dtype=torch.float64)
     noise = Purpose.CONTRAST_NOISE
     for first in (True, False):
         rows = ((at < places.first) == first).nonzero()[:, 0]
@@ -84,9 +102,9 @@ def draw(
         rows, signs = rows.repeat_interleave(2), torch.tensor([1.0, -1.0]).repeat(len(rows))
         keys = torch.full_like(rows, noise.value.levels[0] if first else noise.value.levels[1])
         where = (None, None) if first else (at[rows] - places.first, inner[rows])
-        draws = Draws(of[rows], keys, noise.draw + numbers[rows], *where, signs=signs)
-        nats = alternatives.nats(runner, draws, asked[rows])
-        values[rows[::2]] = nats.reshape(-1, 2, nats.shape[1]).mean(1) / places.density.p[at[rows[::2]]][:, None]
+        draws = Draws(examples[of[rows]], keys, noise.draw + numbers[rows], *where, signs=signs)
+        pairs = nats(draws, of[rows]).reshape(-1, 2, columns).mean(1)
+        values[rows[::2]] = pairs / places.density.p[at[rows[::2]]][:, None]
     n = len(examples)
     return Drawn(values.reshape(n, S, -1), at.reshape(n, S))
 
@@ -103,31 +121,31 @@ def piloted(alternatives: Alternatives, runner: Runner, together: bool = False) 
     even = Places.even(chain)
     order = Purpose.CONTRAST_EXAMPLES.permutation(chain.seed, chain.examples)[:PILOT_EXAMPLES]
     left = torch.ones(len(order), len(alternatives), dtype=torch.bool)
-    drawn = draw(alternatives, runner, even, order.sort().values, left, PILOT_NUMBERS, PILOT_STRATA)
-    weights = _weights(drawn, even, chain, together)
+    seen = draw(alternatives, runner, even, order.sort().values, left, PILOT_NUMBERS, PILOT_STRATA)
+    weights = _weights(seen, even, chain, together)
     spread = CellDensity.of(weights).p * (1 - _EVEN) + even.density.p * _EVEN
     return Places(CellDensity.of(spread), even.first)
 
 
-def _weights(drawn: Drawn, even: Places, chain: GaussianChain, together: bool) -> Tensor:
+def _weights(seen: Drawn, even: Places, chain: GaussianChain, together: bool) -> Tensor:
     """The root mean square of differences at every place, (P,)."""
-    totals = drawn.values.mean(1)
+    totals = seen.values.mean(1)
     if together:
         totals = totals.sum(0, keepdim=True).expand_as(totals)
     order = totals.argsort(1)
-    squares = torch.zeros(drawn.places.shape, dtype=torch.float64)
+    squares = torch.zeros(seen.places.shape, dtype=torch.float64)
     for rival in range(1, min(_RIVALS + 1, totals.shape[1])):
-        two = drawn.values.gather(2, order[:, None, [0, rival]].expand(-1, drawn.values.shape[1], 2))
+        two = seen.values.gather(2, order[:, None, [0, rival]].expand(-1, seen.values.shape[1], 2))
         gap = totals.gather(1, order[:, [rival]]) - totals.gather(1, order[:, [0]])
         squares += (two[..., 1] - two[..., 0]).square() / (gap.square() + 1)
     p, cells = even.density.p, chain.cells
     scale = torch.cat([torch.ones(even.first, dtype=torch.float64), cells.scale.double()])
-    squares *= (p[drawn.places] / scale[drawn.places]).square()
-    along = squares[drawn.places >= even.first], drawn.places[drawn.places >= even.first] - even.first
+    squares *= (p[seen.places] / scale[seen.places]).square()
+    along = squares[seen.places >= even.first], seen.places[seen.places >= even.first] - even.first
     weights = torch.zeros(len(even), dtype=torch.float64)
     if len(cells):
         weights[even.first :] = cells.scale.double() * _smooth(*along, cells.place.double()).sqrt()
-    at_first = squares[drawn.places < even.first]
+    at_first = squares[seen.places < even.first]
     if even.first:
         weights[0] = at_first.mean().sqrt() if len(at_first) else weights.sum() * _FIRST_OF_PILOT
     return weights.clamp_min(1e-12 * float(weights.max().clamp_min(1e-300)))
