@@ -141,17 +141,7 @@ STANDS_FOR = {
     nelbo.codec.decompress: lambda **o: ARCHIVE["restored"](**o),
     nelbo.Overrides: lambda **o: nelbo.Overrides(**o).apply(CODED),
 }
-RESULTS = {
-    "Bound",
-    "Contrast",
-    "Profile",
-    "Score",
-    "OdeLikelihood",
-    "Compressed",
-    "Decompressed",
-    "SamplerStep",
-    "Solver",
-}
+RESULTS = {"Bound", "Contrast", "OdeLikelihood", "Profile", "Compressed", "Decompressed", "SamplerStep", "Solver"}
 """What verbs return or hand to a sampler, and an abstract class: nobody makes them."""
 OTHERS = {
     nelbo.testing.as_network,
@@ -161,7 +151,10 @@ OTHERS = {
     D.Ancestral,
 }
 """Adapters are tried in tests/adapters/; `samplers.sample` is what `nelbo.sample` calls; `Ancestral` takes a policy."""
-ANY_SIGN = {"low", "high", "range", "clip", "logsnr_max", "logsnr_min", "mean", "edges", "guidance", "target", "offset"}
+ANY_SIGN = {
+    "at", "low", "high", "range", "clip", "logsnr_max", "logsnr_min",
+    "mean", "edges", "guidance", "target", "offset",
+}  # fmt: skip
 EXTRA = [
     estimators.Exhaustive,
     estimators.Stratified,

@@ -196,6 +196,7 @@ def likelihood_profile(
     return dataclasses.replace(result, overrides=inputs.overrides.to_json())
 
 
+@shows_progress("scoring")
 @numbers
 @neutral()
 def score(

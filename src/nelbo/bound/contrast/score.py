@@ -31,6 +31,7 @@ from nelbo.bound.trial import trial
 from nelbo.errors import NumericalError, UsageError
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
+from nelbo.typing import Json
 from nelbo.workers import Run
 
 GRADIENT_COST = 3
@@ -52,6 +53,11 @@ class Score:
     def standard_error(self) -> Tensor:
         """By the draws."""
         return self.covariance.diagonal().clamp_min(0).sqrt()
+
+    def to_dict(self) -> Json:
+        """Numbers as JSON."""
+        arrays = {name: getattr(self, name).tolist() for name in ("value", "standard_error", "per_observation")}
+        return {**arrays, "covariance": self.covariance.tolist(), "nfe_total": self.nfe_total}
 
     def __repr__(self) -> str:
         pairs = zip(self.value.tolist(), self.standard_error.tolist(), strict=True)
