@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 import nelbo
+from nelbo.data import read
 from nelbo.maths.units import bits_per_dim
 from nelbo.monitoring.monitor import Monitor
 
@@ -55,7 +56,7 @@ def checkpoints(steps: int, every: int, seed: int) -> list[nn.Module]:
     torch.manual_seed(seed)
     network = Network()
     model, kept = model_of(network), []
-    data = torch.as_tensor(nelbo.data.read("digits:train").data)
+    data = torch.as_tensor(read("digits:train").data)
     optimiser = torch.optim.AdamW(network.parameters(), 2e-3)
     for step in range(1, steps + 1):
         x = data[torch.randint(len(data), (128,))]
@@ -78,7 +79,7 @@ def random_loss(model: nelbo.DiffusionModel, x: torch.Tensor, evaluations: int, 
 
 def measure(steps: int, every: int, seeds: int, budget: int) -> dict:
     """See the module."""
-    x = torch.as_tensor(nelbo.data.read("digits:test").data)
+    x = torch.as_tensor(read("digits:test").data)
     networks = checkpoints(steps, every, 0)
     live = copy.deepcopy(networks[0])
     model = model_of(live)
