@@ -31,6 +31,11 @@ SCHEDULES = {
     "flow": nelbo.schedules.flow(0.02, 0.999),
     "edm": nelbo.schedules.edm(0.02, 80.0),
 }
+ALARMS = (
+    "seems to predict|seems to hold|not calibrated|cut off|are declared, but|declared real|does not end at its prior|"
+    "worse than none"
+)
+"""What the warnings say that call a declaration false."""
 TRUE = {
     "table": {"predicts": "eps", "time": "index"},
     "law": {"predicts": "v", "time": "logsnr"},

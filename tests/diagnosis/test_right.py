@@ -10,13 +10,11 @@ import torch
 
 import nelbo
 from nelbo import testing
-from tests.diagnosis.cases import CODES, DOMAIN, LAW, SCHEDULES, VALUES, diagnosed, model, right
+from tests.diagnosis.cases import ALARMS, CODES, DOMAIN, LAW, SCHEDULES, VALUES, diagnosed, model, right
 from tests.diagnosis.mistakes import COARSE, COARSE_CODES, REAL
 from tests.diagnosis.test_inspection import GROUPED, GROUPS, LABELS, by_group
 from tests.training.cases import BINS, codes, small
 
-ALARMS = "seems to predict|cut off|are declared, but|declared real|does not end at its prior|worse than none"
-"""What the warnings say that call a declaration false."""
 UNIFORM = nelbo.exact.CategoricalData(torch.full((12, 17), 1 / 17))
 UNEVEN = nelbo.exact.CategoricalData(torch.tensor([[0.7, 0.2, 0.1]] * 12))
 

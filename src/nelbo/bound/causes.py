@@ -13,8 +13,8 @@ import math
 import torch
 
 from nelbo.bound import readings
-from nelbo.bound.contradictions import levels_at
 from nelbo.bound.gaussian_chain import GaussianChain
+from nelbo.bound.visited import levels_at
 from nelbo.model.denoiser import CategoricalDenoiser, Denoiser, NetworkDenoiser
 from nelbo.typing import Json
 

@@ -1,4 +1,5 @@
-"""What the draws of a pilot contradict of a model's declaration: the output it predicts, and an output that is cut off.
+"""What the draws of a pilot contradict of a model's declaration: the output it predicts, an output that is cut off, a
+table of variances in another form; and whether the output is calibrated.
 
 No network is asked: the chain keeps a few numbers of every draw of the pilot (`readings.observed`).
 """
@@ -8,17 +9,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nelbo.bound import readings
+from nelbo.bound import calibration, readings, variances
 from nelbo.bound.estimate import Estimate
 from nelbo.bound.gaussian_chain import GaussianChain
 from nelbo.bound.readings import Evidence, Reading
-from nelbo.maths import gaussian
+from nelbo.bound.visited import levels_at, terms_at
 from nelbo.maths.units import bits_per_dim
 from nelbo.model.decoder import ContinuousGaussian, DiscretizedGaussian
 from nelbo.model.denoiser import NetworkDenoiser
 from nelbo.model.diffusion import DiffusionModel
-from nelbo.process import forward
-from nelbo.process.levels import Levels
 from nelbo.process.prediction import Output, Prediction
 
 CUT = 0.002
@@ -30,7 +29,9 @@ def notes(chain: GaussianChain, estimate: Estimate) -> list[str]:
     denoiser, cells = chain.model.denoiser, chain.observations.of_cells()
     if not isinstance(denoiser, NetworkDenoiser) or not cells:
         return []
-    return [*cut_off(denoiser, cells, chain.dimensions), *_misread(chain, denoiser, cells, estimate)]
+    found = [*cut_off(denoiser, cells, chain.dimensions), *_misread(chain, denoiser, cells, estimate)]
+    found = found or calibration.notes(chain, denoiser, cells, estimate)
+    return [*found, *variances.notes(chain, cells)]
 
 
 def _misread(
@@ -68,30 +69,6 @@ def remedy(reading: Reading) -> str:
     if reading.sigma_data is not None:
         line += f", sigma_data={reading.sigma_data:g}"
     return line if reading.sign > 0 else f"{line} of the network with its sign changed, lambda z, t: -net(z, t)"
-
-
-def levels_at(chain: GaussianChain, nodes: Tensor) -> Levels:
-    """The levels (K,) of the cells `nodes` (K,), on the CPU; of a slice its middle."""
-    if chain.cells.continuous:
-        return chain.model.schedule.at(chain.model.schedule.time_of(-chain.cells.place[nodes]))
-    return chain.model.levels()[nodes + 1]
-
-
-def terms_at(chain: GaussianChain, nodes: Tensor) -> tuple[Tensor, Tensor]:
-    """c_k and w_k, (K,), such that the diffusion term is about Σ_k c_k + w_k E‖x − x̂‖² over the cells `nodes` (K,),
-    each standing for the cells that are nearest to it."""
-    cells = chain.cells
-    nearest = (cells.place[:, None] - cells.place[nodes]).abs().argmin(1)
-    shares = torch.zeros(len(nodes), dtype=torch.float64).index_add(0, nearest, cells.scale) / cells.scale[nodes]
-    if cells.continuous:
-        return torch.zeros(len(nodes), dtype=torch.float64), shares * cells.scale[nodes] * (-cells.place[nodes]).exp()
-    levels = chain.model.levels()
-    s, t = levels[:-1][nodes], levels[1:][nodes]
-    q = forward.posterior(s, t)
-    typical = chain.model.reverse.variance.typical(s, t)
-    v = q.variance if typical is None else typical
-    fixed = chain.dimensions * gaussian.kl_from_difference(torch.zeros_like(v), q.variance, v)
-    return shares * fixed, shares * 0.5 * q.x_coefficient.square() / v
 
 
 def _reconstruction(

@@ -69,9 +69,8 @@ def build_model(examples: Examples, settings: TrainConfig, rows: Tensor | None =
         decoder=_decoder(examples, domain, schedule, settings, variance),
         prior=GaussianPrior(),
     )
-    if not domain.discrete:
-        for note in lattices.notes(domain, torch.as_tensor(examples.data)):
-            checks.warn([note])
+    for note in lattices.notes(domain, torch.as_tensor(examples.data)):
+        checks.warn([note])
     if not domain.discrete and domain.scale is None and len(domain.shape) == 1:
         first, *_, last = model.levels().logsnr.tolist()
         if (note := unlike_scales(examples, first, last)) is not None:
@@ -206,9 +205,10 @@ def _domain(examples: Examples, settings: TrainConfig, rows: Tensor | None) -> D
         return DataDomain(shape)
     bins = settings.bins or examples.bins
     if bins is None:
+        largest = int(examples.data.max())
         raise UsageError(
-            f"the number of bins of {examples.name} is not known: its codes run to {int(examples.data.max())}",
-            "give it: bins=256",
+            f"the number of bins of {examples.name} is not known: its codes run to {largest}",
+            f"give it: bins=256, or bins={max(1, largest) + 1} if no code is larger in any data",
         )
     return DataDomain(shape, bins)
 
