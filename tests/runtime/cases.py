@@ -43,13 +43,14 @@ def broken():
 LATE = """
 import nelbo.cli.main as cli
 from nelbo import runtime
+from nelbo.runtime.processes import _lost
 whole = runtime.Processes.__init__
 
 def late(self):
     whole(self)
     if self.rank == 0:  # still connecting when another has reported its failure and ended
         self._store.wait(["nelbo/failed/0"])
-        raise runtime._lost("the processes did not find each other")
+        raise _lost("the processes did not find each other")
 
 runtime.Processes.__init__ = late
 cli.run()

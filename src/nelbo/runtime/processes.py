@@ -7,8 +7,6 @@ DDP, between GPUs over NCCL. Only rank 0 prints and writes the result, and a fai
 which it happens first. When a process dies the others end with `WorkerError`: they learn of it from the launcher
 (SIGTERM), from a broken connection, or at last from a timeout. After Ctrl-C all processes stop after the same round of
 batches, or the same step.
-
-This is the only module that imports accelerate.
 """
 
 from __future__ import annotations
@@ -20,16 +18,14 @@ import signal
 import sys
 import threading
 from datetime import timedelta
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from nelbo.errors import UnknownNameError, UsageError, WorkerError
+from nelbo.errors import UsageError, WorkerError
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from nelbo.typing import Json
     from nelbo.workers import Workers
 
 TIMEOUT = timedelta(minutes=30)
@@ -220,59 +216,6 @@ def device(name: str | None) -> str | None:
             f"launch {present} processes, or give device='cuda:0' for all of them to share one",
         )
     return f"cuda:{local}"
-
-
-class Tracker(Protocol):
-    """A display of the numbers of a run while it goes on, such as tensorboard."""
-
-    def log(self, values: Json, step: int) -> None:
-        """The values of one step."""
-        ...
-
-    def finish(self) -> None:
-        """Nothing more will come."""
-        ...
-
-
-def tracker(name: str, folder: Path, config: Json) -> Tracker:
-    """accelerate's tracker called `name`, for a run with the name of the folder; its files are written below `folder`.
-
-    Errors: UsageError where accelerate or the tracker's own package is missing, UnknownNameError listing the names.
-    """
-    try:
-        from accelerate import PartialState
-        from accelerate.tracking import LOGGER_TYPE_TO_CLASS
-    except ImportError:
-        raise UsageError(
-            f"the tracker {name!r} comes with accelerate, which is not installed",
-            "pip install 'nelbo[train]', or leave tracker out: log.jsonl is always written",
-        ) from None
-    if name not in LOGGER_TYPE_TO_CLASS:
-        raise UnknownNameError.of("tracker", name, LOGGER_TYPE_TO_CLASS)
-    PartialState(cpu=True)
-    kind: Any = LOGGER_TYPE_TO_CLASS[name]
-    place = (str(folder / "tracker"),) if kind.requires_logging_directory else ()
-    try:
-        made = kind(folder.resolve().name, *place)
-        getattr(made, "start", lambda: None)()  # older versions start when they are made
-    except ImportError as error:
-        raise UsageError(
-            f"the tracker {name!r} needs a package that is not installed: {error}",
-            "install it, or leave tracker out: log.jsonl is always written",
-        ) from None
-    made.store_init_configuration(_flat(config))
-    return made
-
-
-def _flat(config: Json, prefix: str = "") -> Json:
-    """The settings as one table of names (net.width) and plain values, as trackers need them."""
-    flat: Json = {}
-    for key, value in config.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value if isinstance(value, (bool, int, float, str)) else str(value)
-    return flat
 
 
 def _store() -> Any:
