@@ -20,7 +20,7 @@ from evaluation_cost import SHARED, UNET
 
 import nelbo
 from nelbo import evaluate
-from nelbo.bound.compare import compare_results
+from nelbo.bound.difference import compare_results
 from nelbo.bound.result import Bound
 from nelbo.data import read
 from nelbo.maths.stable import expm1_difference

@@ -55,8 +55,10 @@ from tests.mutations.places import (  # noqa: E402
 FORMULAS = """
     maths/*  process/*  model/exact/*  model/fitted/*
     model/clip  model/decoder  model/denoiser  model/domain  model/prior  model/reverse  model/mixture
-    bound/checks  bound/compare  bound/estimate  bound/estimators  bound/features  bound/gaussian_chain  bound/lattices
-    bound/problem  bound/readings  bound/surrogate  bound/terms  bound/tolerance  bound/trial  bound/planned/*
+    bound/checks  bound/compare  bound/difference  bound/estimate  bound/estimators  bound/features
+    bound/gaussian_chain  bound/lattices  bound/problem  bound/readings  bound/surrogate  bound/terms  bound/tolerance
+    bound/trial  bound/planned/*  bound/contrast/*  bound/tokens/*  process/tokens/*  model/tokens/*
+    monitoring/design  monitoring/loss  monitoring/reading
     likelihood/*  sampling/*
     diagnosis/draws  diagnosis/halving  diagnosis/ranking  diagnosis/schedules  diagnosis/times
     tightening/candidates  tightening/certificate  tightening/costs  tightening/covariance  tightening/decoders
@@ -67,7 +69,7 @@ FORMULAS = """
 """
 """Files of src/nelbo, without .py; `*` stands for any name."""
 
-TESTS = "maths process model bound likelihood tightening sampling training codec equations diagnosis data nets"
+TESTS = "maths process model bound likelihood tightening sampling training codec equations diagnosis data nets monitoring"
 """Folders of tests/. Those of tests/mutations break code themselves."""
 
 NO_FORMULA = re.compile(r"__(?!call__)\w+__|_?check\w*|describe|to_dict|from_dict|parse|kinds?|problems?")

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import nelbo
-from nelbo.bound.compare import Comparison, compare_results
+from nelbo.bound.difference import Comparison, compare_results
 from nelbo.documents import numbers, tables
 from nelbo.documents.document import Document
 from nelbo.errors import DataError, UnknownNameError, UsageError

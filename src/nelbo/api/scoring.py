@@ -13,7 +13,7 @@ from nelbo.api.inputs import Data, Device, Inputs, Progress
 from nelbo.arguments import numbers
 from nelbo.bound import compare as comparisons
 from nelbo.bound import evaluate as bounds
-from nelbo.bound.compare import Comparison, compare_results
+from nelbo.bound.difference import Comparison, compare_results
 from nelbo.bound.estimators import Estimator
 from nelbo.bound.result import Bound
 from nelbo.bound.tolerance import Relative

@@ -10,14 +10,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from nelbo._version import __version__
 from nelbo.bound import checks
+from nelbo.bound.difference import Comparison
 from nelbo.bound.estimate import TermEstimate
 from nelbo.bound.gaussian_chain import GaussianChain
 from nelbo.bound.planned import allocation, cost, pilot
@@ -25,131 +26,18 @@ from nelbo.bound.planned.allocation import FALL, LARGEST, CellDensity
 from nelbo.bound.planned.per_example import PerExampleDesign
 from nelbo.bound.planned.summary import ExampleValues
 from nelbo.bound.prepare import Prepared, prepare
-from nelbo.bound.result import Bound
 from nelbo.bound.runner import Runner
 from nelbo.bound.tolerance import Relative, Tolerance, in_nats, in_words, parse
 from nelbo.bound.trial import trial
-from nelbo.bound.values import StandardError, error_in_words
-from nelbo.documents import frames, html, plots, tables
-from nelbo.documents.document import Document
-from nelbo.documents.numbers import fixed, in_short, without_nan
-from nelbo.documents.reading import filled
-from nelbo.documents.tables import NOT_MEASURABLE
+from nelbo.bound.values import StandardError
 from nelbo.errors import CostError, UsageError
 from nelbo.maths.units import bits_per_dim
 from nelbo.model.diffusion import DiffusionModel
-from nelbo.model.examples import REPRESENTATIVE, Examples
-from nelbo.typing import Json
+from nelbo.model.examples import Examples
 from nelbo.workers import Run
 
-SCHEMA = "nelbo.comparison/1"
 STAGES = 12
 """Most stages; each is planned from the paired variance that the ones before have shown, so that few are needed."""
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Comparison(Document):
-    """difference = bound of A − bound of B in bits/dim (negative: A is better), with paired standard errors."""
-
-    schema: ClassVar[str] = SCHEMA
-    command: ClassVar[str] = "`nelbo compare --json`"
-    difference: float
-    standard_error: StandardError
-    a: float
-    b: float
-    per_example: Tensor
-    examples: int
-    dimensions: int
-    nfe_total: int
-    common_noise: bool
-    tolerance: Tolerance
-    seed: int
-    precision: str
-    data: Json
-    models: tuple[Json, Json]
-    version: str
-    warnings: tuple[str, ...]
-    seconds: float
-    overrides: Json = field(default_factory=dict)
-    """What the user chose in the place of both models' own."""
-
-    def to_dict(self) -> Json:
-        """JSON form, schema nelbo.comparison/1; numbers that do not exist are null."""
-        return without_nan(
-            {
-                "schema": SCHEMA,
-                "difference": self.difference,
-                "standard_error": vars(self.standard_error),
-                "bits_per_dim": {"a": self.a, "b": self.b},
-                "nats_per_example": self.per_example.tolist(),
-                "examples": self.examples,
-                "dimensions": self.dimensions,
-                "nfe_total": self.nfe_total,
-                "nfe_per_example": self.nfe_total / self.examples,
-                "common_noise": self.common_noise,
-                "tolerance": str(self.tolerance) if isinstance(self.tolerance, Relative) else self.tolerance,
-                "seed": self.seed,
-                "precision": self.precision,
-                "data": self.data,
-                "models": {"a": self.models[0], "b": self.models[1]},
-                "overrides": self.overrides,
-                "warnings": list(self.warnings),
-                "seconds": self.seconds,
-                "version": self.version,
-            }
-        )
-
-    @classmethod
-    def _read(cls, document: Json) -> Self:
-        nats = [math.nan if v is None else v for v in document["nats_per_example"]]
-        tolerance, models = document["tolerance"], document["models"]
-        return filled(
-            cls,
-            document,
-            a=float(document["bits_per_dim"]["a"]),
-            b=float(document["bits_per_dim"]["b"]),
-            per_example=torch.tensor(nats, dtype=torch.float64),
-            tolerance=math.nan if tolerance is None else parse(tolerance),
-            models=(models["a"], models["b"]),
-        )
-
-    def _summary(self) -> str:
-        e = self.standard_error
-        value = in_short(self.difference, e.estimator if math.isnan(e.total) else e.total, "bits/dim")
-        return f"A − B = {value}, {self.examples} examples of {self.data['name']}, {self.nfe_total} evaluations"
-
-    def _view(self) -> html.View:
-        return html.View(self._summary(), "difference", (tables.difference(self.to_dict()),), self.warnings)
-
-    def plot(self, axes: Any = None) -> Any:
-        """Draw how the examples' differences A − B in bits/dim are spread, on matplotlib `axes`, new ones where None,
-        and return them; those left of 0 are better under A. Errors: UsageError without matplotlib."""
-        axes = plots.new(axes)
-        axes.axvline(0.0, color="0.5", linewidth=0.8)
-        plots.histogram(axes, bits_per_dim(self.per_example, self.dimensions).numpy(), "A − B, bits/dim of an example")
-        return axes
-
-    def to_frame(self) -> Any:
-        """A pandas DataFrame of the examples' differences A − B in nats. Errors: UsageError without pandas."""
-        return frames.frame({"difference_nats": self.per_example})
-
-    def __str__(self) -> str:
-        e = self.standard_error
-        noise = "common noise" if self.common_noise else "independent noise: the chains have other levels"
-        error, of = (e.estimator, " of the estimator") if math.isnan(e.total) else (e.total, "")
-        z = abs(self.difference) / error if error > 0 else 0.0
-        verdict = f"{'A' if self.difference < 0 else 'B'} is better by {z:.1f} standard errors{of}"
-        if self.difference == 0:
-            verdict = "no difference"
-        of_data = f"± data {NOT_MEASURABLE}" if math.isnan(e.data) else f"± {e.data:.5f} data"
-        noise_error = error_in_words(e.estimator)
-        return "\n".join(
-            [
-                f"A − B   {fixed(self.difference, 5, '+')} bits/dim   ± {noise_error} estimator   {of_data}",
-                f"A       {fixed(self.a, 5)}        B       {fixed(self.b, 5)}",
-                f"{verdict} ({self.examples} examples, {noise}, {self.nfe_total} network evaluations)",
-            ]
-        )
 
 
 def compare(
@@ -309,66 +197,3 @@ def _same_chain(a: GaussianChain, b: GaussianChain) -> bool:
         and torch.allclose(a.cells.place, b.cells.place, rtol=0, atol=1e-9)
         and a.model.schedule.path is b.model.schedule.path
     )
-
-
-def compare_results(a: Bound | Any, b: Bound | Any) -> Comparison:
-    """A − B of two results with per-example values, with the standard error of the paired differences.
-
-    `estimator` takes the two estimates as independent; `total` is the spread of the differences over √N, and nan
-    where the examples are too few to show it.
-
-    Errors: UsageError for a result and something else, for a variational bound and an ODE likelihood, for a mass and a
-    density, for other examples or another domain, and where a result has no per-example values.
-    """
-    if not (isinstance(a, Bound) and isinstance(b, Bound)):
-        raise UsageError(
-            f"a {type(a).__name__} was compared with a {type(b).__name__}",
-            "give two models and data, or two results of the same kind",
-        )
-    unlike = {
-        "quantity": (a.quantity, b.quantity),
-        "what is scored": (_scores(a), _scores(b)),
-        "data domain": (a.description["domain"], b.description["domain"]),
-        "examples": (a.data["fingerprint"][:12], b.data["fingerprint"][:12]),
-    }
-    for what, (of_a, of_b) in unlike.items():
-        if of_a != of_b:
-            raise UsageError(
-                f"the results are of unlike {what}: {of_a} and {of_b}",
-                "a variational bound, an ODE likelihood and a density are different numbers even of one model: "
-                "evaluate both models in the same way, on the same examples",
-            )
-    if a.per_example is None or b.per_example is None:
-        raise UsageError(
-            "a result without per-example values cannot be compared", "evaluate both models with per_example=True"
-        )
-    difference = a.per_example.nats - b.per_example.nats
-    n, D = len(difference), a.dimensions
-    noise = (a.per_example.standard_error.square() + b.per_example.standard_error.square()).mean() / n
-    total = difference.var() / n if n > 1 else torch.tensor(math.nan)
-    data = (total - noise).clamp(min=0)
-    return Comparison(
-        difference=float(bits_per_dim(float(difference.mean()), D)),
-        standard_error=StandardError.of(
-            float(noise), float(data), D, representative=n >= REPRESENTATIVE, total=float(total)
-        ),
-        a=a.bits_per_dim,
-        b=b.bits_per_dim,
-        per_example=difference,
-        examples=n,
-        dimensions=D,
-        nfe_total=a.nfe_total + b.nfe_total,
-        common_noise=a.seed == b.seed,
-        tolerance=math.nan,
-        seed=a.seed,
-        precision=a.precision,
-        data=a.data,
-        models=({**a.model, **a.description}, {**b.model, **b.description}),
-        version=__version__,
-        warnings=(*a.warnings, *b.warnings),
-        seconds=a.seconds + b.seconds,
-    )
-
-
-def _scores(result: Bound) -> str:
-    return result.estimator.get("scores") or ("mass" if result.description["domain"]["bins"] else "density")

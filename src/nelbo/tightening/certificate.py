@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from nelbo.bound.compare import compare_results
+from nelbo.bound.difference import compare_results
 from nelbo.bound.result import Bound
 from nelbo.documents import frames, html, plots, tables
 from nelbo.documents.document import Document
