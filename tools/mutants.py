@@ -69,7 +69,8 @@ FORMULAS = """
 """
 """Files of src/nelbo, without .py; `*` stands for any name."""
 
-TESTS = "maths process model bound likelihood tightening sampling training codec equations diagnosis data nets monitoring"
+TESTS = "maths process model bound likelihood tightening sampling training codec equations"
+TESTS += " diagnosis data nets monitoring"
 """Folders of tests/. Those of tests/mutations break code themselves."""
 
 NO_FORMULA = re.compile(r"__(?!call__)\w+__|_?check\w*|describe|to_dict|from_dict|parse|kinds?|problems?")
