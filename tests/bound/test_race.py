@@ -51,7 +51,7 @@ def test_the_level_of_a_model_whose_conditions_are_equal_in_law():
     x = torch.tensor([[0.3, 0.3]], dtype=torch.float64).expand(1000, -1)
     model = model_of(swapped()).with_grid(nelbo.grids.continuous())
     with pytest.warns(UserWarning, match="are not decided"):
-        found = nelbo.contrast(model, x, "y", [0, 1], confidence=0.9, max_nfe=1000 * 2 * 2 * 32)
+        found = nelbo.contrast(model, x, "y", [0, 1], confidence=0.9, max_nfe=1000 * 2 * 2 * 33)
     gone = (~found.left).double().mean(0)
     assert float(found.difference.max()) > 0 and float(gone.max()) < 0.1
     # the errors of differences that are zero in truth

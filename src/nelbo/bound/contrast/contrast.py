@@ -101,22 +101,24 @@ def _log_prior(prior: Sequence[float] | Tensor | None, C: int) -> Tensor:
 def _raced(
     alternatives: Alternatives, runner: Runner, goal: Goal, log_prior: Tensor, max_nfe: int | None
 ) -> tuple[list[Race], list[Tensor]]:
-    """The races of all examples, block by block, and what each example took. An example whose next look would exceed
-    the budget stays as it is."""
+    """The races of all examples, block by block, and what each example took. Of a budget every block has its share of
+    what is left; an example whose next look would exceed that stays as it is."""
     N, C = alternatives.chain.examples, len(alternatives)
     races, evaluations = [], []
     along: Places | None = places.piloted(alternatives, runner) if C > 1 else None
+    rest = N
     for block in torch.arange(N).split(max(1, _IN_MEMORY // (C * LAST_STRATA))):
         race, spent = Race(log_prior, len(block), goal), torch.zeros(len(block), dtype=torch.int64)
+        most = math.inf if max_nfe is None else runner.nfe + (max_nfe - runner.nfe) * len(block) / rest
+        rest -= len(block)
         while along is not None and bool(race.racing.any()):
             rows, S = race.racing.nonzero()[:, 0], race.next_strata
             price = 2 * S * race.left[rows].sum(1)
-            if max_nfe is not None:
-                affordable = runner.nfe + price.cumsum(0) <= max_nfe
-                race.racing[rows[~affordable]] = False
-                rows, price = rows[affordable], price[affordable]
-                if not len(rows):
-                    break
+            affordable = runner.nfe + price.cumsum(0) <= most
+            race.racing[rows[~affordable]] = False
+            rows, price = rows[affordable], price[affordable]
+            if not len(rows):
+                break
             values = [
                 places.draw(alternatives, runner, along, block[some], race.left[some], race.strata, S).values
                 for some in rows.split(max(1, _AT_ONCE // (2 * S * C)))

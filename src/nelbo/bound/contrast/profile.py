@@ -25,7 +25,7 @@ from nelbo.bound.contrast import places
 from nelbo.bound.contrast.alternatives import Alternatives, Conditions
 from nelbo.bound.contrast.curve import Curve
 from nelbo.bound.contrast.profile_result import Profile
-from nelbo.bound.contrast.race import FIRST_STRATA, LAST_STRATA
+from nelbo.bound.contrast.race import ENOUGH, FIRST_STRATA, LAST_STRATA
 from nelbo.bound.planned import cost
 from nelbo.bound.prepare import prepare
 from nelbo.bound.runner import Runner
@@ -141,6 +141,6 @@ def _summed(
         least = Curve(grid, sums.curves.sum(0).numpy()).minimum()
         error = float(least.weights @ sums.covariance.numpy() @ least.weights) ** 0.5
         # error/I ≤ tolerance/√I; at the edge there is no minimum to be known better
-        if sums.strata > FIRST_STRATA and (not least.inside or error <= tolerance * least.information**0.5):
+        if sums.strata >= ENOUGH and (not least.inside or error <= tolerance * least.information**0.5):
             return sums, least.inside
     return sums, False

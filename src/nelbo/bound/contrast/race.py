@@ -29,6 +29,8 @@ LOOKS = 10
 """Most looks, which share the level."""
 LAST_STRATA = FIRST_STRATA << (LOOKS - 1)
 """Strata after the last look: 4096."""
+ENOUGH = 16
+"""Strata from which a standard error is taken at its word."""
 _PRIOR_FREEDOM, _LEAST_FREEDOM = 6.0, 2.0
 
 
@@ -148,7 +150,7 @@ class Race:
         goal = self.goal
         if goal.tolerance is None and goal.of_posterior is None:
             return self.decided[rows]
-        enough = torch.full((len(rows),), self.looks > 1)
+        enough = torch.full((len(rows),), self.strata >= ENOUGH)
         if goal.tolerance is not None:
             enough &= (errors.masked_fill(~left, 0.0) <= goal.tolerance).all(1)
         if goal.of_posterior is not None:

@@ -21,7 +21,7 @@ from nelbo.bound.contrast import places
 from nelbo.bound.contrast.alternatives import Alternatives
 from nelbo.bound.contrast.places import Places
 from nelbo.bound.contrast.profile import Sums
-from nelbo.bound.contrast.race import FIRST_STRATA, LAST_STRATA
+from nelbo.bound.contrast.race import ENOUGH, FIRST_STRATA, LAST_STRATA
 from nelbo.bound.gaussian_chain import GaussianChain, check_finite
 from nelbo.bound.planned import cost
 from nelbo.bound.prepare import prepare
@@ -133,7 +133,7 @@ def _summed(
         sums = sums.with_look(torch.cat(looks))
         S = sums.strata
         spread = sums.curves.square().sum(0)
-        if sums.strata > FIRST_STRATA and bool((sums.covariance.diagonal() <= tolerance**2 * spread).all()):
+        if sums.strata >= ENOUGH and bool((sums.covariance.diagonal() <= tolerance**2 * spread).all()):
             break
     return sums
 
