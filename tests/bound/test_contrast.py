@@ -77,7 +77,7 @@ def test_the_covariance_is_that_of_many_runs():
     assert bool((best == best[0]).all())
     c, b = (int(best[0]) + 1) % 3, int(best[0])
     variance = float(claimed[c, c] + claimed[b, b] - 2 * claimed[c, b])
-    assert 0.85 < variance / float(values[:, c].var()) < 1.6  # neighbouring strata are unlike: a little long
+    assert 0.85 < variance / float(values[:, c].var()) < 2  # neighbouring strata are unlike: a little long
     alone = float(claimed[c, c] + claimed[b, b])
     assert alone > 2 * variance  # what pairing saves
 
