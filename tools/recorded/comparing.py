@@ -1,4 +1,4 @@
-"""Rows of `nelbo.compare`, `nelbo.contrast` and `nelbo.ode_likelihood`."""
+"""Rows of `nelbo.compare` and `nelbo.ode_likelihood`."""
 
 from __future__ import annotations
 
@@ -63,14 +63,6 @@ def ode_results(on: On) -> dict[str, Any]:
     how = {"steps": 4, "per_example": True, "precision": "float64", **on.options}
     a, b = (nelbo.ode_likelihood(cases.gaussian(), cases.GAUSSIAN.sample(8, seed), **how) for seed in (0, 0))
     return of_comparison(nelbo.compare(a, b))
-
-
-@row("contrast.classes", device=True, rel=1e-4)
-def contrast(on: On) -> dict[str, Any]:
-    how = {"confidence": 0.95, "indifference": 5.0, "max_nfe": 6000, **on.options}
-    found = nelbo.contrast(of_kind("conditional"), few(), "y", [0, 1, 2], **how)
-    names = ("difference", "standard_error", "posterior", "posterior_error", "evaluations")
-    return {**{name: getattr(found, name).double() for name in names}, "nfe": found.nfe_total}
 
 
 def flow(name: str, make, data, *, rel: float = 1e-5, **options) -> None:
