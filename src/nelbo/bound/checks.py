@@ -31,14 +31,15 @@ from nelbo.bound.estimate import Estimate
 from nelbo.bound.estimators import diffusion_total
 from nelbo.bound.gaussian_chain import GaussianChain
 from nelbo.bound.planned.pooled import random_examples
-from nelbo.bound.problem import Draws
+from nelbo.bound.problem import Draws, Problem
 from nelbo.bound.runner import Runner
+from nelbo.errors import CostError
 from nelbo.maths import gaussian
 from nelbo.maths.keys import Purpose
 from nelbo.maths.units import bits_per_dim, nats
 from nelbo.model.decoder import DiscretizedGaussian
-from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
+from nelbo.model.frozen import FrozenModel
 from nelbo.process import forward
 from nelbo.process.levels import Levels
 from nelbo.process.prediction import Prediction
@@ -74,7 +75,14 @@ def warn(notes: Iterable[str]) -> None:
         warnings.warn(note, NelboWarning, stacklevel=level)
 
 
-def overlap(model: DiffusionModel, examples: Examples) -> list[str]:
+def with_notes(error: CostError, notes: list[str]) -> CostError:
+    """The error with what is amiss with the model, as far as the pilot shows it."""
+    whole = CostError("; ".join([error.message, *notes]), error.hint)
+    whole.evaluations, whole.pilot = error.evaluations, error.pilot
+    return whole
+
+
+def overlap(model: FrozenModel, examples: Examples) -> list[str]:
     """A note where some examples are among those the model was trained on, else none."""
     if model.trained_on is None:
         return []
@@ -182,9 +190,7 @@ def _reconstruction_without(chain: GaussianChain) -> float | None:
     return domain.dimensions * float(nll.mean())
 
 
-def precision_shift(
-    chain: GaussianChain, runner: Runner, reference: DiffusionModel, precision: str, max_nfe: int | None
-) -> str:
+def precision_shift(chain: Problem, runner: Runner, reference: FrozenModel, precision: str, max_nfe: int | None) -> str:
     """A note on how far `precision` moves the bound from that of `reference`, whose network is in float32.
 
     Costs up to 4·PAIRED_DRAWS evaluations, which are counted and kept within max_nfe.
@@ -197,7 +203,8 @@ def precision_shift(
     try:
         ours = _paired_draws(chain, runner, n)
         with reference.denoiser.inference():
-            difference = ours - _paired_draws(dataclasses.replace(chain, model=reference), runner, n)
+            other = dataclasses.replace(chain, model=reference)  # type: ignore[type-var]
+            difference = ours - _paired_draws(other, runner, n)
     except KeyboardInterrupt:
         runner.stop()
         return f"{shifts}; by how much was not measured, for it was interrupted"
@@ -207,7 +214,7 @@ def precision_shift(
     return f"{shifts} by {value:+.2g} bits/dim against float32 ({n} paired draws, SE {error:.1g})"
 
 
-def _paired_draws(chain: GaussianChain, runner: Runner, n: int) -> Tensor:
+def _paired_draws(chain: Problem, runner: Runner, n: int) -> Tensor:
     """n draws (n,) in nats whose mean is that of diffusion and reconstruction together."""
     number = torch.arange(n)
     draws = Purpose.PRECISION_NOISE.draw + number

@@ -85,7 +85,7 @@ def evaluate(
                 notes.append(checks.precision_shift(chain, runner, reference, precision, max_nfe))
     except CostError as error:
         amiss = [*contradictions.notes(chain, error.pilot), *checks.sanity(chain, error.pilot)]
-        raise _with_notes(error, amiss) from None
+        raise checks.with_notes(error, amiss) from None
     finally:
         runner.close()
     if per_example and estimate.per_example is None and not runner.stopped:
@@ -105,13 +105,6 @@ def evaluate(
         "seconds": time.perf_counter() - started,
     }
     return Bound.of(estimate, D, claims | rest, representative=prepared.examples.representative)
-
-
-def _with_notes(error: CostError, notes: list[str]) -> CostError:
-    """The error with what is amiss with the model, as far as the pilot shows it."""
-    whole = CostError("; ".join([error.message, *notes]), error.hint)
-    whole.evaluations, whole.pilot = error.evaluations, error.pilot
-    return whole
 
 
 ESTIMATORS = ("exhaustive", "stratified", "pooled", "per_example")

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,20 +21,34 @@ from nelbo.errors import UnknownNameError
 from nelbo.model.calling import condition_rows
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
+from nelbo.model.frozen import FrozenModel
 from nelbo.process.grid import Grid
-from nelbo.typing import Json
+from nelbo.typing import Condition, Json
 from nelbo.workers import Run, agree
 
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64, "bf16": torch.bfloat16}
 
 
+class Chain(Protocol):
+    """A problem that was made of a model and the rows of a condition."""
+
+    @property
+    def condition(self) -> Condition:
+        """Keywords of the network, one row an example."""
+        ...
+
+
+M = TypeVar("M", bound=FrozenModel)
+C = TypeVar("C", bound=Chain)
+
+
 @dataclass(frozen=True, eq=False)
-class Prepared:
+class Prepared(Generic[M, C]):
     """model: as asked for, on its grid. examples: as they are scored. chain: of the model in the run's precision."""
 
-    model: DiffusionModel
+    model: M
     examples: Examples
-    chain: GaussianChain
+    chain: C
     runner: Runner
     run: Run
 
@@ -90,7 +104,7 @@ def prepare(
     condition: Mapping[str, Tensor] | None = None,
     watch: Callable[[float, float], None] | None = None,
     runner: Runner | None = None,
-) -> Prepared:
+) -> Prepared[DiffusionModel, GaussianChain]:
     """`data` (`Examples`, an array or a tensor) under `model`, checked. watch: as of `Runner`; runner: one to share.
 
     Errors: ShapeError, DomainError, UsageError, UnknownNameError.

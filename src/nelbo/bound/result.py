@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
+from nelbo.bound import units
 from nelbo.bound.estimate import Estimate, PerExample
 from nelbo.bound.values import Level, StandardError, Term, Terms, error_in_words
 from nelbo.documents import frames, html, plots, tables
@@ -106,6 +107,7 @@ class Bound(Document):
             "nfe_total": self.nfe_total,
             "nfe_per_example": self.nfe_per_example,
             **self.description,
+            **({} if self.units is None else {"units": self.units}),
             "overrides": self.overrides,
             "estimator": self.estimator,
             "precision": self.precision,
@@ -125,7 +127,17 @@ class Bound(Document):
     @property
     def unit(self) -> str:
         """The unit of the bound, which says whether it is a code length or a density."""
+        if units.is_of_tokens(self.description):
+            return "bits/token"
         return "bits/dim" if self.description["domain"]["bins"] else "bits/dim (density)"
+
+    @property
+    def units(self) -> Json | None:
+        """Of sequences of symbols: bits_per_token, nats_per_token, perplexity and bits_per_byte (None where the bytes
+        of the text are not known), each with its `value` and `standard_error`; else None."""
+        if not units.is_of_tokens(self.description):
+            return None
+        return units.of_tokens(self.bits_per_dim, vars(self.standard_error), self.data)
 
     @classmethod
     def of_this_kind(cls, document: Any) -> bool:
@@ -134,7 +146,7 @@ class Bound(Document):
     @classmethod
     def _read(cls, document: Json) -> Self:
         nats = document["nats_per_example"]
-        rest = {"schema", "nfe_per_example", "nats_per_example", *cls.__dataclass_fields__}
+        rest = {"schema", "nfe_per_example", "nats_per_example", "units", *cls.__dataclass_fields__}
         return filled(
             cls,
             document,
@@ -221,16 +233,8 @@ def table(bound: Bound) -> str:
 
 def facts(bound: Bound) -> dict[str, str]:
     """What was scored and how, a line of text each."""
-    d = bound.description
-    domain = d["domain"]
-    grid = d["grid"]
-    steps = "continuous" if grid["steps"] is None else f"{grid['steps']} steps"
     shown = {
-        "data": f"{bound.data['name']}, {bound.examples} examples of shape {tuple(domain['shape'])}, "
-        + (f"{domain['bins']} bins" if domain["bins"] else "real values"),
-        "grid": f"{grid['kind']}, {steps}, log-SNR {grid['logsnr_first']:.4g} … {grid['logsnr_last']:.4g}",
-        "model": f"decoder {d['decoder']['kind']}, variance {d['variance']['kind']}, "
-        + ("x̂ not clipped" if d["clipping"] is None else str(Clipping.from_config(d["clipping"], {}))),
+        **_scored(bound),
         "cost": f"{bound.nfe_total} network evaluations ({bound.nfe_per_example:.4g} an example), "
         f"estimator {bound.estimator['name']}, {bound.precision}, seed {bound.seed}",
         "fingerprints": f"data {bound.data['fingerprint'][:12]}, "
@@ -240,6 +244,21 @@ def facts(bound: Bound) -> dict[str, str]:
     if bound.overrides:
         shown["chosen"] = ", ".join(f"{name} {value}" for name, value in bound.overrides.items())
     return shown
+
+
+def _scored(bound: Bound) -> dict[str, str]:
+    d = bound.description
+    if units.is_of_tokens(d):
+        return units.facts(bound.bits_per_dim, vars(bound.standard_error), bound.data, d, bound.examples)
+    domain, grid = d["domain"], d["grid"]
+    steps = "continuous" if grid["steps"] is None else f"{grid['steps']} steps"
+    return {
+        "data": f"{bound.data['name']}, {bound.examples} examples of shape {tuple(domain['shape'])}, "
+        + (f"{domain['bins']} bins" if domain["bins"] else "real values"),
+        "grid": f"{grid['kind']}, {steps}, log-SNR {grid['logsnr_first']:.4g} … {grid['logsnr_last']:.4g}",
+        "model": f"decoder {d['decoder']['kind']}, variance {d['variance']['kind']}, "
+        + ("x̂ not clipped" if d["clipping"] is None else str(Clipping.from_config(d["clipping"], {}))),
+    }
 
 
 def _columns(rows: list[Json]) -> tuple[list[float], list[float]]:

@@ -10,6 +10,8 @@ builds are known to be free of them, and are not tried.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -17,7 +19,7 @@ from nelbo.bound.gaussian_chain import GaussianChain
 from nelbo.bound.runner import Runner
 from nelbo.errors import UsageError
 from nelbo.maths.keys import Purpose
-from nelbo.model.denoiser import Denoiser
+from nelbo.model.predictor import Predictor
 from nelbo.process import forward
 
 EVALUATIONS = 5
@@ -34,7 +36,12 @@ def trial(chain: GaussianChain, runner: Runner) -> list[str]:
 
     Errors: UsageError with the probable cause and the remedy.
     """
-    denoiser = chain.model.denoiser
+    return tried(chain.model.denoiser, runner, lambda: _asked(chain))
+
+
+def tried(denoiser: Predictor, runner: Runner, ask: Callable[[], tuple[Tensor, Tensor, Tensor]]) -> list[str]:
+    """As `trial`, of a network that `ask` asks: its predictions for two rows, for the second alone, and for both
+    again."""
     if not denoiser.foreign:
         return []
     if denoiser.stochastic:
@@ -43,7 +50,7 @@ def trial(chain: GaussianChain, runner: Runner) -> list[str]:
     random = torch.get_rng_state()
     if runner.planned:
         runner.plan(runner.planned + EVALUATIONS)
-    together, alone, again = _asked(chain)
+    together, alone, again = ask()
     runner.count(EVALUATIONS)
     drawn = not torch.equal(random, torch.get_rng_state())
     changed = [name for name, (b, version, _) in buffers.items() if b._version != version]
@@ -100,7 +107,7 @@ def _asked(chain: GaussianChain) -> tuple[Tensor, Tensor, Tensor]:
     return predicted(0), predicted(1), predicted(0)
 
 
-def _why_random(denoiser: Denoiser, drawn: bool) -> str:
+def _why_random(denoiser: Predictor, drawn: bool) -> str:
     active = [name for name, m in denoiser.named_modules() if m.training and "dropout" in type(m).__name__.lower()]
     training = [name for name, m in denoiser.named_modules() if m.training and name]
     if active:
@@ -112,7 +119,7 @@ def _why_random(denoiser: Denoiser, drawn: bool) -> str:
     return "it keeps a hidden state between calls, or draws random numbers from a generator of its own"
 
 
-def _why_together(denoiser: Denoiser) -> str:
+def _why_together(denoiser: Predictor) -> str:
     kinds = (nn.modules.batchnorm._BatchNorm,)
     norms = [
         n for n, m in denoiser.named_modules() if isinstance(m, kinds) and (m.training or not m.track_running_stats)

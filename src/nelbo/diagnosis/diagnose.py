@@ -103,7 +103,7 @@ def diagnose(
     )
 
 
-def _subject(prepared: Prepared, seed: int) -> Subject:
+def _subject(prepared: Prepared[DiffusionModel, GaussianChain], seed: int) -> Subject:
     """Model, data and condition of at most `EXAMPLES` examples, in the run's precision."""
     chain = prepared.chain
     rows = Purpose.DIAGNOSIS_EXAMPLES.permutation(seed, chain.examples)[:EXAMPLES].sort().values

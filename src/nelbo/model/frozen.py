@@ -22,6 +22,7 @@ class FrozenModel(ABC):
     """Abstract: a frozen dataclass with a `grid` and a `denoiser` among its parts."""
 
     denoiser: Predictor
+    trained_on: Tensor | None
 
     @abstractmethod
     def describe(self) -> Json:

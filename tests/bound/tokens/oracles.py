@@ -222,7 +222,7 @@ def _masked_terms(of: TokenModel, data: torch.Tensor, scored: torch.Tensor) -> f
             else:
                 chance = size / (n * rate) * rate**size * (1 - rate) ** (n - size)
                 at = chain.levels[cell : cell + 1]
-            log_p = of.predict(data.masked_fill(masked, chain.mask), masked, at)
+            each = of.costs(data, data.masked_fill(masked, chain.mask), masked, at)
             weight = chain._weight(torch.tensor([0]), torch.tensor([cell]))
-            total += chance * float(terms.revealed(of, log_p, data, masked, scored, weight))
+            total += chance * float(terms.revealed(of, each, masked, scored, weight))
     return total

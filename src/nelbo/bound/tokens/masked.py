@@ -26,6 +26,7 @@ from nelbo.bound.tokens import terms
 from nelbo.bound.tokens.chain import SLICES, TokenChain
 from nelbo.bound.tokens.ngrams import NGrams
 from nelbo.maths.keys import Purpose
+from nelbo.model.tokens.model import surprise
 from nelbo.process.grid import Continuous, Full
 from nelbo.process.tokens import counts
 from nelbo.process.tokens.kernel import Absorbing
@@ -111,9 +112,15 @@ class MaskedChain(TokenChain):
         cells."""
         edges, place = self.edges, u * len(self.cells)
         before = min(int(place), len(edges) - 2)
-        rate = float(edges[before] + (place - before) * (edges[before + 1] - edges[before]))
+        return self._at_rate(float(edges[before] + (place - before) * (edges[before + 1] - edges[before])))
+
+    def position_of_edge(self, k: int) -> tuple[float, float]:
+        """The same at an edge of the chain with all its steps."""
+        return self._at_rate(float(self.edges[k]))
+
+    def _at_rate(self, rate: float) -> tuple[float, float]:
         if self.model.counted:
-            rate = rate / float(edges[-1])
+            rate = rate / float(self.edges[-1])
             t = rate
         else:
             assert self.model.schedule is not None  # a chain over times has one
@@ -129,9 +136,9 @@ class MaskedChain(TokenChain):
         if self.all_hidden is None:
             return torch.zeros(len(examples), dtype=torch.float64)
         x, scored = self.data[examples], self.scored[examples]
-        log_p = self.all_hidden.expand(len(x), -1, -1)
+        each = surprise(self.all_hidden.expand(len(x), -1, -1), x)
         weight = self._weight(examples, torch.full_like(examples, len(self.edges) - 2))
-        return terms.revealed(self.model, log_p, x, scored, scored, weight)
+        return terms.revealed(self.model, each, scored, scored, weight)
 
     def ask_all_hidden(self) -> Tensor:
         """The network's answer where every place is hidden, (1, L, V) on the CPU; one evaluation."""
@@ -151,12 +158,11 @@ class MaskedChain(TokenChain):
         masked, weight, at = self._draw(draws, rows)
         z = x.masked_fill(masked, self.mask)
         with torch.no_grad():
-            log_p = self.model.predict(
-                z, masked, None if at is None else at.to(self.device), self.condition_of(examples)
-            )
+            on_device = None if at is None else at.to(self.device)
+            each = self.model.costs(x, z, masked, on_device, self.condition_of(examples))
             weights = weight.to(self.device)
             passes = weights if self.by_length else 1.0
-            cost = terms.revealed(self.model, log_p, x, masked, scored, weights, passes)
+            cost = terms.revealed(self.model, each, masked, scored, weights, passes)
         columns[:, 0] = cost.cpu()
         if isinstance(controls, NGrams) and draws.cells is not None:
             unit = weight / self.cells.scale[draws.cells[rows]]

@@ -14,11 +14,6 @@ from nelbo.process.tokens.kernel import Kernel
 from nelbo.process.tokens.levels import TokenLevels
 
 
-def costs(log_p: Tensor, x: Tensor) -> Tensor:
-    """−log p_i(x_i) of every place, (B, L)."""
-    return -log_p.gather(-1, x[..., None])[..., 0]
-
-
 def mean_over(values: Tensor, places: Tensor) -> Tensor:
     """The mean (B,) of values (B, L) over `places`."""
     return values.masked_fill(~places, 0.0).sum(1) / places.sum(1)
@@ -26,16 +21,15 @@ def mean_over(values: Tensor, places: Tensor) -> Tensor:
 
 def revealed(
     model: TokenModel,
-    log_p: Tensor,
-    x: Tensor,
+    each: Tensor,
     masked: Tensor,
     scored: Tensor,
     number: Tensor,
     passes: Tensor | float = 1.0,
 ) -> Tensor:
-    """The cost (B,) of revealing `number` (B,) of the hidden places, any of them alike: that many times the mean cost
-    of one. Without carry-over each of the `passes` also costs what every visible place does, which must not change."""
-    each = costs(log_p, x)
+    """From the costs of every place (B, L), what it costs to reveal `number` (B,) of the hidden places, any of them
+    alike: that many times the mean of one, (B,). Without carry-over each of the `passes` also costs what every visible
+    place does, which must not change."""
     cost = number * mean_over(each, masked)
     return cost if model.reverse.carry_over else cost + passes * kept(each, masked, scored)
 

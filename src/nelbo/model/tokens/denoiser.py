@@ -59,9 +59,9 @@ class TokenDenoiser(Predictor, ABC):
 
     @abstractmethod
     def forward(self, z: Tensor, hidden: Tensor, at: TokenLevels | None, condition: Condition | None = None) -> Tensor:
-        """Logits (B, L, V) float64, or (B, L, V + 1) with the mask's as the last, at z (B, L) int64 and levels (B,).
+        """Logits of any precision (B, L, V), or (B, L, V + 1) with the mask's as the last, at z (B, L) int64.
 
-        hidden (B, L): where z is masked. at: None for a chain over counts.
+        hidden (B, L): where z is masked. at: levels (B,), None for a chain over counts.
         """
 
 
@@ -134,5 +134,4 @@ class NetworkTokenDenoiser(TokenDenoiser):
                 f"the network returned shape {tuple(logits.shape)} for sequences of shape {tuple(z.shape)}",
                 f"it gives logits over {V} symbols, (B, L, {V}), or {V + 1} with the mask's as the last",
             )
-        logits = logits.double()
         return torch.cat([logits[:, :1], logits[:, :-1]], 1) if self.shift else logits

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from nelbo.errors import UsageError
+from nelbo.errors import DomainError, UsageError
 from nelbo.model.frozen import FrozenModel
 from nelbo.model.tokens.chain import counts_of, levels_of
 from nelbo.model.tokens.denoiser import TokenDenoiser, TokenLaw
@@ -28,6 +28,10 @@ from nelbo.typing import Condition, Json
 
 FIRST = 1e-3
 """Unit time at which the continuous chain of a kernel without a mask begins, unless its grid says otherwise."""
+
+
+AT_ONCE = 1 << 23
+"""Logits in float64 in memory at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +86,16 @@ class TokenModel(FrozenModel):
                 "leave carry_over=True: a visible symbol stays",
             )
 
+    def check_symbols(self, x: Tensor, scored: Tensor) -> None:
+        """Errors: DomainError where a scored place (N, L) of x (N, L) holds the mask itself."""
+        mask = getattr(self.kernel, "mask", None)
+        if mask is not None and bool(((x == mask) & scored).any()):
+            bad = int(((x == mask) & scored).any(1).nonzero()[0, 0])
+            raise DomainError(
+                f"sequence {bad} holds the mask, symbol {mask}, at a place that is scored",
+                "data are without masks: check the mask's number, or leave such places out by `mask`",
+            )
+
     @property
     def counted(self) -> bool:
         """Whether the chain runs over counts of hidden places."""
@@ -103,6 +117,18 @@ class TokenModel(FrozenModel):
         """
         logits = self.denoiser(z, hidden, at, condition)
         return self.reverse.log_law(logits, self.kernel, self.domain.vocabulary)
+
+    def costs(
+        self, x: Tensor, z: Tensor, hidden: Tensor, at: TokenLevels | None, condition: Condition | None = None
+    ) -> Tensor:
+        """−log p_i(x_i) of every place, (B, L) float64, of what `predict` returns, a few rows of which are in memory at
+        once."""
+        logits = self.denoiser(z, hidden, at, condition)
+        few = max(1, AT_ONCE // logits[0].numel())
+        parts = zip(logits.split(few), x.split(few), strict=True)
+        return torch.cat(
+            [surprise(self.reverse.log_law(rows, self.kernel, self.domain.vocabulary), of) for rows, of in parts]
+        )
 
     def posterior(self, log_law: Tensor, z: Tensor, at: TokenLevels, kernel: Kernel) -> Tensor:
         """log p(k | z) of what `predict` returned, at a level of a kernel without a mask."""
@@ -135,6 +161,11 @@ class TokenModel(FrozenModel):
             if getattr(self, part) is not None:
                 named |= {f"{part}.{k}": v for k, v in getattr(self, part).to_tensors().items()}
         return named
+
+
+def surprise(log_p: Tensor, x: Tensor) -> Tensor:
+    """−log p_i(x_i) of every place, (B, L), of log_p (B, L, V)."""
+    return -log_p.gather(-1, x[..., None])[..., 0]
 
 
 def grid_for(kernel: Kernel, schedule: Survival | None) -> Grid:

@@ -38,7 +38,8 @@ class TokenReverse(Part, family="token_reverse", kind="token_reverse"):
         Rule.parse(self.rule)
 
     def log_law(self, logits: Tensor, kernel: Kernel, vocabulary: int) -> Tensor:
-        """log probabilities (B, L, V) of the symbols of the vocabulary, of logits (B, L, V or V + 1)."""
+        """log probabilities (B, L, V) float64 of the symbols of the vocabulary, of logits (B, L, V or V + 1)."""
+        logits = logits.double()
         mask = getattr(kernel, "mask", None)
         if mask is None or (logits.shape[-1] == vocabulary and mask == vocabulary):
             return logits[..., :vocabulary].log_softmax(-1)

@@ -1,0 +1,237 @@
+"""`evaluate` of a model of symbols: its chain, the evaluation that all sequences share, and the result."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nelbo.bound import checks
+from nelbo.bound.estimate import Estimate, PerExample, Stratum, TermEstimate
+from nelbo.bound.estimators import Estimator
+from nelbo.bound.evaluate import choose
+from nelbo.bound.prepare import PRECISIONS, Prepared
+from nelbo.bound.result import Bound
+from nelbo.bound.runner import Runner
+from nelbo.bound.tokens.chain import TokenChain
+from nelbo.bound.tokens.masked import MaskedChain
+from nelbo.bound.tokens.noised import NoisedChain
+from nelbo.bound.tolerance import Relative
+from nelbo.bound.trial import tried
+from nelbo.errors import CostError, UnknownNameError, UsageError
+from nelbo.maths.keys import Purpose
+from nelbo.maths.units import bits_per_dim
+from nelbo.model.calling import condition_rows
+from nelbo.model.examples import Examples
+from nelbo.model.tokens.domain import scored_places
+from nelbo.model.tokens.model import TokenModel
+from nelbo.process.grid import Grid
+from nelbo.process.tokens import counts
+from nelbo.workers import Run
+
+SYMBOLS = 16
+"""Symbols of the vocabulary that cost about as much memory and time as one number of an image."""
+
+
+def evaluate(
+    model: TokenModel,
+    data: Examples | Tensor | Any,
+    run: Run | None = None,
+    *,
+    tolerance: float | str | Relative = 0.01,
+    max_nfe: int | None = None,
+    any_cost: bool = False,
+    grid: Grid | None = None,
+    estimator: str | Estimator = "auto",
+    per_example: bool = False,
+    condition: Mapping[str, Tensor] | None = None,
+    prompt: Tensor | None = None,
+    mask: Tensor | None = None,
+    watch: Callable[[float, float], None] | None = None,
+) -> Bound:
+    """The variational bound of sequences `data` (N, L) of integers under `model`, in bits a scored token.
+
+    prompt (N, L): the places that are given, never noised and never scored. mask (N, L): the places that are scored;
+    the others (padding) are shown to the network as they are, so that the bound is of p(x | length). All else is as of
+    `nelbo.bound.evaluate.evaluate`.
+
+    Errors: ShapeError, DomainError, UsageError, UnknownNameError, NumericalError, CostError.
+    """
+    started = time.perf_counter()
+    prepared = prepare(model, data, run, grid=grid, condition=condition, prompt=prompt, mask=mask, watch=watch)
+    chain, runner, precision = prepared.chain, prepared.runner, prepared.run.precision
+    notes = checks.overlap(model, prepared.examples)
+    plain = chain
+    scored = Examples(chain.scored.long()).fingerprint
+    with chain.model.denoiser.inference():
+        notes += tried(chain.model.denoiser, runner, lambda: _asked(plain))
+        if isinstance(chain, MaskedChain) and chain.shareable:
+            chain = dataclasses.replace(chain, all_hidden=chain.ask_all_hidden())
+            runner.count(1)
+    chosen = choose(estimator, chain, tolerance, max_nfe, per_example, any_cost)
+    prepared.agree("evaluate", estimator=repr(chosen), per_example=repr(per_example), scored=scored)
+    claims = prepared.claims()
+    prepared.open_state(estimator=repr(chosen), scored=scored)
+    runner.plan(runner.nfe + chosen.cost(chain))
+    try:
+        with chain.model.denoiser.inference():
+            estimate = with_last_step(chain, chosen.estimate(chain, runner))
+            notes += worse_than_none(chain, estimate)
+            if precision == "bf16" and not runner.stopped:
+                reference = prepared.model.in_precision(PRECISIONS["float32"], chain.device)
+                notes.append(checks.precision_shift(plain, runner, reference, precision, max_nfe))
+    except CostError as error:
+        raise checks.with_notes(error, worse_than_none(chain, error.pilot)) from None
+    finally:
+        runner.close()
+    if per_example and estimate.per_example is None and not runner.stopped:
+        raise UsageError(
+            f"the estimator {chosen.describe()['name']!r} does not look at every example",
+            "leave estimator='auto', or use 'exhaustive', 'stratified' or 'per_example'",
+        )
+    if estimate.note is not None:
+        notes.append(estimate.note)
+    checks.warn(notes)
+    total = int(chain.number.sum())
+    claims["data"] |= {"tokens": total, "scored": scored}
+    rest = {
+        "examples": chain.examples,
+        "nfe_total": runner.nfe,
+        "per_example": estimate.per_example if per_example else None,
+        "warnings": tuple(notes),
+        "interrupted": runner.stopped,
+        "seconds": time.perf_counter() - started,
+    }
+    D = chain.dimensions
+    a_token = _scaled(estimate, D * chain.examples / total)
+    # the spread of sequences of unequal length is not that of bits a token
+    representative = prepared.examples.representative and not chain.ragged
+    return Bound.of(a_token, D, claims | rest, representative=representative)
+
+
+def prepare(
+    model: TokenModel,
+    data: Examples | Tensor | Any,
+    run: Run | None = None,
+    *,
+    grid: Grid | None = None,
+    condition: Mapping[str, Tensor] | None = None,
+    prompt: Tensor | None = None,
+    mask: Tensor | None = None,
+    watch: Callable[[float, float], None] | None = None,
+) -> Prepared[TokenModel, TokenChain]:
+    """`data` under `model`, checked, as `nelbo.bound.prepare` does it for images."""
+    run = run or Run()
+    examples = data if isinstance(data, Examples) else Examples(torch.as_tensor(data))
+    if grid is not None:
+        model = model.with_grid(grid)
+    checked = model.domain.checked(examples.data)
+    scored = scored_places(checked, prompt, mask)
+    model.check_symbols(checked, scored)
+    if run.precision not in PRECISIONS:
+        raise UnknownNameError.of("precision", run.precision, PRECISIONS)
+    device = torch.device(run.device or "cpu")
+    made = MaskedChain if model.kernel.absorbing else NoisedChain
+    chain = made(
+        model=model.in_precision(PRECISIONS[run.precision], device),
+        data=checked,
+        scored=scored,
+        condition=condition_rows(condition, len(checked)),
+        seed=run.seed,
+        device=device,
+    )
+
+    def in_bits(nats: float, error: float) -> None:
+        if watch is not None:
+            watch(*(float(bits_per_dim(v, chain.dimensions)) for v in (nats, error)))
+
+    size = max(1, model.domain.length * model.domain.vocabulary // SYMBOLS)
+    runner = Runner(run, size, in_bits)
+    return Prepared(model, dataclasses.replace(examples, data=checked), chain, runner, run)
+
+
+def with_last_step(chain: TokenChain, estimate: Estimate) -> Estimate:
+    """The estimate with the exact step from all places hidden, which the estimators take for the prior, as part of the
+    diffusion term."""
+    if not isinstance(chain, MaskedChain) or chain.all_hidden is None:
+        return estimate
+    every = torch.arange(chain.examples).split(256)
+    last = torch.cat([chain.last_step(rows) for rows in every])
+    prior = torch.cat([TokenChain.prior(chain, rows) for rows in every])
+    old = estimate.diffusion
+    rows = estimate.per_example
+    near, far = (chain.position_of_edge(k) for k in (-2, -1))
+    step = Stratum(far[0], near[0], far[1], near[1], float(last.mean()), 0.0, 1)
+    if rows is not None:
+        rows = PerExample(rows.nats, rows.standard_error, prior, rows.diffusion + last, rows.reconstruction)
+    return dataclasses.replace(
+        estimate,
+        prior=TermEstimate.of(prior, torch.zeros_like(prior)),
+        # the prior of sequences of one length is the same for all, so that this term has all of their spread
+        diffusion=TermEstimate(old.mean + float(last.mean()), old.variance, estimate.total.data_variance),
+        strata=(*estimate.strata, step),
+        per_example=rows,
+    )
+
+
+def worse_than_none(chain: TokenChain, estimate: Estimate) -> list[str]:
+    """A note where the bound is above log V a token, which no network at all would reach."""
+    places = float(chain.number.double().mean())
+    none = places * math.log(chain.model.domain.vocabulary)
+    if not estimate.total.mean - 4 * math.sqrt(max(0.0, estimate.total.variance)) > none:
+        return []
+    value, uniform = (v / places / math.log(2) for v in (estimate.total.mean, none))
+    return [
+        f"the network is worse than none: {value:.4g} bits/token, and a uniform law over the vocabulary has "
+        f"{uniform:.4g}; check the mask's number, whether its logits are those of the next place (shift=True), the "
+        "time that it is told, and that the symbols are those of its tokenizer"
+    ]
+
+
+def _asked(chain: TokenChain) -> tuple[Tensor, Tensor, Tensor]:
+    """Costs of two sequences in the middle of the chain, of the second alone, and of both again."""
+    model, rows = chain.model, torch.tensor([0, min(1, chain.examples - 1)])
+    x, scored = chain.rows(rows)
+    u = Purpose.TRIAL_NOISE.uniform(chain.seed, torch.arange(2), shape=(x.shape[1], 2), device=chain.device)
+    at = None if model.counted else chain.levels[torch.full((2,), len(chain.levels) // 2)].to(chain.device)
+    if isinstance(chain, MaskedChain):
+        hidden = counts.subset(u[..., 0], scored, (scored.sum(1) + 1) // 2)
+        z = x.masked_fill(hidden, chain.mask)
+    else:
+        assert at is not None  # a chain of noise has levels
+        hidden, z = (
+            torch.zeros_like(scored),
+            torch.where(scored, chain.kernel.noised(x, at, u, model.domain.vocabulary), x),
+        )
+    condition = chain.condition_of(rows)
+
+    def costs(start: int) -> Tensor:
+        some = {name: v[start:] for name, v in condition.items()}
+        with torch.no_grad():
+            found = model.costs(x[start:], z[start:], hidden[start:], None if at is None else at[start:], some)
+        return found.clamp(max=50.0)  # a symbol that is nearly impossible, or certain to be
+
+    return costs(0), costs(1), costs(0)
+
+
+def _scaled(estimate: Estimate, factor: float) -> Estimate:
+    """All means times a factor, all variances times its square; the rows of single examples stay in nats."""
+    if factor == 1:
+        return estimate
+
+    def term(one: TermEstimate) -> TermEstimate:
+        return TermEstimate(one.mean * factor, one.variance * factor**2, one.data_variance * factor**2)
+
+    names = ("prior", "diffusion", "reconstruction", "total")
+    return dataclasses.replace(
+        estimate,
+        **{name: term(getattr(estimate, name)) for name in names},
+        strata=tuple(
+            dataclasses.replace(s, mean=s.mean * factor, variance=s.variance * factor**2) for s in estimate.strata
+        ),
+    )
