@@ -13,6 +13,7 @@ from nelbo._version import __version__
 if TYPE_CHECKING:
     from nelbo import codec, equations, likelihood, monitoring, testing
     from nelbo import sampling as samplers
+    from nelbo.adapters import tokens
     from nelbo.adapters.callable import from_callable
     from nelbo.adapters.choices import Overrides
     from nelbo.adapters.diffusers import from_diffusers
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from nelbo.model.diffusion import DiffusionModel
     from nelbo.model.domain import DataDomain
     from nelbo.model.examples import Examples
+    from nelbo.model.tokens.model import TokenModel
     from nelbo.monitoring import Monitor, bound_loss
     from nelbo.process import every_grid as grids
     from nelbo.process import schedule as schedules
@@ -57,6 +59,7 @@ _NAMES = {
     "Overrides": "nelbo.adapters.choices:Overrides",
     "Profile": "nelbo.bound.contrast.profile_result:Profile",
     "Relative": "nelbo.bound.tolerance:Relative",
+    "TokenModel": "nelbo.model.tokens.model:TokenModel",
     "bound_loss": "nelbo.monitoring:bound_loss",
     "codec": "nelbo.codec",
     "compare": "nelbo.api:compare",
@@ -81,6 +84,7 @@ _NAMES = {
     "schedules": "nelbo.process.schedule",
     "testing": "nelbo.testing",
     "tighten": "nelbo.api:tighten",
+    "tokens": "nelbo.adapters.tokens",
     "train": "nelbo.api:train",
 }
 
@@ -96,6 +100,7 @@ __all__ = [
     "Overrides",
     "Profile",
     "Relative",
+    "TokenModel",
     "__version__",
     "bound_loss",
     "codec",
@@ -121,6 +126,7 @@ __all__ = [
     "score",
     "testing",
     "tighten",
+    "tokens",
     "train",
 ]
 

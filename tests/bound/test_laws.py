@@ -1,8 +1,8 @@
 """Estimators × chains × laws: unbiased, honest about their error, blind to batches, to workers and to a kill.
 
 The chains have an exact value: `shrunk.py` is Gaussian, with a table of betas or continuous; `flips.py` is in closed
-form, has no network and is not Gaussian. z-tests at fixed seeds reject beyond 4 standard errors, and `test_power` shows
-what they see.
+form, has no network and is not Gaussian; `tokens/symbols.py` hides the symbols of a Markov chain. z-tests at fixed
+seeds reject beyond 4 standard errors, and `test_power` shows what they see.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from nelbo.bound.problem import Problem
 from nelbo.bound.runner import Runner
 from nelbo.workers import Run
 from tests.bound import flips, shrunk
+from tests.bound.tokens import symbols
 from tests.bound.workers import on_two
 
 
@@ -61,6 +62,7 @@ CHAINS = {
     "continuous": gaussian(True),
     "flips": Chain(lambda seed: flips.problem(seed=seed), float(DIFFUSION.mean()), float(RECONSTRUCTION.mean()), 0.03),
 }
+CHAINS["symbols"] = Chain(symbols.markov, symbols.diffusion(), 0.0, 0.03)
 FIXED: dict[str, Estimator] = {
     "exhaustive": Exhaustive(2),
     "exhaustive, paired": Exhaustive(1, 40),
@@ -76,6 +78,11 @@ ESTIMATORS = {
     "finite": planned(0.1) | ONE_TIME,
     "continuous": planned(0.1) | ONE_TIME,
     "flips": planned(0.006) | FIXED,
+    "symbols": {
+        "pooled": Adaptive(0.02, design="pooled"),
+        "per_example": Adaptive(0.01, design="per_example"),
+        "stratified": Stratified(4, 2),
+    },
 }
 CASES = [(chain, name) for chain, estimators in ESTIMATORS.items() for name in estimators]
 

@@ -11,10 +11,19 @@ from nelbo.adapters.choices import Overrides
 from nelbo.errors import UsageError
 from nelbo.model import folder, plugin
 from nelbo.model.diffusion import DiffusionModel
+from nelbo.model.tokens.model import TokenModel
 from nelbo.typing import Json
 
-Model = DiffusionModel | str | Path | Any
+Model = DiffusionModel | TokenModel | str | Path | Any
 """A model, the name of one as of `load`, or a pipeline of diffusers."""
+
+
+def load_images(model: Model, *, overrides: Overrides | None = None, trust_code: bool = False) -> DiffusionModel:
+    """The model as of `load`, for a verb that is of images. Errors: those of `load`; UsageError for one of symbols."""
+    loaded = load(model, overrides=overrides, trust_code=trust_code)
+    if isinstance(loaded, TokenModel):
+        raise UsageError("a model of symbols where one of images is needed", "models of symbols are evaluated so far")
+    return loaded
 
 
 def load(
@@ -25,7 +34,7 @@ def load(
     revision: str | None = None,
     local_files_only: bool = False,
     trust_code: bool = False,
-) -> DiffusionModel:
+) -> DiffusionModel | TokenModel:
     """The model in a folder written by `nelbo train` or by diffusers' `save_pretrained`, or made by
     `package.module:function` (no arguments), or of the hub (`org/name`), or of a pipeline of diffusers; a model itself
     is returned as it is.
@@ -46,11 +55,15 @@ def load(
         raise UsageError(f"overrides={overrides!r}", "give nelbo.Overrides(clip=True), say")
     chosen = overrides or Overrides()
     pipeline = foreign.is_pipeline(model)
-    if (isinstance(model, DiffusionModel) or pipeline) and (subfolder is not None or revision is not None):
+    if (isinstance(model, (DiffusionModel, TokenModel)) or pipeline) and (
+        subfolder is not None or revision is not None
+    ):
         raise UsageError(
             f"subfolder={subfolder!r} and revision={revision!r} with a {type(model).__name__}",
             "they say where in a folder or on the hub a model is; an object is the model itself",
         )
+    if isinstance(model, TokenModel):
+        return _of_tokens(model, chosen)
     if isinstance(model, DiffusionModel):
         return chosen.apply(model)
     # the choices go into a model of diffusers as it is made: they settle what its configuration leaves open
@@ -70,4 +83,14 @@ def load(
     foreign.check_folder(path)
     if Path(text).exists() or ":" not in text:
         return chosen.apply(folder.load(path, trust_code=trust_code))
-    return chosen.apply(plugin.call(text))
+    made = plugin.call(text)
+    return _of_tokens(made, chosen) if isinstance(made, TokenModel) else chosen.apply(made)
+
+
+def _of_tokens(model: TokenModel, chosen: Overrides) -> TokenModel:
+    if chosen:
+        raise UsageError(
+            f"{', '.join(chosen.to_json())} chosen for a model of symbols",
+            "its choices are made in tokens.from_callable",
+        )
+    return model

@@ -12,19 +12,65 @@ from torch import Tensor
 
 from nelbo import data as readers
 from nelbo.adapters.choices import Overrides
-from nelbo.adapters.load import Model, load
+from nelbo.adapters.load import Model, load, load_images
 from nelbo.data import classes
 from nelbo.errors import UsageError
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
+from nelbo.model.tokens.model import TokenModel
 from nelbo.process.grid import Grid
 from nelbo.typing import Condition
 
 Data = Examples | Tensor | str | Path | Any
 """Codes or values (N, *shape) as an array or tensor, a torch Dataset, `Examples` or a DATA string."""
+LABELS = (
+    "labels come from an npz key (labels, y), an IDX companion file or sub-folder names; in Python give "
+    "condition={name: rows}"
+)
 Device = str | torch.device
 Progress = Callable[[int, int], None] | bool
 """A function that is called with (evaluations done, planned), or whether progress is shown; see `nelbo.progress`."""
+
+
+def opened(model: Model, overrides: Overrides | None, trust_code: bool) -> DiffusionModel | TokenModel:
+    """The model as of `load`, with the choices in the place of its own. Errors: those of `load`, and UsageError."""
+    return load(model, overrides=overrides, trust_code=trust_code)
+
+
+def _check_grid(grid: Grid | None) -> None:
+    if not isinstance(grid, (Grid, type(None))):
+        raise UsageError(f"grid={grid!r}", "give nelbo.grids.even(100), say, or None for the model's own")
+
+
+@dataclass(frozen=True, eq=False)
+class TokenInputs:
+    """Sequences of symbols, the rows of the network's condition, and the places that are given and scored."""
+
+    examples: Examples
+    condition: Condition | None
+    prompt: Tensor | None
+    mask: Tensor | None
+
+    @classmethod
+    def of(
+        cls,
+        data: Data,
+        *,
+        limit: int | None = None,
+        condition: Condition | str | None = None,
+        grid: Grid | None = None,
+        prompt: Any = None,
+        mask: Any = None,
+    ) -> TokenInputs:
+        """From what `evaluate` is given; with a limit, of the first rows of prompt and mask. Errors: as of `Inputs`."""
+        _check_grid(grid)
+        examples = readers.resolve(data, limit=limit)
+        if isinstance(condition, str):
+            if examples.labels is None:
+                raise UsageError(f"the condition {condition!r} takes the labels of the data, which have none", LABELS)
+            condition = {condition: examples.labels}
+        places = (None if rows is None else torch.as_tensor(rows)[:limit] for rows in (prompt, mask))
+        return cls(examples, condition, *places)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,9 +95,8 @@ class Inputs:
         grid: Grid | None = None,
     ) -> Inputs:
         """From what a verb is given. Errors: those of `load` and of the readers, and UsageError."""
-        if not isinstance(grid, (Grid, type(None))):
-            raise UsageError(f"grid={grid!r}", "give nelbo.grids.even(100), say, or None for the model's own")
-        loaded = load(model, overrides=overrides, trust_code=trust_code)
+        _check_grid(grid)
+        loaded = load_images(model, overrides=overrides, trust_code=trust_code)
         examples, rows = conditioned(condition, readers.resolve(data, limit=limit), loaded)
         return cls(loaded if grid is None else loaded.with_grid(grid), examples, rows, overrides or Overrides())
 
@@ -71,8 +116,7 @@ def conditioned(
     if examples.labels is None:
         raise UsageError(
             f"the condition {condition!r} takes the labels of the data, and {examples.name} has none",
-            "labels come from an npz key (labels, y), an IDX companion file or sub-folder names; in Python give "
-            "condition={name: rows}",
+            LABELS,
         )
     examples = classes.of_model(examples, model, condition)
     assert examples.labels is not None  # as before

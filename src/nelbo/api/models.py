@@ -13,7 +13,7 @@ from torch import Tensor
 from nelbo import data as readers
 from nelbo import runtime, sampling
 from nelbo.adapters.choices import Overrides
-from nelbo.adapters.load import Model, load
+from nelbo.adapters.load import Model, load_images
 from nelbo.ambient import neutral
 from nelbo.api.inputs import Data, Device, Inputs, Progress, conditioned
 from nelbo.arguments import checked_path, numbers
@@ -138,7 +138,7 @@ def tighten(
     """
     runtime.check_first("tighten")
     out = None if out is None else checked_path("out", out)
-    source, model = model, load(model, overrides=overrides, trust_code=trust_code)
+    source, model = model, load_images(model, overrides=overrides, trust_code=trust_code)
     if out is not None:
         _check_tightened_folder(source, model, out)
     given = Inputs.of(model, data, limit=limit, condition=condition)
@@ -271,7 +271,7 @@ def sample(
     torch.Size([2, 4])
     """
     return sampling.sample(
-        load(model, overrides=overrides, trust_code=trust_code),
+        load_images(model, overrides=overrides, trust_code=trust_code),
         n,
         sampler=sampler,
         steps=steps,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from nelbo.adapters import diffusers
-from nelbo.adapters.load import Model, load
+from nelbo.adapters.load import Model, load_images
 from nelbo.arguments import checked_path
 from nelbo.bound.result import Bound
 from nelbo.errors import UsageError
@@ -39,6 +39,6 @@ def save_pretrained(
             f"a result of quantity {bound.quantity!r} for a model card, which states the variational bound",
             "give what nelbo.evaluate returned",
         )
-    model, out = load(model, trust_code=trust_code), checked_path("out", out)
+    model, out = load_images(model, trust_code=trust_code), checked_path("out", out)
     text = card.card(model, bound, name=Path(out).resolve().name, license=license)
     return diffusers.save_pretrained(model, out, text)

@@ -6,16 +6,19 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+from torch import Tensor
+
 from nelbo.adapters.choices import Overrides
-from nelbo.adapters.load import Model, load
+from nelbo.adapters.load import Model, load_images
 from nelbo.ambient import neutral
-from nelbo.api.inputs import Data, Device, Inputs, Progress
+from nelbo.api.inputs import Data, Device, Inputs, Progress, TokenInputs, opened
 from nelbo.arguments import numbers
 from nelbo.bound import compare as comparisons
 from nelbo.bound import evaluate as bounds
 from nelbo.bound.difference import Comparison, compare_results
 from nelbo.bound.estimators import Estimator
 from nelbo.bound.result import Bound
+from nelbo.bound.tokens import evaluate as token_bounds
 from nelbo.bound.tolerance import Relative
 from nelbo.data import classes
 from nelbo.diagnosis import Diagnosis
@@ -24,9 +27,10 @@ from nelbo.errors import UsageError
 from nelbo.likelihood import Dequantisation, OdeLikelihood, Solver, Trace
 from nelbo.likelihood import likelihood as odes
 from nelbo.likelihood.scores import Settings
+from nelbo.model.tokens.model import TokenModel
 from nelbo.process.grid import Grid
 from nelbo.progress import callback, shows_progress
-from nelbo.typing import Condition
+from nelbo.typing import Condition, Json
 from nelbo.workers import Alone, Run, Workers
 
 
@@ -44,6 +48,8 @@ def evaluate(
     per_example: bool = False,
     limit: int | None = None,
     condition: Condition | str | None = None,
+    prompt: Tensor | None = None,
+    mask: Tensor | None = None,
     overrides: Overrides | None = None,
     trust_code: bool = False,
     seed: int = 0,
@@ -58,8 +64,9 @@ def evaluate(
 ) -> Bound:
     """The variational bound −log p_θ(x) ≤ prior + diffusion + reconstruction of `data` under `model`, with error bars.
 
-    model: a DiffusionModel or MODEL string. data: an array or tensor (N, *shape) of integer codes (of real values where
-    the domain has no bins), a torch Dataset, `Examples` or a DATA string.
+    model: a DiffusionModel, a TokenModel or a MODEL string. data: an array or tensor (N, *shape) of integer codes (of
+    real values where the domain has no bins), of symbols (N, L) for a TokenModel, a torch Dataset, `Examples` or a DATA
+    string.
 
     What is computed:
         tolerance: the standard error of the estimator to reach, in bits/dim, or relative to the value: "5%", which is
@@ -71,7 +78,9 @@ def evaluate(
         `Estimator`. per_example: keep every example's bound with its standard error in `Bound.per_example`.
         limit: only the first so many examples. condition: keywords of the network with one row an example, or the name
         of the keyword that takes the labels of the data. overrides: choices that replace the model's own.
-        trust_code: as of `nelbo.load`.
+        trust_code: as of `nelbo.load`. prompt, mask: of sequences of symbols, (N, L) bools: the places that are given
+        and never scored, and those that are scored (all where None). A network that sees what is not scored gives the
+        bound of p(x | prompt), or of p(x | length).
 
     How it is run:
         seed: of all noise. batch_size: examples of one network call, chosen by their size where None. device: where the
@@ -94,22 +103,25 @@ def evaluate(
     True
     """
     with neutral():
-        given = Inputs.of(
-            model, data, limit=limit, condition=condition, overrides=overrides, trust_code=trust_code, grid=grid
-        )
-        bound = bounds.evaluate(
-            given.model,
-            given.examples,
-            Run(device, precision, batch_size, seed, state, workers or Alone(), callback(progress), message),
-            tolerance=tolerance,
-            max_nfe=max_nfe,
-            any_cost=any_cost,
-            estimator=estimator,
-            per_example=per_example,
-            condition=given.condition,
-            watch=watch,
-        )
-    return dataclasses.replace(bound, overrides=given.overrides.to_json())
+        how: Json = {
+            "tolerance": tolerance,
+            "max_nfe": max_nfe,
+            "any_cost": any_cost,
+            "estimator": estimator,
+            "per_example": per_example,
+            "watch": watch,
+        }
+        run = Run(device, precision, batch_size, seed, state, workers or Alone(), callback(progress), message)
+        loaded = opened(model, overrides, trust_code)
+        if isinstance(loaded, TokenModel):
+            tokens = TokenInputs.of(data, limit=limit, condition=condition, grid=grid, prompt=prompt, mask=mask)
+            places = {"condition": tokens.condition, "prompt": tokens.prompt, "mask": tokens.mask}
+            return token_bounds.evaluate(loaded, tokens.examples, run, grid=grid, **places, **how)
+        if prompt is not None or mask is not None:
+            raise UsageError("prompt or mask with a model of images", "they are of sequences of symbols")
+        given = Inputs.of(loaded, data, limit=limit, condition=condition, trust_code=trust_code, grid=grid)
+        bound = bounds.evaluate(given.model, given.examples, run, condition=given.condition, **how)
+    return dataclasses.replace(bound, overrides=(overrides or Overrides()).to_json())
 
 
 @shows_progress("diagnosing")
@@ -309,7 +321,7 @@ def compare(
     if data is None:
         raise UsageError("two models are to be compared on no data", "give data, such as 'digits:test' or an array")
     given = Inputs.of(model_a, data, limit=limit, condition=condition, overrides=overrides, trust_code=trust_code)
-    other = load(model_b, overrides=overrides, trust_code=trust_code)
+    other = load_images(model_b, overrides=overrides, trust_code=trust_code)
     if isinstance(condition, str):
         classes.check_same(given.model, other, condition)
     difference = comparisons.compare(

@@ -111,14 +111,14 @@ def decompress(
 
 def loaded(model: str, settings: Json, trust_code: bool) -> DiffusionModel:
     """The model that MODEL names, with the settings that a file keeps. Errors: UsageError for unknown settings."""
-    from nelbo import api
     from nelbo.adapters.choices import Overrides
+    from nelbo.adapters.load import load_images
     from nelbo.process.grid import even
 
     values: Json = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
     steps = values.pop("steps", None)
     try:
-        given = api.load(model, overrides=Overrides(**values), trust_code=trust_code)
+        given = load_images(model, overrides=Overrides(**values), trust_code=trust_code)
         return given if steps is None else given.with_grid(even(steps))
     except TypeError:
         raise UsageError(f"unknown settings in the file: {settings}", "it was altered; fetch it again") from None

@@ -17,6 +17,7 @@ from nelbo.cli.output import session
 
 if TYPE_CHECKING:
     from nelbo.model.diffusion import DiffusionModel
+    from nelbo.model.tokens.model import TokenModel
     from nelbo.typing import Json
 
 
@@ -93,7 +94,7 @@ def missing(extra: str) -> list[str]:
     return [module for module in EXTRAS[extra][0] if find_spec(module) is None]
 
 
-def describe(model: DiffusionModel) -> Json:
+def describe(model: DiffusionModel | TokenModel) -> Json:
     """The parts of a model, their size, and its provenance."""
     trained_on = model.trained_on
     return {
@@ -107,8 +108,11 @@ def describe(model: DiffusionModel) -> Json:
     }
 
 
-def _flops(model: DiffusionModel) -> int | None:
-    from nelbo.model.diffusion import flops_per_evaluation
+def _flops(model: DiffusionModel | TokenModel) -> int | None:
+    from nelbo.model.diffusion import DiffusionModel, flops_per_evaluation
+
+    if not isinstance(model, DiffusionModel):
+        return None
 
     return flops_per_evaluation(model)
 

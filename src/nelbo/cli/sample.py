@@ -64,11 +64,12 @@ def sample(
     with shared_session(as_json) as output:
         check_target(out, "--out", (".png", ".npz"))
         from nelbo import api
+        from nelbo.adapters.load import load_images
         from nelbo.files import write_atomic
 
         started = time.perf_counter()
         overrides = choices.overrides()
-        loaded = api.load(model, overrides=overrides, trust_code=trust_code)
+        loaded = load_images(model, overrides=overrides, trust_code=trust_code)
         if out.suffix.lower() == ".png":
             check_pictures(loaded.domain)
         none = None if null_condition is None else {k: v[0] for k, v in rows_of(null_condition, 1, "--null-").items()}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nelbo import runtime
-from nelbo.adapters.load import load
+from nelbo.adapters.load import load_images
 from nelbo.ambient import neutral
 from nelbo.arguments import checked_path, numbers
 from nelbo.codec import archive, groups, support
@@ -97,7 +97,7 @@ def compress(
     if not 0 <= seed < 2**63:
         raise UsageError(f"seed {seed}", "give an integer from 0 to 2^63 − 1")
     path = checked_path("path", path, file=True)
-    model = load(model, trust_code=trust_code)
+    model = load_images(model, trust_code=trust_code)
     support.check(model)
     check_settings(settings or {}, len(model.levels()))
     fingerprint = model.known_fingerprint("an archive, which only the same model can read")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nelbo import runtime
-from nelbo.adapters.load import load
+from nelbo.adapters.load import load_images
 from nelbo.ambient import neutral
 from nelbo.arguments import checked_path, numbers
 from nelbo.codec import archive, support
@@ -96,7 +96,7 @@ def restore(
     path, out = checked_path("path", path), None if out is None else checked_path("out", out)
     with archive.opened(path) as file:
         header = archive.read_header(file, str(path))
-        model = load(model, trust_code=trust_code)
+        model = load_images(model, trust_code=trust_code)
         _check_model(model, header, str(path))
         seen = archive.survey(file, header)
         images = target(header, out, model.domain.bins or 0)

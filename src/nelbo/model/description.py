@@ -218,6 +218,8 @@ def _referred(config: Json, trust_code: bool) -> Denoiser:
             "bring the old file back, or tighten the model again; nothing was run",
         )
     denoiser = plugin.call(reference).denoiser
+    if not isinstance(denoiser, Denoiser):
+        raise ModelFolderError(f"{reference} is a model of symbols now", "bring the old file back")
     if plugin.weights(denoiser) != config["sha256"]:
         raise ModelFolderError(
             f"{reference} has other weights now than those that this folder was fitted to",

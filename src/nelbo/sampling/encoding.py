@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nelbo import data as readers
-from nelbo.adapters.load import Model, load
+from nelbo.adapters.load import Model, load_images
 from nelbo.ambient import neutral
 from nelbo.arguments import numbers
 from nelbo.errors import UsageError
@@ -52,7 +52,7 @@ def encode(
     >>> bool((back - x).abs().max() < 0.01)
     True
     """
-    model = load(model, trust_code=trust_code)
+    model = load_images(model, trust_code=trust_code)
     x = model.domain.values(model.domain.checked(readers.resolve(data).data, "data to encode"))
     run = Run(device=device, batch_size=batch_size, progress=progress)
     guided = make_guidance(guidance, null_condition, condition)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from nelbo import data as readers
-from nelbo.adapters.load import Model, load
+from nelbo.adapters.load import Model, load_images
 from nelbo.ambient import neutral
 from nelbo.arguments import numbers
 from nelbo.bound.checks import NelboWarning
@@ -76,7 +76,7 @@ def check_model(
     ...                             domain=nelbo.DataDomain((1, 8, 8), bins=17))
     >>> testing.check_model(model, torch.randint(17, (4, 1, 8, 8)))
     """
-    model = load(model, trust_code=trust_code)
+    model = load_images(model, trust_code=trust_code)
     if relative < 0:
         raise UsageError(f"relative={relative}", "give a number ≥ 0, such as 1e-4")
     examples = readers.resolve(data, limit=8)

@@ -34,6 +34,8 @@ from nelbo.process.grid import Grid
 from nelbo.process.tokens import counts
 from nelbo.workers import Run
 
+ROUNDING = 1e-6
+"""Of logits in float32."""
 SYMBOLS = 16
 """Symbols of the vocabulary that cost about as much memory and time as one number of an image."""
 
@@ -183,7 +185,7 @@ def worse_than_none(chain: TokenChain, estimate: Estimate) -> list[str]:
     """A note where the bound is above log V a token, which no network at all would reach."""
     places = float(chain.number.double().mean())
     none = places * math.log(chain.model.domain.vocabulary)
-    if not estimate.total.mean - 4 * math.sqrt(max(0.0, estimate.total.variance)) > none:
+    if not estimate.total.mean - 4 * math.sqrt(max(0.0, estimate.total.variance)) > none * (1 + ROUNDING):
         return []
     value, uniform = (v / places / math.log(2) for v in (estimate.total.mean, none))
     return [
