@@ -3,10 +3,10 @@
 Absorbing   z_t = x with probability α_t, else the mask
 Uniform     z_t = x with probability α_t, else any of the V symbols alike
 Rates       q(z_t | x) = exp(τ_t R), τ_t = −log α_t, with a generator R (V, V) whose rows sum to 0
-Steps       q(z_t | z_{t−1}) = Q_t, a table of T stochastic matrices (Austin et al. 2021, "Structured denoising
-            diffusion models in discrete state-spaces"), `gaussian_steps` among them
+Steps       q(z_t | z_{t−1}) = Q_t, a table of T stochastic matrices, `gaussian_steps` among them
 
-A matrix M says M[x, y] = probability of y after x. Shapes: symbols z, x (B, L), weights over symbols (B, L, V), levels
+(Austin et al. 2021, "Structured denoising diffusion models in discrete state-spaces".) A matrix M says M[x, y] =
+probability of y after x. Shapes: symbols z, x (B, L), weights over symbols (B, L, V), levels
 (B,), one a row.
 """
 
