@@ -94,6 +94,10 @@ EXAMPLES: dict[Callable[..., Any], dict[str, Any]] = {
     nelbo.ode_likelihood: dict(
         model=EXACT, data=X, steps=4, tolerance=5.0, max_steps=8, draws=2, importance=1, limit=4, seed=3, batch_size=3
     ),
+    nelbo.data.read: dict(spec="digits:test", limit=9),
+    nelbo.data.resolve: dict(data=X, limit=9),
+    nelbo.Monitor: dict(model=EXACT, data=X, budget=128, seed=3, patience=2, errors=0.5, batch_size=20),
+    nelbo.bound_loss: dict(model=CODED, x=X, reconstruction_share=0.5, seed=3, step=2),
     nelbo.tighten: dict(model=EXACT, data=X, steps=2, limit=40, seed=3, batch_size=20, first_level="own"),
     nelbo.sample: dict(model=CODED, n=3, steps=2, seed=3, batch_size=2),
     nelbo.samplers.encode: dict(model=EXACT, data=X[:3], steps=2, batch_size=2),
@@ -140,17 +144,31 @@ STANDS_FOR = {
     nelbo.codec.compress: compress,
     nelbo.codec.decompress: lambda **o: ARCHIVE["restored"](**o),
     nelbo.Overrides: lambda **o: nelbo.Overrides(**o).apply(CODED),
+    nelbo.Monitor: lambda **o: nelbo.Monitor(**o).update(0).value,
 }
-RESULTS = {"Bound", "Contrast", "OdeLikelihood", "Profile", "Compressed", "Decompressed", "SamplerStep", "Solver"}
+RESULTS = {
+    "Bound",
+    "Reading",
+    "Contrast",
+    "OdeLikelihood",
+    "Profile",
+    "Compressed",
+    "Decompressed",
+    "SamplerStep",
+    "Solver",
+}
 """What verbs return or hand to a sampler, and an abstract class: nobody makes them."""
 OTHERS = {
     nelbo.testing.as_network,
     nelbo.testing.check_adapter,
     nelbo.from_diffusers,
     nelbo.samplers.sample,
+    nelbo.monitoring.lightning_callback,
+    nelbo.monitoring.torchmetrics_metric,
     D.Ancestral,
 }
-"""Adapters are tried in tests/adapters/; `samplers.sample` is what `nelbo.sample` calls; `Ancestral` takes a policy."""
+"""Adapters are tried in tests/adapters/, what belongs to other libraries in tests/monitoring/; `samplers.sample` is
+what `nelbo.sample` calls; `Ancestral` takes a policy."""
 ANY_SIGN = {
     "at", "low", "high", "range", "clip", "logsnr_max", "logsnr_min",
     "mean", "edges", "guidance", "target", "offset",
@@ -278,7 +296,7 @@ def test_what_is_no_number_is_refused(target, name, kind):
 FOLDER = Path(__file__).parent
 WRONG: dict[str, tuple[Any, ...]] = {
     "device": ("cuda:63", "gpu", 3, torch.device("meta"), ["cpu"]),
-    "progress": ("bar", 3), "message": (True,), "watch": (True,),
+    "log": (3,), "progress": ("bar", 3), "message": (True,), "watch": (True,),
     "state": (FOLDER, "", 3, "a\0"), "workers": (2, True, "auto"),
     "overrides": ({"clip": True}, nelbo.Overrides, "clip"),
     "precision": ("fp16", torch.float32, ["float32"]), "estimator": (3, ["auto"]), "grid": (3, ["even"]),
@@ -303,7 +321,7 @@ NOT_PARTS = [
     for i, value in enumerate(values)
     if name in inspect.signature(target).parameters
     and target is not G.named
-    and not (target in STANDS_FOR and name in ("model", "few"))
+    and not (target.__module__.startswith("nelbo.codec") and name in ("model", "few"))
 ]
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from nelbo._version import __version__
 
 if TYPE_CHECKING:
-    from nelbo import codec, equations, likelihood, monitoring, testing
+    from nelbo import codec, data, equations, likelihood, monitoring, testing
     from nelbo import sampling as samplers
     from nelbo.adapters import tokens
     from nelbo.adapters.callable import from_callable
@@ -64,6 +64,7 @@ _NAMES = {
     "codec": "nelbo.codec",
     "compare": "nelbo.api:compare",
     "contrast": "nelbo.api:contrast",
+    "data": "nelbo.data",
     "decoders": "nelbo.model.decoder",
     "diagnose": "nelbo.api:diagnose",
     "equations": "nelbo.equations",
@@ -106,6 +107,7 @@ __all__ = [
     "codec",
     "compare",
     "contrast",
+    "data",
     "decoders",
     "diagnose",
     "equations",

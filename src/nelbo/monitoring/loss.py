@@ -53,6 +53,10 @@ def bound_loss(
     >>> bool(net.weight.grad.abs().sum() > 0)
     True
     """
+    if not isinstance(model, DiffusionModel):
+        raise UsageError(f"a loss of a {type(model).__name__}", "give what nelbo.from_callable made")
+    if step < 0:
+        raise UsageError(f"step={step}", "give the number of the step, from 0 on")
     if isinstance(times, str):
         named = {kind.value: kind for kind in TimeSampling if kind is not TimeSampling.IMPORTANCE}
         if times not in named:

@@ -14,6 +14,7 @@ A reading leaves the random state, the modes of the modules, gradients and weigh
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import math
 import time
@@ -26,7 +27,7 @@ from torch import Tensor
 
 from nelbo import data as readers
 from nelbo.ambient import neutral
-from nelbo.arguments import numbers
+from nelbo.arguments import check_function, checked_path, numbers
 from nelbo.bound.prepare import PRECISIONS, Prepared, prepare
 from nelbo.bound.runner import Runner
 from nelbo.documents.reading import filled
@@ -87,12 +88,24 @@ class Monitor:
                 f"a monitor of a {type(model).__name__}",
                 "give what nelbo.from_callable made, or a function returning it",
             )
+        if not isinstance(model, DiffusionModel):
+            try:
+                inspect.signature(model).bind()
+            except TypeError as error:
+                raise UsageError(
+                    f"the function of a monitor takes arguments: {error}",
+                    "give one without arguments that returns a DiffusionModel; a network is wrapped by "
+                    "nelbo.from_callable",
+                ) from None
+        check_function("log", log, "values, step=step")
+        if errors < 0:
+            raise UsageError(f"errors={errors}", "give a number of standard errors, from 0 on")
         if patience is not None and patience < 1:
             raise UsageError(f"patience={patience}", "give a number of readings from 1 on, or None")
         self.model, self.budget = model, budget
         self.examples = readers.resolve(data)
         self.condition, self.log, self.prefix = condition, log, prefix
-        self.out = None if out is None else Path(out)
+        self.out = None if out is None else checked_path("out", out, file=True)
         self.patience, self.errors = patience, errors
         self.run = Run(device, precision, batch_size, seed, None, workers or Alone())
         self.readings: list[Reading] = []
