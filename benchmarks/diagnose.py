@@ -156,6 +156,18 @@ def _vdm() -> list[Case]:
         case("codes as 0..1", "codes of 17 levels", "data as 2 x", domain=_domain(bins=None), data=lambda k: k / 16.0),
         case("real values in 0..1", "data as", domain=_domain(bins=None), data=lambda k: (k + 0.9 * noisy) / 17),
         case("real values in 0..255", "data as", domain=_domain(bins=None), data=lambda k: 15 * (k + 0.9 * noisy)),
+        case(
+            "real values of mean 0",
+            "data as −1 … 1",
+            domain=_domain(bins=None),
+            data=lambda k: ((k + 0.9 * noisy) / 17 - 0.3081) / 0.35,
+        ),
+        case(
+            "real values scaled twice",
+            "data as (x + 1)/2",
+            domain=_domain(bins=None),
+            data=lambda k: ((2 * (k + 0.9 * noisy) / 17 - 1) - 0.5) / 0.5,
+        ),
         case("negatives", "values inverted", data=lambda codes: 16 - codes),
         case("transposed", "rows as columns", data=lambda codes: codes.transpose(-1, -2).contiguous()),
     ]

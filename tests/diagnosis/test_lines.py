@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import nelbo
-from nelbo.diagnosis import schedules, steps, times
+from nelbo.diagnosis import domains, schedules, steps, times
 from nelbo.model.denoiser import TimeInput
 
 TABLE = nelbo.schedules.linear(20, 1e-3, 0.3)
@@ -68,3 +68,27 @@ def test_the_line_of_a_table_of_variances(key, kind):
     table = values.clone() if kind is torch.tensor else values.tolist()
     written = eval(one.change.removeprefix("variance="), {"table": table, "torch": torch})
     torch.testing.assert_close(written.double(), seen["variance"].table, rtol=1e-6, atol=1e-9)
+
+
+PIXELS = (torch.rand(50, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) - 0.3) / 0.35
+PIXELS[0, 0, 0, :2] = torch.tensor([-0.3 / 0.35, 0.7 / 0.35], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("scaled", domains._scales(PIXELS), ids=lambda scaled: scaled.name)
+def test_the_line_of_a_scale(scaled):
+    """Its domain sees the data as its name says; the last has the ends of pixels in 0..1 whose mean was taken off."""
+    domain = eval(scaled.change, {"DataDomain": nelbo.DataDomain, "torch": torch, "shape": (1, 4, 4)})
+    formula = scaled.label.rpartition(", ")[2].replace("−", "-").replace("2 x", "2 * x")
+    u = domain.values(PIXELS)
+    torch.testing.assert_close(u, eval(formula, {"x": PIXELS}), rtol=1e-4, atol=1e-4)
+    if scaled.unusual:
+        ends = torch.stack([u.min(), u.max()])
+        torch.testing.assert_close(ends, torch.tensor([-1.0, 1.0]).double(), rtol=0, atol=1e-5)
+
+
+def test_no_scale_is_there_twice():
+    """Values that have mean 0 and deviation 1, or fill −1 … 1, have no sibling that leaves them as they are."""
+    for data in ((PIXELS - PIXELS.mean()) / PIXELS.std(), 0.7 * PIXELS - 0.4):
+        scales = domains._scales(data)
+        assert len({(round(s.mean, 2), round(s.scale, 2)) for s in scales}) == len(scales)
+        assert all(abs(s.mean) > 1e-3 or abs(s.scale - 1) > 1e-3 for s in scales)

@@ -54,6 +54,11 @@ class Scaled(Sibling):
     label: str
 
     @property
+    def unusual(self) -> bool:  # type: ignore[override]
+        """Of the ends of the data, which are hardly ever the ends of the range."""
+        return self.label.startswith("−1 … 1")
+
+    @property
     def name(self) -> str:
         return f"data as {self.label}"
 
@@ -239,8 +244,24 @@ def _scales(data: Tensor) -> list[Sibling]:
     scales = [(0.5, 0.5, "2 x − 1"), (-1.0, 2.0, "(x + 1)/2"), (0.0, 255.0, "x/255"), (127.5, 127.5, "x/127.5 − 1")]
     if scale > 0:
         mean, scale = (float(f"{v:.6g}") for v in (mean, scale))
-        scales += [(mean, scale, f"(x − {mean:g})/{scale:g}"), (0.0, scale, f"x/{scale:g}")]
+        low, high = (float(v) for v in data.double().aminmax())
+        middle, half = (float(f"{v:.6g}") for v in ((low + high) / 2, (high - low) / 2))
+        scales += [(mean, scale, f"({_less(mean)})/{scale:g}"), (0.0, scale, f"x/{scale:g}")]
+        # the mean and deviation of some data set were taken off, or the values were scaled twice
+        scales += [(middle, half, f"−1 … 1, ({_less(middle)})/{half:g}")]
+        scales = [each for i, each in enumerate(scales) if not any(_like(each, other) for other in scales[:i])]
+    scales = [each for each in scales if not _like(each, (0.0, 1.0, ""))]
     return [Scaled(*each) for each in scales]
+
+
+def _less(mean: float) -> str:
+    """x less the mean, as it is printed."""
+    return f"x {'−' if mean >= 0 else '+'} {abs(mean):g}"
+
+
+def _like(one: tuple[float, float, str], other: tuple[float, float, str]) -> bool:
+    """Whether two scales are the same within a thousandth."""
+    return max(abs(one[0] - other[0]), abs(one[1] - other[1])) < 1e-3 * one[1]
 
 
 def _bins(data: Tensor, K: int) -> list[Sibling]:
