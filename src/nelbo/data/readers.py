@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from nelbo.arguments import numbers
-from nelbo.data import arrays, containers, digits, folder, hub, idx, numpy_files, others, places, table
+from nelbo.data import arrays, containers, digits, folder, hub, idx, numpy_files, others, places, table, text
 from nelbo.data.places import Place
 from nelbo.errors import DataError, UsageError
 from nelbo.model.examples import Examples
@@ -58,6 +58,11 @@ _FORMS = (
         "digits[:train|:test]",
         lambda spec: spec.partition(":")[0] == "digits",
         lambda spec, _: digits.read_digits(spec.partition(":")[2] if ":" in spec else "all"),
+    ),
+    Form(
+        "text:FILE[#length=L][#tokenizer=bytes|chars]",
+        lambda spec: spec.startswith(text.PREFIX),
+        lambda spec, n: text.read_text(spec[len(text.PREFIX) :], n),
     ),
     Form("hf:NAME[:split]", lambda spec: spec.startswith("hf:"), lambda spec, n: hub.read_hub(spec[3:], n)),
     Form("FILE.npz[#key]", lambda spec: _ends_in(spec, ".npz"), _read_npz),

@@ -19,6 +19,8 @@ REPRESENTATIVE = 8
 """Examples from which their spread estimates that of the population: of so few it is known to about a quarter."""
 _CHUNK = 1024
 """Examples looked at at once, wherever all of them are."""
+_OF_ALL = ("bytes", "left_over")
+"""Facts that are of all examples together."""
 _LINE = 10
 """Names in a line for a person; a result lists more."""
 
@@ -38,6 +40,8 @@ def described(facts: Json) -> dict[str, str]:
         pairs = [f"{name} is {number}" for name, number in facts["classes"].items()]
         rest = len(pairs) - _LINE
         lines["classes"] = ", ".join(pairs[:_LINE]) + (f" and {rest} more" if rest > 0 else "")
+    if "left_over" in facts:
+        lines["left over"] = f"{facts['left_over']['tokens']} symbols behind the last whole sequence"
     return lines
 
 
@@ -61,7 +65,8 @@ class Examples:
     names: tuple[str, ...] = ()
     """Relative paths of the examples' files, of data that are a folder of pictures."""
     facts: Json = field(default_factory=dict)
-    """What a result states of the data besides their name: `passed_over`, and `classes` (name → number) where used."""
+    """What a result states of the data besides their name: `passed_over`, and `classes` (name → number) where used; of
+    a text its `bytes`, `tokenizer`, `alphabet`, and what is `left_over`."""
 
     def __post_init__(self):
         lazy = hasattr(self.data, "dtype") and hasattr(self.data, "split")  # rows that are decoded on demand
@@ -93,7 +98,9 @@ class Examples:
         if n is None or n >= len(self):
             return self
         labels = None if self.labels is None else self.labels[:n]
-        return replace(self, data=self.data[:n], name=f"{self.name}[:{n}]", labels=labels, names=self.names[:n])
+        facts = {name: fact for name, fact in self.facts.items() if name not in _OF_ALL}
+        shorter = {"data": self.data[:n], "labels": labels, "names": self.names[:n], "facts": facts}
+        return replace(self, name=f"{self.name}[:{n}]", **shorter)
 
     def chunks(self) -> Iterator[Tensor]:
         """The data piece by piece; memory for one piece at a time."""

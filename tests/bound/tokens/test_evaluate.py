@@ -182,3 +182,16 @@ def test_the_command(tmp_path, monkeypatch):
     assert bound["bits_per_dim"] == pytest.approx(math.log2(3)) and bound["kernel"] == {"kind": "absorbing", "mask": 3}
     assert CliRunner().invoke(app, ["info", "symbols:model"]).exit_code == 0
     assert CliRunner().invoke(app, ["sample", "symbols:model", "-n", "1", "--out", "y.npz"]).exit_code != 0
+
+
+def test_bits_a_byte_of_a_text(tmp_path):
+    """From the text's own bytes; not where only a part of it is scored."""
+    (tmp_path / "some.txt").write_text("éa" * 40)
+    fn = lambda z: torch.zeros(*z.shape, 2)  # noqa: E731
+    flat = nelbo.tokens.from_callable(fn, vocabulary=2, length=8, kernel=nelbo.tokens.absorbing(mask=2))
+    data = f"text:{tmp_path / 'some.txt'}#length=8#tokenizer=chars"
+    bound = nelbo.evaluate(flat, data)
+    assert bound.units["bits_per_byte"]["value"] == pytest.approx(80 / 120)
+    prompt = torch.zeros(10, 8, dtype=torch.bool)
+    prompt[:, 0] = True
+    assert nelbo.evaluate(flat, data, prompt=prompt).units["bits_per_byte"] is None

@@ -101,6 +101,8 @@ def evaluate(
     checks.warn(notes)
     total = int(chain.number.sum())
     claims["data"] |= {"tokens": total, "scored": scored}
+    if total < chain.data.numel():
+        claims["data"].pop("bytes", None)  # those of the text that is scored are not known
     rest = {
         "examples": chain.examples,
         "nfe_total": runner.nfe,
