@@ -12,6 +12,7 @@ import pytest
 import nelbo
 from nelbo.cli.main import execute
 from tests.diagnosis.cases import ALARMS
+from tests.expected import arrays, early_end
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 NOT_RUN_HERE = {"small", "plugin"}
@@ -29,11 +30,12 @@ def examples() -> list[str]:
     return sorted(p.stem for p in EXAMPLES.glob("*.py") if p.stem not in NOT_RUN_HERE)
 
 
-SLOW = {"diffusers_folder"}
-"""Train a U-Net."""
+unknown = pytest.mark.filterwarnings("ignore:the model does not say what it was trained on")
+SLOW = {"diffusers_folder": [pytest.mark.slow], "plain_loop": [pytest.mark.slow, unknown, arrays, early_end]}
+"""Train a U-Net, and tighten a model that somebody else's loop trained."""
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in examples()])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=SLOW.get(n, ())) for n in examples()])
 def test_example(name, capsys):
     """A code of the uniform distribution costs log2(17) = 4.09 bits; every example does better or nearly so in seconds,
     its network is worth more than none, and it prints its table."""
