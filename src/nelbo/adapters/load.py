@@ -14,6 +14,8 @@ from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.tokens.model import TokenModel
 from nelbo.typing import Json
 
+NAMED = "model.json"
+"""The file that a folder of nelbo is known by."""
 Model = DiffusionModel | TokenModel | str | Path | Any
 """A model, the name of one as of `load`, or a pipeline of diffusers."""
 
@@ -77,8 +79,12 @@ def load(
     foreign.check_name(text)
     path = Path(text) / subfolder if subfolder else Path(text)
     foreign.check_file(path)
-    if diffusers.is_folder(path) or (not Path(text).exists() and diffusers.is_hub_id(text)):
-        hub: Json = {"subfolder": subfolder, "revision": revision, "local_files_only": local_files_only}
+    on_hub = not Path(text).exists() and diffusers.is_hub_id(text)
+    hub: Json = {"subfolder": subfolder, "revision": revision, "local_files_only": local_files_only}
+    if on_hub and (diffusers.fetched(text, (NAMED,), **hub) / NAMED).exists():
+        path = diffusers.fetched(text, (NAMED, folder.WEIGHTS), **hub)
+        return chosen.apply(folder.load(path, trust_code=trust_code))
+    if on_hub or diffusers.is_folder(path):
         return diffusers.from_diffusers(text, **given, **hub)
     foreign.check_folder(path)
     if Path(text).exists() or ":" not in text:

@@ -3,7 +3,7 @@
 from nelbo.adapters.load import load
 from nelbo.api.contrasts import contrast, likelihood_profile, score
 from nelbo.api.models import sample, tighten, train
-from nelbo.api.saving import save_pretrained
+from nelbo.api.saving import push_to_hub, save_pretrained
 from nelbo.api.scoring import compare, diagnose, evaluate, ode_likelihood
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "likelihood_profile",
     "load",
     "ode_likelihood",
+    "push_to_hub",
     "sample",
     "save_pretrained",
     "score",

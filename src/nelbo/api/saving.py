@@ -1,7 +1,8 @@
-"""The verb that hands a model on: `save_pretrained`."""
+"""The verbs that hand a model on: `save_pretrained` and `push_to_hub`."""
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 from nelbo.adapters import diffusers
@@ -9,6 +10,9 @@ from nelbo.adapters.load import Model, load_images
 from nelbo.arguments import checked_path
 from nelbo.bound.result import Bound
 from nelbo.errors import UsageError
+from nelbo.files import write_atomic
+from nelbo.model import folder
+from nelbo.nets.diffusers import DiffusersNet
 from nelbo.report import card
 
 
@@ -34,11 +38,47 @@ def save_pretrained(
     >>> nelbo.load(folder).steps
     100
     """
+    _check_bound(bound)
+    model, out = load_images(model, trust_code=trust_code), checked_path("out", out)
+    text = card.card(model, bound, name=Path(out).resolve().name, license=license)
+    return diffusers.save_pretrained(model, out, text)
+
+
+def push_to_hub(
+    model: Model,
+    name: str,
+    *,
+    bound: Bound | None = None,
+    license: str | None = None,
+    private: bool | None = None,
+    message: str = "Upload by nelbo",
+    trust_code: bool = False,
+) -> str:
+    """Upload `model` to the hub as `name` (org/name) with a model card; the address of the commit.
+
+    A model whose network is diffusers' goes as `save_pretrained` writes it, and any other as a folder of nelbo, which
+    `nelbo.load("org/name")` opens. bound, license and trust_code are as of `save_pretrained`. private: whether the
+    model is, where it is new (the default of the organisation where None). Errors: UsageError for a model that no
+    folder can hold, and where the hub refuses it.
+    """
+    _check_bound(bound)
+    if not (isinstance(name, str) and diffusers.is_hub_id(name)):
+        raise UsageError(f"the name {name!r} of a model on the hub", 'give "organisation/name"')
+    model = load_images(model, trust_code=trust_code)
+    with tempfile.TemporaryDirectory(prefix="nelbo-") as place:
+        out = Path(place) / name.split("/")[1]
+        if isinstance(getattr(model.denoiser, "net", None), DiffusersNet):
+            save_pretrained(model, out, bound=bound, license=license)
+        else:
+            folder.save(model, out)
+            text = card.card(model, bound, name=out.name, license=license, library="nelbo")
+            write_atomic(out / "README.md", text)
+        return diffusers.uploaded(out, name, private=private, message=message)
+
+
+def _check_bound(bound: Bound | None) -> None:
     if bound is not None and bound.quantity != "vlb":
         raise UsageError(
             f"a result of quantity {bound.quantity!r} for a model card, which states the variational bound",
             "give what nelbo.evaluate returned",
         )
-    model, out = load_images(model, trust_code=trust_code), checked_path("out", out)
-    text = card.card(model, bound, name=Path(out).resolve().name, license=license)
-    return diffusers.save_pretrained(model, out, text)

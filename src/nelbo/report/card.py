@@ -15,6 +15,7 @@ from typing import Any
 from nelbo._version import __version__
 from nelbo.bound.evaluate import ESTIMATORS
 from nelbo.bound.result import Bound
+from nelbo.bound.values import error_in_words
 from nelbo.documents.numbers import plus_minus
 from nelbo.documents.tables import NOT_MEASURABLE
 from nelbo.model.diffusion import DiffusionModel
@@ -129,7 +130,8 @@ def _likelihood(bound: Bound) -> str:
     errors = bound.standard_error.total if measured else bound.standard_error.estimator
     value, error = plus_minus(bound.bits_per_dim, errors)
     of = (
-        "of the estimator and of the sampling of the examples together"
+        f"of both together: {error_in_words(bound.standard_error.estimator)} of the estimator about the bound of these "
+        f"examples, and {error_in_words(bound.standard_error.data)} of these examples as a sample"
         if measured
         else f"of the estimator alone; with so few or equal examples, that of their sampling is {NOT_MEASURABLE}"
     )

@@ -16,7 +16,7 @@ from typing import Any
 from nelbo.adapters.diffusers import network, pipeline, scheduler, weights
 from nelbo.adapters.diffusers.pipeline import AUTOENCODERS, NETWORKS
 from nelbo.bound import checks
-from nelbo.errors import ModelFolderError, NelboError
+from nelbo.errors import ModelFolderError, NelboError, UsageError
 from nelbo.nets.diffusers import library
 from nelbo.typing import Json
 
@@ -58,6 +58,26 @@ def fetched(name: str, patterns: tuple[str, ...], *, subfolder: str | None, **op
             "check the name and the connection; without a connection give the path of a folder",
         ) from None
     return folder / subfolder if subfolder else folder
+
+
+def uploaded(folder: Path, name: str, *, private: bool | None, message: str) -> str:
+    """Upload a folder to the model `name` of the hub, which is made where it is missing; the address of the commit.
+
+    Errors: UsageError, one sentence, if it is refused: offline, no token, no such organisation.
+    """
+    library(f"uploading to the model {name!r} of the hub")
+    import huggingface_hub
+
+    try:
+        huggingface_hub.create_repo(name, private=private, exist_ok=True)
+        done = huggingface_hub.upload_folder(repo_id=name, folder_path=str(folder), commit_message=message)
+    except Exception as error:  # whatever the hub or the network raise
+        reason = next(iter(str(error).splitlines()), "")[:200] or type(error).__name__
+        raise UsageError(
+            f"the model {name!r} was not uploaded to the hub: {reason}",
+            "log in with `hf auth login`, and check the name and the connection",
+        ) from None
+    return str(done)
 
 
 DESCRIPTION = ("model_index.json", "nelbo.*", "scheduler/*.json", "*/config.json", f"*/{weights.STEM}*.json")
