@@ -305,6 +305,8 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "start": (3, "x", np.zeros((2, 4)), torch.full((3, 4), math.nan), torch.zeros(3, 4, device="meta")),
     "data": (3, None, "nothing", torch.zeros(4, 4, device="meta"), X.numpy().astype(object)),
     "model": (3, None, "nothing", zeros, X), "model_a": (3,),
+    "values": (3, "x", object(), [], {"a": 1}, [torch.zeros(3), 1]), "at": (None, "x", {"a": 1}, math.nan),
+    "given": (3, {"z": torch.zeros(3)}),
     "condition": (True, {"y": torch.zeros(64, device="meta")}),
 }  # fmt: skip
 """Arguments that are no numbers, and what is given for them by mistake."""

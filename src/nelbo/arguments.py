@@ -78,7 +78,8 @@ def real(name: str, value: Any, *, infinite: bool = False, finite: bool = True) 
     """`value` as a float; a Python int stays one. Errors: UsageError for a bool; where it must be `finite`, for nan and
     infinity, but not for the positive one where it may be `infinite`."""
     number = plain(value)
-    if isinstance(number, bool) or not (isinstance(number, (int, float)) or hasattr(number, "__float__")):
+    single = getattr(number, "ndim", 0) == 0  # an array has __float__, too
+    if isinstance(number, bool) or not (isinstance(number, (int, float)) or (single and hasattr(number, "__float__"))):
         raise UsageError(f"{name}={value!r} is no number", f"give {name} as a float")
     number = number if type(number) in (int, float) else float(number)
     if finite and not ((infinite and number == math.inf) or _finite(number)):

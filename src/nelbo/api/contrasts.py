@@ -247,8 +247,7 @@ def score(
     True
     """
     theta = _numbers(at, "at", "one number, or the numbers of one row")
-    if not isinstance(condition, str) or not condition.isidentifier():
-        raise UsageError(f"condition={condition!r}", "give the name of the network's keyword, such as 'theta'")
+    _check_keyword(condition)
     inputs = Inputs.of(model, data, limit=limit, condition=given, overrides=overrides, trust_code=trust_code, grid=grid)
     return scores.score(
         inputs.model,
@@ -261,6 +260,13 @@ def score(
         max_nfe=max_nfe,
         given=inputs.condition,
     )
+
+
+def _check_keyword(name: Any) -> None:
+    """Errors: UsageError where it cannot be the name of a keyword."""
+    if not isinstance(name, str) or not name.isidentifier():
+        given = repr(name) if isinstance(name, str) else f"a {type(name).__name__}"
+        raise UsageError(f"condition={given}", "give the name of the network's keyword, such as 'y' or 'theta'")
 
 
 def _numbers(values: Any, name: str, wanted: str) -> Tensor:
@@ -278,8 +284,7 @@ def _conditions(
     model: DiffusionModel, name: str, values: Sequence[Any] | Tensor | Mapping[str, Any] | None
 ) -> Conditions:
     """The conditions as given, or the model's own classes. Errors: UsageError."""
-    if not isinstance(name, str) or not name.isidentifier():
-        raise UsageError(f"condition={name!r}", "give the name of the network's keyword, such as 'y'")
+    _check_keyword(name)
     names = classes.recorded(model, name)
     if values is None:
         own = next((m for m in model.denoiser.modules() if isinstance(m, ClassConditional) and m.keyword == name), None)
@@ -289,7 +294,7 @@ def _conditions(
                 "give values=range(10), say, or one row a condition",
             )
         return Conditions.of(name, range(own.classes), names or None)
-    if isinstance(values, str):
+    if isinstance(values, str) or not hasattr(values, "__iter__"):
         raise UsageError(f"values={values!r}", "give a list of values")
     if isinstance(values, Mapping) or not any(isinstance(value, str) for value in values):
         return Conditions.of(name, values)

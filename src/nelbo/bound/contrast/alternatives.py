@@ -41,7 +41,7 @@ class Conditions:
         Errors: UsageError where there are none or they are no numbers, ShapeError where they differ in shape.
         """
         if isinstance(values, Mapping):
-            lengths = {len(torch.as_tensor(v)) for v in values.values()}
+            lengths = {len(v) if v.dim() else 1 for v in condition_rows(values).values()}
             if len(lengths) != 1:
                 raise ShapeError(f"keywords with {sorted(lengths)} rows", "give as many rows of each, one a condition")
             C = lengths.pop()
