@@ -8,8 +8,10 @@ temporary files of dead processes, and deletes them.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +26,10 @@ except ImportError:  # Windows has no flock, and nothing is cleaned up there
 PREFIX, SUFFIX = ".nelbo-", ".tmp"
 _swept: set[Path] = set()
 """Folders that this process has cleaned: once is enough, for large folders take long to list."""
+
+
+_mapped: dict[Path, int] = {}
+"""Files that this process has mapped, and their sizes then."""
 
 
 def write_atomic(path: str | Path, content: bytes | str) -> Path:
@@ -82,6 +88,22 @@ def _writing(path: Path) -> Iterator[BinaryIO]:
 def _replace(path: Path, data: bytes) -> None:
     with _writing(path) as file:
         file.write(data)
+
+
+class NotRegular(OSError):
+    """A device or a pipe in the place of a file."""
+
+    def __str__(self) -> str:
+        return "it is a device or a pipe, not a regular file"
+
+
+def regular(path: Path) -> Path:
+    """The path, unless a device or a pipe is there, which has no end or makes the reader wait. Errors: NotRegular."""
+    with suppress(FileNotFoundError):
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise NotRegular(errno.EINVAL, "it is a device or a pipe, not a regular file", str(path))
+    return path
 
 
 def temporary_file(folder: Path) -> tuple[int, Path]:
@@ -193,6 +215,20 @@ def lock(handle: int, *, wait: bool) -> bool | None:
     except OSError:
         return None
     return True
+
+
+def mapping(path: Path, size: int) -> None:
+    """Note that a file of this size is mapped."""
+    _mapped[path.absolute()] = size
+
+
+def truncated() -> Path | None:
+    """A mapped file that is shorter than it was, where there is one."""
+    for path, size in _mapped.items():
+        with suppress(OSError):  # it may be gone, which leaves the mapping whole
+            if path.stat().st_size < size:
+                return path
+    return None
 
 
 def umask() -> int:

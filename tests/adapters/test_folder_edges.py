@@ -357,3 +357,19 @@ def test_wrapped_objects(net, case):
 def test_names_are_listed():
     with pytest.raises(UnknownNameError, match="DDPMScheduler"):
         nelbo.from_diffusers((tiny(), type("DDPMSheduler", (), {"config": {}})()))
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak of memory")
+@pytest.mark.parametrize("change", [{"block_out_channels": [8192]}, {"layers_per_block": 10**6}])
+def test_a_network_is_built_only_if_it_has_the_size_of_its_weights(saved, change):
+    """The configuration of a small folder asks for 2 GB, or for a million layers."""
+
+    def peak() -> int:
+        return int(re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())[1])
+
+    path = saved / UNET
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    before = peak()
+    with pytest.raises(ModelFolderError, match=r"other shapes|asks for layers_per_block"):
+        nelbo.load(saved)
+    assert peak() - before < 300 << 10

@@ -34,3 +34,22 @@ def test_a_folder_comes_back(tmp_path):
             assert after in (before, f"{before}.png"), name  # of a format that loses pixels another is written
             assert after == before or not before.endswith(".png"), name
         assert written.facts.get("passed_over", {"count": 0})["count"] == len(layout.passed), name
+
+
+def test_a_link_to_a_folder_stays_a_link(tmp_path):
+    """The pictures are in the folder that it leads to, also where that is not there yet."""
+    coder, file = model((2, 2)), tmp_path / "x.nelbo"
+    nelbo.codec.compress(coder, torch.arange(8).reshape(2, 2, 2).byte(), file, few=True)
+    (tmp_path / "there").mkdir()
+    for name in ("there", "not yet"):
+        link = tmp_path / f"link to {name}"
+        link.symlink_to(tmp_path / name)
+        nelbo.codec.decompress(coder, file, link)
+        assert link.is_symlink() and sorted(p.name for p in (tmp_path / name).iterdir()) == ["0.png", "1.png"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "link to not yet",
+        "link to there",
+        "not yet",
+        "there",
+        "x.nelbo",
+    ]

@@ -137,6 +137,9 @@ def test_a_model_without_names(trained):
     assert digits.labels.tolist() == [0, 1, 2] and digits.facts["classes"] == {"0": 0, "1": 1, "2": 2}
     with pytest.raises(DataError, match="are called 4, 5: their numbers may be these, or 0, 1 in order"):
         classes.of_model(named([0, 1], ["4", "5"]), model, "y")
+    for names in (["-1", "0"], ["0.0", "2.0"], ["1", "2"]):
+        with pytest.raises(DataError, match="their numbers may be these"):
+            classes.of_model(named([0, 1], names), model, "y")
     pets = classes.of_model(named([1, 0], ["cat", "dog"]), model, "y")
     assert pets.facts["classes"] == {"cat": 0, "dog": 1}
 

@@ -193,6 +193,8 @@ def test_frames_that_are_refused(frame):
         resolve(frame(a=[1.5, 2.5], b=np.array(["x", "y"], object)))
     with pytest.raises(DataError, match="whole numbers: labels, or a coordinate"):
         resolve(frame(x=[1.5, 2.5], y=[1, 2]))
+    with pytest.raises(DataError, match="column 'index', which counts the rows"):
+        resolve(frame(index=[0, 1], b=[1.5, 2]))
 
 
 def test_pandas_series_and_frames_as_a_network_would_get_them():
@@ -247,6 +249,13 @@ def test_a_dataset_and_its_parts(rows):
     assert "x['test']" in caught.value.hint
     with pytest.raises(DataError, match="a stream"):
         resolve(rows.to_iterable_dataset())
+
+
+def test_a_column_of_arrays_has_the_type_that_it_declares():
+    datasets = pytest.importorskip("datasets")
+    kinds = datasets.Features({"x": datasets.Array2D((2, 3), "uint8")})
+    examples = resolve(datasets.Dataset.from_dict({"x": [np.full((2, 3), 7, np.uint8)] * 2}, features=kinds))
+    assert examples.data.dtype == torch.uint8 and examples.bins == 256 and examples.data.flatten().tolist() == [7] * 12
 
 
 def test_what_save_to_disk_wrote(rows, tmp_path):

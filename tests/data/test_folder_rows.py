@@ -220,6 +220,16 @@ def test_parts_of_a_data_set_need_a_choice(tmp_path, parts):
     assert np.array_equal(examples.data[0], GRAY)
 
 
+def test_parts_below_classes(tmp_path):
+    """cat/train, cat/test, dog/train: the parts would be read together."""
+    for name in ("cat/train/a.png", "cat/test/b.png", "dog/train/c.png"):
+        save(tmp_path / name)
+    with pytest.raises(DataError, match="hold test/, train/: parts of a data set"):
+        read(str(tmp_path))
+    (tmp_path / "cat" / "test").rename(tmp_path / "cat" / "more")
+    assert read(str(tmp_path)).labels.tolist() == [0, 0, 1]
+
+
 def test_a_class_that_is_called_train_is_one(tmp_path):
     for name in ("bus", "train", "car"):
         save(tmp_path / name / "x.png")
@@ -269,6 +279,9 @@ def test_a_metadata_file_without_labels(tmp_path):
         ("metadata.csv", "file,label\na.png,1\n", "not the column file_name"),
         ("metadata.csv", "file_name,label,class\na.png,1,2\nb.png,1,2\n", "columns label, class"),
         ("metadata.csv", "file_name,label\na.png,1\nb.png,\n", r"label '' for b\.png"),
+        ("metadata.csv", "file_name,label\na.png,1\nb.png,2.5\n", r"label '2\.5' for b\.png"),
+        ("metadata.csv", "file_name,label\na.png,1\nb.png," + "1" * 5000 + "\n", "label 'inf' for b"),
+        ("metadata.jsonl", '{"file_name": "a.png", "label": 1, "label": 2}\n', "cannot be read"),
         ("metadata.csv", "file_name,label,label\na.png,1,2\n", "two columns have one name"),
         ("metadata.jsonl", '{"file_name": "a.png", "label": 1}\nx', "cannot be read"),
         ("metadata.jsonl", '["a.png"]', "not the column file_name"),
@@ -293,6 +306,8 @@ LABELS = {
     "numbers": (["7", "3"], [7, 3], ()),
     "names": (["dog", "cat"], [1, 0], ("cat", "dog")),
     "both": (["7", "x"], [0, 1], ("7", "x")),
+    "numbers as pandas writes them beside missing ones": (["10.0", "2.0"], [10, 2], ()),
+    "negative numbers": (["-1", "+2"], [-1, 2], ()),
 }
 
 

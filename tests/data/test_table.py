@@ -92,6 +92,10 @@ REFUSED = {
     "semicolons": ("a;b\n1;2\n", "separated by semicolons", ""),
     "tabs": ("a\tb\n1\t2\n", "separated by tabs", ""),
     "labels alone": ("label,class\n1,2\n", "which may both be labels", ""),
+    "a number beyond all": ("a,b\n1e999,2\n", "'1e999' .* is not a number", ""),
+    "decimal commas": ("a;b\n1,5;2,5\n", "separated by semicolons", ""),
+    "a column that is called id": ("a,ID\n1.5,0\n2.5,1\n", r"column 2 .* counts the lines \(ID\)", "#index=yes"),
+    "a first column that counts": ("".join(f"{k + 1},0.5\n" for k in range(8)), "column 1 .* counts", "#index=no"),
     "a quote that stays open": ('a,b\n"1,2\n', "not a readable table", ""),
 }
 
@@ -102,6 +106,15 @@ def test_refused(tmp_path, case):
     with pytest.raises(DataError, match=match) as caught:
         written(tmp_path, text)
     assert remedy in caught.value.hint
+
+
+def test_columns_that_count_the_lines(tmp_path):
+    """They are passed over or data, as the option says; without one, an id that does not count is data."""
+    text = "a,Id\n1.5,1\n2.5,2\n"
+    assert written(tmp_path, text, "#index=yes").data.tolist() == [[1.5], [2.5]]
+    assert written(tmp_path, text, "#index=no").data.tolist() == [[1.5, 1], [2.5, 2]]
+    assert written(tmp_path, "a,id\n1.5,1\n2.5,3\n").data.tolist() == [[1.5, 1], [2.5, 3]]
+    assert written(tmp_path, "0,0.5\n1,0.25\n").data.tolist() == [[0, 0.5], [1, 0.25]]  # too few to say
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])

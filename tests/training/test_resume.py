@@ -185,3 +185,24 @@ def test_the_same_after_ten_kills(tmp_path):
     assert folder.load(killed).provenance["validation"] == folder.load(whole).provenance["validation"]
     assert same(*(checkpoint.read(out / "checkpoints" / "best.pt") for out in (whole, killed)))
     assert sorted(p.name for p in killed.rglob("*")) == sorted(p.name for p in whole.rglob("*"))  # nothing left over
+
+
+@pytest.mark.parametrize("change", ["lacks", "other shapes", "other kinds"])
+def test_a_checkpoint_with_a_right_checksum_that_is_not_of_a_run(tmp_path, change):
+    """It is passed over where it is no state at all, and refused by name where it does not fit."""
+    interrupt(tmp_path, SETTINGS, 4)
+    (path,) = (tmp_path / "checkpoints").glob("step-*.pt")
+    state = checkpoint.read(path)
+    if change == "lacks":
+        state = {"step": 4, "identity": state["identity"]}
+    elif change == "other shapes":
+        state["net"] = {name: torch.zeros(1) for name in state["net"]}
+    else:
+        state["identity"], state["ema"] = {"config": 3}, 5
+    checkpoint.write(path, state)
+    if change == "lacks":
+        with pytest.raises(ValueError, match="not the state of a run"):
+            checkpoint.read(path)
+        return
+    with pytest.raises(UsageError, match=r"the checkpoint of step 4 in .* does not fit the run"):
+        train(codes(), tmp_path, SETTINGS, resume=True)

@@ -105,8 +105,10 @@ def prepare(folder: Path, seed: int) -> bool:
 
 
 def _mark(folder: Path) -> Json | None:
+    from nelbo.files import regular
+
     try:
-        mark = json.loads((folder / MARK).read_text())
+        mark = json.loads(regular(folder / MARK).read_text())
     except (OSError, ValueError):
         return None
     return mark if isinstance(mark, dict) and mark.get("schema") == "nelbo.demo/1" else None

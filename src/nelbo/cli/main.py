@@ -31,6 +31,7 @@ from nelbo.cli import (
     sample,
     tighten,
     train,
+    truncated,
 )
 
 STATUSES = "Exit status: 0 done; 2 bad input or usage; 130 interrupted (what can be resumed is saved)."
@@ -110,6 +111,7 @@ def run() -> NoReturn:
     """The entry point: `execute` on the process's arguments, then leave with its status."""
     open_streams()
     end_as_ctrl_c()
+    truncated.end_in_words()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError):
             stream.reconfigure(errors="backslashreplace" if stream.encoding.lower() == "utf-8" else "replace")  # type: ignore

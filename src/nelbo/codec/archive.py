@@ -23,6 +23,7 @@ from torch import Tensor
 from nelbo.codec.header import MAX_HEADER, ByteReader, ByteWriter, Header
 from nelbo.codec.stack import LEAST, Damaged
 from nelbo.errors import ArchiveError
+from nelbo.files import regular
 from nelbo.typing import Json
 
 MARK = b"\x9cNc\xe2"
@@ -134,7 +135,7 @@ def checksum(codes: Tensor) -> int:
 def opened(path: Path) -> BinaryIO:
     """The file. Errors: ArchiveError where there is none."""
     try:
-        return path.open("rb")
+        return regular(path).open("rb")
     except (FileNotFoundError, IsADirectoryError):
         raise ArchiveError(f"there is no file {path}", "check the path") from None
 

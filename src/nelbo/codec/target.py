@@ -134,6 +134,7 @@ class FolderTarget(Target):
     def __init__(self, header: Header, out: Path, black_and_white: bool):
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UsageError(f"out={str(out)!r} exists and is not an empty folder", "give the name of a new folder")
+        out = out.resolve() if out.is_symlink() else out  # a link stays a link
         self.header, self.out, self.count = header, out, 0
         if len(header.shape) not in (2, 3) or (len(header.shape) == 3 and header.shape[0] not in (1, 3)):
             raise UsageError(

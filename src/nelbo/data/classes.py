@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,6 +16,8 @@ from nelbo.errors import DataError, ModelFolderError, UsageError
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
 
+NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
+"""Decimal digits with a point and an exponent: no 1_000, nan, inf or 0x10."""
 LISTED = 20
 """Names in an error or a message, at most."""
 
@@ -57,7 +60,7 @@ def of_model(examples: Examples, model: DiffusionModel, keyword: str) -> Example
     known = recorded(model, keyword)
     if known:
         return by_name(examples, known, "the model was trained on")
-    if all(name.isdigit() for name in examples.classes):
+    if all(NUMBER.fullmatch(name) for name in examples.classes):
         return _by_number(examples)
     return stated(examples)
 
@@ -91,7 +94,7 @@ def by_name(examples: Examples, known: tuple[str, ...], knows: str) -> Examples:
 
 def _by_number(examples: Examples) -> Examples:
     """Classes called 0, 1, 2, … without a gap, as labels. Errors: DataError where name and order disagree."""
-    if [int(name) for name in examples.classes] != list(range(len(examples.classes))):
+    if [float(name) for name in examples.classes] != list(range(len(examples.classes))):
         numbers = ", ".join(str(k) for k in range(min(len(examples.classes), LISTED)))
         raise DataError(
             f"the classes of {examples.name} are called {shortened(examples.classes)}: their numbers may be these, or "

@@ -12,6 +12,8 @@ from nelbo.errors import DataError
 
 LABELS = (*arrays.LABEL_KEYS, "class", "classes", "target")
 """Names, in any case, of columns that hold labels."""
+COUNTERS = ("id", "idx", "index", "row", "row_id", "rowid", "nr", "no", "#")
+"""Names, in any case, of columns that may number the rows."""
 _EXACT = 2.0**53
 """Whole numbers below are kept by float64."""
 
@@ -61,3 +63,13 @@ def labels_of(
             f"give whole numbers or names; if the column is data, choose {line.replace('NAME', 'none')}",
         )
     return arrays.labels(column), ()
+
+
+def counts(values: Sequence[float]) -> bool:
+    """Whether the numbers of a column count its rows, from 0 or from 1."""
+    return len(values) > 1 and values[0] in (0, 1) and all(v == values[0] + k for k, v in enumerate(values))
+
+
+def is_counter(name: str, values: Sequence[float]) -> bool:
+    """Whether a column may number the rows, by its name and its numbers."""
+    return name.strip().lower() in COUNTERS and counts(values)

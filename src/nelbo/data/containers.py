@@ -99,6 +99,11 @@ def _frame(frame: Any) -> Examples:
         if split is not None:
             del values[names[label]]
     for name, column in values.items():
+        if column.dtype.kind in "uif" and columns.is_counter(name, column.tolist()):
+            raise DataError(
+                f"{where} has the column {name!r}, which counts the rows: row numbers, or data",
+                f"leave it out: x.drop(columns={[name]!r}); or, if it is data, give it another name",
+            )
         if column.dtype.kind not in "buif":
             raise DataError(
                 f"{where} has the column {name!r} of type {column.dtype}, which holds no numbers",

@@ -127,6 +127,12 @@ def _labels(
         )
     if listed is not None:
         return listed.of(relative)
+    below = dict.fromkeys(name.split("/")[1] for name in relative if name.count("/") > 1)
+    if len(parts := [part for part in below if part.lower() in SPLITS]) > 1:
+        raise DataError(
+            f"the folders in {spec} hold {', '.join(f'{part}/' for part in walk.in_order(parts))}: parts of a data set",
+            "give each part a folder of its own that holds the classes, as train/cat and test/cat",
+        )
     if any("/" not in name for name in relative):
         return None, ()
     return classes.numbered([name.split("/")[0] for name in relative], f"the folder {spec}")

@@ -14,6 +14,7 @@ from nelbo.model.examples import Examples
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "labels", "fine_label")
+_TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "int64", "float16", "float32", "float64")
 
 
 def read_hub(spec: str, limit: int | None = None) -> Examples:
@@ -64,9 +65,11 @@ def read_rows(rows: Any, where: str, limit: int | None = None) -> Examples:
     if limit is not None and limit < len(rows):
         rows, name = rows.select(range(limit)), f"{where}[:{limit}]"
 
+    declared = getattr(rows.features[column], "dtype", None)  # of columns of arrays; they come as lists
+
     def read(indices: list[int]) -> list[tuple[np.ndarray, str]]:
         values = rows.select(indices)[column]
-        return [_codes(value, f"row {i} of {name}") for i, value in zip(indices, values, strict=True)]
+        return [_codes(value, f"row {i} of {name}", declared) for i, value in zip(indices, values, strict=True)]
 
     data, kind = pictures.stacked(len(rows), read, lambda i: f"row {i}", name)
     labels, named = _labels(rows, name)
@@ -88,11 +91,13 @@ def _labels(rows: Any, where: str) -> tuple[Tensor | None, tuple[str, ...]]:
     return arrays.labels(array), names
 
 
-def _codes(value: Any, what: str) -> tuple[np.ndarray, str]:
+def _codes(value: Any, what: str, declared: str | None) -> tuple[np.ndarray, str]:
     """A row of the column of pictures as codes, and its kind."""
     mode = getattr(value, "mode", None)
     if mode is None:
         array = np.asarray(value)
+        if array.dtype.kind in "buif" and declared in _TYPES:
+            array = array.astype(declared)
         if array.dtype.kind not in "buif":
             raise DataError(f"{what} holds {array.dtype} values, not numbers", "save the numbers as an .npz file")
         return array, "an array"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from torch import Tensor
 from nelbo.data import classes, places
 from nelbo.data.walk import File
 from nelbo.errors import DataError
+from nelbo.fields import parse_json
 
 NAMES = ("dataset.json", "metadata.csv", "metadata.jsonl")
 UNREAD = ("metadata.parquet",)
@@ -78,9 +78,9 @@ def listing(files: Sequence[File]) -> Listing | None:
     try:
         text = raw.decode("utf-8-sig")
         if file.name == "dataset.json":
-            return _of_json(file.path, json.loads(text))
+            return _of_json(file.path, parse_json(text))
         if file.name == "metadata.jsonl":
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+            rows = [parse_json(line) for line in text.splitlines() if line.strip()]
         else:
             reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
             rows = list(reader)
@@ -144,8 +144,11 @@ def _add(labels: dict[str, Any], path: Path, name: str, value: Any) -> None:
 
 
 def _value(value: Any) -> Any:
-    """Text that is a whole number as that number."""
-    plain = isinstance(value, str) and value.strip().removeprefix("-").isascii()
-    if plain and value.strip().removeprefix("-").isdigit() and len(value) < 19:
+    """A whole number, also one written as 1.0 or as text, as that number; other numbers as they are, and no names."""
+    number = isinstance(value, float) or (isinstance(value, str) and classes.NUMBER.fullmatch(value) is not None)
+    if not number:
+        return value
+    if isinstance(value, str) and len(value) < 19 and value.strip().lstrip("+-").isdigit():
         return int(value)
-    return value
+    real = float(value)
+    return int(real) if real.is_integer() and abs(real) <= 2.0**53 else real

@@ -19,6 +19,7 @@ from typing import IO, BinaryIO
 import numpy as np
 from torch import Tensor
 
+from nelbo import files
 from nelbo.data import arrays, places
 from nelbo.errors import DataError, NelboError
 from nelbo.model.examples import Examples
@@ -122,6 +123,7 @@ def _load_npy(path: Path, limit: int | None) -> tuple[np.ndarray, int]:
             )
         if header.bytes >= MAPPED and not header.dtype.hasobject:
             order = "F" if header.fortran else "C"
+            files.mapping(path, size)
             mapped = np.memmap(file, header.dtype, "c", header.start, header.shape, order)  # writing changes a copy
             return mapped, header.rows(None)
         return _elements(file, header, header.rows(limit), str(path)), header.rows(None)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
-import re
+import itertools
+import math
 
 import numpy as np
 
-from nelbo.data import arrays, columns, places
+from nelbo.data import arrays, classes, columns, places
 from nelbo.data.places import Place
 from nelbo.errors import DataError, UnknownNameError
 from nelbo.model.examples import Examples
 
 OPTIONS = ("header", "index", "labels")
-NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
-"""Decimal digits with a point and an exponent: no 1_000, nan, inf or 0x10."""
+COUNTED = 8
+"""Lines from which on a first column without a name that counts them is taken for row numbers, perhaps."""
 _MISSING = ("?", "-", "--", ".", "na", "n/a", "#n/a", "nan", "null", "none", "missing")
 _YEARS = range(1800, 2101)
 
@@ -46,7 +47,7 @@ def read_csv(place: Place, limit: int | None = None) -> Examples:
             raise DataError(
                 f"line {number} of {path} has {len(fields)} fields, not {width}", "give every line the same columns"
             )
-    index, choice = _index_column(names, options.get("index"), path), options.get("labels")
+    index, choice = _index_column(names, lines, options.get("index"), path), options.get("labels")
     lines = lines[:limit]
     labels, known, label = None, (), None
     if not names and choice not in (None, "none"):
@@ -64,7 +65,7 @@ def read_csv(place: Place, limit: int | None = None) -> Examples:
     rows = np.empty((len(lines), len(kept)))
     for row, (number, fields) in enumerate(lines):
         for place_in_row, column in enumerate(kept):
-            if NUMBER.fullmatch(fields[column]) is None:
+            if classes.NUMBER.fullmatch(fields[column]) is None or math.isinf(float(fields[column])):
                 called = f" ({names[column]})" if names else ""
                 raise DataError(
                     f"line {number} of {path}: {fields[column]!r} in column {column + 1}{called} is not a number",
@@ -86,9 +87,9 @@ def _lines(place: Place) -> _Lines:
         lines = [(k, fields) for k, fields in lines if any(map(str.strip, fields))]
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{place.path} is not a readable table: {error}", "write it as comma-separated UTF-8") from None
-    if lines and all(len(fields) == 1 for _, fields in lines):
+    if lines and len(lines[0][1]) == 1:  # there may be commas in the numbers below
         for mark, called in ((";", "semicolons"), ("\t", "tabs")):
-            if all(mark in fields[0] for _, fields in lines):
+            if all(mark in ",".join(fields) for _, fields in lines):
                 raise DataError(f"{place.path} is separated by {called}", "write it as comma-separated UTF-8")
     return lines
 
@@ -98,7 +99,7 @@ def _header(lines: _Lines, choice: str | None, path: str) -> list[str]:
     if not lines or choice == "no":
         return []
     first = [field.strip() for field in lines[0][1]]
-    numbers = [NUMBER.fullmatch(field) is not None for field in first]
+    numbers = [classes.NUMBER.fullmatch(field) is not None for field in first]
     problem = None
     if choice is None and any(numbers):
         if not all(numbers):
@@ -137,25 +138,38 @@ def _rising(numbers: list[int]) -> bool:
     return all(number in _YEARS for number in numbers) and numbers == sorted(set(numbers))
 
 
-def _index_column(names: list[str], choice: str | None, path: str) -> int | None:
-    """The number of the column that counts the rows. Errors: DataError for a column without a name."""
+def _index_column(names: list[str], lines: _Lines, choice: str | None, path: str) -> int | None:
+    """The number of the column that counts the rows. Errors: DataError for a column that may, by its name and numbers.
+
+    That is one without a name, one called as in `columns.COUNTERS` that counts, and the first where none has a name.
+    """
     unnamed = [k for k, name in enumerate(names) if not name or name.startswith("Unnamed: ")]
+    called = [k for k, name in enumerate(names) if columns.is_counter(name, _numbers(lines, k))]
+    if not names and len(lines) >= COUNTED and len(lines[0][1]) > 1 and columns.counts(_numbers(lines, 0)):
+        called = [0]
     if choice == "no":
         return None
     if choice == "yes":
-        return unnamed[0] if unnamed else 0
-    if unnamed:
+        return next(iter(unnamed or called), 0)
+    for k in unnamed or called:
+        why = "has no name" if k in unnamed else f"counts the lines ({names[k]})" if names else "counts the lines"
         raise DataError(
-            f"column {unnamed[0] + 1} of {path} has no name: row numbers, or data",
+            f"column {k + 1} of {path} {why}: row numbers, or data",
             f"choose: {path}#index=yes passes it over, {path}#index=no takes it as data",
         )
     return None
 
 
+def _numbers(lines: _Lines, column: int) -> list[float]:
+    """The fields of a column before the first that is no number."""
+    texts = (fields[column] for _, fields in lines)
+    return [float(text) for text in itertools.takewhile(classes.NUMBER.fullmatch, texts)]
+
+
 def _label_texts(lines: _Lines, label: int, path: str) -> np.ndarray:
     """A column as numbers, where all are, or as text. Errors: DataError for a label that is missing."""
     texts = [fields[label].strip() for _, fields in lines]
-    if all(map(NUMBER.fullmatch, texts)):
+    if all(map(classes.NUMBER.fullmatch, texts)):
         return np.array([float(text) for text in texts])
     for (number, _), text in zip(lines, texts, strict=True):
         if not text or text.lower() in _MISSING:

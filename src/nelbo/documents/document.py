@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 from nelbo.documents import html
 from nelbo.errors import DataError
 from nelbo.fields import parse_json
-from nelbo.files import write_atomic
+from nelbo.files import regular, write_atomic
 from nelbo.typing import Json
 
 
@@ -67,7 +67,7 @@ class Document(ABC):
         path = Path(path).expanduser()
         remedy = f"give a file that {cls.command} wrote"
         try:
-            document = parse_json(path.read_bytes())
+            document = parse_json(regular(path).read_bytes())
         except FileNotFoundError:
             raise DataError(f"there is no file {path}", remedy) from None
         except (OSError, ValueError, RecursionError) as error:

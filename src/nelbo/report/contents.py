@@ -17,6 +17,7 @@ import numpy as np
 from nelbo.data import numpy_files
 from nelbo.documents.numbers import is_number
 from nelbo.errors import DataError, NelboError
+from nelbo.files import regular
 from nelbo.model import folder as models
 from nelbo.tightening import certificate as certificates
 from nelbo.typing import Json
@@ -92,7 +93,7 @@ def read_contents(folder: Path, bound: Path | None = None) -> FolderContents:
 
 def _json(path: Path) -> Json | None:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(regular(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
@@ -172,7 +173,7 @@ def _required(bound: Json) -> list[tuple[str, bool]]:
 def _log(path: Path) -> tuple[list[Json], int]:
     """The records that have a step, and the number of lines that are no JSON object (a crash can cut one off)."""
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = regular(path).read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         return [], 0
     except OSError as error:

@@ -30,6 +30,7 @@ from nelbo.documents.document import Document
 from nelbo.documents.numbers import fixed, in_short, without_nan
 from nelbo.documents.tables import NOT_MEASURABLE
 from nelbo.errors import DataError, UsageError
+from nelbo.files import regular
 from nelbo.typing import Json
 
 SCHEMA = "nelbo.tightening/1"
@@ -209,7 +210,7 @@ def read(path: Path) -> Json | None:
     import json
 
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(regular(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:

@@ -16,11 +16,12 @@ from typing import Any
 import torch
 
 from nelbo.errors import UsageError
-from nelbo.files import write_atomic
+from nelbo.files import regular, write_atomic
 from nelbo.typing import Json
 
 KEEP = 2
 """Checkpoints that are kept: the one before the newest serves where the newest is damaged."""
+ENTRIES = {"step", "seconds", "net", "ema", "optimizer", "criterion", "validation", "identity"}
 FREE = ("log_every", "checkpoint_every", "tracker")
 """Settings that may differ when a run is continued: they do not change its weights."""
 UNREADABLE = (RuntimeError, OSError, EOFError, KeyError, ValueError, pickle.UnpicklingError)
@@ -65,11 +66,14 @@ def newest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
 
 def read(path: Path) -> dict[str, Any]:
     """The state in `path`, on the CPU; runs no code. Errors: those of `UNREADABLE`."""
-    content = path.read_bytes()
+    content = regular(path).read_bytes()
     archive, digest = content[:-_DIGEST], content[-_DIGEST:]
     if hashlib.sha256(archive).digest() != digest:
         raise ValueError("its bytes are not those that were written")
-    return torch.load(io.BytesIO(archive), weights_only=True, map_location="cpu")
+    state = torch.load(io.BytesIO(archive), weights_only=True, map_location="cpu")
+    if not isinstance(state, dict) or not state.keys() >= ENTRIES or not isinstance(state["step"], int):
+        raise ValueError("it is not the state of a run")
+    return state
 
 
 def check_identity(saved: Json, current: Json, out: Path) -> None:

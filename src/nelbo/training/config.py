@@ -23,8 +23,12 @@ from pydantic_core import PydanticCustomError
 
 from nelbo.arguments import plain
 from nelbo.errors import UsageError
+from nelbo.fields import parse_json
 from nelbo.process.schedule import TRAINABLE
 from nelbo.typing import Json
+
+LARGEST = 1 << 20
+"""Bytes of a config file."""
 
 # The docstrings of the tables are descriptions in the JSON schema of a configuration file.
 
@@ -202,12 +206,15 @@ def read_config(file: str | Path | None = None, overrides: list[str] | None = No
     if file is not None:
         path = Path(file)
         try:
-            text = path.read_text()
+            with path.open("rb") as stream:
+                text = stream.read(LARGEST + 1).decode()
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"the config file {path} cannot be read: {error}", "give a TOML or JSON file") from None
+        if len(text) > LARGEST:
+            raise UsageError(f"the config file {path} has more than {LARGEST} bytes", "give a TOML or JSON file")
         try:
-            settings = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-        except ValueError as error:
+            settings = parse_json(text) if path.suffix == ".json" else tomllib.loads(text)
+        except (ValueError, RecursionError) as error:
             raise UsageError(
                 f"the config file {path} cannot be parsed: {error}", "write TOML, or JSON as *.json"
             ) from None

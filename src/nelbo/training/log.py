@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from types import TracebackType
 
-from nelbo.files import write_atomic
+from nelbo.files import regular, write_atomic
 from nelbo.runtime import Tracker
 from nelbo.typing import Json
 
@@ -21,7 +21,7 @@ class Log:
     def __init__(self, path: Path, step: int, validated: int, tracker: Tracker | None = None):
         kept = []
         if step and path.exists():
-            for line in path.read_text().splitlines():
+            for line in regular(path).read_text().splitlines():
                 try:
                     record = json.loads(line)
                     if record["step"] <= (validated if "bound" in record else step):

@@ -160,9 +160,15 @@ def _restore(trainer: Trainer, watch: Validation, identity: Json, out: Path, mes
         message(f"no checkpoint in {out / 'checkpoints'}: starting from the beginning")
         trainer.check_agreement()
         return
-    checkpoint.check_identity(state["identity"], identity, out)
-    trainer.restore(state)
-    watch.restore(state["validation"])
+    try:
+        checkpoint.check_identity(state["identity"], identity, out)
+        trainer.restore(state)
+        watch.restore(state["validation"])
+    except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise UsageError(
+            f"the checkpoint of step {state['step']} in {out} does not fit the run: {str(error).splitlines()[0][:200]}",
+            "it was altered, or another version of nelbo wrote it: give another out=FOLDER",
+        ) from None
     trainer.check_agreement()
     message(f"continuing after step {trainer.step} of {trainer.settings.steps}")
 

@@ -19,7 +19,7 @@ from nelbo._version import __version__
 from nelbo.adapters.diffusers import weights
 from nelbo.adapters.diffusers.folder import read
 from nelbo.errors import ModelFolderError, NelboError
-from nelbo.files import write_atomic
+from nelbo.files import regular, write_atomic
 from nelbo.model.decoder import Decoder
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.domain import DataDomain
@@ -67,7 +67,7 @@ def with_extras(model: DiffusionModel, folder: Path, keep_bins: bool, keep_decod
     Errors: ModelFolderError naming the file that is missing or wrong.
     """
     try:
-        description = json.loads((folder / EXTRAS).read_text())
+        description = json.loads(regular(folder / EXTRAS).read_text())
         if description["schema"] != SCHEMA:
             raise ModelFolderError(f"{folder / EXTRAS} has the schema {description['schema']!r}", "update nelbo")
         if "of" in description and description["of"] != _belongs_to(folder, model):
@@ -76,7 +76,7 @@ def with_extras(model: DiffusionModel, folder: Path, keep_bins: bool, keep_decod
                 f"it is left over from an earlier save: remove {EXTRAS} and {TENSORS} to read the folder as any of "
                 "diffusers",
             )
-        tensors = load_file(folder / TENSORS) if description["tensors"] else {}
+        tensors = load_file(regular(folder / TENSORS)) if description["tensors"] else {}
         changes: Json = {"provenance": {**model.provenance, **description["provenance"]}}
         changes["grid"] = Grid.from_config(description["grid"], {})
         changes["prior"] = Prior.from_config(description["prior"], _of_part("prior.", tensors))
@@ -86,7 +86,7 @@ def with_extras(model: DiffusionModel, folder: Path, keep_bins: bool, keep_decod
             changes["decoder"] = Decoder.from_config(description["decoder"], _of_part("decoder.", tensors))
         changes["trained_on"] = tensors.get("trained_on")
         return dataclasses.replace(model, **changes)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ModelFolderError(
             f"{folder / EXTRAS} or {TENSORS} next to it is incomplete or altered: {type(error).__name__}: {error}",
             f"copy the whole folder again, or remove {EXTRAS} to read it as any folder of diffusers",

@@ -13,10 +13,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from nelbo.adapters.diffusers import network, pipeline, scheduler, weights
 from nelbo.adapters.diffusers.pipeline import AUTOENCODERS, NETWORKS
 from nelbo.bound import checks
 from nelbo.errors import ModelFolderError, NelboError, UsageError
+from nelbo.files import regular
 from nelbo.nets.diffusers import library
 from nelbo.typing import Json
 
@@ -181,8 +184,12 @@ def _averaged(folder: Path) -> list[str]:
 def network_of(folder: Path) -> Any:
     """The network of a folder with its weights, which are exactly those that its configuration asks for."""
     folder = folder / network_place(folder, optional(folder / "model_index.json"))
-    net = network.made(read(folder / "config.json"), folder)
-    weights.load(net, folder)
+    config = read(folder / "config.json")
+    with torch.device("meta"):  # without memory, until it has the size of its weights
+        expected = network.made(config, folder).state_dict()
+    _, tensors = weights.fitting(expected, folder)
+    net = network.made(config, folder)
+    net.load_state_dict(tensors)
     return net.eval()
 
 
@@ -194,7 +201,7 @@ def optional(path: Path) -> Json:
 def read(path: Path) -> Json:
     """The table in a JSON file. Errors: ModelFolderError."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(regular(path).read_text())
     except FileNotFoundError:
         raise ModelFolderError(f"{path} is missing", "give the whole folder that save_pretrained wrote") from None
     except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:

@@ -18,6 +18,8 @@ from nelbo.typing import Json, Shape
 
 NAMES = {maker.model: maker.name for maker in (UNET2D, *OTHERS.values())}
 """Class in diffusers → name of the network here."""
+DEEPEST = 1000
+"""Layers of a block, at most."""
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
@@ -142,6 +144,11 @@ def made(config: Json, folder: Path) -> nn.Module:
     known = defaults(str(cls))
     check_keys(config, known, f"{folder / 'config.json'}")
     settings = typed({k: v for k, v in config.items() if k in known}, known, f"the network {cls}")
+    for name, value in settings.items():
+        if "layers" in name and isinstance(value, int) and value > DEEPEST:
+            raise ModelFolderError(
+                f"{folder / 'config.json'} asks for {name} = {value}", f"it was altered; {DEEPEST} is the most"
+            )
     try:
         return getattr(library(f"the folder {folder}"), str(cls)).from_config(settings)
     except Exception as error:  # whatever the class raises

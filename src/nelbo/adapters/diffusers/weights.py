@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from nelbo.errors import ModelFolderError
+from nelbo.files import regular
 
 STEM = "diffusion_pytorch_model"
 _OF = r"-\d{5}-of-\d{5}"
@@ -46,9 +47,9 @@ class Source:
         if self.path.suffix != ".json":
             return _tensors(self.path)
         try:
-            places = json.loads(self.path.read_text())["weight_map"]
+            places = json.loads(regular(self.path).read_text())["weight_map"]
             files = sorted(set(places.values()))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ModelFolderError(f"{self.path} is no index of weights: {type(error).__name__}", COPY) from None
         for file in files:
             if not isinstance(file, str) or Path(file).name != file:
@@ -92,15 +93,14 @@ def digest(net: nn.Module) -> str:
     return hashed.hexdigest()
 
 
-def load(net: nn.Module, folder: Path) -> Source:
-    """Give `net` the weights in `folder`, and return where they were.
+def fitting(expected: Mapping[str, Tensor], folder: Path) -> tuple[Source, dict[str, Tensor]]:
+    """The weights in `folder` for a network whose `state_dict` has the names and shapes `expected`, and where they are.
 
     The plain set is read, a variant where it is the only set. Prefixes of wrappers (`module.`, `_orig_mod.`) go, and
     names of old versions become those of now. Errors: ModelFolderError where there are no weights, where two sets of
-    them differ, and where they are not exactly those of `net`.
+    them differ, and where they are not exactly those of the network.
     """
     chosen = _chosen(folder)
-    expected = net.state_dict()
     first, tensors = chosen[0], named(chosen[0].read(), expected, chosen[0].path)
     for other in chosen[1:]:
         differ = _differences(tensors, named(other.read(), expected, other.path))
@@ -111,8 +111,7 @@ def load(net: nn.Module, folder: Path) -> Source:
                 "one of them is left over from an earlier save: remove it",
             )
     _check(tensors, expected, first.path)
-    net.load_state_dict(tensors)
-    return first
+    return first, tensors
 
 
 def named(tensors: Mapping[str, Tensor], expected: Collection[str], path: Path) -> dict[str, Tensor]:
