@@ -17,6 +17,7 @@ from nelbo.codec.bitswap import Coder
 from nelbo.codec.compress import compress
 from nelbo.codec.decompress import decompress
 from nelbo.codec.header import Header
+from nelbo.codec.lattice import MEAN_BITS, LatticeChain
 from nelbo.codec.symbols import symbols_of
 from nelbo.errors import ArchiveError, NumericalError, UsageError
 from nelbo.model.decoder import Categorical, ContinuousGaussian
@@ -43,6 +44,16 @@ def test_what_cannot_be_coded_is_refused_with_a_remedy(name, tmp_path):
     with pytest.raises(UsageError) as caught:
         compress(model, data, tmp_path / "x.nelbo")
     assert caught.value.hint and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["fitted, map", "fitted, hybrid", "fitted, hybrid, coarse first"])
+def test_values_of_lattice_points_have_their_coordinates(name):
+    """In the basis of every level, also where the next level has another."""
+    chain, rng = LatticeChain(make(name), 8.0), np.random.default_rng(0)
+    for j in range(1, chain.L + 1):
+        k = rng.integers(-50, 50, (3, *chain.shape))
+        found = chain.coordinates(chain.values(k, j), j)
+        np.testing.assert_allclose(found, k * 2.0**MEAN_BITS, rtol=0, atol=1e-6 * 2**MEAN_BITS)
 
 
 def test_decoders_without_masses_and_too_many_codes_are_refused():

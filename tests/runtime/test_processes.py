@@ -176,8 +176,9 @@ def test_accelerate_missing(monkeypatch):
 
 
 def test_other_ranks_are_silent(monkeypatch, capsys):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("RANK", "1")
+    # accelerate writes all of these, and none is to be left behind
+    for name, value in {"WORLD_SIZE": 2, "RANK": 1, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 2, "MASTER_PORT": 1}.items():
+        monkeypatch.setenv(name, str(value))
     accelerate = pytest.importorskip("accelerate")
     monkeypatch.setattr(accelerate.PartialState, "_shared_state", {})  # of processes that do not find each other
     from nelbo.cli.main import execute
