@@ -31,8 +31,8 @@ from nelbo.process.levels import Levels
 from nelbo.tightening.candidates import Candidates, interpolated_at
 from nelbo.tightening.decoders import DecoderKind, suitable_kinds
 from nelbo.tightening.families import Family
-from nelbo.tightening.path import fixed_end
 from nelbo.tightening.plan import DecoderCosts, Fitting, bits, prior_costs
+from nelbo.tightening.shortest_path import fixed_end
 from nelbo.tightening.split import split
 from nelbo.tightening.tighten import estimator_of
 from nelbo.workers import Run

@@ -62,8 +62,8 @@ FORMULAS = """
     likelihood/*  sampling/*
     diagnosis/draws  diagnosis/halving  diagnosis/ranking  diagnosis/schedules  diagnosis/times
     tightening/candidates  tightening/certificate  tightening/costs  tightening/covariance  tightening/decoders
-    tightening/diagonal  tightening/families  tightening/log_linear  tightening/path  tightening/plan
-    tightening/regression  data/pictures  nets/embedding  nets/noise_units  model/float_codes
+    tightening/diagonal  tightening/families  tightening/log_linear  tightening/plan  tightening/regression
+    tightening/shortest_path  data/pictures  nets/embedding  nets/noise_units  model/float_codes
     training/objective  training/learned_schedule  training/times  training/weighting
     codec/lattice  codec/tables
 """

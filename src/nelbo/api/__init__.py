@@ -1,10 +1,11 @@
 """The verbs of the library: strings for models and data are resolved here, then the floors below do the work."""
 
 from nelbo.adapters.load import load
+from nelbo.api.comparing import compare, diagnose
 from nelbo.api.contrasts import contrast, likelihood_profile, score
 from nelbo.api.models import sample, tighten, train
 from nelbo.api.saving import push_to_hub, save_pretrained
-from nelbo.api.scoring import compare, diagnose, evaluate, ode_likelihood
+from nelbo.api.scoring import evaluate, ode_likelihood
 
 __all__ = [
     "compare",

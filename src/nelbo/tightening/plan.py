@@ -21,7 +21,7 @@ from nelbo.tightening.covariance import Measurement
 from nelbo.tightening.decoders import DecoderKind, calls_network, cross_validated_cost, fit_decoder, sample_sizes
 from nelbo.tightening.diagonal import FamilyFit
 from nelbo.tightening.families import Family, suitable
-from nelbo.tightening.path import Paths, shortest
+from nelbo.tightening.shortest_path import Paths, shortest
 from nelbo.typing import Condition
 from nelbo.workers import Run
 

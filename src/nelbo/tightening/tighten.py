@@ -40,8 +40,8 @@ from nelbo.tightening.candidates import Candidates, NodePredictions
 from nelbo.tightening.certificate import Certificate, Stage
 from nelbo.tightening.decoders import DecoderKind, suitable_kinds
 from nelbo.tightening.families import Family
-from nelbo.tightening.path import Paths, fixed_end
 from nelbo.tightening.plan import DecoderCosts, Fitting, bits, decoder_costs, prior_costs
+from nelbo.tightening.shortest_path import Paths, fixed_end
 from nelbo.tightening.split import split
 from nelbo.typing import Condition, Json
 from nelbo.workers import Run

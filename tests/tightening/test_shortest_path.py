@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nelbo.errors import UsageError
-from nelbo.tightening.path import fixed_end, shortest
+from nelbo.tightening.shortest_path import fixed_end, shortest
 
 
 def brute(edges, free, called, prior, K):

@@ -1,0 +1,141 @@
+"""The verbs that set side by side: two models, `compare`, and declarations of one network, `diagnose`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from nelbo.adapters.choices import Overrides
+from nelbo.adapters.load import Model, load_images
+from nelbo.ambient import neutral
+from nelbo.api.inputs import Data, Device, Inputs, Progress
+from nelbo.arguments import numbers
+from nelbo.bound import compare as comparisons
+from nelbo.bound.difference import Comparison, compare_results
+from nelbo.bound.result import Bound
+from nelbo.bound.tolerance import Relative
+from nelbo.data import classes
+from nelbo.diagnosis import Diagnosis
+from nelbo.diagnosis import diagnose as diagnoses
+from nelbo.errors import UsageError
+from nelbo.progress import callback, shows_progress
+from nelbo.typing import Condition
+from nelbo.workers import Alone, Run, Workers
+
+
+@shows_progress("comparing")
+@numbers
+@neutral()
+def compare(
+    model_a: Model | Bound,
+    model_b: Model | Bound,
+    data: Data | None = None,
+    *,
+    tolerance: float | str | Relative = 0.01,
+    max_nfe: int | None = None,
+    any_cost: bool = False,
+    limit: int | None = None,
+    condition: Condition | str | None = None,
+    overrides: Overrides | None = None,
+    trust_code: bool = False,
+    seed: int = 0,
+    batch_size: int | None = None,
+    device: Device | None = None,
+    precision: str = "float32",
+    progress: Progress | None = None,
+    message: Callable[[str], None] | None = None,
+    workers: Workers | None = None,
+) -> Comparison:
+    """The difference of the bounds of model_a and model_b on the same examples, A − B in bits/dim, with paired errors.
+
+    Common random numbers: the same positions and noise for both models. tolerance: the paired standard error to reach,
+    in bits/dim, or relative to the difference ("5%"); max_nfe: at most so many evaluations of both together. any_cost:
+    as of `evaluate`, where what a comparison takes is known after two strata an example. data, limit, condition and
+    overrides and trust_code (of both models), seed, batch_size, device, precision, progress, message and workers are as
+    of `evaluate`.
+
+    Two results in the place of models, of `evaluate` or of `ode_likelihood` with per_example=True, are compared as they
+    are, without data, and only with results of the same kind.
+
+    Errors: those of `evaluate`; UsageError where the models or results are of unlike quantities.
+
+    >>> import nelbo, torch
+    >>> data = nelbo.exact.CategoricalData(torch.tensor([[0.7, 0.2, 0.1]] * 4))
+    >>> fine, coarse = (data.model(nelbo.schedules.logsnr_linear(8.0, -8.0), nelbo.grids.even(K)) for K in (64, 8))
+    >>> nelbo.compare(fine, coarse, data.sample(64), tolerance=0.05).difference < 0
+    True
+    """
+    if isinstance(model_a, Bound) or isinstance(model_b, Bound):
+        return compare_results(model_a, model_b)
+    if data is None:
+        raise UsageError("two models are to be compared on no data", "give data, such as 'digits:test' or an array")
+    given = Inputs.of(model_a, data, limit=limit, condition=condition, overrides=overrides, trust_code=trust_code)
+    other = load_images(model_b, overrides=overrides, trust_code=trust_code)
+    if isinstance(condition, str):
+        classes.check_same(given.model, other, condition)
+    difference = comparisons.compare(
+        given.model,
+        other,
+        given.examples,
+        Run(device, precision, batch_size, seed, None, workers or Alone(), callback(progress), message),
+        tolerance=tolerance,
+        max_nfe=max_nfe,
+        any_cost=any_cost,
+        condition=given.condition,
+    )
+    return dataclasses.replace(difference, overrides=given.overrides.to_json())
+
+
+@shows_progress("diagnosing")
+@numbers
+@neutral()
+def diagnose(
+    model: Model,
+    data: Data,
+    *,
+    max_nfe: int | None = None,
+    limit: int | None = None,
+    condition: Condition | str | None = None,
+    overrides: Overrides | None = None,
+    trust_code: bool = False,
+    seed: int = 0,
+    batch_size: int | None = None,
+    device: Device | None = None,
+    precision: str = "float32",
+    progress: Progress | None = None,
+) -> Diagnosis:
+    """Which declaration of `model` suits its network best: as it is, or with one thing declared otherwise.
+
+    Each sibling of the declaration changes one thing: what the network predicts and its sign; the time it is told; the
+    schedule; range, bins and layout of the data; the condition; evaluation or training mode; the variance of the steps,
+    clipping and the first level, which are choices of a model. All are bounded at common noise on a few draws, the
+    better ones on more. Rows are ranked by bits/dim of the same data; where real data lie on a lattice, densities are
+    multiplied by its step, so that they compare with codes.
+
+    The verdict is that another declaration is right if its bound is lower by more than 0.02 bits/dim and by more than
+    3.5 standard errors of the paired difference, or 2 where nearly all of its draws cost less. What is nearer than that
+    cannot be told apart, and is named.
+
+    max_nfe: at most so many network evaluations, 2000 where None. model, data, limit, condition, overrides,
+    trust_code, seed, batch_size, device, precision and progress are as of `evaluate`; at most 512 examples are looked
+    at.
+
+    Errors: those of `evaluate`; UsageError where max_nfe is too small to look at every sibling once.
+
+    >>> import nelbo
+    >>> from nelbo import testing
+    >>> data, table = nelbo.exact.GaussianData([0.3, -0.2], [[0.3, 0.1], [0.1, 0.2]]), nelbo.schedules.linear(T=200)
+    >>> network = testing.as_network(testing.oracle(data), table, "v", "index")
+    >>> model = nelbo.from_callable(network, schedule=table, domain=nelbo.DataDomain((2,)), predicts="eps")
+    >>> nelbo.diagnose(model, data.sample(64)).verdict.change
+    'predicts="v"'
+    """
+    given = Inputs.of(model, data, limit=limit, condition=condition, overrides=overrides, trust_code=trust_code)
+    diagnosis = diagnoses(
+        given.model,
+        given.examples,
+        Run(device, precision, batch_size, seed, None, Alone(), callback(progress)),
+        max_nfe=max_nfe,
+        condition=given.condition,
+    )
+    return dataclasses.replace(diagnosis, overrides=given.overrides.to_json())
