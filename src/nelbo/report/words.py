@@ -30,12 +30,14 @@ def headline(contents: FolderContents) -> Json:
     error = bound["standard_error"]
     total = error.get("total") if is_number(error.get("total")) else error.get("estimator")
     value, spread = plus_minus(bits, total)
-    bins = bound["domain"].get("bins")
+    symbols = bound["domain"].get("vocabulary")
+    bins, unit = bound["domain"].get("bins") or symbols, "bits/token" if symbols else "bits/dim"
+    one, choice = ("symbol", "symbol") if symbols else ("value", "level")
     if bins:
         uniform = math.log2(bins)
         meaning = (
-            f"A code built on this model spends at most {value} bits on each of the {_count(D, 'value')} of an "
-            f"example, on average: {bits * D:,.0f} bits an example. Without a model, {_count(bins, 'level')} need "
+            f"A code built on this model spends at most {value} bits on each of the {_count(D, one)} of an "
+            f"example, on average: {bits * D:,.0f} bits an example. Without a model, {_count(bins, choice)} need "
             f"log₂ {bins} = {uniform:.3f} bits each, {uniform * D:,.0f} in all; "
             + (
                 f"the model needs {100 * bits / uniform:.0f} % of that."
@@ -50,7 +52,7 @@ def headline(contents: FolderContents) -> Json:
         )
     if bound.get("quantity") == "ode":
         meaning += " It is the likelihood of the probability-flow ODE, not the variational bound."
-    return {"value": value.replace("-", "−"), "error": spread, "unit": "bits/dim", "meaning": meaning} | {
+    return {"value": value.replace("-", "−"), "error": spread, "unit": unit, "meaning": meaning} | {
         "errors": _about_errors(error, bound["examples"])
     }
 

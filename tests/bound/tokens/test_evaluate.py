@@ -12,6 +12,7 @@ import torch
 import nelbo
 from nelbo.bound.checks import NelboWarning
 from nelbo.errors import DomainError, ShapeError, UnknownNameError, UsageError
+from tests.bound.workers import on_two
 from tests.model.tokens import checks
 
 V, LENGTH = 3, 24
@@ -181,6 +182,9 @@ def test_the_command(tmp_path, monkeypatch):
     bound = json.loads(done.stdout)
     assert bound["bits_per_dim"] == pytest.approx(math.log2(3)) and bound["kernel"] == {"kind": "absorbing", "mask": 3}
     assert CliRunner().invoke(app, ["info", "symbols:model"]).exit_code == 0
+    (tmp_path / "bound.json").write_text(done.stdout)
+    assert CliRunner().invoke(app, ["report", ".", "--out", "page.html"]).exit_code == 0
+    assert "bits on each of the 24 symbols of an example" in (tmp_path / "page.html").read_text()
     assert CliRunner().invoke(app, ["sample", "symbols:model", "-n", "1", "--out", "y.npz"]).exit_code != 0
 
 
@@ -195,3 +199,29 @@ def test_bits_a_byte_of_a_text(tmp_path):
     prompt = torch.zeros(10, 8, dtype=torch.bool)
     prompt[:, 0] = True
     assert nelbo.evaluate(flat, data, prompt=prompt).units["bits_per_byte"] is None
+
+
+def test_batches_workers_and_a_kill_change_nothing(tmp_path):
+    def evaluated(**how) -> nelbo.Bound:
+        return nelbo.evaluate(EXACT, X, tolerance=0.05, precision="float64", **how)
+
+    whole = evaluated()
+    assert evaluated(batch_size=7).bits_per_dim == pytest.approx(whole.bits_per_dim, rel=1e-12)
+    for bound in on_two(lambda workers: evaluated(workers=workers, batch_size=40))[0]:
+        assert bound.bits_per_dim == pytest.approx(whole.bits_per_dim, rel=1e-12)
+        assert bound.nfe_total == whole.nfe_total
+
+    class Killed(Exception):
+        """Nothing that the engine knows."""
+
+    def kill(done: int, planned: int) -> None:
+        if done > whole.nfe_total // 2:
+            raise Killed
+
+    state = tmp_path / "state"
+    with pytest.raises(Killed):
+        evaluated(state=state, progress=kill, batch_size=16)
+    again = evaluated(state=state, batch_size=16)
+    assert again.bits_per_dim == pytest.approx(whole.bits_per_dim, rel=1e-12) and again.nfe_total == whole.nfe_total
+    with pytest.raises(UsageError, match="state"):
+        evaluated(state=state, batch_size=16, prompt=X == 0)

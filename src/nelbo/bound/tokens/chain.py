@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -21,6 +22,12 @@ from nelbo.workers import Workers
 SLICES = 256
 """Cells of a continuous chain, and of one over counts of sequences of unequal length."""
 _CPU = torch.device("cpu")
+
+
+def logsnr(noise: float, places: int) -> float:
+    """log (1 − noise)/noise of a share of noise, for reports: finite at the ends, where half a place is left."""
+    noise = min(max(noise, 0.5 / places), 1 - 0.5 / places)
+    return math.log((1 - noise) / noise) if 0 < noise < 1 else 0.0
 
 
 @dataclass(frozen=True, eq=False)

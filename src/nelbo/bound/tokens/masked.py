@@ -13,7 +13,6 @@ sequence: that one evaluation is shared (`all_hidden`), and the step is exact.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -23,7 +22,7 @@ from torch import Tensor
 from nelbo.bound.problem import Cells, Draws
 from nelbo.bound.tokens import controls as control_columns
 from nelbo.bound.tokens import terms
-from nelbo.bound.tokens.chain import SLICES, TokenChain
+from nelbo.bound.tokens.chain import SLICES, TokenChain, logsnr
 from nelbo.bound.tokens.ngrams import NGrams
 from nelbo.maths.keys import Purpose
 from nelbo.model.tokens.model import surprise
@@ -125,7 +124,7 @@ class MaskedChain(TokenChain):
         else:
             assert self.model.schedule is not None  # a chain over times has one
             t = float(self.model.schedule.time_of(torch.tensor(rate, dtype=torch.float64)))
-        return t, math.log((1 - rate) / rate) if 0 < rate < 1 else math.nan
+        return t, logsnr(rate, self.dimensions)
 
     def prior(self, examples: Tensor) -> Tensor:
         """Also the step from all places hidden, where it is exact; `last_step` says its part."""

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from nelbo.bound.problem import Cells, Draws
 from nelbo.bound.tokens import terms
-from nelbo.bound.tokens.chain import SLICES, TokenChain
+from nelbo.bound.tokens.chain import SLICES, TokenChain, logsnr
 from nelbo.maths.keys import Purpose
 from nelbo.process.grid import Continuous
 from nelbo.process.tokens.kernel import Steps
@@ -64,7 +64,7 @@ class NoisedChain(TokenChain):
         if isinstance(self.kernel, Steps) or self.model.schedule is None:
             return value, math.nan
         t = float(self.model.schedule.time_of(torch.tensor(value, dtype=torch.float64)))
-        return t, math.log((1 - value) / value) if 0 < value < 1 else math.nan
+        return t, logsnr(value, self.dimensions)
 
     def columns(self, draws: Draws, controls: object, rows: Tensor) -> Tensor:
         """(b, 2): the term and the control."""
