@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         tighten,
         train,
     )
+    from nelbo.api import load as from_pretrained
     from nelbo.bound.contrast.profile_result import Profile
     from nelbo.bound.contrast.result import Contrast
     from nelbo.bound.result import Bound
@@ -73,6 +74,7 @@ _NAMES = {
     "exact": "nelbo.model.exact",
     "from_callable": "nelbo.adapters.callable:from_callable",
     "from_diffusers": "nelbo.adapters.diffusers:from_diffusers",
+    "from_pretrained": "nelbo.api:load",
     "grids": "nelbo.process.every_grid",
     "likelihood_profile": "nelbo.api:likelihood_profile",
     "likelihood": "nelbo.likelihood",
@@ -117,6 +119,7 @@ __all__ = [
     "exact",
     "from_callable",
     "from_diffusers",
+    "from_pretrained",
     "grids",
     "likelihood",
     "likelihood_profile",

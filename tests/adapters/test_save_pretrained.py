@@ -110,6 +110,7 @@ def test_card(trained, saved):
     assert "bits/dim" in card.text and f"({bound.examples} examples)" in card.text
 
 
+@pytest.mark.filterwarnings("ignore::nelbo.bound.checks.NelboWarning")  # nobody trained this network
 def test_card_without_a_bound(trained, tmp_path):
     """No number is claimed where none was measured; a density is not called a code length."""
     _, model, _ = trained
