@@ -16,7 +16,11 @@ pytest.importorskip("sklearn")
 N = 16
 
 
-@pytest.fixture(scope="module", params=KINDS)
+QUICK = ("epsilon", "learned_range")
+"""Of KINDS; the conversions of the others are also checked beside diffusers' own in tests/parity."""
+
+
+@pytest.fixture(scope="module", params=[pytest.param(k, marks=[pytest.mark.slow] * (k not in QUICK)) for k in KINDS])
 def trained(request, tmp_path_factory):
     """(folder, nelbo's model of it, diffusers' own pipeline, codes)."""
     folder = pipeline(tmp_path_factory.mktemp(request.param), request.param, steps=60)

@@ -225,6 +225,15 @@ def test_what_is_better_for_sure_comes_first():
     assert choice.best is None and choice.choice is not None and choice.choice.name == "a"
 
 
+def test_what_is_within_two_standard_errors_of_the_best_is_named():
+    declared, best, spread = candidate(None, 5.0), candidate(Named("best"), 3.0), 0.8
+    error = candidate(Named("other"), 3.0, spread).difference(best)[1] ** 0.5 / (2 * math.log(2))
+    for errors, near in ((1.8, True), (2.2, False), (2.8, False)):
+        ranking = ranked([declared, best, candidate(Named("other"), 3.0 + errors * error, spread)], 2)
+        assert ranking.best is not None and ranking.best.name == "best"
+        assert (ranking.alike == ("other",)) == near, errors
+
+
 def test_little_is_no_evidence_where_a_network_may_do_anything():
     """Above log2(bins) a declaration must save a fiftieth, and another path a twentieth wherever the bound is."""
     for bits, saved, best in ((0.9, 0.015, "a"), (1.1, 0.015, None), (1.1, 0.025, "a")):

@@ -45,6 +45,13 @@ def test_the_line_that_is_printed_makes_the_schedule_that_was_tried(case):
         torch.testing.assert_close((1 - schedules.betas(schedule)).cumprod(0), bar)
 
 
+def test_betas_scaled_to_the_length_stay_below_one():
+    """0.02 · 1000/T is the last of them: no table of 20 steps has it."""
+    for T, there in ((30, True), (20, False), (1000, False)):
+        labels = [other.label for other in schedules._tables(nelbo.schedules.linear(T, 1e-3, 0.3))]
+        assert (f"linear, β scaled to T = {T}" in labels) == there
+
+
 def test_schedules_that_are_the_same_are_tried_once():
     def refused(schedule):
         raise UsageError("no", "none")

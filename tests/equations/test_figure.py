@@ -211,6 +211,7 @@ def test_without_its_script_the_same_picture(opened):
             assert numbers[0] == pytest.approx(numbers[1], abs=0.11)  # halves are rounded to either side
 
 
+@pytest.mark.slow
 def test_schemes_motion_and_print(opened):
     colour = "getComputedStyle(document.querySelector('.nelbo-forward')).color"
     assert opened(color_scheme="light").evaluate(colour) != opened(color_scheme="dark").evaluate(colour)

@@ -52,12 +52,14 @@ def test_the_remedy_of_data(told):
     assert "give every process all of the examples" in told[0]["fewer examples"]["hint"]
 
 
+@pytest.mark.slow
 def test_two_verbs(told):
     assert told[0]["verb"] == told[1]["verb"]
     assert "not given the same command" in told[0]["verb"]["error"]
     assert "evaluate on rank 0, sample on rank 1" in told[0]["verb"]["error"]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_equal_things_are_shared(told):
     """After all these errors the processes still work together, and give the numbers of one process."""
