@@ -7,7 +7,7 @@ import functools
 from tests.bound.tokens import checks as bound
 from tests.model.tokens import checks as model
 from tests.mutations.breaks import Break, each_is_noticed
-from tests.mutations.places import call, comparison, field, number, operation, result, subscript
+from tests.mutations.places import call, choice, comparison, field, number, operation, result, subscript
 from tests.process.tokens import checks as process
 
 
@@ -130,6 +130,12 @@ BREAKS = [
     Break("a slice in u without 1/α", "NoisedChain._levels_of", operation("/").keep_left(),
           of(bound.check_continuous_limit, "uniform", "mixture")),
     Break("the exact step is counted twice", "MaskedChain.cells", subscript()[0].to(":"), drawn_counts),
+    Break("lengths are rounded down to a count", "MaskedChain._draw", call("ceil").to("floor"),
+          of(bound.check_ragged, "every count")),
+    Break("a slice of counts keeps visible places once", "MaskedChain.columns", choice()[1].swapped(),
+          of(bound.check_ragged, "every count, no carry-over")),
+    Break("the first level is decoded for nothing", "MaskedChain._draw", operation("*")[0].times(0),
+          bound.check_first_level),
     Break("controls without their expectations", "controls:columns", result().keep_left(), bound.check_controls),
     Break("expectations of another pattern", "controls:columns", call("sum")[1].times(1.1), bound.check_controls),
 ]  # fmt: skip

@@ -11,6 +11,8 @@ from nelbo.bound.problem import Problem
 from nelbo.bound.runner import Runner
 from nelbo.bound.tokens.masked import MaskedChain
 from nelbo.bound.tokens.noised import NoisedChain
+from nelbo.model.exact.tokens import ProductTokens
+from nelbo.model.tokens.denoiser import NetworkTokenDenoiser
 from nelbo.model.tokens.model import TokenModel
 from nelbo.model.tokens.reverse import MatchedMask, SymbolPrior
 from nelbo.process.grid import Continuous, Even, Full, Subset
@@ -168,22 +170,29 @@ def control_values(chain: MaskedChain, controls) -> torch.Tensor:
     return torch.stack(found)
 
 
-def check_ragged() -> None:
+RAGGED = {
+    "every count": {},
+    "every count, no carry-over": {"carry_over": False},
+    "two steps": {"grid": Even(2), "carry_over": False},
+}
+
+
+def check_ragged(name: str) -> None:
     """Sequences with places that are given: each has the mean cost over the orders of its scored places."""
-    model = COUNTED["every count"]()
+    model = oracles.model(Absorbing(V), V, L, **RAGGED[name])
     scored = [[0, 1, 3], [2, 3]]
     for x, places in zip(X, scored, strict=True):
-        data = many(x, 1500)
-        other = many(X[0], 1500)
+        data = many(x, 700)
+        other = many(X[0], 700)
         flags = torch.zeros(2, L, dtype=torch.bool)
-        flags[0, places], flags[1, :1] = True, True
-        chain = MaskedChain(model, torch.cat([data, other]), flags.repeat_interleave(1500, 0))
-        assert chain.ragged and chain.cells.continuous
-        rows = estimate(chain, Stratified(16, 2)).per_example
+        flags[0, places], flags[1] = True, True
+        chain = MaskedChain(model, torch.cat([data, other]), flags.repeat_interleave(700, 0))
+        assert chain.ragged and chain.cells.continuous == name.startswith("every")
+        rows = estimate(chain, Stratified(16, 2) if chain.cells.continuous else Exhaustive(2)).per_example
         assert rows is not None
-        nats, errors = rows.nats[:1500], rows.standard_error[:1500]
+        nats, errors = rows.nats[:700], rows.standard_error[:700]
         expected = oracles.by_orders(model, x, places)
-        assert abs(float(nats.mean()) - expected) < 4 * float(errors.square().mean().sqrt()) / math.sqrt(1500)
+        assert abs(float(nats.mean()) - expected) < 4 * float(errors.square().mean().sqrt()) / math.sqrt(700)
 
 
 def check_continuous_masks() -> None:
@@ -197,13 +206,26 @@ def check_continuous_masks() -> None:
         def told(z, t, net=net):
             return net(z, z == V, None)
 
-        from nelbo.model.tokens.denoiser import NetworkTokenDenoiser
-
         model = TokenModel(exact.domain, Absorbing(V), NetworkTokenDenoiser(told, V, "unit"), schedule, Continuous())
         chain = chain_of(model, X[0], 500)
         assert chain.first_cost == 0
         total = estimate(chain, Stratified(8, 2)).total
         assert abs(total.mean + float(data.log_prob(torch.tensor(X[:1])))) < 4 * math.sqrt(total.variance) + 1e-9
+
+
+def check_first_level() -> None:
+    """Independent places, noise at both ends of the chain: what is hidden at the first level is decoded, what becomes
+    hidden after it is the diffusion term, and what never does is the prior's."""
+    data = ProductTokens(torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6], [0.3, 0.3, 0.4]]))
+    exact, schedule = data.denoiser(Absorbing(3)), survival.Geometric(0.2, 1.5)
+    net = NetworkTokenDenoiser(lambda z, t: exact(z, z == 3, None), 3, "unit")
+    model = TokenModel(data.domain, Absorbing(3), net, schedule, Continuous(), prior=MatchedMask())
+    x = [0, 2, 1]
+    first, last = (-math.expm1(-sigma) for sigma in (0.2, 1.5))
+    found, nll = estimate(chain_of(model, x, 600), Stratified(8, 4)), -float(data.log_prob(torch.tensor([x])))
+    near(found.prior.mean, 3 * (1 - last) * math.log(3))
+    for term, share in ((found.reconstruction, first), (found.diffusion, last - first)):
+        assert abs(term.mean - share * nll) < 4 * math.sqrt(term.variance)
 
 
 def check_continuous_limit(name: str, rule: str) -> None:

@@ -12,6 +12,7 @@ import torch
 import nelbo
 from nelbo.bound.checks import NelboWarning
 from nelbo.errors import DomainError, ShapeError, UnknownNameError, UsageError
+from nelbo.typing import Json
 from tests.bound.workers import on_two
 from tests.model.tokens import checks
 
@@ -48,10 +49,15 @@ def honest(rows, nll: torch.Tensor) -> float:
     return float((rows.nats - nll).square().mean() / rows.standard_error.square().mean())
 
 
+def units_of(bound: nelbo.Bound) -> Json:
+    assert bound.units is not None
+    return bound.units
+
+
 def test_units():
     examples = nelbo.Examples(X, facts={"bytes": 4000})
     bound = nelbo.evaluate(model(), examples, tolerance=0.05)
-    units, error = bound.units, bound.standard_error.total
+    units, error = units_of(bound), bound.standard_error.total
     assert units["nats_per_token"]["value"] == pytest.approx(bound.bits_per_dim * math.log(2))
     assert units["perplexity"]["value"] == pytest.approx(2**bound.bits_per_dim)
     assert units["perplexity"]["standard_error"]["total"] == pytest.approx(2**bound.bits_per_dim * error * math.log(2))
@@ -72,9 +78,10 @@ def test_given_places():
     prompt = torch.zeros(60, 4, dtype=torch.bool)
     prompt[:30, 0], prompt[30:, 2:] = True, True
     nll = torch.tensor([conditional(table, row, given) for row, given in zip(x, prompt, strict=True)])
-    for settings in ({"prompt": prompt}, {"mask": ~prompt}):
-        bound = nelbo.evaluate(exact, x, tolerance=0.05, per_example=True, **settings)
+    for given, scored in ((prompt, None), (None, ~prompt)):
+        bound = nelbo.evaluate(exact, x, tolerance=0.05, per_example=True, prompt=given, mask=scored)
         rows = bound.per_example
+        assert rows is not None
         assert 0.5 < honest(rows, nll) < 1.8
         assert bound.data["tokens"] == int((~prompt).sum()) and math.isnan(bound.standard_error.data)
         total = float(rows.nats.sum()) / bound.data["tokens"] / math.log(2)
@@ -195,10 +202,10 @@ def test_bits_a_byte_of_a_text(tmp_path):
     flat = nelbo.tokens.from_callable(fn, vocabulary=2, length=8, kernel=nelbo.tokens.absorbing(mask=2))
     data = f"text:{tmp_path / 'some.txt'}#length=8#tokenizer=chars"
     bound = nelbo.evaluate(flat, data)
-    assert bound.units["bits_per_byte"]["value"] == pytest.approx(80 / 120)
+    assert units_of(bound)["bits_per_byte"]["value"] == pytest.approx(80 / 120)
     prompt = torch.zeros(10, 8, dtype=torch.bool)
     prompt[:, 0] = True
-    assert nelbo.evaluate(flat, data, prompt=prompt).units["bits_per_byte"] is None
+    assert units_of(nelbo.evaluate(flat, data, prompt=prompt))["bits_per_byte"] is None
 
 
 def test_batches_workers_and_a_kill_change_nothing(tmp_path):

@@ -35,12 +35,17 @@ def test_draws_of_times(name):
     checks.check_draws_of_times(name)
 
 
-def test_sequences_of_unequal_length():
-    checks.check_ragged()
+@pytest.mark.parametrize("name", checks.RAGGED)
+def test_sequences_of_unequal_length(name):
+    checks.check_ragged(name)
 
 
 def test_controls():
     checks.check_controls()
+
+
+def test_noise_at_both_ends():
+    checks.check_first_level()
 
 
 def test_continuous_masks():
