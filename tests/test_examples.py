@@ -62,7 +62,7 @@ def test_the_plain_loop():
     back = nelbo.codec.decompress(ran["tight"], out / "digits.nelbo")
     assert (back == ran["held_out"][:40]).all()
     page = (out / "report.html").read_text()
-    assert f"{ran['bound'].bits_per_dim:.2f}" in page and "<h2>Tightened</h2>" in page and "Samples and data" in page
+    assert f"{ran['bound'].bits_per_dim:.5f}" in page and "<h2>Tightened</h2>" in page and "Samples and data" in page
 
 
 def test_the_plugin_on_the_command_line(capsys):

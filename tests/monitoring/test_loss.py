@@ -22,14 +22,13 @@ def scaled(schedule, scale: torch.Tensor) -> nelbo.DiffusionModel:
     )
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("times", ["low_discrepancy", "uniform"])
+@pytest.mark.parametrize(("schedule", "times"), [("table", "low_discrepancy"), ("law", "uniform")])
 def test_mean_and_gradient_are_those_of_the_bound(schedule, times):
     """Over steps, against an estimate of the bound and its difference quotient at common noise."""
     scale = torch.tensor(0.6, requires_grad=True)
     model = scaled(SCHEDULES[schedule], scale)
     losses, slopes = [], []
-    for step in range(160):
+    for step in range(120):
         loss = nelbo.bound_loss(model, X, times=times, seed=5, step=step, reconstruction_share=0.5)
         losses.append(float(loss.detach()))
         slopes.append(float(torch.autograd.grad(loss, scale)[0]))

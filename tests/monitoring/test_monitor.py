@@ -58,9 +58,9 @@ def test_unbiased_with_an_honest_error(kind):
     model = MODELS[kind]()
     how = "stratified" if kind == "continuous" else "exhaustive"
     truth = nelbo.evaluate(model, X, estimator=how)
-    readings = [nelbo.Monitor(model, X, budget=256, seed=seed).update(0) for seed in range(40)]
+    readings = [nelbo.Monitor(model, X, budget=256, seed=seed).update(0) for seed in range(24)]
     values, errors = (np.array([getattr(r, name) for r in readings]) for name in ("value", "standard_error"))
-    spread = math.hypot(errors.mean() / math.sqrt(40), truth.standard_error.estimator)
+    spread = math.hypot(errors.mean() / math.sqrt(24), truth.standard_error.estimator)
     assert abs(values.mean() - truth.bits_per_dim) < 4 * spread
     # examples come without replacement, so that the error may be somewhat too long and never too short
     assert 0.4 < ((values - truth.bits_per_dim) / errors).std() < 1.4
@@ -89,7 +89,7 @@ def test_changes_are_those_of_the_network_and_not_noise():
     assert moved.change == pytest.approx(moved.value - same.value)
 
 
-def trained(monitored: bool, steps: int = 6) -> tuple[dict, torch.Tensor]:
+def trained(monitored: bool, steps: int = 3) -> tuple[dict, torch.Tensor]:
     """Weights and random state after some steps of a plain loop with dropout, momentum, an average and accumulation."""
     net = seeded()
     average = torch.optim.swa_utils.AveragedModel(net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9))
