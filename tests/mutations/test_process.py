@@ -64,7 +64,7 @@ BREAKS = [
     Break("√ᾱ taken for ᾱ", "from_alphas_cumprod", call("logit").argument(0).power(0.5), "schedule-definitions"),
     Break("the table of betas is one too long", "schedule:linear", call("linspace").argument(2).plus(1),
           "reparam-marginal"),
-    Break("the cosine table without its offset's normaliser", "cosine", operation("/")[2].keep_left(),
+    Break("the cosine table without its offset's normaliser", "schedule:cosine", operation("/")[2].keep_left(),
           process.check_cosine),
     Break("t − 1 for t: positions are off by one", "Table.at_index", operation("+").keep_left(),
           process.check_table_positions),
