@@ -25,7 +25,7 @@ from torch import Tensor
 
 import nelbo
 from nelbo.bound.contrast import places
-from nelbo.bound.contrast.alternatives import Alternatives, Conditions
+from nelbo.bound.contrast.alternatives import Alternatives, Conditions, UnderConditions
 from nelbo.bound.contrast.places import Places
 from nelbo.bound.planned.allocation import CellDensity
 from nelbo.bound.prepare import prepare
@@ -111,7 +111,7 @@ def main() -> None:
     model = model.with_grid(nelbo.grids.even(1000))
     test = test.first(arguments.images)
     one = prepare(model, test)
-    alternatives = Alternatives(
+    alternatives = UnderConditions(
         one.chain, Conditions.of("y", range(CLASSES)).rows, torch.zeros(CLASSES, dtype=torch.bool)
     )
     chain, runner = one.chain, one.runner
@@ -162,7 +162,7 @@ def main() -> None:
 
 def neyman(alternatives: Alternatives, runner: Runner) -> Places:
     """Places by the root mean square of single terms, as an estimate of the bound has them."""
-    even = Places.even(alternatives.chain)
+    even = Places.even(alternatives)
     rows = torch.arange(min(12, alternatives.chain.examples))
     left = torch.ones(len(rows), CLASSES, dtype=torch.bool)
     seen = places.draw(alternatives, runner, even, rows, left, 1 << 12, 64)

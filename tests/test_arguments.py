@@ -91,6 +91,9 @@ EXAMPLES: dict[Callable[..., Any], dict[str, Any]] = {
     nelbo.score: dict(
         model=TOLD, data=X, condition="y", at=0.5, step=0.5, tolerance=0.5, max_nfe=4000, limit=5, seed=3, batch_size=50
     ),
+    nelbo.log_ratio: dict(
+        model=CODED, reference=CODED, data=X, tolerance=0.5, max_nfe=4000, limit=5, seed=3, batch_size=50
+    ),
     nelbo.ode_likelihood: dict(
         model=EXACT, data=X, steps=4, tolerance=5.0, max_steps=8, draws=2, importance=1, limit=4, seed=3, batch_size=3
     ),

@@ -70,11 +70,10 @@ def test_type_checkers_see_the_same_names():
 
 
 VERBS = (
-    *("evaluate", "ode_likelihood", "compare", "contrast", "diagnose", "tighten", "train", "sample", "load"),
-    "likelihood_profile",
-    "score",
-    *("save_pretrained", "from_callable", "from_diffusers", "samplers.encode"),
-    *("codec.compress", "codec.decompress", "codec.inspect"),
+    *("evaluate", "ode_likelihood", "compare", "contrast", "diagnose", "tighten"),
+    *("train", "sample", "load", "likelihood_profile", "score", "save_pretrained"),
+    *("from_callable", "from_diffusers", "samplers.encode", "codec.compress", "codec.decompress", "codec.inspect"),
+    "log_ratio",
 )
 
 

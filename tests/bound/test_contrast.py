@@ -11,7 +11,7 @@ import torch
 
 import nelbo
 from nelbo.bound.contrast import places
-from nelbo.bound.contrast.alternatives import Alternatives
+from nelbo.bound.contrast.alternatives import UnderConditions
 from nelbo.bound.prepare import prepare
 from nelbo.bound.problem import Draws
 from nelbo.cli.main import execute
@@ -124,8 +124,8 @@ def test_pairs_of_noise_and_its_opposite_are_one_draw():
 
 def test_draws_go_where_differences_vary_and_opposites_pay():
     one = prepare(MODEL, X, Run())
-    alternatives = Alternatives(one.chain, {"y": torch.arange(4)}, torch.zeros(4, dtype=torch.bool))
-    planned, even = places.piloted(alternatives, one.runner), places.Places.even(one.chain)
+    alternatives = UnderConditions(one.chain, {"y": torch.arange(4)}, torch.zeros(4, dtype=torch.bool))
+    planned, even = places.piloted(alternatives, one.runner), places.Places.even(alternatives)
     left = torch.ones(len(X), 4, dtype=torch.bool)
 
     def variance(where: places.Places, opposite: bool = True) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.bound import test_contrast, test_profile, test_race, test_score
+from tests.bound import test_contrast, test_log_ratio, test_profile, test_race, test_score
 from tests.maths import test_student
 from tests.mutations.breaks import Break, each_is_noticed
 from tests.mutations.places import call, number, operation
@@ -37,6 +37,10 @@ def profiled() -> None:
 
 
 one_number, several = test_score.test_one_number, test_score.test_several_numbers
+ratio = test_log_ratio.test_the_ratio_is_exact_within_its_errors
+
+
+whole = test_log_ratio.test_first_level_and_prior_are_counted_where_they_differ
 summed = test_profile.test_looks_add_up
 polynomial = test_profile.test_a_curve_that_is_a_polynomial_is_read_exactly
 
@@ -65,6 +69,10 @@ BREAKS = [
     Break("a gradient of one side", "bound.contrast.score:_summed", operation("-").keep_left(), one_number),
     Break("twice the step forgotten", "bound.contrast.score:_summed", operation("/")[-1].keep_left(), one_number),
     Break("the gradient of a mean", "bound.contrast.score:_gradient", call("sum").to("mean"), several),
+    Break("the ratio upside down", "bound.contrast.log_ratio:log_ratio", operation("-")[1].swapped(), ratio),
+    Break("the priors upside down", "bound.contrast.log_ratio:log_ratio", operation("-")[0].swapped(), whole),
+    Break("a decoder of its own is forgotten", "bound.contrast.alternatives:Models.first_differs",
+          call("any").becomes(False), whole),
     Break("two tails for one", "maths.student:quantile", number(2)[0].to(1), quantiles),
 ]  # fmt: skip
 

@@ -1,9 +1,10 @@
 """The verbs of the library: strings for models and data are resolved here, then the floors below do the work."""
 
 from nelbo.adapters.load import load
-from nelbo.api.comparing import compare, diagnose
-from nelbo.api.contrasts import contrast, likelihood_profile, score
+from nelbo.api.comparing import compare, diagnose, log_ratio
+from nelbo.api.contrasts import contrast
 from nelbo.api.models import sample, tighten, train
+from nelbo.api.parameters import likelihood_profile, score
 from nelbo.api.saving import push_to_hub, save_pretrained
 from nelbo.api.scoring import evaluate, ode_likelihood
 
@@ -14,6 +15,7 @@ __all__ = [
     "evaluate",
     "likelihood_profile",
     "load",
+    "log_ratio",
     "ode_likelihood",
     "push_to_hub",
     "sample",

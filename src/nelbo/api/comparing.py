@@ -1,9 +1,10 @@
-"""The verbs that set side by side: two models, `compare`, and declarations of one network, `diagnose`."""
+"""The verbs that set side by side: two models, `compare` and `log_ratio`, and declarations of one network, `diagnose`."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
 from nelbo.adapters.choices import Overrides
 from nelbo.adapters.load import Model, load_images
@@ -11,6 +12,8 @@ from nelbo.ambient import neutral
 from nelbo.api.inputs import Data, Device, Inputs, Progress
 from nelbo.arguments import numbers
 from nelbo.bound import compare as comparisons
+from nelbo.bound.contrast import log_ratio as ratios
+from nelbo.bound.contrast.log_ratio import LogRatio
 from nelbo.bound.difference import Comparison, compare_results
 from nelbo.bound.result import Bound
 from nelbo.bound.tolerance import Relative
@@ -18,6 +21,7 @@ from nelbo.data import classes
 from nelbo.diagnosis import Diagnosis
 from nelbo.diagnosis import diagnose as diagnoses
 from nelbo.errors import UsageError
+from nelbo.process.grid import Grid
 from nelbo.progress import callback, shows_progress
 from nelbo.typing import Condition
 from nelbo.workers import Alone, Run, Workers
@@ -139,3 +143,65 @@ def diagnose(
         condition=given.condition,
     )
     return dataclasses.replace(diagnosis, overrides=given.overrides.to_json())
+
+
+@shows_progress("comparing")
+@numbers
+@neutral()
+def log_ratio(
+    model: Model,
+    reference: Model,
+    data: Data,
+    *,
+    tolerance: float = 0.1,
+    max_nfe: int | None = None,
+    grid: Grid | None = None,
+    limit: int | None = None,
+    condition: Condition | str | None = None,
+    overrides: Overrides | None = None,
+    trust_code: bool = False,
+    seed: int = 0,
+    batch_size: int | None = None,
+    device: Device | None = None,
+    precision: str = "float32",
+    progress: Progress | None = None,
+    state: str | Path | None = None,
+    workers: Workers | None = None,
+) -> LogRatio:
+    """log p(x) under `model` less that under `reference`, for every example in nats, by the difference of their bounds.
+
+    For preference optimisation, membership tests and the like. Both models are asked at the same places and noise, in
+    pairs of ε and −ε, where their differences vary: what they have in common cancels. Strata of draws double until the
+    standard error of every example is at most `tolerance` nats, or with max_nfe evaluations.
+
+    model, reference: two models of one data domain on the same levels; grid: another grid for both. data, limit,
+    condition, overrides and trust_code (of both), seed, batch_size, device, precision, progress, state and workers are
+    as of `evaluate`. Two bounds may be loose by different amounts, which the ratio inherits.
+
+    Errors: those of `evaluate`; UsageError where domains or levels differ.
+
+    >>> import nelbo
+    >>> laws = [nelbo.exact.GaussianData([m], [[0.2]]) for m in (0.0, 0.3)]
+    >>> schedule, grid = nelbo.schedules.logsnr_linear(8.0, -8.0), nelbo.grids.continuous()
+    >>> model, reference = (law.model(schedule, grid) for law in laws)
+    >>> x = laws[0].sample(5)
+    >>> exact = laws[0].log_prob(x) - laws[1].log_prob(x)
+    >>> ratio = nelbo.log_ratio(model, reference, x, tolerance=0.05)
+    >>> bool(((ratio.value - exact).abs() < 4 * ratio.standard_error + 0.01).all())
+    True
+    """
+    inputs = Inputs.of(
+        model, data, limit=limit, condition=condition, overrides=overrides, trust_code=trust_code, grid=grid
+    )
+    other = load_images(reference, overrides=overrides, trust_code=trust_code)
+    if isinstance(condition, str):
+        classes.check_same(inputs.model, other, condition)
+    return ratios.log_ratio(
+        inputs.model,
+        other if grid is None else other.with_grid(grid),
+        inputs.examples,
+        Run(device, precision, batch_size, seed, state, workers or Alone(), callback(progress)),
+        tolerance=tolerance,
+        max_nfe=max_nfe,
+        condition=inputs.condition,
+    )

@@ -146,7 +146,7 @@ def _differences(both: tuple[Prepared, Prepared], budget: Budget) -> tuple[list[
     runner, N = both[0].runner, a.examples
     pilots = [pilot.run(chain, runner, pilot.EXAMPLES) for chain in (a, b)]
     densities = [allocation.density(p.diffusion) for p in pilots]
-    common = _same_chain(a, b)
+    common = same_chain(a, b)
     if common and len(a.cells):
         densities = [CellDensity.of(densities[0].p + densities[1].p)] * 2
     designs = [PerExampleDesign(*parts) for parts in zip((a, b), (runner, runner), pilots, densities, strict=True)]
@@ -190,7 +190,8 @@ def _paired(a: ExampleValues, b: ExampleValues) -> Tensor:
     return diffusion.square().sum(1) + reconstruction.square().sum(1)
 
 
-def _same_chain(a: GaussianChain, b: GaussianChain) -> bool:
+def same_chain(a: GaussianChain, b: GaussianChain) -> bool:
+    """Whether two chains have the same levels, such that the same noise makes the same z_t."""
     return (
         a.cells.continuous == b.cells.continuous
         and len(a.cells) == len(b.cells)

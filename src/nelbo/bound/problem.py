@@ -67,6 +67,11 @@ class Draws:
     def __len__(self) -> int:
         return len(self.examples)
 
+    def take(self, rows: Tensor) -> Draws:
+        """The draws `rows`."""
+        parts = (self.examples, self.keys, self.numbers, self.cells, self.inner, self.signs)
+        return Draws(*(None if part is None else part[rows] for part in parts))  # type: ignore[arg-type]
+
 
 class Problem(ABC):
     """A chain over N examples, frozen. Everything here is deterministic in what it is given and in the seed.

@@ -1,8 +1,9 @@
-"""What is contrasted: the conditions of one chain. They share the noise of every draw, which is made once for all."""
+"""What is contrasted: conditions of one model, or models. They share places and noise of every draw."""
 
 from __future__ import annotations
 
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -70,10 +71,57 @@ class Conditions:
         return {name: rows[present[:1]].expand(examples, *rows.shape[1:]) for name, rows in self.rows.items()}
 
 
+class Alternatives(ABC):
+    """C ways to score the examples of a chain, whose noise they share."""
+
+    chain: GaussianChain
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """C."""
+
+    @property
+    @abstractmethod
+    def first_differs(self) -> bool:
+        """Whether the first level's term is not the same for all."""
+
+    @abstractmethod
+    def nats(self, runner: Runner, draws: Draws, left: Tensor) -> Tensor:
+        """The terms of `draws` (n,) for the alternatives that are `left` (n, C), (n, C) nats; nan elsewhere."""
+
+
 @dataclass(frozen=True, eq=False)
-class Alternatives:
-    """C conditions under which examples are scored: rows of the network's keywords, (C, …) each, besides the chain's
-    own condition, which has a row an example. absent (C,): those for which the network is called without them."""
+class Models(Alternatives):
+    """Models of the same levels, each by a chain over the same examples and seed."""
+
+    chains: tuple[GaussianChain, ...]
+
+    @property
+    def chain(self) -> GaussianChain:  # type: ignore[override]
+        """The first, whose cells and examples are those of all."""
+        return self.chains[0]
+
+    def __len__(self) -> int:
+        return len(self.chains)
+
+    @property
+    def first_differs(self) -> bool:
+        """Unless no decoder asks the network, and all are the same."""
+        decoders = [chain.model.decoder for chain in self.chains]
+        return any(d.calls_network or d.to_config() != decoders[0].to_config() for d in decoders)
+
+    def nats(self, runner: Runner, draws: Draws, left: Tensor) -> Tensor:
+        values = torch.full(left.shape, float("nan"), dtype=torch.float64)
+        for c, chain in enumerate(self.chains):
+            rows = left[:, c].nonzero()[:, 0]
+            values[rows, c] = runner.nats(chain, draws.take(rows))
+        return values
+
+
+@dataclass(frozen=True, eq=False)
+class UnderConditions(Alternatives):
+    """Conditions of one model: rows of the network's keywords, (C, …) each, besides the chain's own condition, which
+    has a row an example. absent (C,): those for which the network is called without them."""
 
     chain: GaussianChain
     rows: Condition
@@ -82,8 +130,11 @@ class Alternatives:
     def __len__(self) -> int:
         return len(self.absent)
 
+    @property
+    def first_differs(self) -> bool:
+        return self.chain.first_cost > 0
+
     def nats(self, runner: Runner, draws: Draws, left: Tensor) -> Tensor:
-        """The terms of `draws` (n,) under the conditions that are `left` (n, C), (n, C) nats; nan elsewhere."""
         of, which = left.nonzero(as_tuple=True)
         cost = self.chain.first_cost if draws.cells is None else self.chain.cell_cost
         values = torch.full(left.shape, float("nan"), dtype=torch.float64)

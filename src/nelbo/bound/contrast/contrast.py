@@ -18,7 +18,7 @@ from torch import Tensor
 from nelbo._version import __version__
 from nelbo.bound import checks
 from nelbo.bound.contrast import places
-from nelbo.bound.contrast.alternatives import Alternatives, Conditions
+from nelbo.bound.contrast.alternatives import Alternatives, Conditions, UnderConditions
 from nelbo.bound.contrast.places import Places
 from nelbo.bound.contrast.race import LAST_STRATA, Goal, Race
 from nelbo.bound.contrast.result import Contrast
@@ -58,7 +58,7 @@ def contrast(
     log_prior = _log_prior(prior, C)
     one = prepare(model, data, run, condition=given)
     chain = replace(one.chain, condition={**one.chain.condition, **conditions.first(one.chain.examples)})
-    alternatives = Alternatives(one.chain, conditions.rows, conditions.absent)
+    alternatives = UnderConditions(one.chain, conditions.rows, conditions.absent)
     how = {
         "contrast": repr((conditions.name, conditions.shown)), "goal": repr(goal), "max_nfe": repr(max_nfe),
         "prior": repr(log_prior.tolist()),
@@ -70,7 +70,7 @@ def contrast(
     try:
         with one.chain.model.denoiser.inference():
             notes = [*notes, *checks.overlap(one.model, one.examples), *trial(chain, runner)]
-            races, evaluations = _raced(alternatives, runner, goal, log_prior, max_nfe)
+            races, evaluations = raced(alternatives, runner, goal, log_prior, max_nfe)
     finally:
         runner.close()
     undecided = sum(int((~race.decided).sum()) for race in races)
@@ -98,7 +98,7 @@ def _log_prior(prior: Sequence[float] | Tensor | None, C: int) -> Tensor:
     return (values / values.sum()).log()
 
 
-def _raced(
+def raced(
     alternatives: Alternatives, runner: Runner, goal: Goal, log_prior: Tensor, max_nfe: int | None
 ) -> tuple[list[Race], list[Tensor]]:
     """The races of all examples, block by block, and what each example took. Of a budget every block has its share of

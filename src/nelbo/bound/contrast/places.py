@@ -44,10 +44,10 @@ class Places:
     first: int
 
     @classmethod
-    def even(cls, chain: GaussianChain) -> Places:
+    def even(cls, alternatives: Alternatives) -> Places:
         """For the pilot: even along the chain, with a share for the first level."""
-        length = chain.cells.stop - chain.cells.start
-        first = torch.full((int(chain.first_cost > 0),), _FIRST_OF_PILOT, dtype=torch.float64)
+        length = alternatives.chain.cells.stop - alternatives.chain.cells.start
+        first = torch.full((int(alternatives.first_differs),), _FIRST_OF_PILOT, dtype=torch.float64)
         along = length.double() / length.sum().clamp_min(1e-300) * (1 - first.sum())
         return cls(CellDensity.of(torch.cat([first, along])), len(first))
 
@@ -118,7 +118,7 @@ def piloted(alternatives: Alternatives, runner: Runner, together: bool = False) 
     neighbours; with a tenth for all places alike.
     """
     chain = alternatives.chain
-    even = Places.even(chain)
+    even = Places.even(alternatives)
     order = Purpose.CONTRAST_EXAMPLES.permutation(chain.seed, chain.examples)[:PILOT_EXAMPLES]
     left = torch.ones(len(order), len(alternatives), dtype=torch.bool)
     seen = draw(alternatives, runner, even, order.sort().values, left, PILOT_NUMBERS, PILOT_STRATA)

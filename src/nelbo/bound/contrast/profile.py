@@ -22,7 +22,7 @@ from torch import Tensor
 from nelbo._version import __version__
 from nelbo.bound import checks
 from nelbo.bound.contrast import places
-from nelbo.bound.contrast.alternatives import Alternatives, Conditions
+from nelbo.bound.contrast.alternatives import Alternatives, Conditions, UnderConditions
 from nelbo.bound.contrast.curve import Curve
 from nelbo.bound.contrast.profile_result import Profile
 from nelbo.bound.contrast.race import ENOUGH, FIRST_STRATA, LAST_STRATA
@@ -79,7 +79,7 @@ def likelihood_profile(
         raise UsageError(f"tolerance={tolerance!r}", "give a share of the data's standard error, such as 0.1")
     grid = np.array(conditions.shown, dtype=np.float64)
     one = prepare(model, data, run, condition=given)
-    alternatives = Alternatives(one.chain, conditions.rows, conditions.absent)
+    alternatives = UnderConditions(one.chain, conditions.rows, conditions.absent)
     how = {"profile": repr((conditions.name, conditions.shown)), "tolerance": repr(tolerance), "nfe": repr(max_nfe)}
     one.agree("likelihood_profile", **how)
     one.open_state(**how)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nelbo.bound import checks
 from nelbo.bound.contrast import places
-from nelbo.bound.contrast.alternatives import Alternatives
+from nelbo.bound.contrast.alternatives import Alternatives, UnderConditions
 from nelbo.bound.contrast.places import Places
 from nelbo.bound.contrast.profile import Sums
 from nelbo.bound.contrast.race import ENOUGH, FIRST_STRATA, LAST_STRATA
@@ -87,7 +87,7 @@ def score(
     P = len(theta)
     both = theta + step * torch.cat([torch.eye(P), -torch.eye(P)]).double()
     rows = {name: both[:, 0] if at.dim() == 0 else both}
-    around = Alternatives(one.chain, rows, torch.zeros(2 * P, dtype=torch.bool))
+    around = UnderConditions(one.chain, rows, torch.zeros(2 * P, dtype=torch.bool))
     how = {"score": repr((name, theta.tolist())), "step": repr(step), "tolerance": repr(tolerance)}
     one.agree("score", **how)
     one.open_state(**how)
