@@ -1,4 +1,4 @@
-"""The verbs that set side by side: two models, `compare` and `log_ratio`, and declarations of one network, `diagnose`."""
+"""The verbs that set side by side: models, `compare` and `log_ratio`, and declarations of a network, `diagnose`."""
 
 from __future__ import annotations
 
