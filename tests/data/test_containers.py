@@ -195,6 +195,8 @@ def test_frames_that_are_refused(frame):
         resolve(frame(x=[1.5, 2.5], y=[1, 2]))
     with pytest.raises(DataError, match="column 'index', which counts the rows"):
         resolve(frame(index=[0, 1], b=[1.5, 2]))
+    with pytest.raises(DataError, match="no label in row 1"):
+        resolve(frame(a=[1.5, 2.5], label=np.array(["owl", None], object)))
 
 
 def test_pandas_series_and_frames_as_a_network_would_get_them():

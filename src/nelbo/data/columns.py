@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -46,6 +47,12 @@ def labels_of(
     labels that are neither whole numbers nor names, and for whole numbers y beside an x, which may be coordinates.
     """
     if column.dtype.kind not in "buif":
+        missing = [row for row, value in enumerate(column.tolist()) if is_missing(value)]
+        if missing:
+            raise DataError(
+                f"{where} has no label in row {missing[0]}" + f" ({len(missing)} in all)" * (len(missing) > 1),
+                "leave these rows out, or fill them in",
+            )
         return classes.numbered([str(value) for value in column.tolist()], where)
     values = column.astype(np.float64)
     whole = np.isfinite(values) & (values == np.round(values)) & (np.abs(values) <= _EXACT)
@@ -73,3 +80,9 @@ def counts(values: Sequence[float]) -> bool:
 def is_counter(name: str, values: Sequence[float]) -> bool:
     """Whether a column may number the rows, by its name and its numbers."""
     return name.strip().lower() in COUNTERS and counts(values)
+
+
+def is_missing(value: object) -> bool:
+    """Whether a value of a data frame is none: None, not a number, or pandas' NA or NaT."""
+    absent = type(value).__name__ in ("NAType", "NaTType")
+    return value is None or absent or (isinstance(value, float) and math.isnan(value))
