@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/contrast.py digits [--steps 2000] [--images 60]
     .venv/bin/python benchmarks/contrast.py fashion --data ../shared/data/fashion_mnist [--steps 3000]
 
-A class-conditional network of nelbo's own is trained (and kept under build/), and every protocol is asked how many
+A class-conditional network of nelbo's own is trained (and kept under runs/), and every protocol is asked how many
 evaluations an image, all ten classes counted, it takes until 99 % of its decisions are those that endless draws make,
 of images whose best two classes are a nat or more apart. Of protocols with a fixed number of draws this is computed
 from the variances that 64 strata of draws show; the race is run, at three seeds. The published protocol decides by the
@@ -39,7 +39,7 @@ CLEAR = 1.0
 
 def network(name: str, data: str, steps: int) -> tuple[nelbo.DiffusionModel, nelbo.Examples]:
     """The trained model and its test images."""
-    folder = Path("build/contrast") / f"{name}-{steps}"
+    folder = Path("runs/contrast") / f"{name}-{steps}"
     train, test = (
         ("digits:train", "digits:test")
         if name == "digits"
