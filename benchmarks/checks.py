@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 import nelbo
-from nelbo.bound import checks, contradictions, evaluate, gaussian_chain, lattices
+from nelbo.bound import calibration, checks, contradictions, evaluate, gaussian_chain, lattices
 from nelbo.bound.checks import NelboWarning
 from nelbo.bound.trial import EVALUATIONS
 
@@ -28,6 +28,7 @@ CHECKS: list[tuple[ModuleType, str]] = [
     (evaluate, "trial"),
     (gaussian_chain, "_seen"),
     (contradictions, "notes"),
+    (calibration, "notes"),
     (checks, "sanity"),
     (lattices, "notes"),
 ]

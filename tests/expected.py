@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import pytest
 
-untrained = pytest.mark.filterwarnings("ignore:the network is worse than none")
+untrained = pytest.mark.filterwarnings(
+    "ignore:the network is worse than none", "ignore:the network's output is not calibrated"
+)
 """Networks that nobody trained."""
 early_end = pytest.mark.filterwarnings("ignore:the chain does not end at its prior")
 """Schedules that keep some signal at the last level."""

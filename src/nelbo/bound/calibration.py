@@ -31,9 +31,12 @@ LEAST = 0.05
 """Bits/dim that are gained, from which it is said."""
 
 
-def notes(chain: GaussianChain, denoiser: NetworkDenoiser, cells: dict[int, Tensor], estimate: Estimate) -> list[str]:
+def notes(chain: GaussianChain, estimate: Estimate) -> list[str]:
     """A note on an output that is not calibrated; none where it is, where few draws were seen, where the network says
     its own variance, and of networks that nelbo trained."""
+    denoiser, cells = chain.model.denoiser, chain.observations.of_cells()
+    if not isinstance(denoiser, NetworkDenoiser) or not cells:
+        return []
     nodes = torch.tensor([cell for cell, rows in cells.items() if cell >= 0 and len(rows) >= readings.LEAST_DRAWS])
     own = not denoiser.foreign and "diffusers" not in chain.model.provenance
     if own or denoiser.learned_variance or len(nodes) < readings.LEAST_LEVELS:

@@ -1,5 +1,5 @@
 """What the draws of a pilot contradict of a model's declaration: the output it predicts, an output that is cut off, a
-table of variances in another form; and whether the output is calibrated.
+table of variances in another form.
 
 No network is asked: the chain keeps a few numbers of every draw of the pilot (`readings.observed`).
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nelbo.bound import calibration, readings, variances
+from nelbo.bound import readings, variances
 from nelbo.bound.estimate import Estimate
 from nelbo.bound.gaussian_chain import GaussianChain
 from nelbo.bound.readings import Evidence, Reading
@@ -30,7 +30,6 @@ def notes(chain: GaussianChain, estimate: Estimate) -> list[str]:
     if not isinstance(denoiser, NetworkDenoiser) or not cells:
         return []
     found = [*cut_off(denoiser, cells, chain.dimensions), *_misread(chain, denoiser, cells, estimate)]
-    found = found or calibration.notes(chain, denoiser, cells, estimate)
     return [*found, *variances.notes(chain, cells)]
 
 

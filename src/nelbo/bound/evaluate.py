@@ -9,8 +9,10 @@ from typing import Any
 from torch import Tensor
 
 from nelbo.arguments import check_function
-from nelbo.bound import checks, contradictions, lattices
+from nelbo.bound import calibration, checks, contradictions, lattices
+from nelbo.bound.estimate import Estimate
 from nelbo.bound.estimators import Estimator, Exhaustive, Stratified
+from nelbo.bound.gaussian_chain import GaussianChain
 from nelbo.bound.planned.adaptive import Adaptive
 from nelbo.bound.planned.pilot import EXAMPLES, NODES
 from nelbo.bound.prepare import PRECISIONS, prepare
@@ -79,13 +81,12 @@ def evaluate(
         with chain.model.denoiser.inference():
             notes += trial(chain, runner)
             estimate = chosen.estimate(chain, runner)
-            notes += [*contradictions.notes(chain, estimate), *checks.sanity(chain, estimate)]
+            notes += _amiss(chain, estimate)
             if precision == "bf16" and not runner.stopped:
                 reference = prepared.model.in_precision(PRECISIONS["float32"], chain.device)
                 notes.append(checks.precision_shift(chain, runner, reference, precision, max_nfe))
     except CostError as error:
-        amiss = [*contradictions.notes(chain, error.pilot), *checks.sanity(chain, error.pilot)]
-        raise checks.with_notes(error, amiss) from None
+        raise checks.with_notes(error, _amiss(chain, error.pilot)) from None
     finally:
         runner.close()
     if per_example and estimate.per_example is None and not runner.stopped:
@@ -105,6 +106,14 @@ def evaluate(
         "seconds": time.perf_counter() - started,
     }
     return Bound.of(estimate, D, claims | rest, representative=prepared.examples.representative)
+
+
+def _amiss(chain: GaussianChain, estimate: Estimate) -> list[str]:
+    """What the draws of the pilot and the terms say against the model; that its output is not calibrated only where
+    nothing else but the last level is amiss."""
+    notes = [*contradictions.notes(chain, estimate), *checks.sanity(chain, estimate)]
+    others = [note for note in notes if not note.startswith("the chain does not end at its prior")]
+    return notes if others else [*notes, *calibration.notes(chain, estimate)]
 
 
 ESTIMATORS = ("exhaustive", "stratified", "pooled", "per_example")
