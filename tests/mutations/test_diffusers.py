@@ -52,7 +52,7 @@ BREAKS = [
     Break("zero terminal SNR: not stretched back", "_zero_terminal", operation("-")[1].keep_left(), terminal),
     Break("β̃ for β", "scheduler:_table", subscript()[-1].to("'fixed_small'"), step_of_beta),
     Break("x̂ is not clipped", "scheduler:_clipping", call("get")[-1].becomes(False), clipped_step),
-    Break("predict_epsilon is forgotten", "filled", text("sample").to("epsilon"), forgotten),
+    Break("predict_epsilon is forgotten", "scheduler:filled", text("sample").to("epsilon"), forgotten),
     Break("a flow whose network is told τ for T τ", "_flow", call("float").becomes(1.0), check_flow),
     Break("a flow that begins before its first level", "_flow", operation("/")[0].times(0.5), flow),
     Break("the sign of EDM's c_out", "scheduler:_edm", choice()[-1].swapped(), check_edm),
