@@ -36,6 +36,7 @@ import nelbo
 from nelbo import evaluate
 from nelbo.bound.checks import NelboWarning
 from nelbo.bound.planned.adaptive import Adaptive
+from nelbo.bound.planned.pilot import near_of
 from nelbo.bound.prepare import prepare
 from nelbo.bound.problem import Draws, Problem
 from nelbo.bound.runner import Runner
@@ -79,26 +80,32 @@ def spreads(problem: Problem, runner: Runner, points: int, draws: int) -> Spread
     N, M = problem.examples, len(problem.cells)
     controls = problem.fit_controls(torch.arange(N), runner.workers)
     examples, numbers = torch.arange(N).repeat(draws), torch.arange(draws).repeat_interleave(N)
-    F = problem.features(torch.arange(N), controls)[0].double()
+    F, expected = (v.double() for v in problem.features(torch.arange(N), controls))
     F = (F - F.mean(0)) / F.std(0).clamp_min(1e-12)
+    near = near_of(problem.cells, expected.shape[1]).double()
     cells = sorted({round(v) for v in np.geomspace(1, M, points)})
     rows = []
     for cell in cells:
         at = torch.full_like(examples, cell - 1)
         some = Draws(examples, at + 1, numbers, at, torch.full((len(at),), 0.5))
-        rows.append(at_level(runner.columns(problem, some, controls).reshape(draws, N, -1), F))
+        rows.append(
+            at_level(runner.columns(problem, some, controls).reshape(draws, N, -1), F, expected @ near[cell - 1])
+        )
     of = {
         name: np.exp(np.interp(np.log(np.arange(1, M + 1)), np.log(cells), [math.log(row[name]) for row in rows]))
         for name in rows[0]
     }
     if problem.first_cost:
         first = runner.columns(problem, Draws.first_level(examples, numbers), controls).reshape(draws, N, -1)
-        of = {name: np.concatenate([[s], of[name]]) for name, s in at_level(first, F).items()}
+        of = {name: np.concatenate([[s], of[name]]) for name, s in at_level(first, F, expected[:, 0]).items()}
     return Spread(of)
 
 
-def at_level(columns: Tensor, F: Tensor) -> dict[str, float]:
-    """Standard deviations of the draws of one level, columns (R, N, 1 + C), by what is taken out; features F (N, q)."""
+def at_level(columns: Tensor, F: Tensor, e: Tensor) -> dict[str, float]:
+    """Standard deviations of the draws of one level, columns (R, N, 1 + C), by what is taken out.
+
+    F (N, q): features of the examples; e (N,): their expected errors at this level.
+    """
     R, N, width = columns.shape
     inside = (columns - columns.mean(0)) * math.sqrt(R / (R - 1))
     y, n = inside[..., 0].reshape(-1), inside[..., 1:].reshape(-1, width - 1)
@@ -112,9 +119,9 @@ def at_level(columns: Tensor, F: Tensor) -> dict[str, float]:
     means = (columns[..., 0] - columns[..., 1:] @ coefficients).mean(0)
     noise = found["controls"] ** 2
     means = means - means.mean()
-    design = torch.cat([torch.ones(N, 1).double(), F], 1)
-    rest = means - design @ torch.linalg.lstsq(design, means[:, None], driver="gelsd").solution[:, 0]
-    for name, v, freedom in (("between", means, 1), ("between, regressed", rest, design.shape[1])):
+    e = ((e - e.mean()) / e.std().clamp_min(1e-12))[:, None]
+    for name, design in (("between", F[:, :0]), ("between, expected", e), ("between, regressed", torch.cat([e, F], 1))):
+        v, freedom = _less(means, design) if design.shape[1] else means, 1 + design.shape[1]
         between = max(0.0, float(v.square().sum()) / max(1, N - freedom) - noise / R)
         found[name] = math.sqrt(noise + between)
     raw = columns[..., 0].mean(0).var() - found["no control"] ** 2 / R
@@ -133,7 +140,8 @@ ROWS = [
     ("every level as often, no control, random examples", "all", True),
     ("Neyman allocation", "all", False),
     ("+ controls", "between", False),
-    ("+ regression over examples (limit of the pooled design)", "between, regressed", False),
+    ("+ regression over examples on the expected error alone", "between, expected", False),
+    ("+ regression over examples on all features (limit of the pooled design)", "between, regressed", False),
     ("every example as often, no control", "no control", False),
     ("+ first control alone (the surrogate's)", "control 0", False),
     ("+ second control alone (‖ε‖²)", "control 1", False),

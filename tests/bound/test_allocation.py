@@ -18,7 +18,7 @@ def fit(size: list[float], residual: list[float], noise: list[float]) -> TermFit
     columns = (torch.tensor(v, dtype=torch.float64) for v in (size, residual, noise))
     size_, residual_, noise_ = columns
     none = torch.zeros(len(size), 0, dtype=torch.float64)
-    return TermFit(size_, size_, none, none, residual_, residual_, noise_)
+    return TermFit(size_, size_, none, none, residual_, residual_, noise_, none)
 
 
 def problem(N: int = 1000, cell: int = 1, first: int = 1) -> Any:

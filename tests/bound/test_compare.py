@@ -56,7 +56,7 @@ def test_common_noise_shortens_the_error_bar():
         paired = compare(EXACT, worse(0.98), X, tolerance=1e-9, max_nfe=1)
     alone = [nelbo.evaluate(m, X, per_example=True, max_nfe=None, tolerance=0.2) for m in (EXACT, worse(0.98))]
     unpaired = math.hypot(*(b.standard_error.estimator * math.sqrt(b.nfe_per_example) for b in alone))
-    assert paired.standard_error.estimator * math.sqrt(paired.nfe_total / 2 / len(X)) < unpaired / 2
+    assert paired.standard_error.estimator * math.sqrt(paired.nfe_total / 2 / len(X)) < 0.75 * unpaired
 
 
 def test_other_chains_are_compared_with_independent_noise():

@@ -195,6 +195,9 @@ def test_per_example_values_and_the_tolerance():
 def test_the_pilot_uses_the_controls_and_features_of_the_chain():
     """One control and one feature: both explain a part, and neither is Gaussian."""
     whole, bare = (pilot.run(FLIPS, Runner(Run(), 1), 40, regressed=used, controlled=used) for used in (True, False))
-    assert whole.features.number == 1 and whole.diffusion.controls.shape == (len(FLIPS.cells), 1)
+    assert (whole.features.own, whole.features.places) == (1, 1) and whole.diffusion.controls.shape == (
+        len(FLIPS.cells),
+        1,
+    )
     assert bool((whole.diffusion.controls != 0).any()) and bool((whole.diffusion.weights != 0).any())
     assert float(whole.diffusion.residual.mean()) < 0.9 * float(bare.diffusion.residual.mean())

@@ -91,8 +91,8 @@ def test_features_of_images_are_finite_standardised_and_say_where_it_is_black():
     )
     one = prepare(model, codes.to(torch.uint8))
     found = pilot.run(one.chain, one.runner, 8)
-    F = found.features[torch.arange(N)]
-    assert F.shape[1] == 2 * features.LEVELS + 4
+    F = found.features[torch.arange(N)][:, : found.features.own]
+    assert F.shape[1] == 2 * features.LEVELS + 4 and found.features.places == features.PLACES
     assert bool(torch.isfinite(F).all()) and float(F.abs().max()) <= 4
     assert torch.allclose(F.mean(0), torch.zeros(F.shape[1]).double(), atol=0.3)
     low = F[:, 2 * features.LEVELS]

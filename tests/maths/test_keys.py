@@ -154,7 +154,7 @@ def test_in_a_real_call_no_two_purposes_share_a_key(name, tmp_path, monkeypatch)
         return draw
 
     monkeypatch.setattr(random, "_chunks", recorded)
-    for method in ("normal", "uniform", "permutation"):
+    for method in ("normal", "uniform", "permutation", "permutations"):
         monkeypatch.setattr(Purpose, method, noted(getattr(Purpose, method)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -30,7 +30,7 @@ from nelbo.bound import causes
 from nelbo.bound.estimate import Estimate
 from nelbo.bound.estimators import diffusion_total
 from nelbo.bound.gaussian_chain import GaussianChain
-from nelbo.bound.planned.pooled import random_examples
+from nelbo.bound.planned.laps import random_examples
 from nelbo.bound.problem import Draws, Problem
 from nelbo.bound.runner import Runner
 from nelbo.errors import CostError

@@ -21,19 +21,22 @@ from nelbo.bound.surrogate import GaussianSurrogate
 from nelbo.model.domain import DataDomain
 
 LEVELS = 8
-"""Log-SNRs, evenly from the first level to the last, at which a surrogate is asked."""
+"""Log-SNRs, evenly from the first level to the last, at which a surrogate is asked for features."""
+PLACES = 3 * (LEVELS - 1) + 1
+"""Log-SNRs, those among them, at which it is asked for expected errors."""
 
 
 def of(
     x: Tensor, domain: DataDomain, surrogate: GaussianSurrogate, first: Tensor, last: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Features (B, q) of values x (B, *shape) of a chain between two log-SNRs, and the Gaussian's expected errors
-    (B, LEVELS); float32 on the CPU."""
-    logsnr = torch.linspace(float(first), float(last), LEVELS, dtype=torch.float64, device=x.device)
+    (B, PLACES); float32 on the CPU."""
+    logsnr = torch.linspace(float(first), float(last), PLACES, dtype=torch.float64, device=x.device)
     x = x.float()
-    gaussian = surrogate.expected(x, logsnr).float()
-    shrunk = shrinkage(_coefficients(x, surrogate), logsnr.float()).clamp_min(1e-9)
-    return torch.cat([gaussian.log(), shrunk.log(), _counts(x, domain)], 1).cpu(), gaussian.cpu()
+    expected = surrogate.expected(x, logsnr).float()
+    gaussian, few = expected[:, ::3], logsnr[::3].float()
+    shrunk = shrinkage(_coefficients(x, surrogate), few).clamp_min(1e-9)
+    return torch.cat([gaussian.log(), shrunk.log(), _counts(x, domain)], 1).cpu(), expected.cpu()
 
 
 def shrinkage(coefficients: Tensor, logsnr: Tensor) -> Tensor:

@@ -274,7 +274,7 @@ class GaussianChain(Problem):
         return Controls(surrogate, surrogate.in_precision(self.dtype))
 
     def features(self, examples: Tensor, controls: object) -> tuple[Tensor, Tensor]:
-        """Features (n, q) as of `features.py`, and the surrogate's expected errors (n, LEVELS)."""
+        """Features (n, q) as of `features.py`, and the surrogate's expected errors (n, PLACES)."""
         assert isinstance(controls, Controls)
         ends = self.levels.logsnr
         return features.of(self.values(examples), self.model.domain, controls.surrogate, ends[0], ends[-1])

@@ -150,7 +150,8 @@ class Problem(ABC):
 
     def features(self, examples: Tensor, controls: object) -> tuple[Tensor, Tensor]:
         """Closed-form features (n, q) that foretell the terms of `examples` (n,), and expected errors (n, E ≥ 1), about
-        proportional to the size of their terms; float32 on the CPU. n may be 0."""
+        proportional to the size of their terms, at E places evenly in the coordinate from the start of the first cell
+        to the stop of the last; float32 on the CPU. n may be 0."""
         return torch.zeros(len(examples), 0), torch.ones(len(examples), 1)
 
     @property

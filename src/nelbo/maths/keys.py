@@ -83,7 +83,7 @@ class Purpose(enum.Enum):
     """Order in which a stage's reconstruction draws are computed."""
     LAP_ORDER = Keys("laps", Stream.SELECT, _LAPS, _ESTIMATE, _ZERO)
     """Order of the examples in a lap of the systematic sample; the draw number is the lap."""
-    LAP_START = Keys("laps", Stream.SELECT, _LAPS, _ESTIMATE, _ZERO)
+    LAP_START = Keys("laps", Stream.TIME, tuple((1 << 29) + level for level in _LAPS), _ESTIMATE, _ZERO)
     """The random start of a lap's systematic sample."""
     LAP_SHUFFLE = Keys("laps", Stream.SELECT, tuple(level + 4 for level in _LAPS), _ESTIMATE, _ZERO)
     """Order of what a lap has sampled."""
@@ -225,6 +225,10 @@ class Purpose(enum.Enum):
         at = self.value.levels[level], self.value.draws[draw]
         return random.permutation(seed, n, *at, stream=self.value.stream, device=device)
 
+    def permutations(self, seed: int, n: int, level: int, draws: Tensor) -> Tensor:
+        """The permutations of several draw numbers (B,), (B, n)."""
+        return random.permutations(seed, n, self.value.levels[level], draws + self.draw, self.value.stream)
+
 
 def _at(keys: Sequence[int], number: int | Tensor) -> int | Tensor:
     """The key of a number that counts from the first. Errors: IndexError for an int outside of the purpose's range."""
@@ -238,10 +242,6 @@ SHARED: dict[frozenset[Purpose], str] = {
         {Purpose.TERM_NOISE, Purpose.ODE_START}
     ): "meant: the variational dequantisation starts at the z_1 of the "
     "bound's reconstruction term, so that the two are compared at common noise",
-    frozenset({Purpose.LAP_ORDER, Purpose.LAP_START}): "a mistake that results are made with: the words that place the "
-    "first example in a lap also give the start of its systematic sample. In laps of 50 examples or more each is drawn "
-    "as often as it should be, to 2 %; in laps of 16 some come 4 % too often, in laps of 4 a third too seldom, so that "
-    "a pooled estimate of so few is biased. 'auto' takes it for 64 examples or more, in laps of 16 or more",
     frozenset({Purpose.PER_EXAMPLE_ORDER, Purpose.COVARIANCE_EXAMPLES}): "within `tighten`, the order of the held-out "
     "examples' blocks and the choice of examples to fit to: of disjoint examples",
     frozenset({Purpose.SPLIT_ORDER, Purpose.REGRESSION_PLACES}): "within `tighten`, the split and the pixels that the "
@@ -252,7 +252,6 @@ SHARED: dict[frozenset[Purpose], str] = {
     frozenset({Purpose.BATCH_ORDER, Purpose.DIFFUSION_ORDER}): "as above, in the third epoch",
     frozenset({Purpose.BATCH_ORDER, Purpose.RECONSTRUCTION_ORDER}): "as above, in the seventh epoch",
     frozenset({Purpose.BATCH_ORDER, Purpose.LAP_ORDER}): "as above, from the fourth epoch on",
-    frozenset({Purpose.BATCH_ORDER, Purpose.LAP_START}): "as above, from the fourth epoch on",
     frozenset({Purpose.BATCH_ORDER, Purpose.LAP_SHUFFLE}): "as above, from the eighth epoch on",
     frozenset(
         {Purpose.VALIDATION_SPLIT, Purpose.PILOT_EXAMPLES}

@@ -217,12 +217,18 @@ def permutation(
     Each position gets a 64-bit integer; a tie (probability below n^2 / 2^65) leaves the order of positions. Uniform
     over all permutations up to that. UsageError where n is negative or at least 2^32.
     """
+    rows = permutations(seed, n, level, torch.tensor([draw], device=device), stream)
+    return rows[0]
+
+
+def permutations(seed: int, n: int, level: int, draws: Tensor, stream: Stream = Stream.SELECT) -> Tensor:
+    """`permutation` of every draw number of `draws` (B,), (B, n), on its device."""
     size = int(philox.word(n, "n"))
-    indices = _indices(0, level, draw, device)
+    indices = _indices(0, level, draws, None)
     blocks = -(-size // 2)
-    keys = torch.empty(1, blocks, 2, dtype=torch.int64, device=indices[0].device)
+    keys = torch.empty(len(draws), blocks, 2, dtype=torch.int64, device=indices[0].device)
     for rows, columns, words, _ in _chunks(seed, stream, indices, blocks):
         part = keys[rows, columns]
         for i in (0, 1):
             part[..., i].copy_(words[2 * i].bitwise_left_shift_(32).bitwise_or_(words[2 * i + 1]).view(part.shape[:2]))
-    return torch.argsort(_deal(keys, (size,))[0], stable=True)
+    return torch.argsort(_deal(keys, (size,)), dim=1, stable=True)

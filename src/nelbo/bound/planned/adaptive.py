@@ -17,7 +17,7 @@ from torch import Tensor
 from nelbo.arguments import numbers
 from nelbo.bound.estimate import Estimate, PerExample, TermEstimate
 from nelbo.bound.estimators import Estimator
-from nelbo.bound.planned import allocation, cost, summary
+from nelbo.bound.planned import allocation, cost, error_bars, summary
 from nelbo.bound.planned.per_example import PerExampleDesign
 from nelbo.bound.planned.pilot import EXAMPLES, Pilot, run
 from nelbo.bound.planned.pooled import PooledDesign
@@ -136,7 +136,8 @@ class Adaptive(Estimator):
         runner.announce(round(runner.nfe + planned), cost.in_numbers(planned, problem.examples, seconds))
 
     def _reached(self, design: PooledDesign | PerExampleDesign, result: Summary, target: float) -> bool:
-        return design.complete and self.strata is None and math.sqrt(result.variance) <= target
+        enough = design.name == "per_example" or result.freedom >= error_bars.ENOUGH
+        return design.complete and self.strata is None and enough and math.sqrt(result.variance) <= target
 
     def _design(
         self, problem: Problem, runner: Runner, pilot: Pilot, target: Callable[[], float]
@@ -152,7 +153,9 @@ class Adaptive(Estimator):
         density = allocation.density(pilot.diffusion, self.allocation)
         together = allocation.pooled(problem, pilot, target())
         apart = allocation.per_example(problem, pilot, target(), self.strata)
-        finer = apart.cost < together.cost or together.cost > allocation.FINER * problem.examples
+        expected = allocation.CORRECTED * together.cost
+        N = problem.examples
+        finer = N < allocation.FEW or apart.cost < expected or expected > allocation.FINER * N
         if self.design == "per_example" or (self.design == "auto" and finer):
             if PerExampleDesign.least(problem) <= remaining():
                 design = PerExampleDesign(problem, runner, pilot, density)
@@ -160,7 +163,7 @@ class Adaptive(Estimator):
             if self.design == "per_example":
                 return PerExampleDesign(problem, runner, pilot, density), iter(()), apart.needed
         design = PooledDesign(problem, runner, pilot, density)
-        return design, design.run(together, remaining), together.needed
+        return design, design.run(together, target, remaining), together.needed
 
 
 def _latest(

@@ -14,12 +14,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from nelbo.bound.planned import crossfit
 from nelbo.bound.planned.pilot import Pilot
 from nelbo.bound.planned.regression import TermFit
 from nelbo.bound.problem import Problem
 
 MIN_DRAWS = 384
-"""Draws of the first pooled stage, or pairs of a first block: fewer would not tell their own variance."""
+"""Pairs of a first block of examples, and twice the draws of the smallest pooled plan: fewer would not tell their own
+variance."""
+LEAST_RECONSTRUCTIONS = 8
+"""First-level draws of the smallest pooled plan."""
+FEW = 64
+"""Examples below which the pooled design is not chosen: of few, the folds are too small to correct a fit."""
 CREDIT = 0.5
 """Share of the variance between examples that the pooled design is credited for drawing examples without replacement:
 it is known roughly, and an error bar should rather be a little long."""
@@ -32,11 +38,18 @@ LEAST_STRATA = 2
 """Fewest strata of an example: one pair over the whole chain has a rough error and hardly tells it."""
 MOST = 256
 """Most strata and pairs of first-level draws that are planned for an example."""
-FINER = 3
+FINER = 12
 """Evaluations an example from which strata of its own serve it better, and tell their variance better, than draws of
 random examples."""
+CORRECTED = 0.7
+"""Cost of the pooled design over what the pilot expects, since its own draws correct the pilot's fit. That of the
+per-example design is mostly its fewest strata."""
 AT_ONCE = 2 * LARGEST * MOST
 """Most draws that are made at once: they are in memory together, a few hundred bytes each."""
+_CURVE, _DRAWS_A_KNOT = 8, 40
+"""Most knots of the curve of standard deviations that draws have shown, and the draws that each takes."""
+_LEAST_RATIO = 0.1
+"""Least of that curve, of its largest: what has shown no error yet may do so."""
 _WHOLE = 1e6
 """Numbers of strata above which fractions of one do not count."""
 _FREE = 0.05
@@ -92,6 +105,20 @@ def density(fit: TermFit, allocation: str = "neyman") -> CellDensity:
     return neyman(fit, fit.residual)
 
 
+def seen(fit: TermFit, along: Tensor, cells: Tensor, residual: Tensor, weight: Tensor) -> CellDensity:
+    """The density by residuals (n,), in nats, of draws that were made in `cells` (n,) with weights 1/(p N q) (n,).
+
+    Their standard deviation over the pilot's is taken as a curve along the chain, with `along` (M,) in [0, 1].
+    """
+    basis = crossfit.hats(along, max(1, min(_CURVE, len(cells) // _DRAWS_A_KNOT)))
+    expected = fit.size * fit.residual
+    ratio = residual / expected[cells].clamp_min(1e-300)
+    part = basis[cells] * weight[:, None] * (expected[cells] * weight)[:, None]
+    square = (part * ratio.square()[:, None]).sum(0) / part.sum(0).clamp_min(1e-300)
+    square = square.clamp_min(_LEAST_RATIO**2 * float(square.max()))
+    return neyman(fit, fit.residual * (basis @ square).sqrt())
+
+
 def neyman(fit: TermFit, relative: Tensor) -> CellDensity:
     """p ∝ the cell's standard deviation, |m|·`relative`, with a tenth for its mean and a fiftieth for all cells alike:
     the pilot is small, and a cell that it took for empty must not get a weight without bound."""
@@ -126,8 +153,8 @@ def pooled(problem: Problem, pilot: Pilot, target: float) -> DesignPlan:
     share = both / (goal + credit / N)
     if share * spread > N:
         share = (both - credit / max(spread, 1e-300)) / goal
-    n = max(MIN_DRAWS / 2, share * spread) if spread else 0
-    n_r = math.ceil(max(MIN_DRAWS / 4, share * spread_r / math.sqrt(cost_r)))
+    n = max(MIN_DRAWS / 2, share * spread)
+    n_r = math.ceil(max(LEAST_RECONSTRUCTIONS, share * spread_r / math.sqrt(cost_r)))
     pairs = math.ceil(n / 2)
     cost = 2 * pairs * problem.cell_cost + problem.first_cost * n_r
     return DesignPlan(pairs, n_r, cost, cost)

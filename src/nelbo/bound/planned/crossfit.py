@@ -7,16 +7,18 @@ fit that was corrected by the draws of the *other* folds: given the split, these
 
 whatever the correction says, and the folds' means add up to the mean over all examples. The correction of
 
-    y − fit − a·n  by  |m| (b_0 + F·b) + c·n,    b_0, b, c piecewise linear along the chain,
+    y − fit − a·n  by  |m| (b_0 + e b_1 + F·b) + c·n,    b_0, b_1, b, c piecewise linear along the chain,
 
-is ridge regression of what the estimate averages, residuals over p q; its strength is chosen by leave-one-out, and no
-correction is among the choices. (Chernozhukov et al. 2018, section 3, call the scheme DML1.)
+with e the expected error of the example at the draw's cell and F its features, is ridge regression of what the
+estimate averages, residuals over p q. Features take many coefficients and say little where e says all: they have fewer
+knots, and are left out, or held back, where that is better. This and the strength of the ridge are chosen by
+leave-one-out, and no correction is among the choices. (Chernozhukov et al. 2018, section 3, call the scheme DML1.)
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -28,12 +30,19 @@ FOLDS = 4
 """Three quarters of the draws correct each fold's fit; more folds would cost as many regressions more."""
 LEAST = 8
 """Fewest examples of a fold; where there are not so many, the pilot's fit is used as it is."""
-KNOTS = 6
+KNOTS = 10
 """Most knots of a correction along the chain."""
-DRAWS_A_KNOT = 90
-"""Draws that a further knot takes: about four for each of the q + 1 + C = 23 coefficients that it has on images."""
-LEAST_DRAWS = 300
-"""Fewest draws that a correction is fitted to: from fewer, skewed ones, the folds' errors would go together."""
+FEATURE_KNOTS = 3
+"""Most knots of the features' part."""
+DRAWS_A_COEFFICIENT = 5
+"""Draws that a further coefficient takes."""
+HELD = (0.3, 1.0)
+"""Factors of the features' part, relative to the rest, in a common ridge."""
+LEAST_DRAWS = 120
+"""Fewest draws that a correction is fitted to. Where the variance is made up of few of them, so many count alone: from
+fewer, skewed ones, the folds' errors would go together."""
+RARE = 0.12
+"""Least share of draws that make up the variance: where it is less, errors are rare events, and are not fitted."""
 MOST = 4096
 """Most draws that a correction is fitted to."""
 _RIDGES = (1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
@@ -42,12 +51,14 @@ _RIDGES = (1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 
 @dataclass(frozen=True, eq=False)
 class Observations:
-    """Draws of one term that were made: example (n,), cell (n,), columns (n, 1 + C), weight 1/(p N q) (n,)."""
+    """Draws of one term that were made: example (n,), cell (n,), columns (n, 1 + C), weight 1/(p N q) (n,), and the lap
+    (n,) through its fold that drew the example, 0 where none did."""
 
     examples: Tensor
     cells: Tensor
     columns: Tensor
     weight: Tensor
+    laps: Tensor
 
 
 def split(seed: int, N: int, features: int) -> Tensor:
@@ -80,32 +91,52 @@ def crossfit(
 
 
 def corrected(fit: TermFit, along: Tensor, F: Tensor, cells: Tensor, columns: Tensor, weight: Tensor) -> TermFit:
-    """`fit` corrected by draws with features F (n, q) in `cells` (n,), columns (n, 1 + C) and weights (n,)."""
-    n, q = F.shape
+    """`fit` corrected by draws with features F (n, q + E) in `cells` (n,), columns (n, 1 + C) and weights (n,)."""
+    E = fit.near.shape[1]
+    own, q = F[:, : F.shape[1] - E], F.shape[1] - E
+    residual = columns[:, 0] - fit.predict(cells, F) - fit.control(cells, columns[:, 1:])
+    n = effective(residual * weight)
     if n < LEAST_DRAWS:
         return fit
-    basis = _hats(along, max(1, min(KNOTS, n // DRAWS_A_KNOT)))
-    residual = columns[:, 0] - fit.predict(cells, F) - fit.control(cells, columns[:, 1:])
     size = fit.size[cells, None]
-    regressors = torch.cat([size, size * F, columns[:, 1:]], 1)
-    H = basis.shape[1]
-    A = (basis[cells, :, None] * regressors[:, None, :]).reshape(n, -1) * weight[:, None]
-    coefficients = _ridge(A, residual * weight)
+    expected = (F[:, q:] * fit.near[cells]).sum(1, keepdim=True)
+    regressors = torch.cat([size, size * expected, columns[:, 1:]], 1)
+    width = regressors.shape[1]
+    basis = hats(along, max(1, min(KNOTS, n // (DRAWS_A_COEFFICIENT * width))))
+    main = _products(basis[cells], regressors) * weight[:, None]
+    few = hats(along, max(1, min(FEATURE_KNOTS, n // (DRAWS_A_COEFFICIENT * max(1, q)))))
+    of_features = _products(few[cells], size * own) * weight[:, None]
+    best, coefficients = _ridge([main], residual * weight, float("inf"))
+    for held in HELD if q and n >= DRAWS_A_COEFFICIENT * q else ():
+        score, found = _ridge([main, of_features], residual * weight, best, held)
+        if found is not None:
+            best, coefficients = score, found
     if coefficients is None:
         return fit
-    b = basis @ coefficients.reshape(H, regressors.shape[1])
-    return TermFit(
-        mean=fit.mean + fit.size * b[:, 0],
-        size=fit.size,
-        weights=fit.weights + b[:, 1 : q + 1],
-        controls=fit.controls + b[:, q + 1 :],
-        raw=fit.raw,
-        residual=fit.residual,
-        noise=fit.noise,
-    )
+    b = basis @ coefficients[: main.shape[1]].reshape(basis.shape[1], width)
+    weights = fit.weights.clone()
+    weights[:, q:] += b[:, 1:2] * fit.near
+    if len(coefficients) > main.shape[1]:
+        weights[:, :q] += few @ coefficients[main.shape[1] :].reshape(few.shape[1], q)
+    mean, controls = fit.mean + fit.size * b[:, 0], fit.controls + b[:, 2:]
+    return replace(fit, mean=mean, weights=weights, controls=controls)
 
 
-def _hats(along: Tensor, knots: int) -> Tensor:
+def effective(errors: Tensor) -> int:
+    """The number of draws that make up the variance of errors (n,): n of normal ones, 3 (Σ e²)²/Σ e⁴ at most; 0 where
+    that is less than RARE of them."""
+    square = errors.square()
+    fourth, n = float(square.square().sum()), len(errors)
+    made_up = min(n, round(3 * float(square.sum()) ** 2 / fourth)) if fourth > 0 else n
+    return made_up if made_up >= RARE * n else 0
+
+
+def _products(basis: Tensor, regressors: Tensor) -> Tensor:
+    """Every function of the basis (n, H) times every regressor (n, m), (n, H·m)."""
+    return (basis[:, :, None] * regressors[:, None, :]).reshape(len(basis), -1)
+
+
+def hats(along: Tensor, knots: int) -> Tensor:
     """Piecewise linear functions with even knots on [0, 1], (M, knots); a constant where there is one knot."""
     if knots < 2 or len(along) < 2:
         return torch.ones(len(along), 1, dtype=torch.float64)
@@ -113,24 +144,27 @@ def _hats(along: Tensor, knots: int) -> Tensor:
     return (1 - (at[:, None] - torch.arange(knots, dtype=torch.float64)).abs()).clamp_min(0)
 
 
-def _ridge(A: Tensor, b: Tensor) -> Tensor | None:
-    """Coefficients of the ridge regression of b (n,) on A (n, m) that leaves the least out of sample; None if none."""
+def _ridge(parts: list[Tensor], b: Tensor, bound: float, held: float = 1.0) -> tuple[float, Tensor | None]:
+    """Squared error out of sample and coefficients of the ridge regression of b (n,) on the columns of all parts that
+    leaves the least of it; the second part is held back by the factor `held`. None where it is not below `bound`, nor
+    below that of no regression."""
     n = len(b)
+    A = torch.cat(parts, 1)
     scale = A.square().mean(0).sqrt()
-    A = A / torch.where(scale > 0, scale, torch.ones_like(scale))
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    scale[parts[0].shape[1] :] /= held
+    A = A / scale
     # by the eigenvectors of AᵀA: a tenth of the time of A's singular vectors, and the least ridge is far above rounding
     s2, V = torch.linalg.eigh(A.mT @ A)
     s2 = s2.clamp_min(0)
     U = A @ V  # times the singular values
     target = U.mT @ b
     squares = U.square()
-    best, kept = float(b.square().sum()), None
+    best, kept = min(bound, float(b.square().sum())), None
     for ridge in _RIDGES:
         shrunk = 1 / (s2 + ridge * n)
         leverage = (squares @ shrunk).clamp_max(0.9)
         error = (b - U @ (shrunk * target)) / (1 - leverage)
         if float(error.square().sum()) < best:
             best, kept = float(error.square().sum()), shrunk
-    if kept is None:
-        return None
-    return V @ (kept * target) / torch.where(scale > 0, scale, torch.ones_like(scale))
+    return best, None if kept is None else V @ (kept * target) / scale

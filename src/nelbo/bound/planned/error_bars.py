@@ -7,12 +7,15 @@ Student's t in place of the normal would do. ν comes from the scatter of the sq
     pairs           3 (Σ c)²/Σ c²               for normal differences E c² = 3 (E c)², and ν is their number
     simple sample   2n/(n Σ c²/(Σ c)² − 1)      the variance of a sample variance by the kurtosis, at most n
 
-(Satterthwaite 1946, with fourth moments in place of assumed normality), at least FREEDOM.
+(Satterthwaite 1946, with fourth moments in place of assumed normality), at least FREEDOM. Where a few draws make up the
+variance, more of their kind are missing than the factor can make good, and the variance is not to be relied on.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,15 +24,32 @@ WIDENING = 2.42
 """(t²/z² − 1) ν at 95 % of Student's t, to 3 % for ν ≥ 10."""
 FREEDOM = 4.0
 """Fewest degrees of freedom that an error bar is taken to have."""
+ENOUGH = 48.0
+"""Degrees of freedom from which a variance is relied on."""
 
 
-def of_pairs(groups: list[Tensor], strata: list[int], shares: list[float]) -> tuple[float, float]:
+class Mean(NamedTuple):
+    """A mean, its variance, and the degrees of freedom of the latter."""
+
+    value: float
+    variance: float
+    freedom: float
+
+
+def together(variances: Sequence[float], freedoms: Sequence[float]) -> float:
+    """The degrees of freedom of a sum of independent variances."""
+    total = sum(variances)
+    share = sum((v / total) ** 2 / f for v, f in zip(variances, freedoms, strict=True)) if 0 < total < math.inf else 0.0
+    return 1 / share if share > 0 else math.inf
+
+
+def of_pairs(groups: list[Tensor], strata: list[int], shares: list[float]) -> Mean:
     """Σ share · mean and its variance, from pairs (h, 2) of every group, one pair a stratum.
 
     Where an interrupt left fewer strata than there are, the pairs' means are taken as a simple sample.
     """
     if not any(strata):
-        return 0.0, 0.0
+        return Mean(0.0, 0.0, math.inf)
     if any(len(pairs) < n for pairs, n in zip(groups, strata, strict=True)):
         return of_draws([pairs.mean(1) for pairs in groups], shares)
     value = sum(share * float(pairs.mean()) for pairs, share in zip(groups, shares, strict=True))
@@ -37,13 +57,13 @@ def of_pairs(groups: list[Tensor], strata: list[int], shares: list[float]) -> tu
         share**2 * (pairs[:, 0] - pairs[:, 1]).square() / (4 * len(pairs) ** 2)
         for pairs, share in zip(groups, shares, strict=True)
     ]
-    return value, of_squares(torch.cat(squares))
+    return Mean(value, *of_squares(torch.cat(squares)))
 
 
-def of_draws(groups: list[Tensor], shares: list[float]) -> tuple[float, float]:
+def of_draws(groups: list[Tensor], shares: list[float]) -> Mean:
     """Σ share · mean and its variance, from independent draws (n,) of every group, at least two of each."""
     if any(len(group) < 2 for group in groups):
-        return 0.0, math.inf
+        return Mean(0.0, math.inf, FREEDOM)
     value = sum(share * float(group.mean()) for group, share in zip(groups, shares, strict=True))
     c = torch.cat(
         [
@@ -53,13 +73,16 @@ def of_draws(groups: list[Tensor], shares: list[float]) -> tuple[float, float]:
     )
     n, variance, fourth = len(c), float(c.sum()), float(c.square().sum())
     kurtosis = n * fourth / variance**2 if variance > 0 else 3.0
-    return value, variance * widening(min(n, 2 * n / max(kurtosis - 1, 1e-9)))
+    freedom = min(n, 2 * n / max(kurtosis - 1, 1e-9))
+    return Mean(value, variance * widening(freedom), freedom)
 
 
-def of_squares(c: Tensor, freedom: int | Tensor = 1) -> float:
-    """The widened sum of independent squares c (h,) of `freedom` degrees each; 1: squared differences of pairs."""
+def of_squares(c: Tensor, freedom: int | Tensor = 1) -> tuple[float, float]:
+    """The widened sum of independent squares c (h,) of `freedom` degrees each, and its own degrees; 1: squared
+    differences of pairs."""
     variance, fourth = float(c.sum()), float((c.square() / (freedom + 2)).sum())
-    return variance * widening(variance**2 / fourth if fourth > 0 else math.inf)
+    of_sum = variance**2 / fourth if fourth > 0 else math.inf
+    return variance * widening(of_sum), of_sum
 
 
 def widening(freedom: float) -> float:

@@ -19,6 +19,7 @@ from torch import Tensor
 from nelbo.bound.planned import allocation, crossfit, error_bars
 from nelbo.bound.planned.allocation import FALL, LARGEST, LEAST_STRATA, CellDensity, DesignPlan, Scatter
 from nelbo.bound.planned.crossfit import Observations
+from nelbo.bound.planned.error_bars import Mean
 from nelbo.bound.planned.pilot import Pilot
 from nelbo.bound.planned.regression import TermFit
 from nelbo.bound.planned.summary import BINS, ExampleValues, Summary, binned, residuals
@@ -139,7 +140,9 @@ class PerExampleDesign:
         draws = Draws(examples, cells + 1, offset + number, cells, inner)
         columns = runner.columns(problem, draws, controls, partial=True)
         if not (block.strata and runner.stopped):
-            self._add_diffusion(block, strata, Observations(examples, cells, columns, 1 / self.density.p[cells]))
+            self._add_diffusion(
+                block, strata, Observations(examples, cells, columns, 1 / self.density.p[cells], 0 * cells)
+            )
 
     def _add_reconstruction(self, block: Block, columns: Tensor) -> None:
         rows, b, n = block.rows, len(block.rows), len(columns) // len(block.rows)
@@ -237,13 +240,17 @@ class PerExampleDesign:
             bins = bins / torch.tensor([share, share**2, 1.0], dtype=torch.float64)
         r_squares = self.r_errors[done].square().sum(1)
         whole = bool(done.all())
+        squares, freedom = self.errors[done].square().flatten(), self.r_freedom[done]
+        parts = (
+            _mean(pilot.diffusion, pilot, done, self.values[done], squares, 1),
+            _mean(pilot.reconstruction, pilot, done, self.r_values[done], r_squares, freedom),
+        )
         return Summary(
-            diffusion=_mean(pilot.diffusion, pilot, done, self.values[done], self.errors[done].square().flatten(), 1),
-            reconstruction=_mean(
-                pilot.reconstruction, pilot, done, self.r_values[done], r_squares, self.r_freedom[done]
-            ),
+            diffusion=parts[0][:2],
+            reconstruction=parts[1][:2],
             bins=bins,
             examples=ExampleValues(self.values, self.r_values, self.errors, self.r_errors) if whole else None,
+            freedom=error_bars.together([p.variance for p in parts], [p.freedom for p in parts]),
         )
 
     def between(self, prior: Tensor) -> list[float]:
@@ -289,16 +296,14 @@ def _with_errors(every: Tensor, rows: Tensor, columns: int, errors: Tensor, shar
     return every
 
 
-def _mean(
-    fit: TermFit, pilot: Pilot, done: Tensor, values: Tensor, squares: Tensor, freedom: int | Tensor
-) -> tuple[float, float]:
+def _mean(fit: TermFit, pilot: Pilot, done: Tensor, values: Tensor, squares: Tensor, freedom: int | Tensor) -> Mean:
     """Mean over all examples and its variance, where `done` (N,) of them have values (n,) and squared errors of
     `freedom` degrees each."""
     n, N = len(values), len(done)
     if n == N:
-        return float(values.mean()), error_bars.of_squares(squares / N**2, freedom)
+        return Mean(float(values.mean()), *error_bars.of_squares(squares / N**2, freedom))
     if n < 2:
-        return 0.0, math.inf
+        return Mean(0.0, math.inf, error_bars.FREEDOM)
     fitted = fit.mean.sum() + pilot.features.times(fit.total_weights)
-    residual, variance = error_bars.of_draws([values - fitted[done]], [1.0])
-    return float(fitted.mean() + residual), variance
+    residual = error_bars.of_draws([values - fitted[done]], [1.0])
+    return residual._replace(value=float(fitted.mean() + residual.value))

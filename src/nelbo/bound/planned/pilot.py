@@ -100,13 +100,14 @@ def run(problem: Problem, runner: Runner, examples: int, *, regressed: bool = Tr
     N, cells = problem.examples, problem.cells
     order = Purpose.PILOT_EXAMPLES.permutation(problem.seed, N)
     controls = None
-    features = Features(torch.zeros(N, 0))
+    features, near, first_near = Features(torch.zeros(N, 0)), torch.zeros(len(cells), 0), torch.zeros(1, 0)
     chance = torch.full((N,), 1 / N, dtype=torch.float64)
     if regressed or controlled:
         controls = problem.fit_controls(order[: min(_CONTROLS_ON, N)].sort().values, runner.workers)
     if regressed:
         features, expected = _features(problem, runner, controls)
-        chance = _chance(expected)
+        chance, near = _chance(expected), near_of(cells, features.places)
+        first_near = torch.eye(1, features.places)
     chosen = order[: min(examples, N)].sort().values
     P = len(chosen)
     nodes = _nodes(cells)
@@ -114,7 +115,7 @@ def run(problem: Problem, runner: Runner, examples: int, *, regressed: bool = Tr
     draws = Draws.first_level(chosen.repeat(2), Purpose.PILOT_NOISE.draw + torch.arange(2).repeat_interleave(P))
     first = runner.columns(problem, draws, controls if controlled else None)
     F = features[chosen].numpy()
-    reconstruction = regression.at_nodes(first[:P].reshape(P, 1, width).numpy(), np.ones(1), F, pooled=0)
+    reconstruction = regression.at_nodes(first[:P].reshape(P, 1, width).numpy(), np.ones(1), F, first_near.numpy(), 0)
     regression.noise_of_two(reconstruction, first.reshape(2, P, width).numpy())
     columns = torch.zeros(P, K, width, dtype=torch.float64)
     if K:
@@ -122,13 +123,14 @@ def run(problem: Problem, runner: Runner, examples: int, *, regressed: bool = Tr
         number = torch.full((P * K,), Purpose.PILOT_NOISE.draw)
         draws = Draws(chosen.repeat_interleave(K), which + 1, number, which, inner)
         columns = runner.columns(problem, draws, controls).reshape(P, K, width)
-    diffusion = regression.at_nodes(columns.numpy(), cells.scale[nodes].numpy(), F, pooled=1)
+    near = near.double().numpy()
+    diffusion = regression.at_nodes(columns.numpy(), cells.scale[nodes].numpy(), F, near[nodes], 1)
     return Pilot(
         controls=controls,
         features=features,
         chance=chance,
         reconstruction=regression.as_fit(reconstruction),
-        diffusion=regression.spread_over_cells(diffusion, nodes, cells) if K else regression.as_fit(diffusion),
+        diffusion=regression.spread_over_cells(diffusion, nodes, cells, near) if K else regression.as_fit(diffusion),
         residuals=PilotResiduals(
             chosen,
             torch.from_numpy(reconstruction["in_sample"][:, 0]),
@@ -141,7 +143,8 @@ def run(problem: Problem, runner: Runner, examples: int, *, regressed: bool = Tr
 
 
 def _features(problem: Problem, runner: Runner, controls: object) -> tuple[Features, Tensor]:
-    """Features, standardised over all examples and cut off, and the expected errors (N, E)."""
+    """Features, standardised over all examples and cut off, with the expected errors (N, E) relative to their mean;
+    and these as they are."""
     N = problem.examples
     blocks = torch.arange(N).split(_BLOCK)
     W, rank = runner.workers.size, runner.workers.rank
@@ -160,15 +163,16 @@ def _features(problem: Problem, runner: Runner, controls: object) -> tuple[Featu
             if some[k::W]:
                 rows = torch.cat(some[k::W])
                 features[rows], expected[rows] = theirs[:, :q].float(), theirs[:, q:].float()
+    relative = expected / torch.stack([column.double().mean() for column in expected.T]).clamp_min(1e-30).float() - 1
     if not features.shape[1]:
-        return Features(features), expected
+        return Features(relative, relative.shape[1]), expected
     mean = torch.stack([column.double().mean() for column in features.T])
     spread = torch.stack([column.double().std(unbiased=False) for column in features.T])
     varies = spread > 1e-6 * (1 + mean.abs())  # more than float32 rounds
     if not bool(varies.all()):
         features, mean, spread = features[:, varies], mean[varies], spread[varies]
     values = features.sub_(mean.float()).div_(spread.float()).clamp_(-_MOST_DEVIATIONS, _MOST_DEVIATIONS)
-    return Features(values), expected
+    return Features(torch.cat([values, relative], 1), relative.shape[1]), expected
 
 
 def _chance(expected: Tensor) -> Tensor:
@@ -180,6 +184,15 @@ def _chance(expected: Tensor) -> Tensor:
     s = (expected / expected.mean(0).clamp_min(1e-30)).mean(1).double()
     q = 0.5 + 0.5 * s / s.mean()
     return q / q.sum()
+
+
+def near_of(cells: Cells, places: int) -> Tensor:
+    """The parts (M, E) of `places` even ones along the chain in the value of a cell, by linear interpolation."""
+    if not len(cells) or places < 2:
+        return torch.ones(len(cells), places)
+    first, last = cells.start[0], cells.stop[-1]
+    at = (cells.place - first) / (last - first) * (places - 1)
+    return (1 - (at[:, None] - torch.arange(places)).abs()).clamp_min(0)
 
 
 def _nodes(cells: Cells) -> Tensor:

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nelbo.bound.planned import crossfit, error_bars
-from nelbo.bound.planned.allocation import AT_ONCE, CREDIT, MIN_DRAWS, CellDensity, DesignPlan
+from nelbo.bound.planned import allocation, crossfit, error_bars, laps
+from nelbo.bound.planned.allocation import AT_ONCE, CREDIT, CellDensity, DesignPlan
 from nelbo.bound.planned.crossfit import Observations
+from nelbo.bound.planned.laps import Folds
 from nelbo.bound.planned.pilot import Pilot
 from nelbo.bound.planned.regression import TermFit
 from nelbo.bound.planned.summary import BINS, Summary, binned, residuals
@@ -28,12 +29,22 @@ from nelbo.bound.runner import Runner
 from nelbo.errors import UsageError
 from nelbo.maths.keys import Purpose
 
-LOOKS = tuple(0.5 * 1.07**i for i in range(64))
-"""Multiples of the plan, to 35, at which the error bar is looked at: 7 % apart, so that little is drawn in vain."""
+LOOKS = tuple(0.12 * 1.07**i for i in range(84))
+"""Multiples of the plan, to 33, at which the error bar is looked at: 7 % apart, so that little is drawn in vain."""
+FIRST = 64, 32
+"""Pairs, and first-level draws, of the first stage, at least: fewer would not tell their own variance."""
 LEAST = 32
-"""Pairs, and first-level draws, of the smallest stage but the first."""
-_LEAST_VARIANCE = 0.4
+"""Pairs, or first-level draws, of the smallest stage but the first."""
+_LEAST_VARIANCE = 0.3
 """Least variance of a result, of that without the credit: the credit is known roughly."""
+NEARLY = 1.1
+"""Variance that is expected at a look, of the one that is asked for, above which the look is passed over."""
+ALLOTTED = 200
+"""Fewest draws, of those that make up the variance, by which the later ones are allotted."""
+GROWTH = 1.4
+"""Growth of the draws from which no look is passed over: what few draws foretell is uncertain, and fits get better."""
+REFIT = 1.25
+"""Growth of the draws from which fits are corrected again: what a few more say is not worth the time."""
 _FIT_LESS = 0.9
 """Factor by which a stage is made smaller until the evaluations that remain allow it."""
 
@@ -59,6 +70,9 @@ class PooledDesign:
         self.folds = Folds(problem.seed, fold, pilot.chance)
         self.stages: list[_Stage] = []
         self._fits: tuple[list[TermFit], list[TermFit]] = ([], [])
+        self.along, self._allotted = density.middles, 0
+        self._known: tuple[int, Summary] | None = None
+        self._corrected: list[tuple[int, list[TermFit]]] = [(0, []), (0, [])]
         self.offset = 0
 
     def cost(self, strata: int, reconstructions: int) -> int:
@@ -68,18 +82,20 @@ class PooledDesign:
     @staticmethod
     def least(problem: Problem) -> int:
         """Evaluations of the smallest estimate."""
-        return MIN_DRAWS // 4 * (2 * problem.cell_cost + problem.first_cost)
+        return 2 * FIRST[0] * problem.cell_cost + FIRST[1] * problem.first_cost
 
-    def run(self, plan: DesignPlan, remaining: Callable[[], float]) -> Iterator[int]:
-        """Draw the stages that end at the looks, as far as the `remaining` evaluations go. Before each, yields those
-        that it, or the rest of the plan, will take."""
+    def run(self, plan: DesignPlan, target: Callable[[], float], remaining: Callable[[], float]) -> Iterator[int]:
+        """Draw the stages that end at the looks, as far as the `remaining` evaluations go; those are passed over at
+        which a standard error of `target` nats is not to be expected. Before each, yields what it, or the rest of the
+        plan, will take."""
         done = [0, 0]
         for look in LOOKS:
-            least = LEAST if done[0] else MIN_DRAWS // 4
             size = [math.ceil(n * look) - d for n, d in zip((plan.strata, plan.reconstructions), done, strict=True)]
-            if done[0] and max(size) < least:
+            if not done[0]:
+                size = [max(least, n) for least, n in zip(FIRST, size, strict=True)]
+            elif max(size) < LEAST or (look < LOOKS[-1] and self._far(size, target())):
                 continue
-            size = [max(least, n) for n in size]
+            size = [max(0, n) for n in size]
             last, smallest = self.cost(*size) > remaining(), 2 * len(self.folds)
             while self.cost(*size) > remaining():
                 if max(size) <= smallest:
@@ -96,18 +112,25 @@ class PooledDesign:
                 return
             done = [d + n for d, n in zip(done, size, strict=True)]
 
+    def _far(self, size: list[int], target: float) -> bool:
+        """Whether a further stage of `size` is small and not expected to bring the standard error to `target` nats."""
+        made = sum(len(s.diffusion.examples) + len(s.reconstruction.examples) for s in self.stages)
+        grown = made + 2 * size[0] + size[1]
+        return grown < GROWTH * made and self.summary().variance * made > NEARLY * target**2 * grown
+
     def draw(self, strata: int, reconstructions: int) -> None:
         """2·`strata` diffusion draws and `reconstructions` first-level draws, each of another random example."""
         problem, folds, seed = self.problem, self.folds, self.problem.seed
         controls = self.pilot.controls
+        self._allot()
         offset, self.offset = self.offset, self.offset + 2 * max(strata, reconstructions)
 
         order = Purpose.RECONSTRUCTION_ORDER.permutation(seed, reconstructions, draw=offset)
         past = [s.reconstruction for s in self.stages]
-        examples, numbers, weight = folds.draws(_even(reconstructions, len(folds)), 0, offset, order, past)
+        examples, numbers, weight, lap = folds.draws(_even(reconstructions, len(folds)), 0, offset, order, past)
         draws = Draws.first_level(examples, numbers)
         columns = self.runner.columns(problem, draws, controls, partial=True)
-        first = Observations(examples, draws.keys, columns, weight)
+        first = Observations(examples, draws.keys, columns, weight, lap)
 
         planned = _even(strata if len(problem.cells) else 0, len(folds))
         counts = [0] * len(planned) if self.runner.stopped else planned
@@ -115,40 +138,60 @@ class PooledDesign:
         pairs = Purpose.DIFFUSION_ORDER.permutation(seed, sum(counts), draw=offset)
         order = torch.stack([2 * pairs, 2 * pairs + 1], 1).reshape(-1)
         past = [s.diffusion for s in self.stages]
-        examples, numbers, weight = folds.draws([2 * n for n in counts], 1, offset, order, past)
+        examples, numbers, weight, lap = folds.draws([2 * n for n in counts], 1, offset, order, past)
         stratum = torch.cat([torch.arange(n).repeat_interleave(2) for n in counts])[order]
         fold = folds.fold[examples]
         inside = Purpose.POOLED_PLACE.uniform(seed, fold, 0, numbers)
         cells, inner = self.density.place((stratum + inside) / torch.tensor(counts).clamp_min(1)[fold])
         draws = Draws(examples, cells + 1, numbers, cells, inner)
         columns = self.runner.columns(problem, draws, controls, partial=True)
-        second = Observations(examples, cells, columns, weight / self.density.p[cells])
+        second = Observations(examples, cells, columns, weight / self.density.p[cells], lap)
         self.stages.append(_Stage(first, second, planned))
+
+    def _allot(self) -> None:
+        """Draw along the chain by what the draws have shown, and no longer by what the pilot foretold; not by what few
+        of them show, since a place without an error yet would be drawn even less."""
+        made, fits = self._corrected[1]
+        if not fits or made == self._allotted:
+            return
+        self._allotted = made
+        draws = laps.together([s.diffusion for s in self.stages])
+        residual = torch.cat([self._residuals(fits, s.diffusion) for s in self.stages])
+        done = torch.isfinite(residual)
+        if crossfit.effective(residual[done]) < ALLOTTED:
+            return
+        bare = residual / draws.weight
+        self.density = allocation.seen(
+            self.pilot.diffusion, self.along, draws.cells[done], bare[done], draws.weight[done]
+        )
 
     def summary(self) -> Summary:
         """The result of all draws. An interrupted stage that tells too little is left out, where others are there."""
+        if self._known is not None and self._known[0] == len(self.stages):
+            return self._known[1]
         self._fits, summary = self._summary(self.stages)
         if not math.isfinite(summary.variance) and len(self.stages) > 1:
             self._fits, summary = self._summary(self.stages[:-1])
+        self._known = len(self.stages), summary
         return summary
 
     def _summary(self, stages: list[_Stage]) -> tuple[tuple[list[TermFit], list[TermFit]], Summary]:
         """The fits of the reconstruction and of the diffusion term, one a fold, and the result by them."""
         pilot, folds = self.pilot, self.folds
         first = [s.reconstruction for s in stages]
-        one_cell = torch.zeros(1, dtype=torch.float64)
-        fits = crossfit.crossfit(pilot.reconstruction, one_cell, pilot.features, folds.fold, first)
+        fits = self._refitted(0, pilot.reconstruction, torch.zeros(1, dtype=torch.float64), first)
         groups: list[list[Tensor]] = [[] for _ in folds.shares]
-        for draws in first:
-            residual = self._residuals(fits, draws)
+        of_stages = [self._residuals(fits, draws) for draws in first]
+        for draws, residual in zip(first, of_stages, strict=True):
             for k, group in enumerate(groups):
                 group.append(residual[(folds.fold[draws.examples] == k) & torch.isfinite(residual)])
-        value, r_variance = error_bars.of_draws([torch.cat(group) for group in groups], folds.shares)
+        value, r_variance, r_freedom = error_bars.of_draws([torch.cat(group) for group in groups], folds.shares)
+        r_variance = self._credited(r_variance, first, of_stages, None)
         r_value = value + folds.fitted(fits, pilot)
 
         second = [s.diffusion for s in stages]
-        d_fits = crossfit.crossfit(pilot.diffusion, self.density.middles, pilot.features, folds.fold, second)
-        pairs, planned, shares, count = [], [], [], 0
+        d_fits = self._refitted(1, pilot.diffusion, self.along, second)
+        pairs, planned, shares = [], [], []
         bins = torch.zeros(BINS, 3, dtype=torch.float64)
         of_stages = [self._residuals(d_fits, draws) for draws in second]
         for k, share in enumerate(folds.shares):
@@ -165,17 +208,50 @@ class PooledDesign:
                     pairs.append(f)
                     planned.append(stage.strata[k])
                     shares.append(share * len(f) / n)
-            count += 2 * n
             residual, mean = torch.cat(finished).reshape(-1), folds.mean(pilot, k)
             bins += binned(self.problem, torch.cat(cells), residual, d_fits[k], mean, share)
-        value, variance = error_bars.of_pairs(pairs, planned, shares)
-        between = [pilot.between_by(r, d, credited=True) for r, d in zip(fits, d_fits, strict=True)]
-        credit = sum(share * b for share, b in zip(folds.shares, between, strict=True))
-        if len(self.problem.cells) and math.isfinite(variance):
-            credit = CREDIT * credit * min(1 / self.problem.examples, 1 / max(1, count))
-            variance = max(variance - credit, _LEAST_VARIANCE * variance)
+        value, variance, freedom = error_bars.of_pairs(pairs, planned, shares)
+        if len(self.problem.cells):
+            variance = self._credited(variance, second, of_stages, d_fits)
         diffusion = folds.fitted(d_fits, pilot) + value, variance
-        return (fits, d_fits), Summary(diffusion, (r_value, r_variance), bins, None)
+        freedom = error_bars.together([variance, r_variance], [freedom, r_freedom])
+        return (fits, d_fits), Summary(diffusion, (r_value, r_variance), bins, None, freedom)
+
+    def _refitted(self, term: int, fit: TermFit, along: Tensor, draws: list[Observations]) -> list[TermFit]:
+        """The corrected fits of a term, corrected anew where it has a quarter more draws than at the last time."""
+        n = sum(len(d.examples) for d in draws)
+        before, fits = self._corrected[term]
+        if n < REFIT * before:
+            return fits
+        fits = crossfit.crossfit(fit, along, self.pilot.features, self.folds.fold, draws)
+        self._corrected[term] = n, fits
+        return fits
+
+    def _credited(
+        self, variance: float, draws: list[Observations], residuals: list[Tensor], fits: list[TermFit] | None
+    ) -> float:
+        """The variance less what it saves to draw examples without replacement: as the draws show it, and where they
+        are too few, of the diffusion term (`fits`) a share of what the pilot says."""
+        if not math.isfinite(variance):
+            return variance
+        folds, together = self.folds, laps.together(draws)
+        residual = torch.cat(residuals)
+        made = torch.isfinite(residual)
+        saved = []
+        for k in range(len(folds)):
+            rows = made & (folds.fold[together.examples] == k)
+            saved.append(folds.saved(k, residual[rows], together.examples[rows], together.laps[rows]))
+        seen = [one for one in saved if one is not None]
+        if len(seen) == len(saved):
+            less = laps.credit(seen, folds.shares)
+        elif fits is not None:
+            whole = self.pilot.reconstruction
+            between = [self.pilot.between_by(whole, d, credited=True) for d in fits]
+            less = sum(share * b for share, b in zip(folds.shares, between, strict=True))
+            less *= CREDIT * min(1 / self.problem.examples, 1 / max(1, int(made.sum())))
+        else:
+            less = 0.0
+        return max(variance - less, _LEAST_VARIANCE * variance)
 
     def between(self, prior: Tensor) -> list[float]:
         """Variances between examples of the diffusion term, of the reconstruction, and of the whole with the prior
@@ -203,48 +279,6 @@ class PooledDesign:
             examples, cells, columns = draws.examples[rows], draws.cells[rows], draws.columns[rows]
             residual[rows] = residuals(fit, self.pilot.features, examples, cells, columns)
         return residual * draws.weight
-
-
-class Folds:
-    """The folds of N examples: members, shares of N, and times N_k q_i, from probabilities `chance` (N,)."""
-
-    def __init__(self, seed: int, fold: Tensor, chance: Tensor):
-        self.seed, self.fold = seed, fold
-        self.members = [(fold == k).nonzero()[:, 0] for k in range(int(fold.max()) + 1)]
-        self.shares = [len(rows) / len(fold) for rows in self.members]
-        self.chance = [chance[rows] / chance[rows].sum() for rows in self.members]
-        self._means: list[Tensor] = []
-
-    def __len__(self) -> int:
-        return len(self.members)
-
-    def draws(
-        self, counts: list[int], term: int, offset: int, order: Tensor, past: list[Observations]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Examples, draw numbers and weights 1/(N_k q) of `counts` draws of the folds, put into `order`.
-
-        The laps go on where `past` draws of the same term left them; draws are numbered from `offset`.
-        """
-        examples, weight, number = [], [], []
-        for k, (rows, q, n) in enumerate(zip(self.members, self.chance, counts, strict=True)):
-            before = sum(int((self.fold[d.examples] == k).sum()) for d in past)
-            own = random_examples(self.seed, q, 1 + 2 * k + term, before + torch.arange(n))
-            examples.append(rows[own])
-            weight.append(1 / (len(q) * q[own]))
-            number.append(offset + torch.arange(n))
-        return torch.cat(examples)[order], torch.cat(number)[order], torch.cat(weight)[order]
-
-    def fitted(self, fits: list[TermFit], pilot: Pilot) -> float:
-        """The folds' fits, each averaged over the examples of its fold."""
-        totals = [fit.mean.sum() + self.mean(pilot, k) @ fit.total_weights for k, fit in enumerate(fits)]
-        return sum(share * float(total) for share, total in zip(self.shares, totals, strict=True))
-
-    def mean(self, pilot: Pilot, k: int) -> Tensor:
-        """Mean features (q,) of the examples of fold k."""
-        if not self._means:
-            sums = [torch.stack([pilot.features[part].sum(0) for part in rows.split(4096)]) for rows in self.members]
-            self._means = [total.sum(0) / len(rows) for total, rows in zip(sums, self.members, strict=True)]
-        return self._means[k]
 
 
 def random_examples(seed: int, chance: Tensor, sample: int, draws: Tensor) -> Tensor:

@@ -1,12 +1,14 @@
 """A fit of one term: its mean at every cell, the part that features of the example foretell, and that of the controls.
 
-With y the term, m its mean at a node, F_i features of example i, and n the control columns of mean zero, all in nats,
-the fit at each node is
+With y the term, m its mean at a node, F_i features of example i, e_i its expected error there over that of the mean
+example, less 1, and n the control columns of mean zero, all in nats, the fit at each node is
 
-    y = m + |m| F_i·W + a·n + residual,
+    y = m + |m| (e_i b + F_i·W) + a·n + residual.
 
-ridge regression whose strength is chosen by leave-one-out. Between nodes, y divided by the cell's scale, W, a and the
-residual's relative standard deviation are interpolated in the coordinate of the chain.
+b and a are fitted together, by a node and its neighbours; what they leave is fitted by the features, in a ridge
+regression whose strength is chosen by leave-one-out. Between nodes, y divided by the cell's scale, W, b, a and the
+residual's relative standard deviation are interpolated in the coordinate of the chain, and so is e_i between the places
+at which it is known.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from nelbo.bound.problem import Cells
 _RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 1e6)
 """Strengths of the ridge to choose from, of features of variance 1; the last leaves the features out."""
 _CONTROL_RIDGE = 1e-3
-"""Strength of the ridge of the controls, of their mean square: enough for two that are nearly the same."""
+"""Strength of the ridge of the expected error and the controls, of their mean square: enough for two that are nearly
+the same."""
 _LEAST_NOISE = 0.05
 """Least share of a residual's variance that is taken for noise: a bend of nearly zero is an accident of few draws."""
 _BEND = 1.5
@@ -37,9 +40,14 @@ _BLOCK = 256
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """Features (N, q) of all examples: kept in float32, since they grow with the data, and given in float64."""
+    """Features (N, q + E) of all examples: kept in float32, since they grow with the data, and given in float64.
+
+    The first q are those of the regression; then come the E expected errors along the chain, relative to the mean
+    example's, less 1.
+    """
 
     values: Tensor
+    places: int = 0
 
     def __len__(self) -> int:
         return len(self.values)
@@ -49,8 +57,13 @@ class Features:
 
     @property
     def number(self) -> int:
-        """q."""
+        """q + E."""
         return self.values.shape[1]
+
+    @property
+    def own(self) -> int:
+        """q."""
+        return self.number - self.places
 
     def times(self, weights: Tensor, rows: Tensor | None = None) -> Tensor:
         """F·w of all examples or of `rows`, for weights w (q,); no copy of all features is made."""
@@ -62,8 +75,9 @@ class Features:
 @dataclass(frozen=True, eq=False)
 class TermFit:
     """Cells (M,) of the diffusion term, or the one cell of the reconstruction: mean m in nats and its size |m|,
-    regression W (M, q), coefficients a (M, C) of the controls, and standard deviations (M,) relative to |m|:
-    `raw` of y about m, `residual` after the fit, `noise` that part of it which is not the example's."""
+    regression W (M, q + E) with that of the expected errors, coefficients a (M, C) of the controls, and standard
+    deviations (M,) relative to |m|: `raw` of y about m, `residual` after the fit, `noise` that part of it which is not
+    the example's. near (M, E): the parts that expected errors have in that of a cell."""
 
     mean: Tensor
     size: Tensor
@@ -72,6 +86,7 @@ class TermFit:
     raw: Tensor
     residual: Tensor
     noise: Tensor
+    near: Tensor
 
     @property
     def total_weights(self) -> Tensor:
@@ -87,10 +102,13 @@ class TermFit:
         return (self.controls[cells] * columns).sum(1)
 
 
-def at_nodes(columns: np.ndarray, scale: np.ndarray, F: np.ndarray, pooled: int) -> dict[str, np.ndarray]:
-    """The fit at every node from columns (P, K, 1 + C); `pooled` neighbours on each side share the controls' fit."""
+def at_nodes(
+    columns: np.ndarray, scale: np.ndarray, F: np.ndarray, near: np.ndarray, pooled: int
+) -> dict[str, np.ndarray]:
+    """The fit at every node from columns (P, K, 1 + C) and features F (P, q + E) of the examples; near (K, E): as of
+    `TermFit`, at the nodes; `pooled` neighbours on each side share b and a."""
     P, K, C = columns.shape[0], columns.shape[1], columns.shape[2] - 1
-    q = F.shape[1]
+    q = F.shape[1] - near.shape[1]
     y = columns[..., 0] / np.where(scale > 0, scale, 1)
     mean = y.mean(0)
     size = np.abs(mean)  # where all was exactly zero, no more than a trace of the largest
@@ -99,39 +117,43 @@ def at_nodes(columns: np.ndarray, scale: np.ndarray, F: np.ndarray, pooled: int)
     n = columns[..., 1:] / (scale * size)[None, :, None] if K else columns[..., 1:]
     centre = F.mean(0)
     F = F - centre
-    weights, fitted, left_out = np.zeros((K, q)), np.zeros((P, K)), np.zeros((P, K))
+    regressors = np.concatenate([(F[:, q:] @ near.T)[..., None], n], 2)
+    slopes, leverage = np.zeros((K, 1 + C)), np.full((P, K), 1 / P)
+    if np.any(regressors):
+        for k in range(K):
+            some = slice(max(0, k - pooled), k + pooled + 1)
+            A, b = regressors[:, some].reshape(-1, 1 + C), r[:, some].reshape(-1)
+            gram = A.T @ A
+            inverse = np.linalg.inv(gram + np.diag(_CONTROL_RIDGE * np.diag(gram) + 1e-9 * np.trace(gram) + 1e-300))
+            slopes[k] = inverse @ (A.T @ b)
+            own = regressors[:, k]
+            leverage[:, k] += np.einsum("ij,jk,ik->i", own, inverse, own)
+    residual = r - (regressors * slopes).sum(-1)
+    weights, fitted, features = np.zeros((K, q)), np.zeros((P, K)), np.zeros(P)
     if q and P > 4:
-        G = F.T @ F
+        own = F[:, :q]
+        G = own.T @ own
         best = np.inf
         for ridge in _RIDGES:
             inverse = np.linalg.inv(G + ridge * P * np.eye(q))
-            W = inverse @ F.T @ r
-            leverage = np.einsum("ij,jk,ik->i", F, inverse, F) + 1 / P
-            error = (r - F @ W) / (1 - np.clip(leverage, 0, 0.5))[:, None]
+            W = inverse @ own.T @ residual
+            of_features = np.einsum("ij,jk,ik->i", own, inverse, own)
+            error = (residual - own @ W) / (1 - np.clip(leverage + of_features[:, None], 0, 0.5))
             score = float((error**2).mean(0).sum())
             if score < best:
-                best, weights, fitted, left_out = score, W.T, F @ W, error
-    else:
-        left_out = r * P / max(1, P - 1)
-    controls = np.zeros((K, C))
-    residual = r - fitted
-    if np.any(n):
-        for k in range(K):
-            near = slice(max(0, k - pooled), k + pooled + 1)
-            A, b = n[:, near].reshape(-1, C), residual[:, near].reshape(-1)
-            gram = A.T @ A
-            ridge = (_CONTROL_RIDGE * np.trace(gram) + 1e-300) * np.eye(C)
-            controls[k] = np.linalg.solve(gram + ridge, A.T @ b)
-        left_out = left_out - (n * controls).sum(-1) * P / max(1, P - C)
+                best, weights, fitted, features = score, W.T, own @ W, of_features
+    left_out = (residual - fitted) / (1 - np.clip(leverage + features[:, None], 0, 0.5))
     return {
-        "mean": mean - size * (weights @ centre),
+        "mean": mean - size * (weights @ centre[:q] + slopes[:, 0] * (near @ centre[q:])),
         "centre": centre,
         "weights": weights,
-        "controls": controls,
+        "slope": slopes[:, 0],
+        "near": near,
+        "controls": slopes[:, 1:],
         "raw": (r**2).mean(0) * P / max(1, P - 1),
         "residual": (left_out**2).mean(0),
         "noise": noise_of(left_out),
-        "in_sample": residual - (n * controls).sum(-1),
+        "in_sample": residual - fitted,
         "size": size,
     }
 
@@ -156,10 +178,11 @@ def noise_of_two(node: dict[str, np.ndarray], columns: np.ndarray) -> None:
 
 def as_fit(node: dict[str, np.ndarray]) -> TermFit:
     """One cell a node. The controls multiply columns in nats and were fitted relative to m, which cancels."""
-    keys = ("mean", "size", "weights", "controls", "raw", "residual", "noise")
+    keys = ("mean", "size", "weights", "slope", "near", "controls", "raw", "residual", "noise")
     t = {k: torch.from_numpy(np.asarray(v, dtype=np.float64)) for k, v in node.items() if k in keys}
-    spreads = (t[name].sqrt() for name in ("raw", "residual", "noise"))
-    return TermFit(t["mean"], t["size"], t["weights"], t["controls"], *spreads)
+    weights = torch.cat([t["weights"], t["slope"][:, None] * t["near"]], 1)
+    raw, residual, noise = (t[name].sqrt() for name in ("raw", "residual", "noise"))
+    return TermFit(t["mean"], t["size"], weights, t["controls"], raw, residual, noise, t["near"])
 
 
 def _smooth(v: np.ndarray) -> np.ndarray:
@@ -170,9 +193,9 @@ def _smooth(v: np.ndarray) -> np.ndarray:
     return (padded[:-2] + padded[1:-1] + padded[2:]) / 3
 
 
-def spread_over_cells(node: dict[str, np.ndarray], nodes: Tensor, cells: Cells) -> TermFit:
+def spread_over_cells(node: dict[str, np.ndarray], nodes: Tensor, cells: Cells, near: np.ndarray) -> TermFit:
     """The fit at the nodes interpolated to every cell, linearly in the coordinate (the mean's logarithm per unit of
-    scale)."""
+    scale). near (M, E): as of `TermFit`."""
     place, scale = cells.place.numpy(), cells.scale.numpy()
     at = place[nodes.numpy()]
 
@@ -184,11 +207,14 @@ def spread_over_cells(node: dict[str, np.ndarray], nodes: Tensor, cells: Cells) 
 
     size = np.exp(along(np.log(np.maximum(node["size"], _TRACE * max(1e-300, float(node["size"].max()))))))
     size = size * scale
-    weights = along(node["weights"])
+    weights, slope = along(node["weights"]), along(node["slope"])
+    q = weights.shape[1]
     values = {
-        "mean": size * (1 - weights @ node["centre"]),
+        "mean": size * (1 - weights @ node["centre"][:q] - slope * (near @ node["centre"][q:])),
         "size": size,
         "weights": weights,
+        "slope": slope,
+        "near": near,
         "controls": along(node["controls"]),
     }
     bare = size / scale

@@ -39,12 +39,14 @@ class ExampleValues:
 @dataclass(frozen=True, eq=False)
 class Summary:
     """The mean over examples by all draws so far, in nats: values and Monte Carlo variances of the two random terms,
-    contributions (value, variance, draws) of BINS bins of cells, and per-example values or None."""
+    contributions (value, variance, draws) of BINS bins of cells, per-example values or None, and the degrees of freedom
+    of the variance."""
 
     diffusion: tuple[float, float]
     reconstruction: tuple[float, float]
     bins: Tensor
     examples: ExampleValues | None
+    freedom: float
 
     @property
     def value(self) -> float:
