@@ -158,7 +158,8 @@ class MaskedChain(TokenChain):
         z = x.masked_fill(masked, self.mask)
         with torch.no_grad():
             on_device = None if at is None else at.to(self.device)
-            each = self.model.costs(x, z, masked, on_device, self.condition_of(examples))
+            needed = masked if self.model.reverse.carry_over else scored
+            each = self.model.costs(x, z, masked, on_device, self.condition_of(examples), needed)
             weights = weight.to(self.device)
             passes = weights if self.by_length else 1.0
             cost = terms.revealed(self.model, each, masked, scored, weights, passes)

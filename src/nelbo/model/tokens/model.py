@@ -119,16 +119,22 @@ class TokenModel(FrozenModel):
         return self.reverse.log_law(logits, self.kernel, self.domain.vocabulary)
 
     def costs(
-        self, x: Tensor, z: Tensor, hidden: Tensor, at: TokenLevels | None, condition: Condition | None = None
+        self,
+        x: Tensor,
+        z: Tensor,
+        hidden: Tensor,
+        at: TokenLevels | None,
+        condition: Condition | None = None,
+        places: Tensor | None = None,
     ) -> Tensor:
-        """−log p_i(x_i) of every place, (B, L) float64, of what `predict` returns, a few rows of which are in memory at
-        once."""
+        """−log p_i(x_i) of what `predict` returns, (B, L) float64, at `places` (B, L), all where None; elsewhere 0. The
+        logits of a few places are in float64 at once."""
         logits = self.denoiser(z, hidden, at, condition)
-        few = max(1, AT_ONCE // logits[0].numel())
-        parts = zip(logits.split(few), x.split(few), strict=True)
-        return torch.cat(
-            [surprise(self.reverse.log_law(rows, self.kernel, self.domain.vocabulary), of) for rows, of in parts]
-        )
+        places = torch.ones_like(x, dtype=torch.bool) if places is None else places
+        few, V = max(1, AT_ONCE // logits.shape[-1]), self.domain.vocabulary
+        parts = zip(logits[places].split(few), x[places].split(few), strict=True)
+        found = torch.cat([surprise(self.reverse.log_law(rows, self.kernel, V), of) for rows, of in parts])
+        return torch.zeros(x.shape, dtype=torch.float64, device=found.device).masked_scatter(places, found)
 
     def posterior(self, log_law: Tensor, z: Tensor, at: TokenLevels, kernel: Kernel) -> Tensor:
         """log p(k | z) of what `predict` returned, at a level of a kernel without a mask."""
@@ -164,7 +170,7 @@ class TokenModel(FrozenModel):
 
 
 def surprise(log_p: Tensor, x: Tensor) -> Tensor:
-    """−log p_i(x_i) of every place, (B, L), of log_p (B, L, V)."""
+    """−log p(x) of every symbol of x (…), of log_p (…, V)."""
     return -log_p.gather(-1, x[..., None])[..., 0]
 
 
