@@ -28,6 +28,13 @@ def pytest_sessionstart() -> None:
     torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A warning that a slow test does not expect is shown, and lets it pass; the quick tests fail on theirs."""
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.filterwarnings("default"), append=False)
+
+
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     """Every test starts from the same global random state, whatever ran before it."""

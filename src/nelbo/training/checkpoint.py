@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
@@ -64,14 +65,14 @@ def newest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
     return None, messages
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The state in `path`, on the CPU; runs no code. Errors: those of `UNREADABLE`."""
+def read(path: Path, entries: Set[str] = ENTRIES) -> dict[str, Any]:
+    """The state in `path`, on the CPU, with these entries at least; runs no code. Errors: those of `UNREADABLE`."""
     content = regular(path).read_bytes()
     archive, digest = content[:-_DIGEST], content[-_DIGEST:]
     if hashlib.sha256(archive).digest() != digest:
         raise ValueError("its bytes are not those that were written")
     state = torch.load(io.BytesIO(archive), weights_only=True, map_location="cpu")
-    if not isinstance(state, dict) or not state.keys() >= ENTRIES or not isinstance(state["step"], int):
+    if not isinstance(state, dict) or not state.keys() >= entries or not isinstance(state["step"], int):
         raise ValueError("it is not the state of a run")
     return state
 

@@ -95,7 +95,7 @@ class Validation:
         if self.settings.keep is Keep.LAST or self.best is None:
             return None
         try:
-            saved: dict[str, Any] = checkpoint.read(self.folder / BEST)
+            saved: dict[str, Any] = checkpoint.read(self.folder / BEST, {"step", "net"})
             if saved["step"] == self.best["step"]:
                 return saved["net"]
             problem = f"is of step {saved['step']}"
