@@ -1,4 +1,4 @@
-"""Warnings that tests about something else expect; any other warning fails a quick test (`filterwarnings` in pyproject.toml).
+"""Warnings that tests about something else expect; another one fails a quick test (`filterwarnings` in pyproject.toml).
 
 Use one as a decorator, or `pytestmark = [untrained, early_end]` for a whole file.
 """
