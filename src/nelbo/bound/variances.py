@@ -1,7 +1,8 @@
 """A table of variances that was given in another form: as standard deviations, squared, or from noise to data.
 
-The diffusion term under another table follows from the errors ‖x − x̂‖² that the pilot has seen. A table that is right
-is near the variance β̃ of the posterior, or the larger one that a network needs, and these forms are far from both:
+A table that is right lies near the variances between β̃ of the posterior and β of the step at nearly every level, within
+a factor of `NEAR`. Another form is named if it lies there, the table as it was given does not, and the diffusion term
+under it, which follows from the errors ‖x − x̂‖² that the pilot has seen, is lower:
 
     ½ D (log v/β̃ + β̃/v − 1) + ½ c² E‖x − x̂‖² / v
 """
@@ -15,11 +16,13 @@ from nelbo.bound.gaussian_chain import GaussianChain
 from nelbo.bound.visited import terms_at
 from nelbo.maths.units import bits_per_dim
 from nelbo.model.reverse import VarianceTable
+from nelbo.process import forward
+from nelbo.process.prediction import Prediction
 
-LESS = 0.9
-"""Share of the diffusion term below which another form of the table is said to be right."""
-LEAST = 0.05
-"""Bits/dim that it saves at least."""
+NEAR, MOST = 4.0, 0.8
+"""Factor within which a table is near these variances, and the share of the levels looked at where it is to be."""
+LESS, LEAST = 0.9, 0.05
+"""Share of the diffusion term below which another form of the table is named, and bits/dim that it saves at least."""
 FORMS = {
     "standard deviations": (Tensor.square, "squared", "torch.as_tensor(table) ** 2"),
     "variances squared": (Tensor.sqrt, "as their roots", "torch.as_tensor(table) ** 0.5"),
@@ -38,10 +41,20 @@ def notes(chain: GaussianChain, cells: dict[int, Tensor]) -> list[str]:
         fixed, weights = terms_at(chain, nodes, variance)
         return float(bits_per_dim((fixed + weights * errors).sum(), chain.dimensions))
 
-    declared = bits(own)
-    terms = {name: bits(VarianceTable(form(own.table))) for name, (form, _, _) in FORMS.items()}
-    name = min(terms, key=lambda name: terms[name])
-    if not terms[name] < min(LESS * declared, declared - LEAST):
+    levels = chain.model.levels()
+    s, t = levels[:-1][nodes], levels[1:][nodes]
+    least, most = forward.posterior(s, t).variance, forward.transition(s, t).variance
+
+    def near(variance: VarianceTable) -> bool:
+        v = variance.of_step(s, t, Prediction(torch.zeros(len(t), 1, dtype=torch.float64)))[:, 0]
+        return float(((v > least / NEAR) & (v < most * NEAR)).double().mean()) >= MOST
+
+    if near(own):
+        return []
+    forms = {name: VarianceTable(form(own.table)) for name, (form, _, _) in FORMS.items()}
+    declared, terms = bits(own), {name: bits(form) for name, form in forms.items() if near(form)}
+    name = min(terms, key=lambda name: terms[name], default=None)
+    if name is None or not terms[name] < min(LESS * declared, declared - LEAST):
         return []
     _, done, line = FORMS[name]
     return [
