@@ -33,6 +33,8 @@ def test_tables_are_near_what_they_stand_for():
     n = np.arange(LOW, HIGH + 1)
     assert np.abs(tables.WIDTH / 2.0 ** (n / 256) - 1).max() < 1e-14
     assert np.abs(tables.EXP / 2**26 - np.exp(-np.arange(1281) / 64)).max() < 2**-25
+    y = np.linspace(-32, 0, 4097)
+    assert np.abs(tables.exp(y) / np.exp(y) - 1).max() < 1e-11
     # what is made when the module is imported is what its functions make
     assert np.array_equal(tables._widths(), tables.WIDTH) and np.array_equal(tables._phi(), tables.PHI)
 

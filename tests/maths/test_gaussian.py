@@ -89,6 +89,15 @@ def test_kl_derivatives():
     )
 
 
+def test_any_argument_of_the_kl_may_have_a_batch():
+    one = [t([0.3, -0.2]), random_covariance(torch.Generator().manual_seed(1), 2)] * 2
+    one[2:] = [t([1.0, 0.5]), random_covariance(torch.Generator().manual_seed(2), 2)]
+    expected = gaussian.kl_multivariate(*one)
+    for k in range(4):
+        many = [v.expand(5, *v.shape) if i == k else v for i, v in enumerate(one)]
+        torch.testing.assert_close(gaussian.kl_multivariate(*many), expected.expand(5))
+
+
 def test_kl_multivariate_against_torch_and_its_symmetries():
     generator = torch.Generator().manual_seed(1)
     mean_q, mean_p = torch.randn(2, 4, 3, generator=generator, dtype=F64)

@@ -37,6 +37,17 @@ def test_importance_helps():
     assert abs(float(weight.mean()) - 1) < 0.01 and abs(float((weight * t).mean()) - 0.5) < 0.01
 
 
+def test_a_loss_that_is_alike_everywhere_leaves_times_even():
+    """However many examples a cell has had; one that has had none is as all are together. A louder cell has more."""
+    times = TimeSampler(TimeSampling.IMPORTANCE, cells=4)
+    times.counts = torch.tensor([0.0, 1.0, 5.0, 40.0], dtype=torch.float64)
+    times.squares = 9.0 * times.counts
+    torch.testing.assert_close(times.density(), torch.ones(4, dtype=torch.float64))
+    times.squares[3] *= 4
+    root = ((times.squares + 0.1 * times.squares.sum() / 46) / (times.counts + 0.1)).sqrt()
+    torch.testing.assert_close(times.density(), 0.9 * root / root.mean() + 0.1)
+
+
 def test_uniform_times_are_independent_and_uniform():
     t, weight = TimeSampler(TimeSampling.UNIFORM).draw(3, 0, BatchPart.whole(2000))
     assert bool((weight == 1).all()) and stats.kstest(t.numpy(), "uniform").pvalue > 1e-3

@@ -39,7 +39,7 @@ EXP_BITS = 26
 
 
 def exp(y: np.ndarray) -> np.ndarray:
-    """e^y for −745 < y ≤ 0, to about 1e-12: Taylor's polynomial of degree 6 at y/1024, squared ten times."""
+    """e^y for −32 ≤ y ≤ 0, to about 1e-11: Taylor's polynomial of degree 6 at y/1024, squared ten times."""
     u = np.asarray(y, np.float64) / 1024.0
     p = 1.0 + u * (1.0 + u * (0.5 + u * (1 / 6.0 + u * (1 / 24.0 + u * (1 / 120.0 + u / 720.0)))))
     for _ in range(10):
