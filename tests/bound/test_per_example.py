@@ -12,7 +12,7 @@ import nelbo
 from nelbo import evaluate
 from nelbo.bound.planned import allocation, pilot
 from nelbo.bound.planned.adaptive import Adaptive
-from nelbo.bound.planned.per_example import PerExampleDesign, whole_numbers
+from nelbo.bound.planned.per_example import PerExampleDesign
 from nelbo.bound.prepare import prepare
 from nelbo.model.decoder import Categorical
 from nelbo.workers import Run
@@ -37,7 +37,7 @@ def test_a_number_of_strata_is_found_by_the_variance_it_leaves(share):
 
 @pytest.mark.parametrize(("examples", "k", "m"), [(100, 2.25, 1.0), (7, 1.5, 1.9), (9000, 3.0, 1.25), (1, 1.99, 1.0)])
 def test_groups_have_whole_numbers_that_are_right_on_average(examples, k, m):
-    groups = list(whole_numbers(examples, k, m))
+    groups = list(allocation.whole_numbers(examples, k, m))
     assert sum(n for n, _, _ in groups) == examples
     assert max(n for n, _, _ in groups) <= 8192
     for place, wanted in ((1, k), (2, m)):

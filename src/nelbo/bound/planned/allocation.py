@@ -8,7 +8,9 @@ from the variances that the blocks before have shown.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -211,6 +213,15 @@ def within(problem: Problem, k: float, m: float, most: float) -> tuple[float, fl
         return k, m
     part = max(0.0, (most - least) / (cost - least))
     return 1 + part * (k - 1), 1 + part * (m - 1)
+
+
+def whole_numbers(examples: int, k: float, m: float) -> Iterator[tuple[int, int, int]]:
+    """`examples` in groups with whole numbers of strata and pairs, which are k and m on average or a little less."""
+    low = math.floor(k), math.floor(m)
+    ends = [math.floor((n - whole) * examples + 1e-9) for n, whole in zip((k, m), low, strict=True)]
+    edges = sorted({0, *ends, examples, *range(0, examples, LARGEST)})
+    for a, b in pairwise(edges):
+        yield b - a, low[0] + (b <= ends[0]), low[1] + (b <= ends[1])
 
 
 class Scatter(NamedTuple):

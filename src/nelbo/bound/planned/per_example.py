@@ -11,13 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from nelbo.bound.planned import allocation, crossfit, error_bars
-from nelbo.bound.planned.allocation import FALL, LARGEST, LEAST_STRATA, CellDensity, DesignPlan, Scatter
+from nelbo.bound.planned.allocation import FALL, LEAST_STRATA, CellDensity, DesignPlan, Scatter
 from nelbo.bound.planned.crossfit import Observations
 from nelbo.bound.planned.error_bars import Mean
 from nelbo.bound.planned.pilot import Pilot
@@ -88,7 +87,7 @@ class PerExampleDesign:
                 k, m = allocation.next_block(problem, self.scatter(), target(), left, plan)
             k, m = allocation.within(problem, k, m, remaining() / left)
             yield math.ceil(allocation.per_example_cost(problem, left, k, m))
-            for rows, whole, pairs in whole_numbers(examples, k, m):
+            for rows, whole, pairs in allocation.whole_numbers(examples, k, m):
                 self.draw(self.new(rows), whole, pairs)
                 if self.runner.stopped:
                     return
@@ -264,15 +263,6 @@ class PerExampleDesign:
             float(of_first.var()) + pilot.between_by(r, None),
             float((prior + of_cells + of_first).var()) + pilot.between_by(r, d),
         ]
-
-
-def whole_numbers(examples: int, k: float, m: float) -> Iterator[tuple[int, int, int]]:
-    """`examples` in groups with whole numbers of strata and pairs, which are k and m on average or a little less."""
-    low = math.floor(k), math.floor(m)
-    ends = [math.floor((n - whole) * examples + 1e-9) for n, whole in zip((k, m), low, strict=True)]
-    edges = sorted({0, *ends, examples, *range(0, examples, LARGEST)})
-    for a, b in pairwise(edges):
-        yield b - a, low[0] + (b <= ends[0]), low[1] + (b <= ends[1])
 
 
 def _more(part: float) -> float:
