@@ -56,6 +56,8 @@ def numbers(target: Target) -> Target:
 
 def plain(value: Any) -> Any:
     """`value` with Python's own in the place of numpy's and torch's scalars, also inside dicts, lists and tuples."""
+    if callable(value):
+        return value  # a list that is called, too: whoever gave it looks at it later
     if isinstance(value, dict):
         return {key: plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
