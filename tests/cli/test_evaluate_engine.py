@@ -19,6 +19,7 @@ from nelbo.errors import Interrupted
 from tests.expected import early_end, untrained
 from tests.runtime.cases import start, until, workplace
 
+pytestmark = [untrained, early_end]
 MANY = ("plug:make", "--data", "many.npy", "--batch-size", "4", "--tolerance", "0.03")
 FEW = (*MANY[:-1], "0.3")
 
@@ -195,8 +196,6 @@ def test_ctrl_c_prints_and_writes_and_the_state_goes_on(nelbo, here):
     assert number(nelbo("evaluate", *arguments).json) == number(whole)
 
 
-@untrained
-@early_end
 def test_bf16_says_how_far_it_shifts_the_value(model):
     codes = torch.randint(17, (60, 1, 4, 4))
     with pytest.warns(NelboWarning, match="bf16 shifts the value by"):
@@ -209,8 +208,6 @@ def test_bf16_says_how_far_it_shifts_the_value(model):
     assert coarse.nfe_total == fine.nfe_total + 4 * int(match[2])
 
 
-@untrained
-@early_end
 def test_the_watch_and_the_plan(model):
     seen, planned = [], []
     evaluate(
