@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from nelbo.bound.checks import NelboWarning
 from nelbo.cli.main import execute
 
 SMALL = ("--set", "steps=3", "--set", "net.width=16", "--set", "levels=4", "--set", "batch_size=16")
@@ -51,7 +53,9 @@ def nelbo(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
 
     def run(*arguments: str | Path) -> Result:
         capsys.readouterr()
-        status = execute([str(a) for a in arguments])
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", NelboWarning)  # a line on stderr, as outside of tests
+            status = execute([str(a) for a in arguments])
         return Result(status, *capsys.readouterr())
 
     return run

@@ -14,7 +14,9 @@ from nelbo.data import read
 from nelbo.errors import NelboError, UnknownNameError, UsageError
 from nelbo.model.decoder import Categorical, ContinuousGaussian, DiscretizedGaussian
 from nelbo.model.reverse import Beta, LearnedRange
-from tests.expected import early_end
+from tests.expected import early_end, untrained
+
+pytestmark = untrained
 
 PLUGIN = """
 import torch
