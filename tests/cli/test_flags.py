@@ -68,6 +68,16 @@ COMMANDS = {
     "report/contents.py": "the report is a command alone, and is about files that commands wrote",
     "equations/pages/contents.py": "the pages are built by a command alone, from what another printed",
     "data/digits.py": "options of pip",
+    **dict.fromkeys(
+        (
+            "bound/contrast/result.py",
+            "bound/difference.py",
+            "bound/result.py",
+            "diagnosis/result.py",
+            "likelihood/likelihood.py",
+        ),
+        "a kind of document is named by the command that writes it",
+    ),
 }
 """Files outside of cli/ that quote a command line on purpose, with the reason."""
 
