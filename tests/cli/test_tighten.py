@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+pytestmark = pytest.mark.filterwarnings("ignore:only 20 examples to fit to")
+
 
 @pytest.fixture(scope="module")
 def folder(trained, tmp_path_factory):
