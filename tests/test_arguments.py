@@ -43,6 +43,10 @@ def zeros(z, t):
     return torch.zeros_like(z)
 
 
+def letters(z):
+    return torch.zeros(*z.shape, 3)
+
+
 def told(z, t, y):
     return torch.zeros_like(z) + 0.1 * y[:, None]
 
@@ -110,6 +114,14 @@ EXAMPLES: dict[Callable[..., Any], dict[str, Any]] = {
         fn=zeros, schedule=S.linear(9), domain=nelbo.DataDomain((4,), bins=3), predicts="edm_F", sigma_data=0.5,
         first_level=2, clip=(-1.0, 1.0),
     ),
+    nelbo.tokens.from_callable: dict(
+        fn=letters, vocabulary=3, length=4, kernel=nelbo.tokens.absorbing(3), prior=None, remove_mask=False
+    ),
+    nelbo.tokens.absorbing: dict(mask=3),
+    nelbo.tokens.gaussian: dict(vocabulary=5, betas=(0.25, 0.5)),
+    nelbo.tokens.linear: dict(last=0.125),
+    nelbo.tokens.geometric: dict(sigma_min=0.125, sigma_max=8.0),
+    nelbo.exact.MarkovData: dict(initial=torch.ones(2) / 2, transition=torch.ones(2, 2) / 2, length=3),
     nelbo.DataDomain: dict(shape=(2, 3), bins=5, low=-2.0, high=3.0),
     nelbo.Examples: dict(data=X, bins=3),
     nelbo.Overrides: dict(bins=5, range=(-1.0, 1.0), clip=(-1.0, 1.0)),

@@ -96,6 +96,8 @@ def from_callable(
         raise UsageError(
             f"schedule={schedule!r}", "give nelbo.tokens.linear(), cosine(), geometric(…) or table(alphas), or None"
         )
+    if not isinstance(grid, (Grid, type(None))):
+        raise UsageError(f"grid={grid!r}", "give nelbo.grids.even(8), say, or None for every level")
     domain = TokenDomain(vocabulary, length)
     denoiser = NetworkTokenDenoiser(fn, vocabulary, time, law=law, shift=shift, stochastic=stochastic, modules=modules)
     grid = grid or grid_for(kernel, schedule)
@@ -133,7 +135,9 @@ def _prior(given: Any, otherwise: Callable[[], TokenPrior]) -> TokenPrior:
 @numbers
 def absorbing(mask: int) -> Absorbing:
     """Masked diffusion: a symbol becomes the mask, and stays so. mask: V, one more than the vocabulary has, or that
-    symbol of the vocabulary that is the mask (as in BERT's)."""
+    symbol of the vocabulary that is the mask (as in BERT's). Errors: UsageError for a negative one."""
+    if mask < 0:
+        raise UsageError(f"mask={mask}", "give V, one more than the vocabulary has, or the symbol that is the mask")
     return Absorbing(mask)
 
 
