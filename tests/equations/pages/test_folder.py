@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from nelbo import files
 from nelbo.equations.pages import build, folder
 from nelbo.errors import UsageError
 
@@ -79,15 +80,17 @@ def test_an_interrupted_build_leaves_what_was_there(tmp_path, monkeypatch, fault
 
 
 def test_a_move_that_fails_brings_the_old_site_back(tmp_path, monkeypatch):
+    """Where the system cannot exchange two names."""
     out = tmp_path / "site"
     folder.replace(out, {"a.html": "old"})
     rename = Path.rename
 
     def stop(path, target):
-        if path.name == "new":
+        if target == out and not path.name.endswith(".old"):
             raise KeyboardInterrupt
         return rename(path, target)
 
+    monkeypatch.setattr(files, "exchange", lambda a, b: False)
     monkeypatch.setattr(Path, "rename", stop)
     with pytest.raises(KeyboardInterrupt):
         folder.replace(out, {"a.html": "new"})
