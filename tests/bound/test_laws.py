@@ -154,6 +154,7 @@ def test_the_batch_size_changes_nothing(name):
         assert one.variance == pytest.approx(whole.variance, rel=1e-8)
 
 
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # of the run that is killed
 @pytest.mark.parametrize("name", ["exhaustive", "stratified", "pooled", "per_example"])
 def test_batches_workers_and_a_kill_change_nothing(name, tmp_path):
     whole, nfe = estimated("flips", name)
