@@ -100,7 +100,7 @@ def test_it_says_what_it_would_cost_and_what_is_known(refused):
 
 
 def check_what_the_pilot_knows() -> None:
-    """The plan is right to a factor of three, by the variance of independent draws; the value within 4 errors."""
+    """The plan is right to a factor of four, by the variance of independent draws; the value within 4 errors."""
     one, bits = prepare(BAD, X), 1 / D / math.log(2)
     found = pilot.run(one.chain, one.runner, pilot.EXAMPLES)
     known = cost.of_pilot(one.chain, found, one.chain.priors())
@@ -110,7 +110,7 @@ def check_what_the_pilot_knows() -> None:
     assert abs(sum(s.mean for s in known.strata) / known.diffusion.mean - 1) < 0.02
     some = evaluate(BAD, X, max_nfe=20_000)
     needed = some.nfe_total * (some.standard_error.estimator / 0.01) ** 2
-    assert needed / 3 < allocation.per_example(one.chain, found, 0.01 / bits).needed < 3 * needed
+    assert needed / 4 < allocation.per_example(one.chain, found, 0.01 / bits).needed < 4 * needed
 
 
 def test_it_names_what_is_amiss_and_what_to_pass(refused):

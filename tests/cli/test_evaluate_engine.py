@@ -9,6 +9,7 @@ import random
 import re
 import signal
 import time
+import warnings
 
 import pytest
 import torch
@@ -167,6 +168,16 @@ def test_interrupted_estimates_are_of_what_was_drawn(model, design, monkeypatch)
     assert float(z.var()) < 1 + 3.5 * math.sqrt(2 / n), z
 
 
+@pytest.mark.parametrize("seed", [3, 9])
+def test_examples_unlike_those_of_the_pilot_cost_no_more(model, seed):
+    """Nearly all images are of one code; the few of two are not in the pilot, which must not foretell theirs wildly."""
+    codes = torch.arange(17).repeat_interleave(283)[:4800].reshape(300, 1, 4, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NelboWarning)
+        bound = evaluate(model, codes, tolerance=0.02, estimator="pooled", seed=seed)
+    assert bound.standard_error.estimator <= 0.02 and bound.nfe_total < 5000
+
+
 def test_interrupted_before_there_is_an_estimate(model):
     codes = torch.randint(17, (300, 1, 4, 4))
     with pytest.raises(KeyboardInterrupt):  # in the pilot
@@ -177,8 +188,9 @@ def test_interrupted_before_there_is_an_estimate(model):
 
 @pytest.mark.slow
 def test_ctrl_c_prints_and_writes_and_the_state_goes_on(nelbo, here):
-    arguments = (*MANY, "--json", "--state", "run.state")
-    whole = nelbo("evaluate", *MANY, "--json", "--state", "whole.state").json
+    many = (*MANY[:-1], "0.02")  # more than one stage, so that there is an estimate
+    arguments = (*many, "--json", "--state", "run.state")
+    whole = nelbo("evaluate", *many, "--json", "--state", "whole.state").json
     size = (here / "whole.state").stat().st_size
     code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); sys.argv[1:3] = [];"
     launcher = ("-c", code + "from nelbo.cli.main import run; run()")

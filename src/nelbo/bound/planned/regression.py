@@ -26,6 +26,8 @@ _RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 1e6)
 _CONTROL_RIDGE = 1e-3
 """Strength of the ridge of the expected error and the controls, of their mean square: enough for two that are nearly
 the same."""
+_STEEPEST = 1.0
+"""Standard deviation of the slopes of terms in expected errors, both relative to their means, that are believed."""
 _LEAST_NOISE = 0.05
 """Least share of a residual's variance that is taken for noise: a bend of nearly zero is an accident of few draws."""
 _BEND = 1.5
@@ -124,7 +126,11 @@ def at_nodes(
             some = slice(max(0, k - pooled), k + pooled + 1)
             A, b = regressors[:, some].reshape(-1, 1 + C), r[:, some].reshape(-1)
             gram = A.T @ A
-            inverse = np.linalg.inv(gram + np.diag(_CONTROL_RIDGE * np.diag(gram) + 1e-9 * np.trace(gram) + 1e-300))
+            ridge = _CONTROL_RIDGE * np.diag(gram) + 1e-9 * np.trace(gram) + 1e-300
+            # terms are about proportional to the expected errors: a slope beyond 1 is not believed where the errors of
+            # these examples hardly differ, since those of others may differ much
+            ridge[0] += (b**2).mean() / _STEEPEST**2
+            inverse = np.linalg.inv(gram + np.diag(ridge))
             slopes[k] = inverse @ (A.T @ b)
             own = regressors[:, k]
             leverage[:, k] += np.einsum("ij,jk,ik->i", own, inverse, own)
