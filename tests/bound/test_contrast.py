@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import nelbo
+from nelbo.bound.contrast import contrast as contrasts
 from nelbo.bound.contrast import places
 from nelbo.bound.contrast.alternatives import UnderConditions
 from nelbo.bound.prepare import prepare
@@ -71,6 +72,7 @@ def test_the_covariance_is_that_of_many_runs():
     same = X[:1].expand(400, -1)  # one example under 400 keys of noise
     found = nelbo.contrast(MODEL, same, "y", range(3), confidence=None, tolerance=1e-9, max_nfe=78_000)  # 32 strata
     assert len(set(found.evaluations.tolist())) == 1
+    assert found.covariance is not None
     claimed = found.covariance.mean(0)
     values = found.difference + 0.0
     best = found.best
@@ -172,6 +174,12 @@ def test_a_budget_is_kept_and_the_undecided_are_named():
         found = nelbo.contrast(MODEL, X, "y", range(4), max_nfe=4000)
     assert found.nfe_total <= 4000 and not bool(found.decided.all())
     assert found.to_dict()["decided"].count(False) == int((~found.decided).sum())
+
+
+def test_covariances_of_very_many_conditions_are_not_kept(monkeypatch):
+    monkeypatch.setattr(contrasts, "COVARIANCES", 30)
+    found = nelbo.contrast(MODEL, X[:2], "y", range(4), confidence=None, tolerance=5.0)
+    assert found.covariance is None and bool((found.standard_error <= 5.0).all())
 
 
 def test_a_prior_moves_the_decision():

@@ -33,6 +33,8 @@ from nelbo.workers import Run
 
 _AT_ONCE = 1 << 20
 """Most evaluations that are planned at once, which are a few hundred bytes each in memory."""
+COVARIANCES = 10_000_000
+"""Most numbers of covariances that a result keeps."""
 _IN_MEMORY = 1 << 22
 """Most values of draws of a block of examples that are in memory at once, should all of them take all looks."""
 
@@ -144,12 +146,13 @@ def _result(
     differences = [race.differences() for race in races]
     posteriors = [race.posterior() for race in races]
     claims = one.claims()
+    N, C = len(one.examples.data), len(conditions)
     return Contrast(
         condition=conditions.name,
         values=conditions.shown,
         difference=torch.cat([values for values, _ in differences]),
         standard_error=torch.cat([errors for _, errors in differences]),
-        covariance=torch.cat([race.covariance() for race in races]),
+        covariance=torch.cat([race.covariance() for race in races]) if N * C**2 <= COVARIANCES else None,
         left=torch.cat([race.left for race in races]),
         posterior=torch.cat([p for p, _ in posteriors]),
         posterior_error=torch.cat([errors for _, errors in posteriors]),

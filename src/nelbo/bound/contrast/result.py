@@ -22,7 +22,8 @@ class Contrast(Document):
     """Of N examples and C conditions, in nats and in the order of `values`:
 
     difference (N, C): the bound under a condition less that under the best one, ≥ 0; standard_error (N, C) of it;
-    covariance (N, C, C) of the bounds but for what all conditions share. left (N, C): conditions that were not
+    covariance (N, C, C) of the bounds but for what all conditions share, None where it were more than ten million
+    numbers, and of a result that was read. left (N, C): conditions that were not
     eliminated, the confidence set; of others the difference is that at their elimination, with the draws until then,
     and no covariance. posterior (N, C): prior · exp(−bound), normalised; posterior_error (N, C) its standard error by
     the delta method. best (N,): index of the condition of the highest posterior among those left. decided (N,): whether
@@ -36,7 +37,7 @@ class Contrast(Document):
     values: tuple[Any, ...]
     difference: Tensor
     standard_error: Tensor
-    covariance: Tensor
+    covariance: Tensor | None
     left: Tensor
     posterior: Tensor
     posterior_error: Tensor
@@ -116,7 +117,6 @@ class Contrast(Document):
     def _read(cls, document: Json) -> Self:
         left = torch.tensor([[v is not None for v in row] for row in document["difference"]])
         difference = torch.where(left, _table(document["difference"]), _table(document["at_elimination"]))
-        N, C = difference.shape
         tables_of = ("standard_error", "posterior", "posterior_error")
         return filled(
             cls,
@@ -124,7 +124,7 @@ class Contrast(Document):
             values=tuple(document["values"]),
             difference=difference,
             left=left,
-            covariance=torch.full((N, C, C), float("nan"), dtype=torch.float64),
+            covariance=None,
             best=torch.tensor([document["values"].index(v) for v in document["best"]]),
             decided=torch.tensor(document["decided"]),
             evaluations=torch.tensor(document["evaluations"]),
