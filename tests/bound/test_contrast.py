@@ -161,9 +161,8 @@ def test_batches_and_workers_change_nothing():
 def test_it_goes_on_from_its_state(tmp_path):
     model = model_of(LAWS[:2])
     named = dataclasses.replace(model, provenance={})
-    run = lambda: nelbo.contrast(named, X[:4], "y", [0, 1], indifference=0.5, state=tmp_path / "s")  # noqa: E731
-    first = run()
-    again = run()
+    options: dict[str, Any] = {"indifference": 0.5, "state": tmp_path / "s"}
+    first, again = (nelbo.contrast(named, X[:4], "y", [0, 1], **options) for _ in range(2))
     assert torch.equal(first.difference, again.difference) and first.nfe_total == again.nfe_total
     with pytest.raises(UsageError, match="another evaluation"):
         nelbo.contrast(named, X[:4], "y", [1, 0], indifference=0.5, state=tmp_path / "s")

@@ -77,6 +77,16 @@ def test_what_is_eliminated_keeps_its_difference():
     assert float(p[:, 2].max()) < 1e-6
 
 
+def test_differences_of_the_eliminated_go_by_what_they_were_compared_with():
+    """2 went when 1 was best, by 5; 1 went later, when 0 was best, by 3: 2 is 8 above 0."""
+    race = Race(EVEN, 1, Goal(0.9))
+    race.left[0, 1:] = False
+    race._by[0] = torch.tensor([-1, 0, 1])
+    race._eliminated[0, 1:] = torch.tensor([[3.0, 0.5], [5.0, 0.25]])
+    difference, error = race.differences()
+    assert difference.tolist() == [[0.0, 3.0, 8.0]] and error.tolist() == [[0.0, 0.5, 0.25]]
+
+
 def test_looks_double_and_weigh_by_their_strata():
     race, generator = Race(EVEN[:2], 1, Goal(None, tolerance=1e-9)), torch.Generator().manual_seed(4)
     totals = torch.zeros(2, dtype=torch.float64)

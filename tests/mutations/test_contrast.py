@@ -8,6 +8,7 @@ from tests.mutations.breaks import Break, each_is_noticed
 from tests.mutations.places import call, number, operation
 
 looks = test_race.test_looks_double_and_weigh_by_their_strata
+by_what = test_race.test_differences_of_the_eliminated_go_by_what_they_were_compared_with
 kept = test_race.test_what_is_eliminated_keeps_its_difference
 
 
@@ -55,6 +56,8 @@ BREAKS = [
           covariance),
     Break("errors that are variances", "bound.contrast.race:Race._tested", call("sqrt").drop(), right),
     Break("a level for one look", "bound.contrast.race:Race._tested", operation("/")[-1].keep_left(), level),
+    Break("what went later is counted first", "bound.contrast.race:Race._order",
+          call("argsort").receiver().negated(), by_what),
     Break("a posterior that is the prior", "bound.contrast.race:Race.posterior", operation("-")[0].swapped(), right),
     Break("a posterior's error without the mean", "bound.contrast.race:Race.posterior", operation("-")[1].keep_left(),
           right),

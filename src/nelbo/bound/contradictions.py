@@ -29,8 +29,8 @@ def notes(chain: GaussianChain, estimate: Estimate) -> list[str]:
     denoiser, cells = chain.model.denoiser, chain.observations.of_cells()
     if not isinstance(denoiser, NetworkDenoiser) or not cells:
         return []
-    found = [*cut_off(denoiser, cells, chain.dimensions), *_misread(chain, denoiser, cells, estimate)]
-    return [*found, *variances.notes(chain, cells)]
+    notes = [*cut_off(denoiser, cells, chain.dimensions), *_misread(chain, denoiser, cells, estimate)]
+    return [*notes, *variances.notes(chain, cells)]
 
 
 def _misread(

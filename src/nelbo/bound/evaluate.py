@@ -15,7 +15,7 @@ from nelbo.bound.estimators import Estimator, Exhaustive, Stratified
 from nelbo.bound.gaussian_chain import GaussianChain
 from nelbo.bound.planned.adaptive import Adaptive
 from nelbo.bound.planned.pilot import EXAMPLES, NODES
-from nelbo.bound.prepare import PRECISIONS, prepare
+from nelbo.bound.prepare import PRECISIONS, Prepared, prepare
 from nelbo.bound.problem import Problem
 from nelbo.bound.result import Bound
 from nelbo.bound.tolerance import Relative, parse
@@ -26,6 +26,7 @@ from nelbo.maths.units import bits_per_dim
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
 from nelbo.process.grid import Grid
+from nelbo.typing import Json
 from nelbo.workers import Run
 
 
@@ -69,24 +70,62 @@ def evaluate(
 
     check_function("watch", watch, "bits/dim, standard error")
     prepared = prepare(model, data, run, grid=grid, condition=condition, watch=in_bits)
-    chain, runner, precision = prepared.chain, prepared.runner, prepared.run.precision
+    chain, runner = prepared.chain, prepared.runner
     notes = checks.overlap(model, prepared.examples)
     notes += lattices.notes(model.domain, chain.data, chain.release)
     chosen = choose(estimator, chain, tolerance, max_nfe, per_example, any_cost)
-    prepared.agree("evaluate", estimator=repr(chosen), per_example=repr(per_example))
+    estimate, fields = estimated(
+        prepared,
+        chain,
+        chosen,
+        notes,
+        before=lambda: trial(chain, runner),
+        amiss=lambda estimate: _amiss(chain, estimate),
+        per_example=per_example,
+        max_nfe=max_nfe,
+    )
+    fields["seconds"] = time.perf_counter() - started
+    return Bound.of(estimate, D, fields, representative=prepared.examples.representative)
+
+
+def estimated(
+    prepared: Prepared[Any, Any],
+    problem: Any,
+    chosen: Estimator,
+    notes: list[str],
+    *,
+    before: Callable[[], list[str]] = list,
+    finish: Callable[[Estimate], Estimate] = lambda estimate: estimate,
+    amiss: Callable[[Estimate], list[str]],
+    per_example: bool,
+    max_nfe: int | None,
+    **how: str,
+) -> tuple[Estimate, Json]:
+    """The estimate of a prepared chain by the estimator that was chosen, and the fields of its result but for the time
+    it took: what every kind of chain has in common.
+
+    problem: the prepared chain, or that with what was computed before. notes: warnings so far. before: what is tried
+    first, with its warnings. finish: adds to the estimate what the draws do not hold. amiss: warnings of an estimate,
+    which an error of its cost gets too. how: what else an evaluation depends on, see `Prepared.open_state`.
+
+    Errors: those of the estimator; UsageError where the workers differ, where the state file is of another evaluation,
+    and where per-example values are asked for that the estimator does not have.
+    """
+    runner, precision = prepared.runner, prepared.run.precision
+    prepared.agree("evaluate", estimator=repr(chosen), per_example=repr(per_example), **how)
     claims = prepared.claims()
-    prepared.open_state(estimator=repr(chosen))
-    runner.plan(chosen.cost(chain))
+    prepared.open_state(estimator=repr(chosen), **how)
+    runner.plan(runner.nfe + chosen.cost(problem))
     try:
-        with chain.model.denoiser.inference():
-            notes += trial(chain, runner)
-            estimate = chosen.estimate(chain, runner)
-            notes += _amiss(chain, estimate)
+        with problem.model.denoiser.inference():
+            notes = notes + before()
+            estimate = finish(chosen.estimate(problem, runner))
+            notes += amiss(estimate)
             if precision == "bf16" and not runner.stopped:
-                reference = prepared.model.in_precision(PRECISIONS["float32"], chain.device)
-                notes.append(checks.precision_shift(chain, runner, reference, precision, max_nfe))
+                reference = prepared.model.in_precision(PRECISIONS["float32"], problem.device)
+                notes.append(checks.precision_shift(prepared.chain, runner, reference, precision, max_nfe))
     except CostError as error:
-        raise checks.with_notes(error, _amiss(chain, error.pilot)) from None
+        raise checks.with_notes(error, amiss(error.pilot)) from None
     finally:
         runner.close()
     if per_example and estimate.per_example is None and not runner.stopped:
@@ -97,15 +136,14 @@ def evaluate(
     if estimate.note is not None:
         notes.append(estimate.note)
     checks.warn(notes)
-    rest = {
-        "examples": chain.examples,
+    fields = {
+        "examples": problem.examples,
         "nfe_total": runner.nfe,
         "per_example": estimate.per_example if per_example else None,
         "warnings": tuple(notes),
         "interrupted": runner.stopped,
-        "seconds": time.perf_counter() - started,
     }
-    return Bound.of(estimate, D, claims | rest, representative=prepared.examples.representative)
+    return estimate, claims | fields
 
 
 def _amiss(chain: GaussianChain, estimate: Estimate) -> list[str]:

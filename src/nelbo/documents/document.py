@@ -77,12 +77,12 @@ class Document(ABC):
     @classmethod
     def _from(cls, document: Any, name: str) -> Self:
         if not cls.of_this_kind(document):
-            found = document.get("schema") if isinstance(document, dict) else type(document).__name__
+            schema = document.get("schema") if isinstance(document, dict) else type(document).__name__
             quantity = (
-                f" and quantity {document['quantity']!r}" if isinstance(found, str) and "quantity" in document else ""
+                f" and quantity {document['quantity']!r}" if isinstance(schema, str) and "quantity" in document else ""
             )
             raise DataError(
-                f"{name} is no {cls.__name__}: its schema is {found!r}{quantity}",
+                f"{name} is no {cls.__name__}: its schema is {schema!r}{quantity}",
                 f"give one of schema {cls.schema!r}, which {cls.command} writes",
             )
         try:

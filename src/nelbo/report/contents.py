@@ -114,12 +114,12 @@ def _given_bound(path: Path) -> Json:
 
 def _found_bound(folder: Path, model: Path) -> Json | None:
     """bound.json in the folder; else the one beside it, if it says that it is of the model in the folder."""
-    beside = folder.resolve().parent / "bound.json"
+    outside = folder.resolve().parent / "bound.json"
     bound = _bound(folder / "bound.json")
-    if bound is not None or not beside.is_file() or not (model / "model.json").is_file():
+    if bound is not None or not outside.is_file() or not (model / "model.json").is_file():
         return bound
     with suppress(NelboError):  # of another kind, or a folder that is not opened without consent
-        other = _given_bound(beside)
+        other = _given_bound(outside)
         if other.get("model", {}).get("fingerprint") == models.load(model).fingerprint():
             return other
     return None

@@ -108,9 +108,9 @@ def corrected(fit: TermFit, along: Tensor, F: Tensor, cells: Tensor, columns: Te
     of_features = _products(few[cells], size * own) * weight[:, None]
     best, coefficients = _ridge([main], residual * weight, float("inf"))
     for held in HELD if q and n >= DRAWS_A_COEFFICIENT * q else ():
-        score, found = _ridge([main, of_features], residual * weight, best, held)
-        if found is not None:
-            best, coefficients = score, found
+        score, solution = _ridge([main, of_features], residual * weight, best, held)
+        if solution is not None:
+            best, coefficients = score, solution
     if coefficients is None:
         return fit
     b = basis @ coefficients[: main.shape[1]].reshape(basis.shape[1], width)

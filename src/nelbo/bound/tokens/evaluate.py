@@ -14,7 +14,7 @@ from torch import Tensor
 from nelbo.bound import checks
 from nelbo.bound.estimate import Estimate, PerExample, Stratum, TermEstimate
 from nelbo.bound.estimators import Estimator
-from nelbo.bound.evaluate import choose
+from nelbo.bound.evaluate import choose, estimated
 from nelbo.bound.prepare import PRECISIONS, Prepared
 from nelbo.bound.result import Bound
 from nelbo.bound.runner import Runner
@@ -23,7 +23,7 @@ from nelbo.bound.tokens.masked import MaskedChain
 from nelbo.bound.tokens.noised import NoisedChain
 from nelbo.bound.tolerance import Relative
 from nelbo.bound.trial import tried
-from nelbo.errors import CostError, UnknownNameError, UsageError
+from nelbo.errors import UnknownNameError
 from nelbo.maths.keys import Purpose
 from nelbo.maths.units import bits_per_dim
 from nelbo.model.calling import condition_rows
@@ -66,7 +66,7 @@ def evaluate(
     """
     started = time.perf_counter()
     prepared = prepare(model, data, run, grid=grid, condition=condition, prompt=prompt, mask=mask, watch=watch)
-    chain, runner, precision = prepared.chain, prepared.runner, prepared.run.precision
+    chain, runner = prepared.chain, prepared.runner
     notes = checks.overlap(model, prepared.examples)
     plain = chain
     scored = Examples(chain.scored.long()).fingerprint
@@ -76,46 +76,27 @@ def evaluate(
             chain = dataclasses.replace(chain, all_hidden=chain.ask_all_hidden())
             runner.count(1)
     chosen = choose(estimator, chain, tolerance, max_nfe, per_example, any_cost)
-    prepared.agree("evaluate", estimator=repr(chosen), per_example=repr(per_example), scored=scored)
-    claims = prepared.claims()
-    prepared.open_state(estimator=repr(chosen), scored=scored)
-    runner.plan(runner.nfe + chosen.cost(chain))
-    try:
-        with chain.model.denoiser.inference():
-            estimate = with_last_step(chain, chosen.estimate(chain, runner))
-            notes += worse_than_none(chain, estimate)
-            if precision == "bf16" and not runner.stopped:
-                reference = prepared.model.in_precision(PRECISIONS["float32"], chain.device)
-                notes.append(checks.precision_shift(plain, runner, reference, precision, max_nfe))
-    except CostError as error:
-        raise checks.with_notes(error, worse_than_none(chain, error.pilot)) from None
-    finally:
-        runner.close()
-    if per_example and estimate.per_example is None and not runner.stopped:
-        raise UsageError(
-            f"the estimator {chosen.describe()['name']!r} does not look at every example",
-            "leave estimator='auto', or use 'exhaustive', 'stratified' or 'per_example'",
-        )
-    if estimate.note is not None:
-        notes.append(estimate.note)
-    checks.warn(notes)
+    estimate, fields = estimated(
+        prepared,
+        chain,
+        chosen,
+        notes,
+        finish=lambda estimate: with_last_step(chain, estimate),
+        amiss=lambda estimate: worse_than_none(chain, estimate),
+        per_example=per_example,
+        max_nfe=max_nfe,
+        scored=scored,
+    )
     total = int(chain.number.sum())
-    claims["data"] |= {"tokens": total, "scored": scored}
+    fields["data"] |= {"tokens": total, "scored": scored}
     if total < chain.data.numel():
-        claims["data"].pop("bytes", None)  # those of the text that is scored are not known
-    rest = {
-        "examples": chain.examples,
-        "nfe_total": runner.nfe,
-        "per_example": estimate.per_example if per_example else None,
-        "warnings": tuple(notes),
-        "interrupted": runner.stopped,
-        "seconds": time.perf_counter() - started,
-    }
+        fields["data"].pop("bytes", None)  # those of the text that is scored are not known
+    fields["seconds"] = time.perf_counter() - started
     D = chain.dimensions
     a_token = _scaled(estimate, D * chain.examples / total)
     # the spread of sequences of unequal length is not that of bits a token
     representative = prepared.examples.representative and not chain.ragged
-    return Bound.of(a_token, D, claims | rest, representative=representative)
+    return Bound.of(a_token, D, fields, representative=representative)
 
 
 def prepare(
@@ -217,8 +198,8 @@ def _asked(chain: TokenChain) -> tuple[Tensor, Tensor, Tensor]:
     def costs(start: int) -> Tensor:
         some = {name: v[start:] for name, v in condition.items()}
         with torch.no_grad():
-            found = model.costs(x[start:], z[start:], hidden[start:], None if at is None else at[start:], some)
-        return found.clamp(max=50.0)  # a symbol that is nearly impossible, or certain to be
+            nats = model.costs(x[start:], z[start:], hidden[start:], None if at is None else at[start:], some)
+        return nats.clamp(max=50.0)  # a symbol that is nearly impossible, or certain to be
 
     return costs(0), costs(1), costs(0)
 

@@ -166,8 +166,8 @@ class MaskedChain(TokenChain):
         columns[:, 0] = cost.cpu()
         if isinstance(controls, NGrams) and draws.cells is not None:
             unit = weight / self.cells.scale[draws.cells[rows]]
-            found = control_columns.columns(controls, self.data[examples], self.scored[examples], masked.cpu())
-            columns[:, 1:] = unit[:, None] * found
+            of_pattern = control_columns.columns(controls, self.data[examples], self.scored[examples], masked.cpu())
+            columns[:, 1:] = unit[:, None] * of_pattern
         return self.finite(columns, examples, "diffusion" if draws.cells is not None else "reconstruction")
 
     def _draw(self, draws: Draws, rows: Tensor) -> tuple[Tensor, Tensor, TokenLevels | None]:

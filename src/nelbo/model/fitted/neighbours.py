@@ -81,8 +81,8 @@ def shifted(a: Tensor, places: tuple[tuple[int, int], ...]) -> Tensor:
     """Neighbours of every pixel, 0 beyond the edges: (B, C, H, W) → (B, H, W, C·len(places)), places fastest."""
     H, W = a.shape[-2:]
     padded = F.pad(a, (RADIUS,) * 4)
-    found = [padded[..., RADIUS + y : RADIUS + y + H, RADIUS + x : RADIUS + x + W] for y, x in places]
-    return torch.stack(found, -1).permute(0, 2, 3, 1, 4).flatten(3)
+    shifted = [padded[..., RADIUS + y : RADIUS + y + H, RADIUS + x : RADIUS + x + W] for y, x in places]
+    return torch.stack(shifted, -1).permute(0, 2, 3, 1, 4).flatten(3)
 
 
 def box(a: Tensor) -> Tensor:

@@ -112,10 +112,10 @@ class NetworkTokenDenoiser(TokenDenoiser):
             except Exception as error:
                 if "memory" in str(error):
                     raise  # a smaller batch may do
-                told = "nothing else" if time is None else f"time {str(time.dtype).removeprefix('torch.')} (B,)"
+                time_given = "nothing else" if time is None else f"time {str(time.dtype).removeprefix('torch.')} (B,)"
                 raise UsageError(
                     f"the network raised {first_line(error)}; it was called with z {tuple(z.shape)} int64, symbols up "
-                    f"to {int(z.max())}, and {told}"
+                    f"to {int(z.max())}, and {time_given}"
                     + "".join(f", {name} {tuple(v.shape)}" for name, v in rows.items()),
                     "check vocabulary, length, the mask's number and `time` (None, 'count', 'mask_fraction', 'unit', "
                     "'sigma'); NELBO_TRACEBACK=1 shows where it happened",

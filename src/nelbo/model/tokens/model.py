@@ -133,8 +133,8 @@ class TokenModel(FrozenModel):
         places = torch.ones_like(x, dtype=torch.bool) if places is None else places
         few, V = max(1, AT_ONCE // logits.shape[-1]), self.domain.vocabulary
         parts = zip(logits[places].split(few), x[places].split(few), strict=True)
-        found = torch.cat([surprise(self.reverse.log_law(rows, self.kernel, V), of) for rows, of in parts])
-        return torch.zeros(x.shape, dtype=torch.float64, device=found.device).masked_scatter(places, found)
+        nats = torch.cat([surprise(self.reverse.log_law(rows, self.kernel, V), of) for rows, of in parts])
+        return torch.zeros(x.shape, dtype=torch.float64, device=nats.device).masked_scatter(places, nats)
 
     def posterior(self, log_law: Tensor, z: Tensor, at: TokenLevels, kernel: Kernel) -> Tensor:
         """log p(k | z) of what `predict` returned, at a level of a kernel without a mask."""

@@ -57,10 +57,10 @@ def shifted(values: Tensor, offset: int, fill: bool) -> Tensor:
 def patterns(masked: Tensor) -> Tensor:
     """The pattern 0..15 of every place (B, L): bit k is set where the neighbour at `OFFSETS[k]` exists and is
     visible."""
-    found = torch.zeros_like(masked, dtype=torch.long)
+    patterns = torch.zeros_like(masked, dtype=torch.long)
     for k, offset in enumerate(OFFSETS):
-        found |= shifted(~masked, offset, False).long() << k
-    return found
+        patterns |= shifted(~masked, offset, False).long() << k
+    return patterns
 
 
 def pattern_probabilities(scored: Tensor, count: Tensor) -> Tensor:
