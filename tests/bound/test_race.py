@@ -87,6 +87,21 @@ def test_differences_of_the_eliminated_go_by_what_they_were_compared_with():
     assert difference.tolist() == [[0.0, 3.0, 8.0]] and error.tolist() == [[0.0, 0.5, 0.25]]
 
 
+def test_the_error_of_the_posterior_does_not_count_what_all_have_in_common():
+    """Noise that is the same for all conditions changes nothing, also where one of some probability is eliminated."""
+    generator = torch.Generator().manual_seed(6)
+    quiet, loud = Race(EVEN, 4, Goal(0.9)), Race(EVEN, 4, Goal(0.9))
+    apart = torch.tensor([0.0, 0.02, 1.0]).double()
+    for _ in range(2):
+        look = 0.1 * values(4, quiet.next_strata, 3, generator) + apart
+        quiet.look(look)
+        loud.look(look + 50 * torch.randn(4, look.shape[1], 1, generator=generator, dtype=torch.float64))
+        quiet.racing[:] = loud.racing[:] = True
+    assert not bool(quiet.left[:, 2].any()) and float(quiet.posterior()[0][:, 2].min()) > 0.1
+    for one, other in zip(quiet.posterior(), loud.posterior(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
+
+
 def test_looks_double_and_weigh_by_their_strata():
     race, generator = Race(EVEN[:2], 1, Goal(None, tolerance=1e-9)), torch.Generator().manual_seed(4)
     totals = torch.zeros(2, dtype=torch.float64)

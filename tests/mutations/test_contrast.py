@@ -9,6 +9,7 @@ from tests.mutations.places import call, number, operation
 
 looks = test_race.test_looks_double_and_weigh_by_their_strata
 by_what = test_race.test_differences_of_the_eliminated_go_by_what_they_were_compared_with
+in_common = test_race.test_the_error_of_the_posterior_does_not_count_what_all_have_in_common
 kept = test_race.test_what_is_eliminated_keeps_its_difference
 
 
@@ -59,8 +60,10 @@ BREAKS = [
     Break("what went later is counted first", "bound.contrast.race:Race._order",
           call("argsort").receiver().negated(), by_what),
     Break("a posterior that is the prior", "bound.contrast.race:Race.posterior", operation("-")[0].swapped(), right),
-    Break("a posterior's error without the mean", "bound.contrast.race:Race.posterior", operation("-")[1].keep_left(),
+    Break("a posterior's error without the mean", "bound.contrast.race:Race.posterior", operation("-")[2].keep_left(),
           right),
+    Break("a posterior's error with what all share", "bound.contrast.race:Race.posterior",
+          operation("-")[1].keep_left(), in_common),
     Break("Monte Carlo errors without the curvature", "bound.contrast.profile_result:Profile.monte_carlo_error",
           operation("/").keep_left(), profiled),
     Break("an interval of half the rise", "bound.contrast.profile_result:Profile.interval",

@@ -122,7 +122,9 @@ class Race:
         """exp(−mean) times the prior, normalised, and its standard error by the delta method, (B, C)."""
         values, _ = self.differences()
         p = (self.log_prior - values).softmax(1)
-        halves = self._halves.masked_fill(~self.left[:, None], 0.0)
+        # less those of the best, or what all have in common would count where a condition is eliminated
+        at = self.best[:, None, None].expand(-1, self._halves.shape[1], 1)
+        halves = (self._halves - self._halves.gather(2, at)).masked_fill(~self.left[:, None], 0.0)
         around = p[:, None] * (halves - (halves * p[:, None]).sum(2, keepdim=True))
         return p, around.square().sum(1).sqrt()
 
