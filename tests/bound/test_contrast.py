@@ -45,6 +45,15 @@ def test_the_best_condition_is_that_of_the_highest_density(decided):
     assert decided.nfe_total >= int(decided.evaluations.sum())  # pilot and trial are counted too
 
 
+def test_the_posterior_of_decided_examples_has_honest_errors(decided):
+    """Those eliminated keep a probability, and what is not known of it is part of the error."""
+    away = (decided.posterior - (-EXACT).softmax(1)).abs()
+    alone = decided.left.sum(1) == 1
+    assert int(alone.sum()) > 5
+    assert float((away <= 4 * decided.posterior_error + 0.02)[alone].double().mean()) > 0.97
+    assert float((away > 0.02)[alone].double().mean()) > 0.05  # power: without errors many are too far
+
+
 @pytest.fixture(scope="module")
 def to_tolerance() -> nelbo.Contrast:
     return nelbo.contrast(MODEL, X, "y", range(4), confidence=None, tolerance=0.25, seed=3)

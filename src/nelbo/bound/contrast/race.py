@@ -126,7 +126,10 @@ class Race:
         at = self.best[:, None, None].expand(-1, self._halves.shape[1], 1)
         halves = (self._halves - self._halves.gather(2, at)).masked_fill(~self.left[:, None], 0.0)
         around = p[:, None] * (halves - (halves * p[:, None]).sum(2, keepdim=True))
-        return p, around.square().sum(1).sqrt()
+        # and of each that is eliminated that of its difference then
+        gone = self._eliminated[..., 1].nan_to_num(0.0)
+        slope = p[:, :, None] * (p[:, None] - torch.eye(p.shape[1], dtype=p.dtype))
+        return p, (around.square().sum(1) + (slope * gone[:, None]).square().sum(2)).sqrt()
 
     def _judge(self, rows: Tensor) -> None:
         goal, left = self.goal, self.left[rows]
