@@ -64,10 +64,8 @@ def load(
             f"subfolder={subfolder!r} and revision={revision!r} with a {type(model).__name__}",
             "they say where in a folder or on the hub a model is; an object is the model itself",
         )
-    if isinstance(model, TokenModel):
-        return _of_tokens(model, chosen)
-    if isinstance(model, DiffusionModel):
-        return chosen.apply(model)
+    if isinstance(model, (DiffusionModel, TokenModel)):
+        return _with(chosen, model)
     # the choices go into a model of diffusers as it is made: they settle what its configuration leaves open
     given: Json = {name: value for name, value in vars(chosen).items() if value is not None}
     if pipeline:
@@ -83,17 +81,19 @@ def load(
     hub: Json = {"subfolder": subfolder, "revision": revision, "local_files_only": local_files_only}
     if on_hub and (diffusers.fetched(text, (NAMED,), **hub) / NAMED).exists():
         path = diffusers.fetched(text, (NAMED, folder.WEIGHTS), **hub)
-        return chosen.apply(folder.load(path, trust_code=trust_code))
+        return _with(chosen, folder.load(path, trust_code=trust_code))
     if on_hub or diffusers.is_folder(path):
         return diffusers.from_diffusers(text, **given, **hub)
     foreign.check_folder(path)
     if Path(text).exists() or ":" not in text:
-        return chosen.apply(folder.load(path, trust_code=trust_code))
-    made = plugin.call(text)
-    return _of_tokens(made, chosen) if isinstance(made, TokenModel) else chosen.apply(made)
+        return _with(chosen, folder.load(path, trust_code=trust_code))
+    return _with(chosen, plugin.call(text))
 
 
-def _of_tokens(model: TokenModel, chosen: Overrides) -> TokenModel:
+def _with(chosen: Overrides, model: DiffusionModel | TokenModel) -> DiffusionModel | TokenModel:
+    """The model with the choices in the place of its own. Errors: UsageError for choices of a model of symbols."""
+    if isinstance(model, DiffusionModel):
+        return chosen.apply(model)
     if chosen:
         raise UsageError(
             f"{', '.join(chosen.to_json())} chosen for a model of symbols",

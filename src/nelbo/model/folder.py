@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
@@ -21,40 +20,24 @@ from nelbo._version import __version__
 from nelbo.errors import ModelFolderError, NelboError, UsageError
 from nelbo.fields import parse_json, shown
 from nelbo.files import alone_in, write_atomic
-from nelbo.model import plugin
-from nelbo.model.description import (
-    MEANINGLESS,
-    PARTS,
-    Optional,
-    assembled,
-    check_entries,
-    denoiser_config,
-    make_denoiser,
-)
+from nelbo.model import description, plugin
+from nelbo.model.description import make_denoiser
 from nelbo.model.diffusion import DiffusionModel
+from nelbo.model.entries import MEANINGLESS, Form, check_entries
 from nelbo.model.opened import plain
+from nelbo.model.tokens import description as of_tokens
+from nelbo.model.tokens.model import TokenModel
 from nelbo.typing import Json
 
 __all__ = ["check_keepable", "check_target", "load", "make_denoiser", "read_description", "save"]
 
-SCHEMA = "nelbo.model/1"
 WEIGHTS = "model.safetensors"
 PENDING = "model.safetensors.new"
-ENTRIES: dict[str, Any] = {
-    "schema": str,
-    "version": str,
-    "sha256": str,
-    "domain": dict,
-    "grid": dict,
-    **dict.fromkeys(PARTS, dict),
-    "denoiser": dict,
-    "provenance": dict,
-    "digest": Optional(str),
-}
-"""The entries of model.json; folders of version 0.1 have no digest."""
+FORMS = {form.schema: form for form in (description.FORM, of_tokens.FORM)}
+"""The kinds of models that a folder can hold, by the schema of their model.json."""
 
 
-def save(model: DiffusionModel, folder: str | Path) -> Path:
+def save(model: DiffusionModel | TokenModel, folder: str | Path) -> Path:
     """Write `model` to `folder` (made if missing).
 
     Of a model that came from package.module:function the folder holds that name and the parts, and not its weights.
@@ -67,25 +50,27 @@ def save(model: DiffusionModel, folder: str | Path) -> Path:
     elsewhere = model.denoiser.state_dict() if model.denoiser.reference is not None else {}
     kept = {name: value for name, value in model.tensors().items() if name not in elsewhere}
     tensors = {name: value.detach().cpu().contiguous() for name, value in kept.items()}
-    tensors |= {name: value.clone() for name, value in tensors.items() if name.startswith(PARTS)}  # parts may share
+    form = _form(model)
+    tensors |= {name: value.clone() for name, value in tensors.items() if name.startswith(form.parts)}  # they may share
     if model.trained_on is not None:
         tensors["trained_on"] = model.trained_on
     weights = save_tensors(tensors)
-    description = {
-        "schema": SCHEMA,
+    parts = {name: getattr(model, name) for name in form.parts}
+    entries = {
+        "schema": form.schema,
         "version": __version__,
         "sha256": hashlib.sha256(weights).hexdigest(),
         "domain": model.domain.to_config(),
         "grid": model.grid.to_config(),
-        **{part: getattr(model, part).to_config() for part in PARTS},
+        **{name: None if part is None else part.to_config() for name, part in parts.items()},
         "denoiser": denoiser,
         "provenance": model.provenance,
     }
-    description["digest"] = digest(description)
+    entries["digest"] = digest(entries)
     folder.mkdir(parents=True, exist_ok=True)
     with alone_in(folder):  # two models that are saved at once would mix their files
         write_atomic(folder / PENDING, weights)
-        write_atomic(folder / "model.json", json.dumps(description, indent=1, allow_nan=False))
+        write_atomic(folder / "model.json", json.dumps(entries, indent=1, allow_nan=False))
         (folder / PENDING).replace(folder / WEIGHTS)
     return folder
 
@@ -98,7 +83,7 @@ def check_target(folder: Path) -> None:
         raise UsageError(f"{folder} holds a pipeline of diffusers, of another model", "give another folder")
 
 
-def check_keepable(model: DiffusionModel) -> Json:
+def check_keepable(model: DiffusionModel | TokenModel) -> Json:
     """What `model.json` says of the denoiser. Errors: UsageError where a folder cannot hold it."""
     denoiser = model.denoiser
     net = getattr(denoiser, "net", None)
@@ -117,10 +102,14 @@ def check_keepable(model: DiffusionModel) -> Json:
             "hold",
             "keep it as a function in a module and name it package.module:function wherever a MODEL is asked for",
         )
-    return denoiser_config(denoiser, recipe)
+    return _form(model).denoiser(denoiser, recipe)
 
 
-def load(folder: str | Path, *, trust_code: bool = False) -> DiffusionModel:
+def _form(model: DiffusionModel | TokenModel) -> Form:
+    return next(form for form in FORMS.values() if isinstance(model, form.kind))
+
+
+def load(folder: str | Path, *, trust_code: bool = False) -> DiffusionModel | TokenModel:
     """The model that `save` wrote to `folder`. Nothing that the folder holds is run.
 
     trust_code: import and call the function that the folder refers to, where it is that of a tightened plug-in, if the
@@ -128,12 +117,12 @@ def load(folder: str | Path, *, trust_code: bool = False) -> DiffusionModel:
     missing or wrong, or the function that would be called.
     """
     folder = Path(folder)
-    description = read_description(folder)
+    entries = read_description(folder)
     weights = b""
     for name in (PENDING, WEIGHTS):
         if name == WEIGHTS or (folder / name).exists():
             weights = _read(folder / name)
-            if hashlib.sha256(weights).hexdigest() == description["sha256"]:
+            if hashlib.sha256(weights).hexdigest() == entries["sha256"]:
                 break
     else:
         raise ModelFolderError(
@@ -149,7 +138,7 @@ def load(folder: str | Path, *, trust_code: bool = False) -> DiffusionModel:
             "it was altered; copy the whole folder again",
         ) from None
     try:
-        return assembled(description, tensors, trust_code)
+        return FORMS[entries["schema"]].assembled(entries, tensors, trust_code)
     except NelboError as error:
         raise ModelFolderError(f"{folder / 'model.json'}: {error.message}", error.hint) from None
     except MEANINGLESS as error:
@@ -168,31 +157,31 @@ def read_description(folder: Path) -> Json:
         raise ModelFolderError(f"there is no model folder {folder}", "give a folder written by `nelbo train`")
     path = folder / "model.json"
     try:
-        description = parse_json(_read(path))
+        entries = parse_json(_read(path))
     except ValueError as error:
         raise ModelFolderError(f"{path} is not JSON that can be read: {error}", "copy the folder again") from None
-    schema = description.get("schema") if isinstance(description, dict) else None
-    if schema != SCHEMA:
+    schema = entries.get("schema") if isinstance(entries, dict) else None
+    if not isinstance(schema, str) or schema not in FORMS:
         raise ModelFolderError(
-            f"{path} has the schema {shown(schema)}, not {SCHEMA!r}",
+            f"{path} has the schema {shown(schema)}, not {' or '.join(map(repr, FORMS))}",
             "give a folder written by `nelbo train`; another program's model.json cannot be read",
         )
     try:
-        check_entries(description, ENTRIES, "it")
+        check_entries(entries, FORMS[schema].entries, "it")
     except ModelFolderError as error:
         raise ModelFolderError(f"{path}: {error.message}", error.hint) from None
-    if description.get("digest", digest(description)) != digest(description):
+    if entries.get("digest", digest(entries)) != digest(entries):
         raise ModelFolderError(
             f"{path} is not as it was written: its digest is that of other entries",
             "it was altered; copy the folder again, or make the model anew with what is to be changed",
         )
-    return description
+    return entries
 
 
-def digest(description: Json) -> str:
+def digest(entries: Json) -> str:
     """SHA-256 of all entries but the digest itself, by which a change of any of them is noticed. The entry `sha256`
     says the same of the weights, the names of the tensors and the hashes of the training examples."""
-    rest = {name: value for name, value in description.items() if name != "digest"}
+    rest = {name: value for name, value in entries.items() if name != "digest"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 

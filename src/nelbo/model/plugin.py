@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from nelbo.errors import ModelFolderError, NelboError, UsageError
-from nelbo.model.denoiser import Denoiser
 from nelbo.model.diffusion import DiffusionModel
+from nelbo.model.predictor import Predictor
 from nelbo.model.tokens.model import TokenModel
 from nelbo.parts import hash_tensors
 
@@ -95,7 +95,7 @@ def code(reference: str) -> str:
     return digest.hexdigest()
 
 
-def weights(denoiser: Denoiser) -> str:
+def weights(denoiser: Predictor) -> str:
     """SHA-256 of the weights of a denoiser, by which a folder that only refers to them knows them again."""
     digest = hashlib.sha256()
     hash_tensors(digest, denoiser.state_dict())

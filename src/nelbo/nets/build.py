@@ -13,13 +13,22 @@ from nelbo.errors import UnknownNameError, UsageError
 from nelbo.nets.classes import ClassConditional
 from nelbo.nets.diffusers import OTHERS, UNET2D, NetworkMaker
 from nelbo.nets.mlp import ResidualMLP
+from nelbo.nets.transformer import Transformer
 from nelbo.nets.unet import UNet
 from nelbo.typing import Json, Shape
 
 NETS: dict[str, Callable[..., nn.Module]] = {"mlp": ResidualMLP, "unet": UNet, "unet2d": UNET2D}
 """Networks by name. Each takes (shape, codes, logsnr_max, logsnr_min, **settings)."""
 
+TOKEN_NETS: dict[str, Callable[..., nn.Module]] = {"transformer": Transformer}
+"""Networks over symbols by name. Each takes (vocabulary, time, **settings)."""
+
 SIZES: dict[str, dict[str, Json]] = {
+    "transformer": {
+        "tiny": {"width": 128, "blocks": 6, "heads": 4},
+        "small": {"width": 256, "blocks": 8, "heads": 4},
+        "base": {"width": 512, "blocks": 12, "heads": 8},
+    },
     "mlp": {
         "tiny": {"width": 128, "blocks": 2},
         "small": {"width": 256, "blocks": 4},
@@ -33,7 +42,7 @@ SIZES: dict[str, dict[str, Json]] = {
 }
 """Settings that `net.size` stands for; other settings come on top."""
 
-_GIVEN = {"self", "shape", "codes", "logsnr_max", "logsnr_min"}
+_GIVEN = {"self", "shape", "codes", "logsnr_max", "logsnr_min", "vocabulary", "time"}
 
 
 def time_input(name: str) -> str:
@@ -52,33 +61,12 @@ def build(
     maker = {**NETS, **OTHERS}.get(name)
     if maker is None:
         raise UnknownNameError.of("network", name, NETS)
-    if isinstance(maker, NetworkMaker):
-        known = maker.settings()
-    else:
-        known = [p for p in inspect.signature(maker).parameters if p not in _GIVEN]
     settings = _sized(name, settings)
+    _check_settings(name, maker, settings, {"classes": int | None, "keyword": str})
     classes, keyword = settings.get("classes"), settings.get("keyword", "y")
-    for key, hint in {"classes": int | None, "keyword": str}.items():
-        if key in settings and not fields.fits(settings[key], hint):
-            raise UsageError(
-                f"the network {name!r} has {key} = {fields.shown(settings[key])}", f"{key} is {fields.described(hint)}"
-            )
     own = {k: v for k, v in settings.items() if k not in ("classes", "keyword")}
-    for key in own:
-        if key not in known:
-            raise UnknownNameError.of(f"setting of the network {name!r}", key, known)
-        hint = None if isinstance(maker, NetworkMaker) else get_type_hints(maker.__init__).get(key)
-        if hint is not None and not fields.fits(own[key], hint):
-            raise UsageError(
-                f"the network {name!r} has {key} = {fields.shown(own[key])}", f"{key} is {fields.described(hint)}"
-            )
     arguments: dict[str, Any] = {"shape": tuple(shape), "codes": codes, **own}
-    try:
-        net = maker(logsnr_max=logsnr_max, logsnr_min=logsnr_min, **arguments)
-    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
-        raise UsageError(
-            f"the network {name!r} cannot be built with {settings}: {error}", "change net settings"
-        ) from None
+    net = _made(name, maker, settings, {"logsnr_max": logsnr_max, "logsnr_min": logsnr_min, **arguments})
     if classes is not None and not hasattr(net, "embedding"):
         raise UsageError(
             f"the network {name!r} does not take labels", f"use one of nelbo's own networks: {', '.join(NETS)}"
@@ -89,6 +77,46 @@ def build(
         return net  # its recipe is the whole configuration, with the defaults of diffusers
     net.recipe = {"name": name, "settings": settings, "logsnr_max": logsnr_max, "logsnr_min": logsnr_min}  # type: ignore
     return net
+
+
+def build_for_tokens(name: str, settings: Json, *, vocabulary: int, time: str = "none") -> nn.Module:
+    """The network `name` with `settings`, for sequences of `vocabulary` symbols, which is told `time` as
+    `nelbo.tokens.from_callable` names it. Errors: as of `build`."""
+    maker = TOKEN_NETS.get(name)
+    if maker is None:
+        raise UnknownNameError.of("network over symbols", name, TOKEN_NETS)
+    settings = _sized(name, settings)
+    _check_settings(name, maker, settings, {})
+    net = _made(name, maker, settings, {"vocabulary": vocabulary, "time": time, **settings})
+    net.recipe = {"name": name, "settings": settings}  # type: ignore[assignment]
+    return net
+
+
+def _check_settings(name: str, maker: Callable[..., nn.Module], settings: Json, others: dict[str, Any]) -> None:
+    """Errors: UnknownNameError for a setting that neither the network has nor `others`; UsageError for one of another
+    type."""
+    if isinstance(maker, NetworkMaker):
+        hints = dict.fromkeys(maker.settings(), Any)
+    else:
+        types = get_type_hints(maker.__init__)
+        hints = {p: types.get(p, Any) for p in inspect.signature(maker).parameters if p not in _GIVEN}
+    for key, value in settings.items():
+        hint = {**hints, **others}.get(key)
+        if hint is None:
+            raise UnknownNameError.of(f"setting of the network {name!r}", key, hints)
+        if not fields.fits(value, hint):
+            raise UsageError(
+                f"the network {name!r} has {key} = {fields.shown(value)}", f"{key} is {fields.described(hint)}"
+            )
+
+
+def _made(name: str, maker: Callable[..., nn.Module], settings: Json, arguments: dict[str, Any]) -> nn.Module:
+    try:
+        return maker(**arguments)
+    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+        raise UsageError(
+            f"the network {name!r} cannot be built with {settings}: {error}", "change net settings"
+        ) from None
 
 
 def _sized(name: str, settings: Json) -> Json:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -31,21 +33,27 @@ class ClassConditional(nn.Module):
         return self.net.head  # type: ignore[return-value]
 
     def forward(self, z: Tensor, logsnr: Tensor, **condition: Tensor) -> Tensor:
-        if set(condition) != {self.keyword}:
-            given = ", ".join(map(repr, condition)) or "none"
-            raise UsageError(
-                f"the network is conditional on {self.keyword!r}, and the condition given is {given}",
-                f"give condition={self.keyword!r}, which takes the labels of the data, or "
-                f"condition={{{self.keyword!r}: labels}}",
-            )
-        y = condition[self.keyword]
-        if y.device.type == "cpu" and len(y) and not 0 <= int(y.min()) <= int(y.max()) < self.classes:
-            raise UsageError(
-                f"labels from {int(y.min())} to {int(y.max())} for a network of {self.classes} classes",
-                f"give labels 0..{self.classes - 1}, as the training data had them",
-            )
+        y = labels(condition, self.keyword, self.classes)
         wide = torch.promote_types(logsnr.dtype, torch.float32)  # bf16 has no 257
         return self.net(z, torch.stack([logsnr.to(wide), y.to(wide)], -1))
+
+
+def labels(condition: Mapping[str, Tensor], keyword: str, classes: int) -> Tensor:
+    """The labels (B,) among the keywords of a network. Errors: UsageError where they are missing, not alone or none of
+    its classes."""
+    if set(condition) != {keyword}:
+        given = ", ".join(map(repr, condition)) or "none"
+        raise UsageError(
+            f"the network is conditional on {keyword!r}, and the condition given is {given}",
+            f"give condition={keyword!r}, which takes the labels of the data, or condition={{{keyword!r}: labels}}",
+        )
+    y = condition[keyword]
+    if y.device.type == "cpu" and len(y) and not 0 <= int(y.min()) <= int(y.max()) < classes:
+        raise UsageError(
+            f"labels from {int(y.min())} to {int(y.max())} for a network of {classes} classes",
+            f"give labels 0..{classes - 1}, as the training data had them",
+        )
+    return y
 
 
 class _Labelled(nn.Module):

@@ -96,8 +96,11 @@ class NetworkTokenDenoiser(TokenDenoiser):
         return self.time.timed
 
     def describe(self) -> Json:
-        settings = {"time": self.time.value, "law": self.law.value, "shift": self.shift, "stochastic": self.stochastic}
-        return {**super().describe(), **name_of(self.net), **settings}
+        return {**super().describe(), **name_of(self.net), **self.settings()}
+
+    def settings(self) -> Json:
+        """How the network is called and read."""
+        return {"time": self.time.value, "law": self.law.value, "shift": self.shift, "stochastic": self.stochastic}
 
     def forward(self, z: Tensor, hidden: Tensor, at: TokenLevels | None, condition: Condition | None = None) -> Tensor:
         dtype = self._dtype(torch.float32)
