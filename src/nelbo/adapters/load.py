@@ -24,7 +24,9 @@ def load_images(model: Model, *, overrides: Overrides | None = None, trust_code:
     """The model as of `load`, for a verb that is of images. Errors: those of `load`; UsageError for one of symbols."""
     loaded = load(model, overrides=overrides, trust_code=trust_code)
     if isinstance(loaded, TokenModel):
-        raise UsageError("a model of symbols where one of images is needed", "models of symbols are evaluated so far")
+        raise UsageError(
+            "a model of symbols where one of images is needed", "models of symbols are evaluated and sampled so far"
+        )
     return loaded
 
 

@@ -3,8 +3,9 @@
 from nelbo.adapters.load import load
 from nelbo.api.comparing import compare, diagnose, log_ratio
 from nelbo.api.contrasts import contrast
-from nelbo.api.models import sample, tighten, train
+from nelbo.api.models import tighten, train
 from nelbo.api.parameters import likelihood_profile, score
+from nelbo.api.sampling import sample
 from nelbo.api.saving import push_to_hub, save_pretrained
 from nelbo.api.scoring import evaluate, ode_likelihood
 

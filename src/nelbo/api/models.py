@@ -1,4 +1,4 @@
-"""The verbs that make something of a model or with it: `train`, `tighten`, `sample`."""
+"""The verbs that make a model: `train` and `tighten`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,9 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, overload
-
-from torch import Tensor
 
 from nelbo import data as readers
-from nelbo import runtime, sampling
+from nelbo import runtime
 from nelbo.adapters.choices import Overrides
 from nelbo.adapters.load import Model, load_images
 from nelbo.ambient import neutral
@@ -23,9 +20,7 @@ from nelbo.files import write_atomic
 from nelbo.model import folder
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
-from nelbo.process.grid import Grid
 from nelbo.progress import callback, shows_progress
-from nelbo.sampling import Sampler, Trajectory
 from nelbo.tightening import certificate as certificates
 from nelbo.tightening import tighten as tightenings
 from nelbo.tightening.certificate import Certificate
@@ -174,115 +169,3 @@ def _check_tightened_folder(source: Model, model: DiffusionModel, out: str | Pat
     if named and path.exists() and Path(source).expanduser().resolve() == path.resolve():
         raise UsageError(f"the tightened model would replace the model in {out}", "give out=FOLDER another name")
     folder.check_target(path)
-
-
-@overload
-def sample(
-    model: Model,
-    n: int,
-    *,
-    sampler: str | Sampler = ...,
-    steps: int | None = ...,
-    grid: str | Grid | None = ...,
-    codes: bool = ...,
-    condition: Condition | None = ...,
-    guidance: float | None = ...,
-    null_condition: Condition | None = ...,
-    start: Tensor | None = ...,
-    trajectory: Literal[True],
-    overrides: Overrides | None = ...,
-    trust_code: bool = ...,
-    seed: int = ...,
-    batch_size: int | None = ...,
-    device: Device | None = ...,
-    progress: Progress | None = ...,
-    workers: Workers | None = ...,
-) -> Trajectory: ...
-
-
-@overload
-def sample(
-    model: Model,
-    n: int,
-    *,
-    sampler: str | Sampler = ...,
-    steps: int | None = ...,
-    grid: str | Grid | None = ...,
-    codes: bool = ...,
-    condition: Condition | None = ...,
-    guidance: float | None = ...,
-    null_condition: Condition | None = ...,
-    start: Tensor | None = ...,
-    trajectory: Literal[False] = ...,
-    overrides: Overrides | None = ...,
-    trust_code: bool = ...,
-    seed: int = ...,
-    batch_size: int | None = ...,
-    device: Device | None = ...,
-    progress: Progress | None = ...,
-    workers: Workers | None = ...,
-) -> Tensor: ...
-
-
-@shows_progress("sampling")
-@numbers
-@neutral()
-def sample(
-    model: Model,
-    n: int,
-    *,
-    sampler: str | Sampler = "ancestral",
-    steps: int | None = None,
-    grid: str | Grid | None = None,
-    codes: bool = True,
-    condition: Condition | None = None,
-    guidance: float | None = None,
-    null_condition: Condition | None = None,
-    start: Tensor | None = None,
-    trajectory: bool = False,
-    overrides: Overrides | None = None,
-    trust_code: bool = False,
-    seed: int = 0,
-    batch_size: int | None = None,
-    device: Device | None = None,
-    progress: Progress | None = None,
-    workers: Workers | None = None,
-) -> Tensor | Trajectory:
-    """n draws of p_θ(x), (n, *shape): integer codes where the domain has bins and `codes`, else real values, unclipped.
-
-    The last step is the model's decoder: codes are drawn from p(x | z_1), real values are E[x | z_1]. Sample i depends
-    on (seed, i) alone, whatever the batches and processes.
-
-    sampler: a name of `nelbo.samplers.NAMED` or an instance, such as `nelbo.samplers.DDIM(eta=0.5)`; "ancestral" draws
-    from the model itself. steps: network evaluations of a pass with one evaluation a step (Heun and midpoint make two),
-    spaced as `grid` says: "even", "quadratic", "karras", "logsnr", or a `Grid` in the place of both. None: the model's
-    grid. condition: keywords of the network, one row a sample. guidance, null_condition: the scale w of classifier-free
-    guidance, x̂ = x̂_null + w (x̂_condition − x̂_null), and the one row that the network takes for no condition. start:
-    z_L (n, *shape) in the place of draws of the prior, as `nelbo.sampling.encode` gives it. trajectory: return a
-    `Trajectory` with every level. workers: the processes that share the samples (`nelbo.runtime.workers()`); every one
-    gets all of them. model, overrides, trust_code, seed, batch_size, device and progress are as of `evaluate`.
-
-    Errors: UsageError, UnknownNameError, ShapeError, NumericalError. Source: Ho et al. 2020, algorithm 2.
-
-    >>> import nelbo, torch
-    >>> data = nelbo.exact.GaussianData(torch.zeros(4), torch.eye(4))
-    >>> model = data.model(nelbo.schedules.logsnr_linear(8.0, -8.0), nelbo.grids.even(16))
-    >>> nelbo.sample(model, 2, sampler="ddim", steps=8).shape
-    torch.Size([2, 4])
-    """
-    return sampling.sample(
-        load_images(model, overrides=overrides, trust_code=trust_code),
-        n,
-        sampler=sampler,
-        steps=steps,
-        grid=grid,
-        codes=codes,
-        condition=condition,
-        guidance=guidance,
-        null_condition=null_condition,
-        start=start,
-        trajectory=trajectory,
-        run=Run(
-            device=device, batch_size=batch_size, seed=seed, progress=callback(progress), workers=workers or Alone()
-        ),
-    )

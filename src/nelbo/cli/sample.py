@@ -17,7 +17,9 @@ from nelbo.progress import shown
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from nelbo.model.diffusion import DiffusionModel
     from nelbo.model.domain import DataDomain
+    from nelbo.model.tokens.model import TokenModel
 
 
 def sample(
@@ -32,7 +34,7 @@ def sample(
         typer.Option(
             "--sampler",
             metavar="NAME",
-            help="ancestral, ddim, euler, heun, dpmpp_2m, dpmpp_2m_sde, flow_euler, flow_midpoint.",
+            help="ancestral, ddim, euler, heun, dpmpp_2m, dpmpp_2m_sde, flow_euler, flow_midpoint; confidence.",
         ),
     ] = "ancestral",
     steps: Annotated[
@@ -64,14 +66,14 @@ def sample(
     with shared_session(as_json) as output:
         check_target(out, "--out", (".png", ".npz"))
         from nelbo import api
-        from nelbo.adapters.load import load_images
+        from nelbo.adapters.load import load
         from nelbo.files import write_atomic
 
         started = time.perf_counter()
         overrides = choices.overrides()
-        loaded = load_images(model, overrides=overrides, trust_code=trust_code)
+        loaded = load(model, overrides=overrides, trust_code=trust_code)
         if out.suffix.lower() == ".png":
-            check_pictures(loaded.domain)
+            check_pictures(loaded)
         none = None if null_condition is None else {k: v[0] for k, v in rows_of(null_condition, 1, "--null-").items()}
         with shown("sampling", silent=output.silent) as progress:
             drawn = api.sample(
@@ -88,7 +90,7 @@ def sample(
                 **running.keywords(),
             )
         if not output.silent:
-            write_atomic(out, picture(drawn, loaded.domain) if out.suffix.lower() == ".png" else npz(samples=drawn))
+            write_atomic(out, written(out, drawn, loaded))
         document = {
             "schema": "nelbo.sample/1",
             "file": str(out),
@@ -122,13 +124,25 @@ def rows_of(condition: str, n: int, prefix: str = "--") -> dict[str, Tensor]:
     return {name: torch.full((n,), int(value))}
 
 
-def check_pictures(domain: DataDomain) -> None:
-    """Refuse a PNG of examples that have too many axes to be drawn. Errors: UsageError."""
+def check_pictures(model: DiffusionModel | TokenModel) -> None:
+    """Refuse a PNG of examples that cannot be drawn: symbols, or too many axes. Errors: UsageError."""
+    from nelbo.model.tokens.domain import TokenDomain
+
+    domain = model.domain
+    if isinstance(domain, TokenDomain):
+        raise UsageError(f"a picture of sequences of {domain.length} symbols", "give --out FILE.npz")
     if len(domain.shape) > 3:
         raise UsageError(
             f"examples of shape {tuple(domain.shape)} cannot be shown as pictures",
             "give --out FILE.npz; a picture needs the shape (H, W), (C, H, W) or (D,)",
         )
+
+
+def written(out: Path, drawn: Tensor, model: DiffusionModel | TokenModel) -> bytes:
+    """The samples in the form that the file's name says."""
+    if out.suffix.lower() == ".png":
+        return picture(drawn, model.domain)  # type: ignore[arg-type]  # checked before
+    return npz(samples=drawn)
 
 
 def picture(drawn: Tensor, domain: DataDomain) -> bytes:

@@ -151,7 +151,6 @@ def test_worse_than_none():
         (lambda: nelbo.evaluate(model(kernel=nelbo.tokens.absorbing(mask=1)), X), DomainError, "holds the mask"),
         (lambda: nelbo.evaluate(model(), X, prompt=X > 9, precision="float8"), UnknownNameError, "precision"),
         (lambda: nelbo.evaluate(model(), X, overrides=nelbo.Overrides(clip=True)), UsageError, "clip"),
-        (lambda: nelbo.sample(model(), n=2), UsageError, "one of images"),
         (lambda: nelbo.compare(model(), model(), X), UsageError, "one of images"),
         (lambda: model(kernel="absorbing"), UsageError, "absorbing"),
         (lambda: model(schedule="cosine"), UsageError, "cosine"),
@@ -192,7 +191,9 @@ def test_the_command(tmp_path, monkeypatch):
     (tmp_path / "bound.json").write_text(done.stdout)
     assert CliRunner().invoke(app, ["report", ".", "--out", "page.html"]).exit_code == 0
     assert "bits on each of the 24 symbols of an example" in (tmp_path / "page.html").read_text()
-    assert CliRunner().invoke(app, ["sample", "symbols:model", "-n", "1", "--out", "y.npz"]).exit_code != 0
+    assert CliRunner().invoke(app, ["sample", "symbols:model", "-n", "5", "--out", "y.npz"]).exit_code == 0
+    assert np.load("y.npz")["samples"].shape == (5, 24)
+    assert CliRunner().invoke(app, ["sample", "symbols:model", "-n", "1", "--out", "y.png"]).exit_code != 0
 
 
 def test_bits_a_byte_of_a_text(tmp_path):

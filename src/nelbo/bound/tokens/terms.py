@@ -50,10 +50,7 @@ def step(
     scored: Tensor,
 ) -> Tensor:
     """KL(q(z_s | z_t, x) ‖ p(z_s | z_t)) (B,); at the level of the data −log p(x | z_t)."""
-    if Rule.parse(model.reverse.rule) is Rule.PLUG_IN:
-        p = steps.plug_in(log_p.exp(), z, s, t, kernel)
-    else:
-        p = steps.mixture(model.posterior(log_p, z, t, kernel).exp(), z, s, t, kernel)
+    p = model.step(log_p, z, s, t, kernel)
     q = steps.true_step(x, z, s, t, kernel, model.domain.vocabulary)
     return steps.divergence(q, p).masked_fill(~scored, 0.0).sum(1)
 

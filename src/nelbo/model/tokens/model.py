@@ -136,6 +136,24 @@ class TokenModel(FrozenModel):
         nats = torch.cat([surprise(self.reverse.log_law(rows, self.kernel, V), of) for rows, of in parts])
         return torch.zeros(x.shape, dtype=torch.float64, device=nats.device).masked_scatter(places, nats)
 
+    def law_at(
+        self,
+        z: Tensor,
+        hidden: Tensor,
+        at: TokenLevels | None,
+        places: Tensor,
+        condition: Condition | None = None,
+    ) -> Tensor:
+        """What `predict` returns at the m places of `places` (B, L) alone, (m, V) float64."""
+        logits = self.denoiser(z, hidden, at, condition)
+        return self.reverse.log_law(logits[places], self.kernel, self.domain.vocabulary)
+
+    def step(self, log_law: Tensor, z: Tensor, s: TokenLevels, t: TokenLevels, kernel: Kernel) -> Tensor:
+        """p(z_s | z_t = z) (B, L, V), of what `predict` returned, at a step of a kernel without a mask."""
+        if Rule.parse(self.reverse.rule) is Rule.PLUG_IN:
+            return steps.plug_in(log_law.exp(), z, s, t, kernel)
+        return steps.mixture(self.posterior(log_law, z, t, kernel).exp(), z, s, t, kernel)
+
     def posterior(self, log_law: Tensor, z: Tensor, at: TokenLevels, kernel: Kernel) -> Tensor:
         """log p(k | z) of what `predict` returned, at a level of a kernel without a mask."""
         if self.denoiser.law is TokenLaw.LEAVE_ONE_OUT or Rule.parse(self.reverse.rule) is Rule.PLUG_IN:
