@@ -13,6 +13,7 @@ from torch import Tensor
 from nelbo import data as readers
 from nelbo.adapters.choices import Overrides
 from nelbo.adapters.load import Model, load, load_images
+from nelbo.arguments import plain
 from nelbo.data import classes
 from nelbo.errors import UsageError
 from nelbo.model.diffusion import DiffusionModel
@@ -48,7 +49,7 @@ class TokenInputs:
 
     examples: Examples
     condition: Condition | None
-    prompt: Tensor | None
+    prompt: Tensor | int | None
     mask: Tensor | None
 
     @classmethod
@@ -69,8 +70,9 @@ class TokenInputs:
             if examples.labels is None:
                 raise UsageError(f"the condition {condition!r} takes the labels of the data, which have none", LABELS)
             condition = {condition: examples.labels}
-        places = (None if rows is None else torch.as_tensor(rows)[:limit] for rows in (prompt, mask))
-        return cls(examples, condition, *places)
+        prompt = plain(prompt)
+        first = prompt if prompt is None or isinstance(prompt, int) else torch.as_tensor(prompt)[:limit]
+        return cls(examples, condition, first, None if mask is None else torch.as_tensor(mask)[:limit])
 
 
 @dataclass(frozen=True, eq=False)

@@ -43,7 +43,7 @@ def evaluate(
     per_example: bool = False,
     limit: int | None = None,
     condition: Condition | str | None = None,
-    prompt: Tensor | None = None,
+    prompt: Tensor | int | None = None,
     mask: Tensor | None = None,
     overrides: Overrides | None = None,
     trust_code: bool = False,
@@ -74,8 +74,9 @@ def evaluate(
         limit: only the first so many examples. condition: keywords of the network with one row an example, or the name
         of the keyword that takes the labels of the data. overrides: choices that replace the model's own.
         trust_code: as of `nelbo.load`. prompt, mask: of sequences of symbols, (N, L) bools: the places that are given
-        and never scored, and those that are scored (all where None). A network that sees what is not scored gives the
-        bound of p(x | prompt), or of p(x | length).
+        and never scored (a number: so many at the beginning), and those that are scored (all where None), besides those
+        of the `Examples`. A network that sees what is not scored gives the bound of p(x | given places), or of
+        p(x | length); the result says which.
 
     How it is run:
         seed: of all noise. batch_size: examples of one network call, chosen by their size where None. device: where the
@@ -115,6 +116,8 @@ def evaluate(
         if prompt is not None or mask is not None:
             raise UsageError("prompt or mask with a model of images", "they are of sequences of symbols")
         given = Inputs.of(loaded, data, limit=limit, condition=condition, trust_code=trust_code, grid=grid)
+        if given.examples.prompt is not None or given.examples.mask is not None:
+            raise UsageError(f"given places or padding of {given.examples.name}", "they are of sequences of symbols")
         bound = bounds.evaluate(given.model, given.examples, run, condition=given.condition, **how)
     return dataclasses.replace(bound, overrides=(overrides or Overrides()).to_json())
 

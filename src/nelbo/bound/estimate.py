@@ -9,13 +9,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from nelbo.equation import equation
 from nelbo.typing import Json
+
+
+@dataclass(frozen=True, eq=False)
+class Spread:
+    """What is known of single examples: `values` (N,) nats, and the variance that the exact ones have besides these:
+    negative where the values are noisy, positive where they are fitted."""
+
+    values: Tensor
+    besides: float
+
+    @property
+    def variance(self) -> float:
+        """The sampling variance of their mean: that between the exact values, at least 0, over N; nan where N = 1."""
+        n = len(self.values)
+        return max(0.0, float(self.values.var()) + self.besides) / n if n > 1 else float("nan")
+
+    def of_ratio(self, mean: float, sizes: Tensor) -> float:
+        """The sampling variance of a mean over N examples of which only its ratio to the mean of their `sizes` (N,) is
+        asked: that of y_i − R s_i with R = Σ y/Σ s, over N (Cochran 1977, "Sampling techniques", §2.11); nats²."""
+        return Spread(self.values - mean / float(sizes.double().mean()) * sizes, self.besides).variance
 
 
 @dataclass(frozen=True)
@@ -25,15 +45,19 @@ class TermEstimate:
     mean: float
     variance: float
     data_variance: float
+    spread: Spread | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def of(cls, values: Tensor, variances: Tensor) -> TermEstimate:
         """From unbiased values (N,) and unbiased Monte Carlo variances (N,) of one example each."""
-        n = len(values)
-        spread = float(values.var()) if n > 1 else float("nan")
         share = float(variances.mean())
-        data = max(0.0, spread - share) / n if n > 1 else float("nan")
-        return cls(float(values.mean()), share / n, data)
+        spread = Spread(values, -share)
+        return cls(float(values.mean()), share / len(values), spread.variance, spread)
+
+    def over(self, sizes: Tensor) -> TermEstimate:
+        """The same mean, with the sampling variance of its ratio to that of `sizes` (N,); nan where it is unknown."""
+        spread = float("nan") if self.spread is None else self.spread.of_ratio(self.mean, sizes)
+        return replace(self, data_variance=spread)
 
 
 @dataclass(frozen=True)
@@ -67,11 +91,23 @@ class PerExample:
     diffusion: Tensor
     reconstruction: Tensor
 
+    def columns(self) -> dict[str, Tensor]:
+        """The rows that there are, by name."""
+        return {name: rows for name, rows in vars(self).items() if rows is not None}
+
     @classmethod
     def of_nats(cls, nats: Sequence[float | None]) -> PerExample:
         """From the bounds alone, as JSON keeps them (null: nan); the errors and terms are nan."""
         values = torch.tensor([math.nan if v is None else v for v in nats], dtype=torch.float64)
         return cls(values, *[torch.full_like(values, math.nan)] * 4)
+
+
+@dataclass(frozen=True, eq=False)
+class PerSequence(PerExample):
+    """Of sequences of symbols also how many places are scored, (N,), and of how many UTF-8 bytes of text, if known."""
+
+    tokens: Tensor | None = None
+    bytes: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)

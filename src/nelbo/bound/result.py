@@ -128,7 +128,7 @@ class Bound(Document):
     def unit(self) -> str:
         """The unit of the bound, which says whether it is a code length or a density."""
         if units.is_of_tokens(self.description):
-            return "bits/token"
+            return f"bits/{units.symbol(self.data)}"
         return "bits/dim" if self.description["domain"]["bins"] else "bits/dim (density)"
 
     @property
@@ -197,7 +197,7 @@ class Bound(Document):
         if of == "examples":
             if self.per_example is None:
                 raise UsageError("the result has no values of single examples", "evaluate with per_example=True")
-            return vars(self.per_example)
+            return self.per_example.columns()
         if of == "levels":
             return [vars(level) for level in self.levels]
         if of != "terms":
@@ -249,7 +249,8 @@ def facts(bound: Bound) -> dict[str, str]:
 def _scored(bound: Bound) -> dict[str, str]:
     d = bound.description
     if units.is_of_tokens(d):
-        return units.facts(bound.bits_per_dim, vars(bound.standard_error), bound.data, d, bound.examples)
+        assert bound.units is not None  # of symbols
+        return units.facts(bound.units, bound.data, d, bound.examples)
     domain, grid = d["domain"], d["grid"]
     steps = "continuous" if grid["steps"] is None else f"{grid['steps']} steps"
     return {

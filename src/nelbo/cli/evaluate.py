@@ -32,18 +32,22 @@ def evaluate(
     files: options.Files,
     as_json: options.Json = False,
     condition: options.Condition = None,
+    prompt: options.Prompt = None,
+    mask: options.Mask = None,
     trust_code: options.TrustCode = False,
     choices: options.Choices,
 ) -> None:
     """Bound a model on data, term by term, with error bars.
 
-    The result is the variational bound of DATA under MODEL in bits/dim: a code length where the data are codes.
+    The result is the variational bound of DATA under MODEL in bits/dim, of symbols in bits a token and other units: a
+    code length where the data are codes.
     """
     from nelbo import runtime
 
     with shared_session(as_json) as output:
         files.check()
         grid = options.chosen_grid(steps, continuous)
+        data, given = options.given_places(data, prompt, mask)
         from nelbo import api
 
         with shown("evaluating", silent=output.silent) as progress:
@@ -58,6 +62,7 @@ def evaluate(
                 per_example=files.per_example is not None,
                 limit=limit,
                 condition=condition,
+                prompt=given,
                 overrides=choices.overrides(),
                 trust_code=trust_code,
                 precision=precision,

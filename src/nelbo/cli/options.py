@@ -37,7 +37,22 @@ Data = Annotated[
         "--data",
         metavar="DATA",
         help="digits[:train|:test], FILE.npz[#key], FILE.npy, FILE.csv, an IDX file, a folder of images or its part "
-        "FOLDER:train, or hf:NAME[:split].",
+        "FOLDER:train, hf:NAME[:split], or of symbols "
+        "text:FILE[#length=L][#stride=S][#tokenizer=bytes|chars|FILE.json].",
+    ),
+]
+Prompt = Annotated[
+    str | None,
+    typer.Option(
+        "--prompt",
+        metavar="N|KEY",
+        help="Of symbols: the first N places are given and not scored, or those that an array of the npz file says.",
+    ),
+]
+Mask = Annotated[
+    str | None,
+    typer.Option(
+        "--mask", metavar="KEY", help="Of symbols: the array of the npz file that says what is scored and no padding."
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
@@ -170,7 +185,11 @@ class Files:
 
     per_example: Annotated[
         Path | None,
-        typer.Option("--per-example", metavar="FILE.npz", help="Write index, nats, standard_error and terms here."),
+        typer.Option(
+            "--per-example",
+            metavar="FILE.npz|FILE.csv",
+            help="Write index, nats, standard_error and terms here; of symbols also the scored tokens and bytes.",
+        ),
     ] = None
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE.json", help="Write the JSON result here.")] = None
     state: Annotated[
@@ -232,6 +251,25 @@ def _options_of(annotation: Any) -> tuple[str, ...]:
         declared += [getattr(one, "default", None), *(getattr(one, "param_decls", None) or ())]
     names = [name for text in declared if isinstance(text, str) for name in text.split("/")]
     return tuple(name for name in names if name.startswith("--"))
+
+
+def given_places(data: str, prompt: str | None, mask: str | None) -> tuple[str, int | None]:
+    """DATA with the arrays that --prompt and --mask name, and the length of a prompt that is a number.
+
+    Errors: UsageError where an array is named and DATA is no npz file.
+    """
+    length = int(prompt) if prompt is not None and prompt.isascii() and prompt.isdecimal() else None
+    keys = {"prompt": prompt if length is None else None, "mask": mask}
+    for name, key in keys.items():
+        if key is None:
+            continue
+        if ".npz" not in data:
+            raise UsageError(
+                f"--{name} {key} with --data {data}",
+                f"give the name of an array of an npz file{', or a number of places' if name == 'prompt' else ''}",
+            )
+        data = f"{data}#{name}={key}"
+    return data, length
 
 
 def chosen_grid(steps: int | None, continuous: bool) -> Grid | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import dataclasses
 import io
 import json
@@ -128,7 +129,7 @@ def deliver(bound: Bound, output: Console, out: Path | None, per_example: Path |
     if output.silent:
         return
     if per_example is not None and bound.per_example is not None:
-        write_atomic(per_example, _rows(bound))
+        write_atomic(per_example, _rows(bound, per_example))
     elif per_example is not None:
         output.message(f"warning: {per_example} was not written: not every example was finished")
     document = bound.to_dict()
@@ -144,13 +145,19 @@ def table(bound: Bound, output: Console) -> str:
     return str(dataclasses.replace(bound, warnings=warnings))
 
 
-def _rows(bound: Bound) -> bytes:
-    """The NPZ of --per-example: index, nats, standard_error and the terms, each (N,)."""
+def _rows(bound: Bound, path: Path) -> bytes:
+    """The file of --per-example: index, nats, standard_error and the terms, each (N,), as NPZ or, by its name, CSV."""
     import numpy as np
 
     assert bound.per_example is not None
-    columns = {name: np.asarray(values) for name, values in vars(bound.per_example).items()}
+    columns = {name: np.asarray(values) for name, values in bound.per_example.columns().items()}
     arrays = {"index": np.arange(bound.examples), **columns}
+    if path.suffix.lower() == ".csv":
+        text = io.StringIO()
+        rows = csv.writer(text, lineterminator="\n")
+        rows.writerow(arrays)
+        rows.writerows(zip(*(values.tolist() for values in arrays.values()), strict=True))
+        return text.getvalue().encode()
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     return buffer.getvalue()

@@ -75,6 +75,13 @@ def read_npz(path: Path, key: str | None = None, limit: int | None = None) -> Ex
     return Examples(data, name, labels, facts=arrays.passed_over(passed)).first(limit)
 
 
+def read_key(path: Path, key: str, limit: int | None = None) -> np.ndarray:
+    """The first rows of the array `key` of an npz file. Errors: DataError for an unreadable file and an unknown key."""
+    with _archive(path) as archive:
+        arrays.chosen_key(archive.headers, key, str(path), str)
+        return archive.read(key, limit)
+
+
 def read_npy(path: Path, limit: int | None = None) -> Examples:
     """The array of an npy file as examples (N, …); a large file is mapped, so that its size costs no memory.
 

@@ -15,7 +15,20 @@ import numpy as np
 from torch import Tensor
 
 from nelbo.arguments import numbers
-from nelbo.data import arrays, containers, digits, folder, hub, idx, numpy_files, others, places, table, text
+from nelbo.data import (
+    arrays,
+    containers,
+    digits,
+    folder,
+    hub,
+    idx,
+    numpy_files,
+    others,
+    places,
+    table,
+    text,
+    token_arrays,
+)
 from nelbo.data.places import Place
 from nelbo.errors import DataError, UsageError
 from nelbo.model.examples import Examples
@@ -37,7 +50,9 @@ def _ends_in(spec: str, *endings: str) -> bool:
 
 def _read_npz(spec: str, limit: int | None) -> Examples:
     place = Place.of(spec)
-    layout = place.checked(("layout",), words=1).get("layout")
+    if any(name in token_arrays.OPTIONS for name, _ in place.values):
+        return token_arrays.read_tokens(place, limit)
+    layout = place.checked(("layout", *token_arrays.OPTIONS), words=1).get("layout")
     key = place.words[0] if place.words else None
     return arrays.channels_first(numpy_files.read_npz(place.path, key, limit), layout)
 
@@ -60,12 +75,12 @@ _FORMS = (
         lambda spec, _: digits.read_digits(spec.partition(":")[2] if ":" in spec else "all"),
     ),
     Form(
-        "text:FILE[#length=L][#tokenizer=bytes|chars]",
+        "text:FILE[#length=L][#stride=S][#documents=…][#tokenizer=bytes|chars|FILE.json]",
         lambda spec: spec.startswith(text.PREFIX),
         lambda spec, n: text.read_text(spec[len(text.PREFIX) :], n),
     ),
     Form("hf:NAME[:split]", lambda spec: spec.startswith("hf:"), lambda spec, n: hub.read_hub(spec[3:], n)),
-    Form("FILE.npz[#key]", lambda spec: _ends_in(spec, ".npz"), _read_npz),
+    Form("FILE.npz[#key][#prompt=KEY][#mask=KEY]", lambda spec: _ends_in(spec, ".npz"), _read_npz),
     Form("FILE.npy", lambda spec: _ends_in(spec, ".npy"), _read_npy),
     Form("FILE.csv", lambda spec: _ends_in(spec, ".csv"), lambda spec, n: table.read_csv(Place.of(spec), n)),
     Form(

@@ -19,8 +19,10 @@ REPRESENTATIVE = 8
 """Examples from which their spread estimates that of the population: of so few it is known to about a quarter."""
 _CHUNK = 1024
 """Examples looked at at once, wherever all of them are."""
-_OF_ALL = ("bytes", "left_over")
+_OF_ALL = ("bytes", "left_over", "cut", "empty", "separators")
 """Facts that are of all examples together."""
+_OF_PLACES = {"prompt": "bools", "mask": "bools", "place_bytes": "integers"}
+"""Rows that say something of every place, and of which type."""
 _LINE = 10
 """Names in a line for a person; a result lists more."""
 
@@ -42,6 +44,17 @@ def described(facts: Json) -> dict[str, str]:
         lines["classes"] = ", ".join(pairs[:_LINE]) + (f" and {rest} more" if rest > 0 else "")
     if "left_over" in facts:
         lines["left over"] = f"{facts['left_over']['tokens']} symbols behind the last whole sequence"
+    if "cut" in facts:
+        cut = facts["cut"]
+        lines["cut"] = f"{cut['tokens']} symbols at the ends of {cut['documents']} documents longer than a sequence"
+    if "empty" in facts:
+        lines["empty"] = f"{facts['empty']} documents without a symbol, left out"
+    if "separators" in facts:
+        lines["separators"] = f"{facts['separators']['bytes']} bytes between documents, in none"
+    if "unknown" in facts:
+        lines["unknown"] = f"{facts['unknown']} tokens that stand for what the vocabulary lacks"
+    if facts.get("lossless") is False:
+        lines["tokenizer"] = "it loses some of the text, so that bits a byte are of its tokens and no code for the text"
     return lines
 
 
@@ -66,7 +79,14 @@ class Examples:
     """Relative paths of the examples' files, of data that are a folder of pictures."""
     facts: Json = field(default_factory=dict)
     """What a result states of the data besides their name: `passed_over`, and `classes` (name → number) where used; of
-    a text its `bytes`, `tokenizer`, `alphabet`, and what is `left_over`."""
+    a text its scored `bytes`, `tokenizer`, `alphabet` or `vocabulary`, how windows roll (`stride`), what pads (`pad`),
+    and what is `left_over`, `cut`, `empty`, between documents (`separators`), `unknown` or not `lossless`."""
+    prompt: Tensor | None = None
+    """Of sequences of symbols the places (N, L) bool that are given and never scored; none where None."""
+    mask: Tensor | None = None
+    """Of sequences of symbols the places (N, L) bool that are not padding; all where None."""
+    place_bytes: Tensor | None = None
+    """UTF-8 bytes of the text that each place (N, L) stands for, integers, where they are known."""
 
     def __post_init__(self):
         lazy = hasattr(self.data, "dtype") and hasattr(self.data, "split")  # rows that are decoded on demand
@@ -75,6 +95,14 @@ class Examples:
             raise UsageError(f"the data of Examples are {what}", "give a tensor: torch.as_tensor(array)")
         if self.bins is not None and self.bins < 2:
             raise UsageError(f"examples of bins={self.bins} codes", "give a whole number ≥ 2, or None")
+        for name, kind in _OF_PLACES.items():
+            rows = getattr(self, name)
+            if rows is not None and (rows.shape != self.data.shape or (rows.dtype == torch.bool) != (kind == "bools")):
+                raise UsageError(
+                    f"examples of shape {tuple(self.data.shape)} with {name} of shape {tuple(rows.shape)}, "
+                    f"{str(rows.dtype).removeprefix('torch.')}",
+                    f"give {kind} of the shape of the data",
+                )
         if self.bins is None and self.data.dtype == torch.uint8:
             object.__setattr__(self, "bins", 256)
 
@@ -99,7 +127,9 @@ class Examples:
             return self
         labels = None if self.labels is None else self.labels[:n]
         facts = {name: fact for name, fact in self.facts.items() if name not in _OF_ALL}
-        shorter = {"data": self.data[:n], "labels": labels, "names": self.names[:n], "facts": facts}
+        shorter: Json = {"data": self.data[:n], "labels": labels, "names": self.names[:n], "facts": facts}
+        rows = {name: getattr(self, name) for name in _OF_PLACES}
+        shorter |= {name: None if v is None else v[:n] for name, v in rows.items()}
         return replace(self, name=f"{self.name}[:{n}]", **shorter)
 
     def chunks(self) -> Iterator[Tensor]:
@@ -110,7 +140,8 @@ class Examples:
 
     @cached_property
     def hashes(self) -> Tensor:
-        """(N,) int64: 64 bits of BLAKE2b over each example's values in canonical form (int64 codes or float64)."""
+        """(N,) int64: 64 bits of BLAKE2b over each example's values in canonical form (int64 codes or float64), without
+        the padding of a sequence, so that a document has one hash in sequences of any length."""
         real = self.data.is_floating_point()
         found = torch.empty(len(self), dtype=torch.int64)  # not a list: many small pieces keep freed memory apart
         for start, chunk in enumerate(self.chunks()):
@@ -122,8 +153,11 @@ class Examples:
                 .numpy()
                 .astype("<f8" if real else "<i8", copy=False)
             )
+            here = slice(start * _CHUNK, start * _CHUNK + len(rows))
+            if self.mask is not None:
+                rows = [row[kept] for row, kept in zip(rows, self.mask[here].cpu().numpy(), strict=True)]
             digests = b"".join(hashlib.blake2b(row, digest_size=8).digest() for row in rows)
-            into = found[start * _CHUNK : start * _CHUNK + len(rows)]
+            into = found[here]
             into.copy_(torch.from_numpy(np.frombuffer(digests, "<i8").astype(np.int64)))
         return found
 

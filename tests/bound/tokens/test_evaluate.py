@@ -11,7 +11,7 @@ import torch
 
 import nelbo
 from nelbo.bound.checks import NelboWarning
-from nelbo.errors import DomainError, ShapeError, UnknownNameError, UsageError
+from nelbo.errors import DomainError, NelboError, ShapeError, UnknownNameError, UsageError
 from nelbo.typing import Json
 from tests.bound.workers import on_two
 from tests.model.tokens import checks
@@ -83,9 +83,19 @@ def test_given_places():
         rows = bound.per_example
         assert rows is not None
         assert 0.5 < honest(rows, nll) < 1.8
-        assert bound.data["tokens"] == int((~prompt).sum()) and math.isnan(bound.standard_error.data)
+        assert bound.data["tokens"] == int((~prompt).sum())
+        assert bound.data["law"] == ("p(x | given places)" if scored is None else "p(x | length)")
         total = float(rows.nats.sum()) / bound.data["tokens"] / math.log(2)
         assert bound.bits_per_dim == pytest.approx(total)
+    # the error of the data is that of the ratio Σ nats/Σ places, also where no example was looked at by itself
+    places = (~prompt).sum(1).double()
+    residual = nll - nll.sum() / places.sum() * places
+    expected = float(residual.std()) / math.sqrt(60) / float(places.mean()) / math.log(2)
+    pooled = nelbo.evaluate(exact, x, tolerance=0.03, estimator="pooled", prompt=prompt, max_nfe=3000)
+    assert pooled.standard_error.data == pytest.approx(expected, rel=0.2)
+    assert bound.standard_error.data == pytest.approx(expected, rel=0.1)
+    first = nelbo.evaluate(exact, x[:20], tolerance=0.2, prompt=1)
+    assert first.data["tokens"] == 60
     even = prompt[:1].expand(60, -1)  # as many places for all, and another input where all of them are hidden
     bound = nelbo.evaluate(exact, x, tolerance=0.05, prompt=even, limit=40)
     expected = np.mean([conditional(table, row, prompt[0]) for row in x[:40]]) / 3 / math.log(2)
@@ -188,7 +198,25 @@ def test_the_command(tmp_path, monkeypatch):
     bound = json.loads(done.stdout)
     assert bound["bits_per_dim"] == pytest.approx(math.log2(3)) and bound["kernel"] == {"kind": "absorbing", "mask": 3}
     assert CliRunner().invoke(app, ["info", "symbols:model"]).exit_code == 0
-    (tmp_path / "bound.json").write_text(done.stdout)
+    places = np.arange(24) < np.arange(80)[:, None] % 12
+    np.savez(tmp_path / "x.npz", tokens=X.numpy(), given=places, lengths=24 - np.arange(80) % 5)
+    how = ["--prompt", "given", "--mask", "lengths", "--per-example", "rows.csv"]
+    done = CliRunner().invoke(app, ["evaluate", "symbols:model", "--data", "x.npz#tokens", *how, "--json"])
+    assert done.exit_code == 0, done.output
+    scored = ~places & (np.arange(24) < 24 - np.arange(80)[:, None] % 5)
+    second = json.loads(done.stdout)
+    assert second["data"]["tokens"] == scored.sum() and second["data"]["law"] == "p(x | length, given places)"
+    head, *lines = (tmp_path / "rows.csv").read_text().splitlines()
+    assert head == "index,nats,standard_error,prior,diffusion,reconstruction,tokens" and len(lines) == 80
+    rows = np.array([[float(v) for v in line.split(",")] for line in lines])
+    assert np.array_equal(rows[:, -1], scored.sum(1))
+    assert np.isclose(rows[:, 1] / rows[:, -1], math.log(3), rtol=0.2).all()
+    done = CliRunner().invoke(app, ["evaluate", "symbols:model", "--data", "x.npz#tokens", "--prompt", "20", "--json"])
+    assert json.loads(done.stdout)["data"]["tokens"] == 4 * 80
+    for wrong in (["--prompt", "24"], ["--prompt", "nothing"], ["--mask", "24"], ["--prompt", "-1"]):
+        done = CliRunner().invoke(app, ["evaluate", "symbols:model", "--data", "x.npz#tokens", *wrong])
+        assert isinstance(done.exception, NelboError)
+    (tmp_path / "bound.json").write_text(json.dumps(bound))
     assert CliRunner().invoke(app, ["report", ".", "--out", "page.html"]).exit_code == 0
     assert "bits on each of the 24 symbols of an example" in (tmp_path / "page.html").read_text()
     assert CliRunner().invoke(app, ["sample", "symbols:model", "-n", "5", "--out", "y.npz"]).exit_code == 0
@@ -197,7 +225,7 @@ def test_the_command(tmp_path, monkeypatch):
 
 
 def test_bits_a_byte_of_a_text(tmp_path):
-    """From the text's own bytes; not where only a part of it is scored."""
+    """From the text's own bytes, of the places that are scored; not where only those of all of them are known."""
     (tmp_path / "some.txt").write_text("éa" * 40)
     fn = lambda z: torch.zeros(*z.shape, 2)  # noqa: E731
     flat = nelbo.tokens.from_callable(fn, vocabulary=2, length=8, kernel=nelbo.tokens.absorbing(mask=2))
@@ -206,7 +234,10 @@ def test_bits_a_byte_of_a_text(tmp_path):
     assert units_of(bound)["bits_per_byte"]["value"] == pytest.approx(80 / 120)
     prompt = torch.zeros(10, 8, dtype=torch.bool)
     prompt[:, 0] = True
-    assert units_of(nelbo.evaluate(flat, data, prompt=prompt))["bits_per_byte"] is None
+    of_a_byte = units_of(nelbo.evaluate(flat, data, prompt=prompt))["bits_per_byte"]
+    assert of_a_byte["value"] == pytest.approx(70 / 100)  # without ten times é
+    known = nelbo.Examples(nelbo.data.read(data).data, facts={"bytes": 120})
+    assert units_of(nelbo.evaluate(flat, known, prompt=prompt))["bits_per_byte"] is None
 
 
 def test_batches_workers_and_a_kill_change_nothing(tmp_path):

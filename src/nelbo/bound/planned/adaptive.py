@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from nelbo.arguments import numbers
-from nelbo.bound.estimate import Estimate, PerExample, TermEstimate
+from nelbo.bound.estimate import Estimate, PerExample, Spread, TermEstimate
 from nelbo.bound.estimators import Estimator
 from nelbo.bound.planned import allocation, cost, error_bars, summary
 from nelbo.bound.planned.per_example import PerExampleDesign
@@ -190,14 +190,15 @@ def _estimate(
         v, rv = result.examples.diffusion, result.examples.reconstruction
         w, rw = (e.square().sum(1) for e in (result.examples.diffusion_errors, result.examples.reconstruction_errors))
         rows = PerExample(prior + v + rv, (w + rw).sqrt(), prior, v, rv)
-        data = [TermEstimate.of(*p).data_variance for p in ((v, w), (rv, rw), (rows.nats, w + rw))]
+        spreads = [Spread(p, -float(e.mean())) for p, e in ((v, w), (rv, rw), (rows.nats, w + rw))]
     else:
-        data = [v / problem.examples for v in design.between(prior)]
+        spreads = design.spreads(prior)
+    data = [(s.variance, s) for s in spreads]
     return Estimate(
         prior=TermEstimate.of(prior, torch.zeros_like(prior)),
-        diffusion=TermEstimate(*result.diffusion, data[0]),
-        reconstruction=TermEstimate(*result.reconstruction, data[1]),
-        total=TermEstimate(float(prior.mean()) + result.value, result.variance, data[2]),
+        diffusion=TermEstimate(*result.diffusion, *data[0]),
+        reconstruction=TermEstimate(*result.reconstruction, *data[1]),
+        total=TermEstimate(float(prior.mean()) + result.value, result.variance, *data[2]),
         strata=summary.strata(problem, result.bins),
         per_example=rows,
         estimator=estimator,

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from nelbo.bound.estimate import Spread
 from nelbo.bound.planned import allocation, crossfit, error_bars
 from nelbo.bound.planned.allocation import FALL, LEAST_STRATA, CellDensity, DesignPlan, Scatter
 from nelbo.bound.planned.crossfit import Observations
@@ -252,16 +253,14 @@ class PerExampleDesign:
             freedom=error_bars.together([p.variance for p in parts], [p.freedom for p in parts]),
         )
 
-    def between(self, prior: Tensor) -> list[float]:
+    def spreads(self, prior: Tensor) -> list[Spread]:
         """As of `PooledDesign`, by the pilot's fits: for an interrupt before every example had its draws."""
         pilot, d, r = self.pilot, self.pilot.diffusion, self.pilot.reconstruction
-        if len(prior) < 2:
-            return [math.nan] * 3
         of_cells, of_first = pilot.features.times(d.total_weights), pilot.features.times(r.total_weights)
         return [
-            float(of_cells.var()) + pilot.between_by(None, d),
-            float(of_first.var()) + pilot.between_by(r, None),
-            float((prior + of_cells + of_first).var()) + pilot.between_by(r, d),
+            Spread(of_cells, pilot.between_by(None, d)),
+            Spread(of_first, pilot.between_by(r, None)),
+            Spread(prior + of_cells + of_first, pilot.between_by(r, d)),
         ]
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nelbo.bound.estimate import Spread
 from nelbo.bound.planned import allocation, crossfit, error_bars, laps
 from nelbo.bound.planned.allocation import AT_ONCE, CREDIT, CellDensity, DesignPlan
 from nelbo.bound.planned.crossfit import Observations
@@ -253,12 +254,12 @@ class PooledDesign:
             less = 0.0
         return max(variance - less, _LEAST_VARIANCE * variance)
 
-    def between(self, prior: Tensor) -> list[float]:
-        """Variances between examples of the diffusion term, of the reconstruction, and of the whole with the prior
-        (N,), nats²: of what the fits, corrected by all draws, foretell, and of what they leave of the pilot's."""
+    def spreads(self, prior: Tensor) -> list[Spread]:
+        """How examples differ in the diffusion term, in the reconstruction, and in the whole with the prior (N,): by
+        what the fits, corrected by all draws, foretell, and by what they leave of the pilot's."""
         pilot, folds = self.pilot, self.folds
         reconstruction, diffusion = self._fits
-        zero, variances = torch.zeros_like(prior), []
+        zero, spreads = torch.zeros_like(prior), []
         for fits_of, start in (([diffusion], zero), ([reconstruction], zero), ([reconstruction, diffusion], prior)):
             foretold, residual = start.clone(), 0.0
             for k, rows in enumerate(folds.members):
@@ -267,8 +268,8 @@ class PooledDesign:
                 of_first = reconstruction[k] if reconstruction in fits_of else None
                 of_cells = diffusion[k] if diffusion in fits_of else None
                 residual += folds.shares[k] * pilot.between_by(of_first, of_cells)
-            variances.append(float(foretold.var()) + residual if len(foretold) > 1 else math.nan)
-        return variances
+            spreads.append(Spread(foretold, residual))
+        return spreads
 
     def _residuals(self, fits: list[TermFit], draws: Observations) -> Tensor:
         """(y − fit − a·n)/(p N q) of every draw by the fit of its example's fold, (n,)."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nelbo.bound import checks
-from nelbo.bound.estimate import Estimate, PerExample, Stratum, TermEstimate
+from nelbo.bound.estimate import Estimate, PerExample, PerSequence, Stratum, TermEstimate
 from nelbo.bound.estimators import Estimator
 from nelbo.bound.evaluate import choose, estimated
 from nelbo.bound.prepare import PRECISIONS, Prepared
@@ -25,7 +25,7 @@ from nelbo.bound.tolerance import Relative
 from nelbo.bound.trial import tried
 from nelbo.errors import UnknownNameError
 from nelbo.maths.keys import Purpose
-from nelbo.maths.units import bits_per_dim
+from nelbo.maths.units import LOG_2, bits_per_dim
 from nelbo.model.calling import condition_rows
 from nelbo.model.examples import Examples
 from nelbo.model.tokens.domain import scored_places
@@ -52,15 +52,18 @@ def evaluate(
     estimator: str | Estimator = "auto",
     per_example: bool = False,
     condition: Mapping[str, Tensor] | None = None,
-    prompt: Tensor | None = None,
+    prompt: Tensor | int | None = None,
     mask: Tensor | None = None,
     watch: Callable[[float, float], None] | None = None,
 ) -> Bound:
     """The variational bound of sequences `data` (N, L) of integers under `model`, in bits a scored token.
 
-    prompt (N, L): the places that are given, never noised and never scored. mask (N, L): the places that are scored;
-    the others (padding) are shown to the network as they are, so that the bound is of p(x | length). All else is as of
+    prompt (N, L): the places that are given, never noised and never scored; a number: so many at the beginning.
+    mask (N, L): the places that are scored; the others (padding) are shown to the network as they are, so that the
+    bound is of p(x | length). Both besides those of the `Examples`. All else is as of
     `nelbo.bound.evaluate.evaluate`.
+
+    The value is Σ nats/Σ scored places, and where sequences differ in length the error of the data is that of a ratio.
 
     Errors: ShapeError, DomainError, UsageError, UnknownNameError, NumericalError, CostError.
     """
@@ -88,15 +91,34 @@ def evaluate(
         scored=scored,
     )
     total = int(chain.number.sum())
-    fields["data"] |= {"tokens": total, "scored": scored}
-    if total < chain.data.numel():
+    fields["data"] |= {"tokens": total, "scored": scored, "law": law(chain, prepared.examples, prompt, mask)}
+    representative, of_rows = prepared.examples.representative, None
+    if prepared.examples.place_bytes is not None:
+        of_rows = prepared.examples.place_bytes.masked_fill(~chain.scored, 0).sum(1)
+        fields["data"]["bytes"] = int(of_rows.sum())
+        variance = estimate.total.over(of_rows).data_variance
+        if representative and math.isfinite(variance):
+            mean = float(of_rows.double().mean())
+            fields["data"]["bits_per_byte_error"] = math.sqrt(variance) / mean / LOG_2
+    elif total < chain.data.numel():
         fields["data"].pop("bytes", None)  # those of the text that is scored are not known
+    if fields["per_example"] is not None:
+        fields["per_example"] = PerSequence(**vars(fields["per_example"]), tokens=chain.number, bytes=of_rows)
     fields["seconds"] = time.perf_counter() - started
     D = chain.dimensions
+    if chain.ragged:
+        estimate = _each(estimate, lambda term: term.over(chain.number))
     a_token = _scaled(estimate, D * chain.examples / total)
-    # the spread of sequences of unequal length is not that of bits a token
-    representative = prepared.examples.representative and not chain.ragged
     return Bound.of(a_token, D, fields, representative=representative)
+
+
+def law(chain: TokenChain, examples: Examples, prompt: Tensor | int | None, mask: Tensor | None) -> str:
+    """Of which probability this is the bound, in words: what the network is shown besides the sequence is a condition
+    of it."""
+    given = ["length"] if mask is not None or examples.mask is not None else []
+    given += ["given places"] if prompt is not None or examples.prompt is not None else []
+    given += list(chain.condition)
+    return f"p(x | {', '.join(given)})" if given else "p(x)"
 
 
 def prepare(
@@ -106,7 +128,7 @@ def prepare(
     *,
     grid: Grid | None = None,
     condition: Mapping[str, Tensor] | None = None,
-    prompt: Tensor | None = None,
+    prompt: Tensor | int | None = None,
     mask: Tensor | None = None,
     watch: Callable[[float, float], None] | None = None,
 ) -> Prepared[TokenModel, TokenChain]:
@@ -117,6 +139,10 @@ def prepare(
         model = model.with_grid(grid)
     checked = model.domain.checked(examples.data)
     scored = scored_places(checked, prompt, mask)
+    if examples.prompt is not None or examples.mask is not None:
+        scored = scored_places(
+            checked, ~scored if examples.prompt is None else examples.prompt | ~scored, examples.mask
+        )
     model.check_symbols(checked, scored)
     if run.precision not in PRECISIONS:
         raise UnknownNameError.of("precision", run.precision, PRECISIONS)
@@ -158,7 +184,9 @@ def with_last_step(chain: TokenChain, estimate: Estimate) -> Estimate:
         estimate,
         prior=TermEstimate.of(prior, torch.zeros_like(prior)),
         # the prior of sequences of one length is the same for all, so that this term has all of their spread
-        diffusion=TermEstimate(old.mean + float(last.mean()), old.variance, estimate.total.data_variance),
+        diffusion=TermEstimate(
+            old.mean + float(last.mean()), old.variance, estimate.total.data_variance, estimate.total.spread
+        ),
         strata=(*estimate.strata, step),
         per_example=rows,
     )
@@ -170,7 +198,7 @@ def worse_than_none(chain: TokenChain, estimate: Estimate) -> list[str]:
     none = places * math.log(chain.model.domain.vocabulary)
     if not estimate.total.mean - 4 * math.sqrt(max(0.0, estimate.total.variance)) > none * (1 + ROUNDING):
         return []
-    value, uniform = (v / places / math.log(2) for v in (estimate.total.mean, none))
+    value, uniform = (v / places / LOG_2 for v in (estimate.total.mean, none))
     return [
         f"the network is worse than none: {value:.4g} bits/token, and a uniform law over the vocabulary has "
         f"{uniform:.4g}; check the mask's number, whether its logits are those of the next place (shift=True), the "
@@ -212,11 +240,15 @@ def _scaled(estimate: Estimate, factor: float) -> Estimate:
     def term(one: TermEstimate) -> TermEstimate:
         return TermEstimate(one.mean * factor, one.variance * factor**2, one.data_variance * factor**2)
 
-    names = ("prior", "diffusion", "reconstruction", "total")
     return dataclasses.replace(
-        estimate,
-        **{name: term(getattr(estimate, name)) for name in names},
+        _each(estimate, term),
         strata=tuple(
             dataclasses.replace(s, mean=s.mean * factor, variance=s.variance * factor**2) for s in estimate.strata
         ),
     )
+
+
+def _each(estimate: Estimate, change: Callable[[TermEstimate], TermEstimate]) -> Estimate:
+    """With every term changed, and their sum."""
+    names = ("prior", "diffusion", "reconstruction", "total")
+    return dataclasses.replace(estimate, **{name: change(getattr(estimate, name)) for name in names})

@@ -60,8 +60,17 @@ class TokenDomain(Part, family="token_domain", kind="tokens"):
         return data
 
 
-def scored_places(data: Tensor, prompt: Tensor | None, mask: Tensor | None) -> Tensor:
-    """The places (N, L) that are noised and scored: those of `mask` (all where None) without those of `prompt`.
+def first_places(data: Tensor, count: int) -> Tensor:
+    """Bools (N, L): the first `count` places of every sequence. Errors: UsageError."""
+    L = data.shape[1]
+    if isinstance(count, bool) or not 0 <= count < L:
+        raise UsageError(f"prompt={count} of sequences of {L} places", f"give a number from 0 to {L - 1}")
+    return (torch.arange(L) < count).expand(data.shape)
+
+
+def scored_places(data: Tensor, prompt: Tensor | int | None, mask: Tensor | None) -> Tensor:
+    """The places (N, L) that are noised and scored: those of `mask` (all where None) without those of `prompt` (a
+    number: so many at the beginning).
 
     Errors: ShapeError, DomainError where a sequence has none.
     """
@@ -69,7 +78,7 @@ def scored_places(data: Tensor, prompt: Tensor | None, mask: Tensor | None) -> T
     for name, given in {"prompt": prompt, "mask": mask}.items():
         if given is None:
             continue
-        places = torch.as_tensor(given)
+        places = first_places(data, given) if isinstance(given, int) else torch.as_tensor(given)
         if places.shape != data.shape or places.dtype != torch.bool:
             raise ShapeError(
                 f"{name} of shape {tuple(places.shape)} and type {str(places.dtype).removeprefix('torch.')}",
