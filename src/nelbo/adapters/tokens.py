@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from nelbo.arguments import numbers
 from nelbo.errors import DomainError, UnknownNameError, UsageError
 from nelbo.model.examples import Examples
-from nelbo.model.tokens.denoiser import NetworkTokenDenoiser
+from nelbo.model.tokens.denoiser import NetworkTokenDenoiser, TokenLaw, TokenOutput
 from nelbo.model.tokens.domain import TokenDomain
 from nelbo.model.tokens.model import TokenModel, grid_for, prior_for
 from nelbo.model.tokens.reverse import AllMasked, MatchedMask, SymbolPrior, TokenPrior, TokenReverse
 from nelbo.process.grid import Grid
 from nelbo.process.tokens.kernel import Absorbing, Kernel, Rates, Steps, Uniform, gaussian_steps
 from nelbo.process.tokens.survival import AlphaTable, Cosine, Geometric, Linear, Survival
+from nelbo.typing import Json
 
 __all__ = [
     "absorbing",
@@ -42,8 +43,10 @@ def from_callable(
     time: str | None = None,
     schedule: Survival | None = None,
     grid: Grid | None = None,
+    predicts: str = "logits",
     reverse: str = "mixture",
     law: str = "posterior",
+    block: int | None = None,
     prior: str | TokenPrior | Tensor | Sequence[float] | None = None,
     remove_mask: bool = True,
     carry_over: bool = True,
@@ -64,6 +67,11 @@ def from_callable(
     grid: None is every count, every level of a table, or the continuous chain of a law (from t = 1e-3 on where there is
     no mask; its first level is decoded). `nelbo.grids.even(K)` is the chain of K steps, each of which reveals places at
     once.
+
+    predicts: "logits"; "probabilities"; or "log_ratios", the logarithms of p_t(z with another symbol)/p_t(z) that score
+    entropy learns, of masks or uniform noise, which are read as the law that they are ratios of.
+    block: of masks, a network that is told no time: so many places at a time, from the left, are revealed before the
+    next: 1 is the chain rule from left to right, None all places in any order. All later places are hidden.
 
     Of kernels without a mask: reverse "mixture", Σ_k q(z_s | z_t, k) p(k | z_t), or "plug_in", with the network's law
     in the place of x (as D3PM's code does). law: whether the network gives the law of a place's symbol given all of z
@@ -99,7 +107,10 @@ def from_callable(
     if not isinstance(grid, (Grid, type(None))):
         raise UsageError(f"grid={grid!r}", "give nelbo.grids.even(8), say, or None for every level")
     domain = TokenDomain(vocabulary, length)
-    denoiser = NetworkTokenDenoiser(fn, vocabulary, time, law=law, shift=shift, stochastic=stochastic, modules=modules)
+    if predicts == TokenOutput.LOG_RATIOS.value and not kernel.absorbing:
+        law = TokenLaw.LEAVE_ONE_OUT.value
+    how: Json = {"law": law, "predicts": predicts, "shift": shift, "stochastic": stochastic, "modules": modules}
+    denoiser = NetworkTokenDenoiser(fn, vocabulary, time, **how)
     grid = grid or grid_for(kernel, schedule)
     if trained_on is not None:
         examples = trained_on if isinstance(trained_on, Examples) else Examples(torch.as_tensor(trained_on))
@@ -111,7 +122,7 @@ def from_callable(
         denoiser=denoiser,
         schedule=schedule,
         grid=grid,
-        reverse=TokenReverse(reverse, remove_mask, carry_over),
+        reverse=TokenReverse(reverse, remove_mask, carry_over, block),
         prior=_prior(prior, lambda: prior_for(kernel, schedule, grid, vocabulary)),
         trained_on=trained_on,
     )

@@ -71,6 +71,7 @@ def facts(units: Json, data: Json, description: Json, examples: int) -> dict[str
     rules = [reverse["rule"]] if description["kernel"]["kind"] != "absorbing" else []
     rules += [] if reverse["remove_mask"] else ["the mask's probability left in"]
     rules += [] if reverse["carry_over"] else ["without carry-over"]
+    rules += [] if reverse.get("block") is None else [f"blocks of {reverse['block']}"]
     one = symbol(data)
     names = {
         "nats_per_token": f"nats/{one}",

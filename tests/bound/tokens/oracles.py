@@ -80,7 +80,12 @@ def by_orders(of: TokenModel, x: list[int], scored: list[int] | None = None) -> 
     assert isinstance(of.kernel, Absorbing)
     places = list(range(len(x))) if scored is None else scored
     edges = [0, *of.counts(len(places))]
+    block = of.reverse.block or len(places)
     total, orders = 0.0, list(itertools.permutations(places))
+    numbers = {place: k // block for k, place in enumerate(places)}
+    orders = [
+        o for o in orders if all(numbers[a] >= numbers[b] for a, b in itertools.pairwise(o))
+    ]  # later blocks first
     for order in orders:
         for low, high in itertools.pairwise(edges):
             hidden = order[:high]  # of which order[low:] are revealed

@@ -67,7 +67,7 @@ TIMED = {"schedule": survival.Linear(), "time": "unit"}
         (lambda: scored_places(torch.zeros(2, 2), torch.ones(2, 2), None), ShapeError, "bools"),
         (lambda: oracles.model(Absorbing(5), 3, 2), UsageError, "mask 5"),
         (lambda: oracles.model(Absorbing(3), 3, 2, time="unit"), UsageError, "without a schedule"),
-        (lambda: oracles.model(Uniform(), 3, 2, grid=Even(2), prior=AllMasked()), UsageError, "without a schedule"),
+        (lambda: oracles.model(Uniform(), 3, 2), UsageError, "without a schedule"),
         (lambda: oracles.model(Absorbing(3), 3, 2, schedule=survival.Linear()), UsageError, "not told the time"),
         (lambda: oracles.model(Absorbing(3), 3, 2, rule="plug_in"), UsageError, "plug-in"),
         (lambda: oracles.model(Absorbing(3), 3, 2, rule="plugin"), NelboError, "plug_in"),

@@ -18,6 +18,7 @@ from nelbo.bound.evaluate import choose, estimated
 from nelbo.bound.prepare import PRECISIONS, Prepared
 from nelbo.bound.result import Bound
 from nelbo.bound.runner import Runner
+from nelbo.bound.tokens.blocks import BlockChain
 from nelbo.bound.tokens.chain import TokenChain
 from nelbo.bound.tokens.masked import MaskedChain
 from nelbo.bound.tokens.noised import NoisedChain
@@ -32,6 +33,7 @@ from nelbo.model.tokens.domain import scored_places
 from nelbo.model.tokens.model import TokenModel
 from nelbo.process.grid import Grid
 from nelbo.process.tokens import counts
+from nelbo.process.tokens.kernel import Absorbing
 from nelbo.workers import Run
 
 ROUNDING = 1e-6
@@ -147,7 +149,7 @@ def prepare(
     if run.precision not in PRECISIONS:
         raise UnknownNameError.of("precision", run.precision, PRECISIONS)
     device = torch.device(run.device or "cpu")
-    made = MaskedChain if model.kernel.absorbing else NoisedChain
+    made = NoisedChain if not model.kernel.absorbing else MaskedChain if model.reverse.block is None else BlockChain
     chain = made(
         model=model.in_precision(PRECISIONS[run.precision], device),
         data=checked,
@@ -212,9 +214,9 @@ def _asked(chain: TokenChain) -> tuple[Tensor, Tensor, Tensor]:
     x, scored = chain.rows(rows)
     u = Purpose.TRIAL_NOISE.uniform(chain.seed, torch.arange(2), shape=(x.shape[1], 2), device=chain.device)
     at = None if model.counted else chain.levels[torch.full((2,), len(chain.levels) // 2)].to(chain.device)
-    if isinstance(chain, MaskedChain):
+    if isinstance(model.kernel, Absorbing):
         hidden = counts.subset(u[..., 0], scored, (scored.sum(1) + 1) // 2)
-        z = x.masked_fill(hidden, chain.mask)
+        z = x.masked_fill(hidden, model.kernel.mask)
     else:
         assert at is not None  # a chain of noise has levels
         hidden, z = (

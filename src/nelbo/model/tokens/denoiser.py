@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from nelbo.errors import NelboError, ShapeError, UsageError
+from nelbo.errors import DomainError, NelboError, ShapeError, UsageError
 from nelbo.model.calling import first_line
 from nelbo.model.opened import entered, name_of, opened
 from nelbo.model.predictor import Predictor
-from nelbo.process.tokens.levels import TokenLevels
+from nelbo.process.tokens.levels import TokenLevels, cells
 from nelbo.typing import Choice, Condition, Json
 
 
@@ -51,6 +51,25 @@ class TokenLaw(Choice, noun="law that a network over tokens gives"):
     LEAVE_ONE_OUT = "leave_one_out"
 
 
+class TokenOutput(Choice, noun="output of a network over tokens"):
+    """What a network says of a place: logits; probabilities; or log p_t(z with y there) − log p_t(z) of every symbol y,
+    the logarithms of the ratios that score entropy learns (Lou et al. 2024, eq. 5).
+
+    Of a hidden place the ratios are proportional to p(y | z). Of uniform noise they are so to the law of the noised
+    symbol given the other places, m_y = r_y/Σ r, with r = 1 at the symbol that is there, and the law of the symbol
+    itself is p_y = (m_y − (1 − α)/V)/α. A network's ratios may be those of no law at all: p_y is then at least `LEAST`
+    of (1 − α)/V.
+    """
+
+    LOGITS = "logits"
+    PROBABILITIES = "probabilities"
+    LOG_RATIOS = "log_ratios"
+
+
+LEAST = 1e-6
+"""See `TokenOutput`."""
+
+
 class TokenDenoiser(Predictor, ABC):
     """Abstract: logits over symbols. `timed`: whether they depend on the time and not on z alone."""
 
@@ -69,7 +88,8 @@ class NetworkTokenDenoiser(TokenDenoiser):
     """A network fn(z) or fn(z, time) → logits (B, L, V), or (B, L, V + 1) where the mask is a symbol of its own.
 
     shift: the logits at a place are those of the next place, as of networks made from left-to-right ones; the first
-    place takes its own. stochastic, modules: as of `NetworkDenoiser`.
+    place takes its own. predicts: its output; log-ratios with the law "leave_one_out" are those of uniform noise, with
+    "posterior" those of masks. stochastic, modules: as of `NetworkDenoiser`.
     """
 
     def __init__(
@@ -79,6 +99,7 @@ class NetworkTokenDenoiser(TokenDenoiser):
         time: TokenTime | str | None = None,
         *,
         law: TokenLaw | str = TokenLaw.POSTERIOR,
+        predicts: TokenOutput | str = TokenOutput.LOGITS,
         shift: bool = False,
         stochastic: bool = False,
         modules: Iterable[nn.Module] = (),
@@ -88,6 +109,7 @@ class NetworkTokenDenoiser(TokenDenoiser):
         self.vocabulary = vocabulary
         self.time = TokenTime.parse("none" if time is None else time)
         self.law = TokenLaw.parse(law)
+        self.predicts = TokenOutput.parse(predicts)
         self.shift = bool(shift)
         self.stochastic = stochastic
 
@@ -100,7 +122,8 @@ class NetworkTokenDenoiser(TokenDenoiser):
 
     def settings(self) -> Json:
         """How the network is called and read."""
-        return {"time": self.time.value, "law": self.law.value, "shift": self.shift, "stochastic": self.stochastic}
+        how = {"time": self.time.value, "law": self.law.value, "predicts": self.predicts.value}
+        return {**how, "shift": self.shift, "stochastic": self.stochastic}
 
     def forward(self, z: Tensor, hidden: Tensor, at: TokenLevels | None, condition: Condition | None = None) -> Tensor:
         dtype = self._dtype(torch.float32)
@@ -123,7 +146,7 @@ class NetworkTokenDenoiser(TokenDenoiser):
                     "check vocabulary, length, the mask's number and `time` (None, 'count', 'mask_fraction', 'unit', "
                     "'sigma'); NELBO_TRACEBACK=1 shows where it happened",
                 ) from error
-        return self._checked(logits, z)
+        return self._read(self._checked(logits, z), z, at)
 
     def _checked(self, logits: Tensor, z: Tensor) -> Tensor:
         V = self.vocabulary
@@ -138,3 +161,18 @@ class NetworkTokenDenoiser(TokenDenoiser):
                 f"it gives logits over {V} symbols, (B, L, {V}), or {V + 1} with the mask's as the last",
             )
         return torch.cat([logits[:, :1], logits[:, :-1]], 1) if self.shift else logits
+
+    def _read(self, output: Tensor, z: Tensor, at: TokenLevels | None) -> Tensor:
+        """The output as logits."""
+        if self.predicts is TokenOutput.PROBABILITIES:
+            if not bool((output >= 0).all()):
+                raise DomainError(
+                    f"the network returned probabilities with values down to {float(output.min()):.3g}",
+                    "probabilities are at least 0; of logits leave predicts='logits'",
+                )
+            return output.double().log()
+        if self.predicts is TokenOutput.LOGITS or self.law is TokenLaw.POSTERIOR or at is None:
+            return output  # of a hidden place, ratios are proportional to the law
+        ratios = output[..., : self.vocabulary].double().scatter(-1, z[..., None], 0.0)
+        lowest = cells(at.noise) / self.vocabulary
+        return ((ratios.softmax(-1) - lowest) / cells(at.alpha)).clamp_min(LEAST * lowest).log()

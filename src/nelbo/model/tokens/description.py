@@ -22,7 +22,7 @@ from nelbo.typing import Json
 
 PARTS = ("kernel", "schedule", "reverse", "prior")
 DENOISERS: dict[str, dict[str, Any]] = {
-    "network": {"kind": str, "time": str, "law": str, "shift": bool, "stochastic": bool, "net": dict},
+    "network": {"kind": str, "time": str, "law": str, "predicts": str, "shift": bool, "stochastic": bool, "net": dict},
     "plugin": PLUGIN,
 }
 """The entries of a denoiser by its kind."""
@@ -46,7 +46,7 @@ def make_denoiser(config: Json, domain: TokenDomain) -> NetworkTokenDenoiser:
         raise ModelFolderError(f"a denoiser of the kind {fields.shown(kind)}", f"it is one of {', '.join(DENOISERS)}")
     check_entries(config, DENOISERS[kind], f"the denoiser {kind!r}")
     check_entries(config["net"], RECIPE, "the network")
-    settings = {name: config[name] for name in ("time", "law", "shift", "stochastic")}
+    settings = {name: config[name] for name in ("time", "law", "predicts", "shift", "stochastic")}
     net = build_for_tokens(**config["net"], vocabulary=domain.vocabulary, time=TokenTime.parse(config["time"]).value)
     return NetworkTokenDenoiser(net, domain.vocabulary, **settings)
 

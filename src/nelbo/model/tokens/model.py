@@ -9,6 +9,7 @@ schedule: every one gives the same bound.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -16,12 +17,12 @@ from torch import Tensor
 from nelbo.errors import DomainError, UsageError
 from nelbo.model.frozen import FrozenModel
 from nelbo.model.tokens.chain import counts_of, levels_of
-from nelbo.model.tokens.denoiser import TokenDenoiser, TokenLaw
+from nelbo.model.tokens.denoiser import TokenDenoiser, TokenLaw, TokenOutput
 from nelbo.model.tokens.domain import TokenDomain
 from nelbo.model.tokens.reverse import AllMasked, Rule, SymbolPrior, TokenPrior, TokenReverse
 from nelbo.process.grid import Continuous, Full, Grid
 from nelbo.process.tokens import steps
-from nelbo.process.tokens.kernel import Kernel, Steps
+from nelbo.process.tokens.kernel import Kernel, Steps, Uniform
 from nelbo.process.tokens.levels import TokenLevels
 from nelbo.process.tokens.survival import AlphaTable, Survival
 from nelbo.typing import Condition, Json
@@ -71,6 +72,17 @@ class TokenModel(FrozenModel):
             raise UsageError(
                 "a plug-in step of masked places", "it is the mixture itself there: leave reverse='mixture'"
             )
+        ratios = getattr(self.denoiser, "predicts", None) is TokenOutput.LOG_RATIOS
+        if ratios and (self.denoiser.law is TokenLaw.POSTERIOR) != self.kernel.absorbing:
+            raise UsageError(
+                f"log-ratios of a network with the law {self.denoiser.law.value!r} for the kernel {self.kernel.kind!r}",
+                "of masks they give the law 'posterior', of uniform noise 'leave_one_out'",
+            )
+        if ratios and not (self.kernel.absorbing or isinstance(self.kernel, Uniform)):
+            raise UsageError(
+                f"log-ratios of a network for the kernel {self.kernel.kind!r}",
+                "they are read of masks and uniform noise",
+            )
         if self.counted:
             self.counts(self.domain.length)
             if not isinstance(self.prior, AllMasked):
@@ -80,6 +92,11 @@ class TokenModel(FrozenModel):
         else:
             levels, _ = self.levels()
             self.prior.check(self.kernel, levels[-1:], self.domain.vocabulary)
+        if self.reverse.block is not None and not (self.counted and self.reverse.carry_over):
+            raise UsageError(
+                "blocks of a network that is told the time, or without a mask, or without carry-over",
+                "a block is a chain over counts of hidden places: leave block=None",
+            )
         if not self.reverse.carry_over and not self.counted:
             raise UsageError(
                 "carry_over=False of a network that is told the time, or without a mask",
@@ -102,8 +119,12 @@ class TokenModel(FrozenModel):
         return self.kernel.absorbing and not self.denoiser.timed
 
     def counts(self, n: int) -> list[int]:
-        """Counts l_1 < … < l_K = n of a chain over counts, for n scored places."""
-        return counts_of(self.grid, n)
+        """Counts l_1 < … < l_K = n of a chain over counts, for n scored places; of blocks, those of each, after which
+        all later ones are hidden."""
+        block = self.reverse.block or n
+        ends = [min(end, n) for end in range(block, n + block, block)]
+        blocks = reversed(list(pairwise([0, *ends])))
+        return [n - end + count for start, end in blocks for count in counts_of(self.grid, end - start)]
 
     def levels(self) -> tuple[TokenLevels, Kernel]:
         """The levels z_1 … z_K of a chain over times (the two ends of a continuous one), and the kernel of its
@@ -204,8 +225,8 @@ def grid_for(kernel: Kernel, schedule: Survival | None) -> Grid:
 def prior_for(kernel: Kernel, schedule: Survival | None, grid: Grid, vocabulary: int) -> TokenPrior:
     """The prior of a model that names none: all places masked, or the mean of q(z_T | x) over symbols x, which is
     uniform where the noise is."""
-    if kernel.absorbing:
-        return AllMasked()
+    if kernel.absorbing or (schedule is None and not isinstance(kernel, Steps)):
+        return AllMasked()  # of a schedule that is missing, the model says so
     levels, steps_of = levels_of(grid, kernel, schedule)
     even = torch.full((1, 1, vocabulary), 1 / vocabulary, dtype=torch.float64)
     return SymbolPrior(steps_of.marginal(even, levels[-1:])[0, 0])

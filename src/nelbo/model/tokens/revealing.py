@@ -3,6 +3,7 @@
 Every scored place has a number v in (0, 1), and is hidden for as long as the chain's noise is above it:
 
     counts       the l places of the smallest v are hidden               l = l_K, …, l_1, 0
+    blocks       the same, of which those of later blocks come first
     levels       those with v < u                                        u = u_K, …, u_1, 0,    u = 1 − α
     continuous   the same for every u, so that they are revealed one by one, each at the level u = v at which it ceases
                  to be hidden; those below the first level's u at once
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from nelbo.model.tokens.model import TokenModel
 from nelbo.process.grid import Continuous
+from nelbo.process.tokens import counts
 from nelbo.process.tokens.levels import TokenLevels
 
 
@@ -45,7 +47,7 @@ class Reveal(NamedTuple):
 def reveals(model: TokenModel, v: Tensor, scored: Tensor) -> Iterator[Reveal]:
     """The steps of the chain from all `scored` places (B, L) hidden to none, for v (B, L)."""
     if model.counted:
-        yield from _by_count(model, v, scored)
+        yield from _by_count(model, counts.later_blocks_first(v, scored, model.reverse.block), scored)
         return
     levels, _ = model.levels()
     levels = levels.to(v.device)
@@ -65,9 +67,9 @@ def reveals(model: TokenModel, v: Tensor, scored: Tensor) -> Iterator[Reveal]:
 def _by_count(model: TokenModel, v: Tensor, scored: Tensor) -> Iterator[Reveal]:
     rank = v.masked_fill(~scored, 2.0).argsort(dim=1, stable=True).argsort(dim=1, stable=True)
     numbers, of = scored.sum(1).unique(return_inverse=True)
-    counts = [[0, *(model.counts(int(n)) if n else [])] for n in numbers]
-    longest = max(len(c) for c in counts)
-    table = torch.tensor([c + [c[-1]] * (longest - len(c)) for c in counts], device=v.device)[of]
+    each = [[0, *(model.counts(int(n)) if n else [])] for n in numbers]
+    longest = max(len(c) for c in each)
+    table = torch.tensor([c + [c[-1]] * (longest - len(c)) for c in each], device=v.device)[of]
     for k in range(longest - 1, 0, -1):
         yield Reveal((rank < table[:, k, None]) & scored, (rank < table[:, k - 1, None]) & scored, None)
 

@@ -28,14 +28,21 @@ class Rule(Choice, noun="reverse step"):
 class TokenReverse(Part, family="token_reverse", kind="token_reverse"):
     """The rule of a step, and of masked places: whether the probability that the network puts on the mask itself is
     removed (`remove_mask`), and whether a visible symbol stays as it is (`carry_over`). Left in, either makes a looser
-    bound; both are part of the model."""
+    bound; both are part of the model.
+
+    block: so many places at a time, from the left, are revealed before the first of the next (Arriola et al. 2025,
+    "Block diffusion", eq. 3): 1 is the chain rule from left to right, None or L all places in any order.
+    """
 
     rule: str = "mixture"
     remove_mask: bool = True
     carry_over: bool = True
+    block: int | None = None
 
     def __post_init__(self):
         Rule.parse(self.rule)
+        if self.block is not None and self.block < 1:
+            raise UsageError(f"blocks of {self.block} places", "give block ≥ 1, or None for all places at once")
 
     def log_law(self, logits: Tensor, kernel: Kernel, vocabulary: int) -> Tensor:
         """log probabilities (B, L, V) float64 of the symbols of the vocabulary, of logits (B, L, V or V + 1)."""

@@ -35,6 +35,18 @@ def subset(v: Tensor, scored: Tensor, count: Tensor) -> Tensor:
     return rank < count[:, None]
 
 
+def block_of(scored: Tensor, block: int) -> Tensor:
+    """The block (B, L) of every scored place, 0, 1, …: `block` of the scored places (B, L) after each other make one;
+    of a place that is not scored, that of the scored one before it."""
+    return ((scored.long().cumsum(1) - 1) // block).clamp(min=0)
+
+
+def later_blocks_first(values: Tensor, scored: Tensor, block: int | None) -> Tensor:
+    """values (B, L) in [0, 1] less the number of the place's block: in their order the later blocks come first, so that
+    the last to be revealed is among them. As they are where block is None."""
+    return values if block is None else values - block_of(scored, block)
+
+
 def around_a_place(v: Tensor, place: Tensor, scored: Tensor, rate: Tensor) -> Tensor:
     """Subsets (B, L): one scored place, chosen by `place` (B,) in [0, 1), and each other one with probability `rate`
     (B,), by v (B, L)."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from nelbo.model.tokens.model import TokenModel
 from nelbo.model.tokens.revealing import reveals
+from nelbo.process.tokens import counts
 from nelbo.process.tokens.kernel import Absorbing
 from nelbo.sampling.tokens.laws import Laws, drawn
 
@@ -46,6 +47,7 @@ def by_confidence(laws: Laws, z: Tensor, free: Tensor, u: Tensor, tick: Callable
         sure = torch.full_like(u, 2.0)
         sure[hidden] = p.amax(-1)
         keep = step.after.sum(1)
+        sure = counts.later_blocks_first(sure, free, model.reverse.block)
         rank = sure.masked_fill(~hidden, 2.0).argsort(dim=1, stable=True).argsort(dim=1, stable=True)
         after = hidden & (rank < keep[:, None])
         now = hidden & ~after
