@@ -55,6 +55,18 @@ TOLD = nelbo.from_callable(told, schedule=LAW, domain=nelbo.DataDomain((4,), bin
                            decoder="categorical", grid=nelbo.grids.even(4))  # fmt: skip
 
 
+LATENT_X = torch.linspace(-1, 1, 8)[:, None].double()
+LATENT = nelbo.LatentModel(
+    nelbo.latent.DeterministicEncoder(torch.nn.Identity(), tau=0.1),
+    torch.nn.Identity(),
+    nelbo.exact.GaussianData(torch.zeros(1), torch.eye(1)).model(
+        nelbo.schedules.logsnr_linear(5.0, -5.0), nelbo.grids.even(2)
+    ),
+    nelbo.latent.ScaledGaussian(0.5),
+    nelbo.DataDomain((1,)),
+)
+
+
 def coded(net) -> nelbo.DiffusionModel:
     """The model of a network, which is evaluated once."""
     model = nelbo.from_callable(
@@ -122,6 +134,11 @@ EXAMPLES: dict[Callable[..., Any], dict[str, Any]] = {
     nelbo.tokens.linear: dict(last=0.125),
     nelbo.tokens.geometric: dict(sigma_min=0.125, sigma_max=8.0),
     nelbo.exact.MarkovData: dict(initial=torch.ones(2) / 2, transition=torch.ones(2, 2) / 2, length=3),
+    nelbo.latent.GaussianEncoder: dict(net=zeros, range=(-30.0, 20.0)),
+    nelbo.latent.DeterministicEncoder: dict(net=zeros, tau=0.5),
+    nelbo.latent.ScaledGaussian: dict(scale=0.5), nelbo.latent.ScaledLogistic: dict(scale=0.5),
+    nelbo.latent.LatentUnits: dict(scale=0.5, shift=-0.25),
+    nelbo.latent.fit_likelihood: dict(model=LATENT, data=LATENT_X, limit=7, seed=3),
     nelbo.DataDomain: dict(shape=(2, 3), bins=5, low=-2.0, high=3.0),
     nelbo.Examples: dict(data=X, bins=3),
     nelbo.Overrides: dict(bins=5, range=(-1.0, 1.0), clip=(-1.0, 1.0)),
@@ -185,7 +202,7 @@ OTHERS = {
 """Adapters are tried in tests/adapters/, what belongs to other libraries in tests/monitoring/; `samplers.sample` is
 what `nelbo.sample` calls; `Ancestral` takes a policy."""
 ANY_SIGN = {
-    "at", "low", "high", "range", "clip", "logsnr_max", "logsnr_min",
+    "at", "shift", "low", "high", "range", "clip", "logsnr_max", "logsnr_min",
     "mean", "edges", "guidance", "target", "offset",
 }  # fmt: skip
 EXTRA = [

@@ -91,7 +91,7 @@ def public():
             yield full, member
             if inspect.isclass(member):
                 for n, method in inspect.getmembers(member, lambda m: callable(m) or isinstance(m, property)):
-                    if not n.startswith("_"):
+                    if not n.startswith("_") and not str(getattr(method, "__module__", "")).startswith("torch"):
                         yield f"{full}.{n}", method
 
 

@@ -13,7 +13,7 @@ from nelbo._version import __version__
 if TYPE_CHECKING:
     from nelbo import codec, data, equations, likelihood, monitoring, testing
     from nelbo import sampling as samplers
-    from nelbo.adapters import tokens
+    from nelbo.adapters import latent, tokens
     from nelbo.adapters.callable import from_callable
     from nelbo.adapters.choices import Overrides
     from nelbo.adapters.diffusers import from_diffusers
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from nelbo.model.diffusion import DiffusionModel
     from nelbo.model.domain import DataDomain
     from nelbo.model.examples import Examples
+    from nelbo.model.latent.model import LatentModel
     from nelbo.model.tokens.model import TokenModel
     from nelbo.monitoring import Monitor, bound_loss
     from nelbo.process import every_grid as grids
@@ -56,6 +57,7 @@ _NAMES = {
     "DataDomain": "nelbo.model.domain:DataDomain",
     "DiffusionModel": "nelbo.model.diffusion:DiffusionModel",
     "Examples": "nelbo.model.examples:Examples",
+    "LatentModel": "nelbo.model.latent.model:LatentModel",
     "Monitor": "nelbo.monitoring:Monitor",
     "NelboError": "nelbo.errors:NelboError",
     "OdeLikelihood": "nelbo.likelihood.likelihood:OdeLikelihood",
@@ -77,6 +79,7 @@ _NAMES = {
     "from_diffusers": "nelbo.adapters.diffusers:from_diffusers",
     "from_pretrained": "nelbo.api:load",
     "grids": "nelbo.process.every_grid",
+    "latent": "nelbo.adapters.latent",
     "likelihood_profile": "nelbo.api:likelihood_profile",
     "likelihood": "nelbo.likelihood",
     "load": "nelbo.api:load",
@@ -101,6 +104,7 @@ __all__ = [
     "DataDomain",
     "DiffusionModel",
     "Examples",
+    "LatentModel",
     "Monitor",
     "NelboError",
     "OdeLikelihood",
@@ -123,6 +127,7 @@ __all__ = [
     "from_diffusers",
     "from_pretrained",
     "grids",
+    "latent",
     "likelihood",
     "likelihood_profile",
     "load",

@@ -25,7 +25,7 @@ ESTIMATES = [
 PRECISION = {"precision", "laps"}
 CERTIFICATES = [e for e in ESTIMATES if not e & {"one_time", "pooled"}]  # of `tighten`, whose paired draws are two each
 CALLS = [
-    *(e | PRECISION | {"trial"} for e in ESTIMATES),
+    *(e | PRECISION | {"trial", "latent"} for e in ESTIMATES),
     {"ode", "trial"},
     {"diagnose"},
     {"contrast", "trial"},
@@ -33,6 +33,7 @@ CALLS = [
     *({"tighten", "trial"} | e for e in CERTIFICATES),
     *({"train"} | e for e in ESTIMATES),
     {"sample"},
+    {"latent_fit"},
     {"exact"},
     *({"testing"} | e for e in ESTIMATES),
 ]

@@ -11,18 +11,24 @@ from nelbo.adapters.choices import Overrides
 from nelbo.errors import UsageError
 from nelbo.model import folder, plugin
 from nelbo.model.diffusion import DiffusionModel
+from nelbo.model.latent.model import LatentModel
 from nelbo.model.tokens.model import TokenModel
 from nelbo.typing import Json
 
 NAMED = "model.json"
 """The file that a folder of nelbo is known by."""
-Model = DiffusionModel | TokenModel | str | Path | Any
+Model = DiffusionModel | TokenModel | LatentModel | str | Path | Any
 """A model, the name of one as of `load`, or a pipeline of diffusers."""
 
 
 def load_images(model: Model, *, overrides: Overrides | None = None, trust_code: bool = False) -> DiffusionModel:
     """The model as of `load`, for a verb that is of images. Errors: those of `load`; UsageError for one of symbols."""
     loaded = load(model, overrides=overrides, trust_code=trust_code)
+    if isinstance(loaded, LatentModel):
+        raise UsageError(
+            "a latent model where one of images themselves is needed",
+            "latent models are evaluated and sampled so far; its chain over latents is its part `prior`",
+        )
     if isinstance(loaded, TokenModel):
         raise UsageError(
             "a model of symbols where one of images is needed", "models of symbols are evaluated and sampled so far"
@@ -38,7 +44,7 @@ def load(
     revision: str | None = None,
     local_files_only: bool = False,
     trust_code: bool = False,
-) -> DiffusionModel | TokenModel:
+) -> DiffusionModel | TokenModel | LatentModel:
     """The model in a folder written by `nelbo train` or by diffusers' `save_pretrained`, or made by
     `package.module:function` (no arguments), or of the hub (`org/name`), or of a pipeline of diffusers; a model itself
     is returned as it is.
@@ -59,14 +65,14 @@ def load(
         raise UsageError(f"overrides={overrides!r}", "give nelbo.Overrides(clip=True), say")
     chosen = overrides or Overrides()
     pipeline = foreign.is_pipeline(model)
-    if (isinstance(model, (DiffusionModel, TokenModel)) or pipeline) and (
+    if (isinstance(model, (DiffusionModel, TokenModel, LatentModel)) or pipeline) and (
         subfolder is not None or revision is not None
     ):
         raise UsageError(
             f"subfolder={subfolder!r} and revision={revision!r} with a {type(model).__name__}",
             "they say where in a folder or on the hub a model is; an object is the model itself",
         )
-    if isinstance(model, (DiffusionModel, TokenModel)):
+    if isinstance(model, (DiffusionModel, TokenModel, LatentModel)):
         return _with(chosen, model)
     # the choices go into a model of diffusers as it is made: they settle what its configuration leaves open
     given: Json = {name: value for name, value in vars(chosen).items() if value is not None}
@@ -92,13 +98,14 @@ def load(
     return _with(chosen, plugin.call(text))
 
 
-def _with(chosen: Overrides, model: DiffusionModel | TokenModel) -> DiffusionModel | TokenModel:
-    """The model with the choices in the place of its own. Errors: UsageError for choices of a model of symbols."""
+def _with(
+    chosen: Overrides, model: DiffusionModel | TokenModel | LatentModel
+) -> DiffusionModel | TokenModel | LatentModel:
+    """The model with the choices in the place of its own. Errors: UsageError for choices of another kind of model."""
     if isinstance(model, DiffusionModel):
         return chosen.apply(model)
     if chosen:
-        raise UsageError(
-            f"{', '.join(chosen.to_json())} chosen for a model of symbols",
-            "its choices are made in tokens.from_callable",
-        )
+        what = "a latent model" if isinstance(model, LatentModel) else "a model of symbols"
+        where = "LatentModel" if isinstance(model, LatentModel) else "tokens.from_callable"
+        raise UsageError(f"{', '.join(chosen.to_json())} chosen for {what}", f"its choices are made in {where}")
     return model

@@ -18,6 +18,7 @@ from nelbo.data import classes
 from nelbo.errors import UsageError
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
+from nelbo.model.latent.model import LatentModel
 from nelbo.model.tokens.model import TokenModel
 from nelbo.process.grid import Grid
 from nelbo.typing import Condition
@@ -33,7 +34,7 @@ Progress = Callable[[int, int], None] | bool
 """A function that is called with (evaluations done, planned), or whether progress is shown; see `nelbo.progress`."""
 
 
-def opened(model: Model, overrides: Overrides | None, trust_code: bool) -> DiffusionModel | TokenModel:
+def opened(model: Model, overrides: Overrides | None, trust_code: bool) -> DiffusionModel | TokenModel | LatentModel:
     """The model as of `load`, with the choices in the place of its own. Errors: those of `load`, and UsageError."""
     return load(model, overrides=overrides, trust_code=trust_code)
 
@@ -73,6 +74,28 @@ class TokenInputs:
         prompt = plain(prompt)
         first = prompt if prompt is None or isinstance(prompt, int) else torch.as_tensor(prompt)[:limit]
         return cls(examples, condition, first, None if mask is None else torch.as_tensor(mask)[:limit])
+
+
+@dataclass(frozen=True, eq=False)
+class LatentInputs:
+    """Images, and the rows of the condition of a latent model's prior."""
+
+    examples: Examples
+    condition: Condition | None
+
+    @classmethod
+    def of(
+        cls,
+        model: LatentModel,
+        data: Data,
+        *,
+        limit: int | None = None,
+        condition: Condition | str | None = None,
+        grid: Grid | None = None,
+    ) -> LatentInputs:
+        """From what `evaluate` is given. Errors: as of `Inputs`."""
+        _check_grid(grid)
+        return cls(*conditioned(condition, readers.resolve(data, limit=limit), model.prior))
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,10 +13,12 @@ from nelbo.ambient import neutral
 from nelbo.api.inputs import Device, Progress
 from nelbo.arguments import numbers
 from nelbo.errors import UsageError
+from nelbo.model.latent.model import LatentModel
 from nelbo.model.tokens.model import TokenModel
 from nelbo.process.grid import Grid
 from nelbo.progress import callback, shows_progress
 from nelbo.sampling import Sampler, Trajectory
+from nelbo.sampling import latent as latent_draws
 from nelbo.sampling.tokens import draw as token_draws
 from nelbo.typing import Condition
 from nelbo.workers import Alone, Run, Workers
@@ -148,6 +150,22 @@ def sample(
         )
     if prompt is not None:
         raise UsageError("prompt is of models of symbols, and this is one of images", "leave it out")
+    if isinstance(loaded, LatentModel):
+        if trajectory:
+            raise UsageError("a trajectory of a latent model", "sample its chain over latents, model.prior")
+        return latent_draws.sample(
+            loaded,
+            n,
+            run,
+            sampler=sampler,
+            steps=steps,
+            grid=grid,
+            codes=codes,
+            condition=condition,
+            guidance=guidance,
+            null_condition=null_condition,
+            start=start,
+        )
     return sampling.sample(
         loaded,
         n,

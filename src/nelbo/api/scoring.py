@@ -11,10 +11,11 @@ from torch import Tensor
 from nelbo.adapters.choices import Overrides
 from nelbo.adapters.load import Model
 from nelbo.ambient import neutral
-from nelbo.api.inputs import Data, Device, Inputs, Progress, TokenInputs, opened
+from nelbo.api.inputs import Data, Device, Inputs, LatentInputs, Progress, TokenInputs, opened
 from nelbo.arguments import numbers
 from nelbo.bound import evaluate as bounds
 from nelbo.bound.estimators import Estimator
+from nelbo.bound.latent import evaluate as latent_bounds
 from nelbo.bound.result import Bound
 from nelbo.bound.tokens import evaluate as token_bounds
 from nelbo.bound.tolerance import Relative
@@ -22,6 +23,7 @@ from nelbo.errors import UsageError
 from nelbo.likelihood import Dequantisation, OdeLikelihood, Solver, Trace
 from nelbo.likelihood import likelihood as odes
 from nelbo.likelihood.scores import Settings
+from nelbo.model.latent.model import LatentModel
 from nelbo.model.tokens.model import TokenModel
 from nelbo.process.grid import Grid
 from nelbo.progress import callback, shows_progress
@@ -59,9 +61,9 @@ def evaluate(
 ) -> Bound:
     """The variational bound −log p_θ(x) ≤ prior + diffusion + reconstruction of `data` under `model`, with error bars.
 
-    model: a DiffusionModel, a TokenModel or a MODEL string. data: an array or tensor (N, *shape) of integer codes (of
-    real values where the domain has no bins), of symbols (N, L) for a TokenModel, a torch Dataset, `Examples` or a DATA
-    string.
+    model: a DiffusionModel, a LatentModel, a TokenModel or a MODEL string. data: an array or tensor (N, *shape) of
+    integer codes (of real values where the domain has no bins), of symbols (N, L) for a TokenModel, a torch Dataset,
+    `Examples` or a DATA string. The bound of a LatentModel has two terms more, pixels and encoder.
 
     What is computed:
         tolerance: the standard error of the estimator to reach, in bits/dim, or relative to the value: "5%", which is
@@ -115,6 +117,9 @@ def evaluate(
             return token_bounds.evaluate(loaded, tokens.examples, run, grid=grid, **places, **how)
         if prompt is not None or mask is not None:
             raise UsageError("prompt or mask with a model of images", "they are of sequences of symbols")
+        if isinstance(loaded, LatentModel):
+            latent = LatentInputs.of(loaded, data, limit=limit, condition=condition, grid=grid)
+            return latent_bounds.evaluate(loaded, latent.examples, run, grid=grid, condition=latent.condition, **how)
         given = Inputs.of(loaded, data, limit=limit, condition=condition, trust_code=trust_code, grid=grid)
         if given.examples.prompt is not None or given.examples.mask is not None:
             raise UsageError(f"given places or padding of {given.examples.name}", "they are of sequences of symbols")

@@ -111,6 +111,14 @@ class PerSequence(PerExample):
 
 
 @dataclass(frozen=True, eq=False)
+class LatentPerExample(PerExample):
+    """Of a latent model, with −log p(x | z) and −H[q(z | x)]."""
+
+    pixels: Tensor
+    encoder: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Estimate:
     """The three terms, their sum, where along the chain the bound sits, and how it was estimated."""
 
@@ -124,6 +132,11 @@ class Estimate:
     estimator: Json
     note: str | None = None
     """What a reader must know: a tolerance that was not reached, an interrupt."""
+
+    @property
+    def parts(self) -> dict[str, TermEstimate]:
+        """The terms by name, which add up to the total."""
+        return {"prior": self.prior, "diffusion": self.diffusion, "reconstruction": self.reconstruction}
 
     @classmethod
     @equation("vlb-three-terms")
@@ -147,3 +160,16 @@ class Estimate:
             per_example=PerExample(nats, variances.sqrt(), prior, diffusion[0], reconstruction[0]),
             estimator=estimator,
         )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LatentEstimate(Estimate):
+    """Of a latent model: prior, diffusion and reconstruction are those of z."""
+
+    pixels: TermEstimate
+    encoder: TermEstimate
+
+    @property
+    def parts(self) -> dict[str, TermEstimate]:
+        """The five terms by name."""
+        return {"pixels": self.pixels, "encoder": self.encoder, **super().parts}

@@ -36,7 +36,7 @@ def of(
     expected = surrogate.expected(x, logsnr).float()
     gaussian, few = expected[:, ::3], logsnr[::3].float()
     shrunk = shrinkage(_coefficients(x, surrogate), few).clamp_min(1e-9)
-    return torch.cat([gaussian.log(), shrunk.log(), _counts(x, domain)], 1).cpu(), expected.cpu()
+    return torch.cat([gaussian.log(), shrunk.log(), counts(x, domain)], 1).cpu(), expected.cpu()
 
 
 def shrinkage(coefficients: Tensor, logsnr: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ def _image(x: Tensor) -> bool:
     return x.ndim in (3, 4) and x.shape[-1] > 3 and x.shape[-2] > 3
 
 
-def _counts(x: Tensor, domain: DataDomain) -> Tensor:
+def counts(x: Tensor, domain: DataDomain) -> Tensor:
     """(B, 0 to 4): what is counted on the numbers of every example."""
     counts = []
     if domain.discrete:

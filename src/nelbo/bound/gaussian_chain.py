@@ -199,10 +199,7 @@ class GaussianChain(Problem):
         time, its x, ε and levels."""
         examples, model = draws.examples[rows], self.model
         cells, at = self._levels_of(draws, rows)
-        keys, numbers = draws.keys[rows], draws.numbers[rows]
-        eps = Purpose.TERM_NOISE.normal(self.seed, examples, keys, numbers, model.domain.shape, device=self.device)
-        if draws.signs is not None:
-            eps *= column(draws.signs[rows].to(eps), eps)
+        eps = self._noise(Purpose.TERM_NOISE, draws, rows)
         x, z = torch.empty_like(eps), torch.empty_like(eps)
         data = self.data_of(examples)
         for part in tiles.tiles(len(rows), self.dimensions, self.device):
@@ -211,6 +208,12 @@ class GaussianChain(Problem):
             if each is not None:
                 each(part, x[part], eps[part], at[part])
         return Noised(examples, cells, data, x, z, at)
+
+    def _noise(self, purpose: Purpose, draws: Draws, rows: Tensor) -> Tensor:
+        """Normals (b, *shape) of the draws `rows`, keyed by example, level key and draw number."""
+        keys, shape = (draws.keys[rows], draws.numbers[rows]), self.model.domain.shape
+        eps = purpose.normal(self.seed, draws.examples[rows], *keys, shape, device=self.device)
+        return eps if draws.signs is None else eps.mul_(column(draws.signs[rows].to(eps), eps))
 
     def term(self, noised: Noised, condition: Condition) -> tuple[Tensor, Prediction | None]:
         """The term of every draw in nats, (b,) on the device, and what the network predicts for it under `condition`;

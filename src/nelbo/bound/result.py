@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 
 from nelbo.bound import units
 from nelbo.bound.estimate import Estimate, PerExample
-from nelbo.bound.values import Level, StandardError, Term, Terms, error_in_words
+from nelbo.bound.values import LatentTerms, Level, StandardError, Term, Terms, error_in_words, terms_of
 from nelbo.documents import frames, html, plots, tables
 from nelbo.documents.document import Document
 from nelbo.documents.numbers import fixed, in_short, without_nan
@@ -64,14 +64,13 @@ class Bound(Document):
             return float(bits_per_dim(nats, dimensions))
 
         total = estimate.total
-        three = estimate.prior, estimate.diffusion, estimate.reconstruction
-        terms = (Term.of(e, dimensions, representative=representative) for e in three)
+        terms = {n: Term.of(e, dimensions, representative=representative) for n, e in estimate.parts.items()}
         return cls(
             bits_per_dim=bits(total.mean),
             standard_error=StandardError.of(
                 total.variance, total.data_variance, dimensions, representative=representative
             ),
-            terms=Terms(*terms),
+            terms=terms_of(terms),
             levels=tuple(
                 Level(p.t, p.s, p.logsnr_t, p.logsnr_s, bits(p.mean), bits(math.sqrt(p.variance)), p.evaluations)
                 for p in estimate.strata
@@ -147,9 +146,11 @@ class Bound(Document):
     def _read(cls, document: Json) -> Self:
         nats = document["nats_per_example"]
         rest = {"schema", "nfe_per_example", "nats_per_example", "units", *cls.__dataclass_fields__}
+        kinds = {"terms": filled(LatentTerms, document["terms"])} if "pixels" in document["terms"] else {}
         return filled(
             cls,
             document,
+            **kinds,
             description={name: value for name, value in document.items() if name not in rest},
             per_example=None if nats is None else PerExample.of_nats(nats),
         )
@@ -253,12 +254,14 @@ def _scored(bound: Bound) -> dict[str, str]:
         return units.facts(bound.units, bound.data, d, bound.examples)
     domain, grid = d["domain"], d["grid"]
     steps = "continuous" if grid["steps"] is None else f"{grid['steps']} steps"
+    latent = d.get("latent")
     return {
         "data": f"{bound.data['name']}, {bound.examples} examples of shape {tuple(domain['shape'])}, "
         + (f"{domain['bins']} bins" if domain["bins"] else "real values"),
         "grid": f"{grid['kind']}, {steps}, log-SNR {grid['logsnr_first']:.4g} … {grid['logsnr_last']:.4g}",
         "model": f"decoder {d['decoder']['kind']}, variance {d['variance']['kind']}, "
         + ("x̂ not clipped" if d["clipping"] is None else str(Clipping.from_config(d["clipping"], {}))),
+        **({} if latent is None else {"latents": f"{tuple(latent['shape'])} by {latent['encoder']['kind']}"}),
     }
 
 

@@ -63,6 +63,20 @@ class Terms:
 
 
 @dataclass(frozen=True)
+class LatentTerms(Terms):
+    """The five terms of a latent model: pixels −log p(x | z), encoder −H[q(z | x)], and the three of z; z in the
+    prior's units."""
+
+    pixels: Term
+    encoder: Term
+
+
+def terms_of(parts: dict[str, Term]) -> Terms:
+    """The terms by their names."""
+    return (LatentTerms if "pixels" in parts else Terms)(**parts)
+
+
+@dataclass(frozen=True)
 class Level:
     """A stratum of the chain: levels t → s and their log-SNRs, its part of the diffusion term in bits/dim."""
 

@@ -17,6 +17,7 @@ from nelbo.cli.output import session
 
 if TYPE_CHECKING:
     from nelbo.model.diffusion import DiffusionModel
+    from nelbo.model.latent.model import LatentModel
     from nelbo.model.tokens.model import TokenModel
     from nelbo.typing import Json
 
@@ -95,7 +96,7 @@ def missing(extra: str) -> list[str]:
     return [module for module in EXTRAS[extra][0] if find_spec(module) is None]
 
 
-def describe(model: DiffusionModel | TokenModel) -> Json:
+def describe(model: DiffusionModel | TokenModel | LatentModel) -> Json:
     """The parts of a model, their size, and its provenance."""
     trained_on = model.trained_on
     return {
@@ -109,7 +110,7 @@ def describe(model: DiffusionModel | TokenModel) -> Json:
     }
 
 
-def _flops(model: DiffusionModel | TokenModel) -> int | None:
+def _flops(model: DiffusionModel | TokenModel | LatentModel) -> int | None:
     from nelbo.model.diffusion import DiffusionModel, flops_per_evaluation
 
     if not isinstance(model, DiffusionModel):

@@ -95,6 +95,17 @@ class Purpose(enum.Enum):
     TRIAL_NOISE = Keys("trial", Stream.FORWARD, _only((1 << 31) + 2))
     """ε of the rows on which a foreign network is tried before the first estimate."""
 
+    # the bound of a latent model
+    LATENT_DRAW = Keys("latent", Stream.FORWARD, _only((1 << 31) + 3), range(1 << 32))
+    """Where a draw of the likelihood's term has its z, in units of the encoder's standard deviation."""
+    LATENT_INNER = Keys("latent", Stream.FORWARD, range(1 << 30, (1 << 30) + (1 << 29)), range(1 << 32))
+    """Where z is, given z_t, in a term that is not averaged over it in closed form; of `TERM_NOISE`'s levels."""
+    LATENT_SPLIT = Keys("latent", Stream.FORWARD, _ZERO, range((1 << 30) + (1 << 23), (1 << 30) + (1 << 24)))
+    """ε of the draws that tell the first level's term of the prior from the likelihood's."""
+
+    LATENT_FIT = Keys("latent_fit", Stream.FORWARD, _only((1 << 31) + 4))
+    """Where z is drawn to which the scale of a likelihood is fitted."""
+
     # diagnosis
     DIAGNOSIS_NOISE = Keys("diagnose", Stream.FORWARD, range(2), range((1 << 30) + (1 << 20), (1 << 30) + (1 << 21)))
     """ε of the draws that all declarations share: level 0 for the reconstruction, level 1 along the chain."""

@@ -15,6 +15,7 @@ from nelbo.model.denoiser import CategoricalDenoiser, Denoiser, NetworkDenoiser
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.domain import DataDomain
 from nelbo.model.entries import PLUGIN, Form, Optional, check_entries, under
+from nelbo.model.latent import likelihood as _likelihood  # noqa: F401  as are its
 from nelbo.model.mixture import MixtureDenoiser
 from nelbo.model.prior import Prior
 from nelbo.model.reverse import Reverse

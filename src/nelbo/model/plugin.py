@@ -11,6 +11,7 @@ from pathlib import Path
 
 from nelbo.errors import ModelFolderError, NelboError, UsageError
 from nelbo.model.diffusion import DiffusionModel
+from nelbo.model.latent.model import LatentModel
 from nelbo.model.predictor import Predictor
 from nelbo.model.tokens.model import TokenModel
 from nelbo.parts import hash_tensors
@@ -18,7 +19,7 @@ from nelbo.parts import hash_tensors
 HINT = "name it package.module:function, importable from here, a function without arguments that returns a model"
 
 
-def call(text: str) -> DiffusionModel | TokenModel:
+def call(text: str) -> DiffusionModel | TokenModel | LatentModel:
     """The model that `package.module:function` returns; its denoiser knows where it came from.
 
     The current directory is importable. Errors: ModelFolderError, UsageError.
@@ -49,7 +50,7 @@ def call(text: str) -> DiffusionModel | TokenModel:
             f"{text!r} raised {type(error).__name__}: {error}",
             "that happened in the function itself; set NELBO_TRACEBACK=1 to see where",
         ) from error
-    if not isinstance(model, (DiffusionModel, TokenModel)):
+    if not isinstance(model, (DiffusionModel, TokenModel, LatentModel)):
         raise UsageError(f"{text!r} returned a {type(model).__name__}, not a nelbo.DiffusionModel", HINT)
     model.denoiser.reference = text
     return model

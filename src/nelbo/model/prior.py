@@ -25,6 +25,14 @@ class Prior(Part, family="prior"):
     def kl(self, x: Tensor, t: Levels) -> Tensor:
         """KL(q(z_L | x) ‖ p(z_L)) in nats an example, (B,); exact, no network."""
 
+    def kl_of_spread(self, variance: Tensor, t: Levels) -> Tensor:
+        """What KL(q(z_L | x) ‖ p(z_L)) grows by on average, (B,), where the elements of x vary by `variance` (B, …)
+        about their mean, independently of each other. Errors: UsageError where that has no closed form."""
+        raise UsageError(
+            f"the prior {self.kind!r} gives no KL that is averaged over a Gaussian x, which a model of latents needs",
+            "use GaussianPrior, or give its class a method kl_of_spread(variance, t)",
+        )
+
     def log_density(self, z: Tensor, t: Levels) -> Tensor:
         """log p(z_L) at z (B, …) and the last level t (B,), in nats, (B,). Errors: UsageError where it has none."""
         raise UsageError(
@@ -57,6 +65,10 @@ class GaussianPrior(Prior, kind="gaussian"):
         alpha, sigma = column(t.alpha, x), column(t.sigma, x)
         variance = torch.as_tensor(self.variance, dtype=x.dtype, device=x.device)
         return gaussian.kl_from_difference(alpha * x - self.mean, sigma.square(), variance).flatten(1).sum(1)
+
+    def kl_of_spread(self, variance: Tensor, t: Levels) -> Tensor:
+        alpha = column(t.alpha, variance)
+        return (0.5 * alpha.square() * variance / self.variance).flatten(1).sum(1)
 
     @equation("prior-normal")
     def log_density(self, z: Tensor, t: Levels) -> Tensor:

@@ -121,6 +121,10 @@ class ExactGaussianPrior(Prior, kind="multivariate_gaussian"):
         covariance_q = t.sigma.square()[:, None, None] * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
         return gaussian.kl_multivariate(mean_q, covariance_q, self.mean.to(x.device), self.covariance.to(x.device))
 
+    def kl_of_spread(self, variance: Tensor, t: Levels) -> Tensor:
+        precision = torch.linalg.inv(self.covariance).diagonal().to(variance)
+        return 0.5 * t.alpha.square() * (variance * precision).sum(1)
+
     def log_density(self, z: Tensor, t: Levels) -> Tensor:
         return GaussianData(self.mean.to(z.device), self.covariance.to(z.device)).log_prob(z)
 

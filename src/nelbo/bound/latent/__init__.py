@@ -1,0 +1,1 @@
+"""The bound of a latent model: its chain as a `Problem`, and its result."""
