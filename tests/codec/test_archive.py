@@ -239,9 +239,9 @@ def corrupted(file: bytes, rng: np.random.Generator) -> bytes:
     return bytes(data)
 
 
-def survive(model, file: bytes, times: int, path, seed: int) -> None:
+def survive(model, file: bytes, times: int, path, seed: int, images=None) -> None:
     """Every corruption ends in the images, in some of them and an error that names the others, or in an error."""
-    rng, images = np.random.default_rng(seed), models.codes(180)
+    rng, images = np.random.default_rng(seed), models.codes(180) if images is None else images
     outcomes = set()
     for _ in range(times):
         data = corrupted(file, rng)
@@ -260,11 +260,10 @@ def test_random_corruption(model, file, tmp_path):
     survive(model, file, 25, tmp_path / "x.nelbo", 0)
 
 
-@pytest.mark.slow
-def test_ten_thousand_corruptions(file, tmp_path, monkeypatch):
+def look_up(monkeypatch) -> None:
     """Chunks that pass their checksums are decoded once each and looked up afterwards, since their bytes are equal."""
     module = importlib.import_module("nelbo.codec.decompress")  # the package's name for it is the function
-    model, known, plain = models.exact(3), {}, module.decoded
+    known, plain = {}, module.decoded
 
     def decoded(coder, header, index, body, told):
         key = (header.to_bytes(), index, body)
@@ -273,6 +272,12 @@ def test_ten_thousand_corruptions(file, tmp_path, monkeypatch):
         return known[key]
 
     monkeypatch.setattr(module, "decoded", decoded)
+
+
+@pytest.mark.slow
+def test_ten_thousand_corruptions(file, tmp_path, monkeypatch):
+    look_up(monkeypatch)
+    model = models.exact(3)
     survive(model, file, 10_000, tmp_path / "x.nelbo", 1)
 
 

@@ -34,6 +34,7 @@ CALLS = [
     *({"train"} | e for e in ESTIMATES),
     {"sample"},
     {"latent_fit"},
+    {"codec"},
     {"exact"},
     *({"testing"} | e for e in ESTIMATES),
 ]

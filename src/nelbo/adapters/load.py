@@ -23,15 +23,25 @@ Model = DiffusionModel | TokenModel | LatentModel | str | Path | Any
 
 def load_images(model: Model, *, overrides: Overrides | None = None, trust_code: bool = False) -> DiffusionModel:
     """The model as of `load`, for a verb that is of images. Errors: those of `load`; UsageError for one of symbols."""
+    loaded = load_data_model(model, overrides=overrides, trust_code=trust_code)
+    if isinstance(loaded, TokenModel):
+        raise UsageError(
+            "a model of symbols where one of images is needed",
+            "models of symbols are evaluated and sampled, and compress their data",
+        )
+    return loaded
+
+
+def load_data_model(
+    model: Model, *, overrides: Overrides | None = None, trust_code: bool = False
+) -> DiffusionModel | TokenModel:
+    """The model as of `load`, for a verb that is of chains over the data themselves. Errors: those of `load`;
+    UsageError for a latent model."""
     loaded = load(model, overrides=overrides, trust_code=trust_code)
     if isinstance(loaded, LatentModel):
         raise UsageError(
             "a latent model where one of images themselves is needed",
             "latent models are evaluated and sampled so far; its chain over latents is its part `prior`",
-        )
-    if isinstance(loaded, TokenModel):
-        raise UsageError(
-            "a model of symbols where one of images is needed", "models of symbols are evaluated and sampled so far"
         )
     return loaded
 

@@ -14,6 +14,7 @@ from nelbo.progress import shown
 
 if TYPE_CHECKING:
     from nelbo.model.diffusion import DiffusionModel
+    from nelbo.model.tokens.model import TokenModel
     from nelbo.typing import Json
 
 
@@ -109,16 +110,16 @@ def decompress(
         output.text(str(read.where))
 
 
-def loaded(model: str, settings: Json, trust_code: bool) -> DiffusionModel:
+def loaded(model: str, settings: Json, trust_code: bool) -> DiffusionModel | TokenModel:
     """The model that MODEL names, with the settings that a file keeps. Errors: UsageError for unknown settings."""
     from nelbo.adapters.choices import Overrides
-    from nelbo.adapters.load import load_images
+    from nelbo.adapters.load import load_data_model
     from nelbo.process.grid import even
 
     values: Json = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
     steps = values.pop("steps", None)
     try:
-        given = load_images(model, overrides=Overrides(**values), trust_code=trust_code)
+        given = load_data_model(model, overrides=Overrides(**values), trust_code=trust_code)
         return given if steps is None else given.with_grid(even(steps))
     except TypeError:
         raise UsageError(f"unknown settings in the file: {settings}", "it was altered; fetch it again") from None

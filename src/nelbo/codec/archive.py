@@ -128,8 +128,9 @@ def checksum_start(header: Header) -> int:
 
 
 def checksum(codes: Tensor) -> int:
-    """CRC-32 of codes, two bytes each, least first."""
-    return zlib.crc32(codes.numpy().astype("<u2").tobytes())
+    """CRC-32 of codes, two bytes each, least first, or four where one needs more."""
+    wide = codes.numel() > 0 and int(codes.max()) >> 16
+    return zlib.crc32(codes.numpy().astype("<u4" if wide else "<u2").tobytes())
 
 
 def opened(path: Path) -> BinaryIO:

@@ -15,11 +15,13 @@ nothing, since decoding gives its bits back. `groups` codes the images of a chun
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from nelbo.codec.header import Header
 from nelbo.codec.lattice import Guard, LatticeChain, as_mean, clipped_width
 from nelbo.codec.stack import Stack, key_of
 from nelbo.codec.symbols import symbols_of
@@ -50,6 +52,7 @@ class Coder:
     seed: int = 0
     clock: Clock = field(default_factory=Clock)
     tally: Tally = field(default_factory=Tally)
+    borrows: ClassVar[bool] = True
 
     def __post_init__(self):
         self.fine = LatticeChain(self.model, self.r, self.widths)
@@ -57,6 +60,10 @@ class Coder:
         self.coarse = LatticeChain(self.model, self.r, [max(w - OCTAVE, LOW) for w in self.fine.widths])
         self.chain = self.fine
         self.symbols = symbols_of(self.model.decoder, self.model.domain)
+
+    def start_chunk(self, header: Header, index: int) -> None:
+        """Prepare for a chunk of an archive."""
+        self.seed = header.seed + index
 
     @equation("bits-back-code-length")
     def push(

@@ -12,14 +12,17 @@ import torch
 from torch import Tensor
 
 from nelbo import runtime
-from nelbo.adapters.load import load_images
+from nelbo.adapters.load import load_data_model
 from nelbo.ambient import neutral
 from nelbo.arguments import checked_path, numbers
-from nelbo.codec import archive, groups, support
+from nelbo.codec import archive, coders, groups
 from nelbo.codec.archive import Chunk
-from nelbo.codec.bitswap import Coder, rows_of
+from nelbo.codec.bitswap import rows_of
+from nelbo.codec.coders import coder_of
 from nelbo.codec.compressed import Compressed
+from nelbo.codec.groups import AnyCoder
 from nelbo.codec.header import MAX_CHUNK, MAX_GROUP, Header
+from nelbo.codec.sequences import SequenceCoder
 from nelbo.codec.settings import check_settings
 from nelbo.codec.source import Source, parse_metadata, source
 from nelbo.codec.stack import Damaged, kernels
@@ -27,6 +30,7 @@ from nelbo.codec.tally import Clock, Tally
 from nelbo.errors import ArchiveError, UsageError
 from nelbo.files import writing
 from nelbo.model.diffusion import DiffusionModel
+from nelbo.model.tokens.model import TokenModel
 from nelbo.progress import shows_progress
 from nelbo.typing import Condition, Json
 
@@ -38,7 +42,7 @@ MAX_OVERHEAD = 0.10
 @numbers
 @neutral()
 def compress(
-    model: DiffusionModel | str | Path,
+    model: DiffusionModel | TokenModel | str | Path,
     images: Any,
     path: str | Path,
     *,
@@ -59,8 +63,12 @@ def compress(
     The model's chain is coded by bits-back with an entropy coder. The file contains the bound in bits, a header of some
     tens of bytes, and the bits that bits-back borrows for the first image, which is why few images are refused.
 
-    model: a finite chain over integer codes, or a MODEL string. images: as the data of `nelbo.evaluate`. path: of the
-    file, which appears only when it is complete.
+    Sequences of symbols under a model of masked places need no bits-back: each place is coded under the network's law,
+    in the random order in which the model's chain reveals them, and one sequence costs its own bits. A text
+    (`text:FILE`) comes back as it was, to the last byte.
+
+    model: a finite chain over integer codes, a model of symbols, or a MODEL string. images: as the data of
+    `nelbo.evaluate`. path: of the file, which appears only when it is complete.
 
     verify: decode every chunk before the file gets its name. few: write few images whatever the overhead. limit: only
     the first so many images. condition: as of `evaluate`, of integers, stored in the file; a name stands for the labels
@@ -97,23 +105,23 @@ def compress(
     if not 0 <= seed < 2**63:
         raise UsageError(f"seed {seed}", "give an integer from 0 to 2^63 − 1")
     path = checked_path("path", path, file=True)
-    model = load_images(model, trust_code=trust_code)
-    support.check(model)
-    check_settings(settings or {}, len(model.levels()))
+    model = load_data_model(model, trust_code=trust_code)
+    coders.check(model)
+    check_settings(settings or {}, coders.levels(model))
     fingerprint = model.known_fingerprint("an archive, which only the same model can read")
     data = source(images, model, limit, condition)
     exact = model.in_precision(torch.float64, "cpu")
     with torch.inference_mode(), exact.denoiser.inference():
-        coder = Coder(exact, round(bin_width * 64) / 64, batch_size or 64, seed=seed)
+        coder = coder_of(exact, round(bin_width * 64) / 64, batch_size or 64, seed=seed)
         first = data.codes(0, min(chunk_size, len(data.data)))
         header = Header(
             fingerprint=fingerprint[:16],
             images=len(data.data),
             shape=data.shape,
-            widths=tuple(coder.fine.widths),
+            widths=() if isinstance(coder, SequenceCoder) else tuple(coder.fine.widths),
             dtype=data.dtype,
             r=round(bin_width * 64),
-            tau=support.guard_band(coder, first, data.condition),
+            tau=coders.guard_band(coder, first, data.condition),
             seed=seed,
             chunk_size=chunk_size,
             group_size=coder.batch,
@@ -122,18 +130,19 @@ def compress(
             settings=settings or {},
             conditions=tuple(sorted(data.condition or {})),
             identity=archive.checksum(first),
+            text=data.text,
         )
         # another batch size than the encoder's, so that what depends on it shows
         checker = replace(coder, batch=max(1, (coder.batch + 1) // 2), clock=Clock()) if verify else None
         with writing(path) as file:
             result = _write(coder, checker, header, data, file, str(path), progress)
-            if result.overhead > MAX_OVERHEAD and not few:
+            if coder.borrows and result.overhead > MAX_OVERHEAD and not few:
                 raise _too_few(result)
     return replace(result, facts=data.facts)
 
 
 def _write(
-    coder: Coder, checker: Coder | None, header: Header, data: Source, file: BinaryIO, path: str, progress
+    coder: AnyCoder, checker: AnyCoder | None, header: Header, data: Source, file: BinaryIO, path: str, progress
 ) -> Compressed:
     net_bits, borrowed, exceptions, metadata, tally = 0.0, 0, 0, 0, Tally()
     report = _Progress(progress, header, 1 if checker is None else 2)
@@ -142,7 +151,7 @@ def _write(
         first, last = header.rows(index)
         codes = data.codes(first, last)
         condition = rows_of(data.condition, slice(first, last))
-        coder.seed = header.seed + index
+        coder.start_chunk(header, index)
         report.start_chunk(first, net_bits)
         chunk = groups.encode(coder, header, codes, condition, data.metadata(first, last), report.encoded)
         body = chunk.to_bytes()
@@ -182,7 +191,7 @@ class _Progress:
         self.coded = n
         if hasattr(self.report, "note"):
             rate = (self.bits + bits) / ((self.first + n) * self.header.dimensions)
-            self.report.note = f"{rate:.4f} bits/dim"  # type: ignore[union-attr]
+            self.report.note = f"{rate:.4f} {self.header.unit}"  # type: ignore[union-attr]
         self._passed(n)
 
     def verified(self, n: int) -> None:
@@ -195,7 +204,7 @@ class _Progress:
 
 
 def _verify(
-    checker: Coder, header: Header, index: int, body: bytes, codes: Tensor, names: Sequence[str], path: str, progress
+    checker: AnyCoder, header: Header, index: int, body: bytes, codes: Tensor, names: Sequence[str], path: str, progress
 ) -> None:
     try:
         back, its_names = decoded(checker, header, index, body, progress)
@@ -211,7 +220,7 @@ def _verify(
 
 
 def decoded(
-    coder: Coder, header: Header, index: int, body: bytes, progress: Callable[[int], None] | None = None
+    coder: AnyCoder, header: Header, index: int, body: bytes, progress: Callable[[int], None] | None = None
 ) -> tuple[Tensor, list[str]]:
     """Codes and names of the images of a chunk's body; `progress` as of `groups.decode`. Errors: `Damaged`."""
     first, last = header.rows(index)

@@ -104,7 +104,8 @@ class Compressed:
 
     def __str__(self) -> str:
         return (
-            f"{self.path}: {self.images} images in {self.bytes} bytes, {self.bits_per_dim:.4f} bits/dim "
+            f"{self.path}: {self.images} {self.header.noun} in {self.bytes} bytes, "
+            f"{self.bits_per_dim:.4f} {self.header.unit} "
             f"({self.net_bits_per_dim:.4f} net + {100 * self.overhead:.2f} %)"
             + (f"\n{self.off_bound}" if self.off_bound else "")
             + "".join(f"\n{name:<13} {text}" for name, text in described(self.facts).items())

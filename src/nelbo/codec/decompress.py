@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from nelbo import runtime
-from nelbo.adapters.load import load_images
+from nelbo.adapters.load import load_data_model
 from nelbo.ambient import neutral
 from nelbo.arguments import checked_path, numbers
-from nelbo.codec import archive, support
+from nelbo.codec import archive, coders
 from nelbo.codec.archive import Chunk, Survey
-from nelbo.codec.bitswap import Coder
+from nelbo.codec.coders import coder_of
 from nelbo.codec.compress import decoded
+from nelbo.codec.groups import AnyCoder
 from nelbo.codec.header import MAX_GROUP, Header
 from nelbo.codec.source import parse_metadata
 from nelbo.codec.stack import Damaged, kernels
@@ -27,6 +28,7 @@ from nelbo.codec.tally import Clock
 from nelbo.codec.target import Target, target
 from nelbo.errors import ArchiveError, NelboError, UsageError
 from nelbo.model.diffusion import DiffusionModel
+from nelbo.model.tokens.model import TokenModel
 from nelbo.progress import callback, shows_progress
 from nelbo.typing import Json
 
@@ -55,7 +57,7 @@ class Decompressed:
 @numbers
 @neutral()
 def decompress(
-    model: DiffusionModel | str | Path,
+    model: DiffusionModel | TokenModel | str | Path,
     path: str | Path,
     out: str | Path | None = None,
     *,
@@ -83,7 +85,7 @@ def decompress(
 
 
 def restore(
-    model: DiffusionModel | str | Path,
+    model: DiffusionModel | TokenModel | str | Path,
     path: str | Path,
     out: str | Path | None,
     *,
@@ -96,16 +98,17 @@ def restore(
     path, out = checked_path("path", path), None if out is None else checked_path("out", out)
     with archive.opened(path) as file:
         header = archive.read_header(file, str(path))
-        model = load_images(model, trust_code=trust_code)
+        model = load_data_model(model, trust_code=trust_code)
         _check_model(model, header, str(path))
         seen = archive.survey(file, header)
-        images = target(header, out, model.domain.bins or 0)
+        images = target(header, out, getattr(model.domain, "bins", None) or 0)
         clock = Clock()
         try:
             images.check(_names(file, header, seen))
             exact = model.in_precision(torch.float64, "cpu")
             with torch.inference_mode(), exact.denoiser.inference():
-                coder = Coder(exact, header.bin_width, batch_size or header.group_size, header.widths, clock=clock)
+                batch = batch_size or header.group_size
+                coder = coder_of(exact, header.bin_width, batch, header.widths, clock=clock)
                 present, undecodable = _read(file, header, seen, coder, images, progress)
             lost = archive.missing(header, present)
             where = images.publish(bool(lost or seen.flaws))
@@ -125,7 +128,9 @@ def _names(file: BinaryIO, header: Header, seen: Survey) -> Iterator[list[str]]:
             yield parse_metadata(Chunk.of(archive.body(file, frame)).metadata, last - first, header.conditions)[0]
 
 
-def _read(file: BinaryIO, header: Header, seen: Survey, coder: Coder, images: Target, progress) -> tuple[set[int], int]:
+def _read(
+    file: BinaryIO, header: Header, seen: Survey, coder: AnyCoder, images: Target, progress
+) -> tuple[set[int], int]:
     """The indices of the chunks that were decoded, in their order, and the number of intact ones that could not be."""
     present: set[int] = set()
     undecodable, done = 0, 0
@@ -150,12 +155,12 @@ def _check_type(header: Header, largest: int, path: str) -> None:
     """Errors: ArchiveError where the header's type is too narrow for a code that was decoded."""
     if largest > np.iinfo(header.dtype).max:
         raise ArchiveError(
-            f"{path} is altered: it says that its images are {header.dtype}, and they have the code {largest}",
+            f"{path} is altered: it says that its {header.noun} are {header.dtype}, and they have the code {largest}",
             "fetch the file again",
         )
 
 
-def _check_model(model: DiffusionModel, header: Header, path: str) -> None:
+def _check_model(model: DiffusionModel | TokenModel, header: Header, path: str) -> None:
     """Errors: UsageError unless this is the model that wrote the archive."""
     fingerprint = model.known_fingerprint("an archive, which only the model that wrote it can read")[:16]
     if fingerprint != header.fingerprint:
@@ -164,13 +169,17 @@ def _check_model(model: DiffusionModel, header: Header, path: str) -> None:
             "other weights, parts, steps or precision",
             "give the model that wrote it, with the flags that `nelbo info FILE.nelbo` shows under settings",
         )
-    support.check(model)
-    if not model.domain.takes(header.shape) or len(header.widths) != len(model.levels()):
+    coders.check(model)
+    if not _takes(model, header.shape) or len(header.widths) != coders.levels(model):
         raise ArchiveError(
-            f"{path} is altered: its images have the shape {header.shape} and {len(header.widths)} levels, and those "
-            f"of its model {model.domain.shape} and {len(model.levels())}",
+            f"{path} is altered: its {header.noun} have the shape {header.shape} and {len(header.widths)} levels, and "
+            f"those of its model {model.domain.shape} and {coders.levels(model)}",
             "fetch the file again",
         )
+
+
+def _takes(model: DiffusionModel | TokenModel, shape: tuple[int, ...]) -> bool:
+    return shape == model.domain.shape if isinstance(model, TokenModel) else model.domain.takes(shape)
 
 
 def _damaged(
@@ -185,10 +194,10 @@ def _damaged(
             "" if where is None or isinstance(where, Tensor) else f"; the other {header.images - count} are in {where}"
         )
         reason = "do not decode to what was compressed" if undecodable else "are damaged or missing in it"
-        message = f"{path}: images {ranges}{more} ({count} of {header.images}) {reason}{place}"
+        message = f"{path}: {header.noun} {ranges}{more} ({count} of {header.images}) {reason}{place}"
     else:
         place = "" if where is None or isinstance(where, Tensor) else f", and are in {where}"
-        message = f"{path} is altered: {'; '.join(flaws[:3])}. All {header.images} images were decoded{place}"
+        message = f"{path} is altered: {'; '.join(flaws[:3])}. All {header.images} {header.noun} were decoded{place}"
     hint = "fetch the file again, or keep what was recovered"
     if undecodable:
         hint = (

@@ -13,11 +13,13 @@ from nelbo.codec.archive import Chunk
 from nelbo.codec.bitswap import Coder, rows_of
 from nelbo.codec.header import Header
 from nelbo.codec.lattice import Guard
+from nelbo.codec.sequences import SequenceCoder
 from nelbo.codec.stack import START, Damaged, Stack
 from nelbo.codec.tally import Tally
 from nelbo.errors import NumericalError
 from nelbo.typing import Condition
 
+AnyCoder = Coder | SequenceCoder
 _BORROWED_SHARE = 0.6
 """Share of what an image is expected to leave on the stack that the next group may borrow; the rest is a reserve for
 images that leave less than the first two."""
@@ -42,16 +44,17 @@ def group_sizes(total: int, growth: int, largest: int) -> Iterator[int]:
 
 
 def size_after(n: int, total: int, growth: int, largest: int) -> int:
-    """The size of the group after n images: ⌊n · growth/256⌋, from 1 to `largest` and at most what remains of `total`.
+    """The size of the group after n images: ⌊n · growth/256⌋, from 1 to `largest` and at most what remains of `total`;
+    growth 0 is that of a coder that borrows nothing, whose groups are all as large as they may be.
 
     Bits popped before they are pushed are borrowed from the stack; growth/256 is what an image leaves there as a share
     of what it borrows, so that only the first has to borrow from outside.
     """
-    return min(max(1, n * growth // 256), largest, total - n)
+    return min(max(1, n * growth // 256) if growth else largest, largest, total - n)
 
 
 def encode(
-    coder: Coder,
+    coder: AnyCoder,
     header: Header,
     codes: Tensor,
     condition: Condition | None,
@@ -62,25 +65,25 @@ def encode(
 
     Errors: NumericalError where the model's numbers cannot be coded.
     """
-    loan = _FIRST_LOAN + 2 * codes[0].numel()
+    loan = _FIRST_LOAN + 2 * codes[0].numel() if coder.borrows else 0
     while True:
         try:
             return _encoded(coder, header, codes, condition, metadata, loan, progress)
         except Damaged:  # the stack ran empty: the chunk needs a larger loan
             loan *= 4
-            if loan > _LARGEST_LOAN * codes[0].numel() + 2**20:
+            if not coder.borrows or loan > _LARGEST_LOAN * codes[0].numel() + 2**20:
                 raise NumericalError(
                     "the model's latents cannot be coded: they lie beyond every lattice",
                     "evaluate the model on these images first: its bound is absurd, or infinite",
                 ) from None
 
 
-def _encoded(coder: Coder, header: Header, codes, condition, metadata: bytes, loan: int, progress) -> Chunk:
+def _encoded(coder: AnyCoder, header: Header, codes, condition, metadata: bytes, loan: int, progress) -> Chunk:
     stack, guard, coder.tally = Stack(np.zeros(loan, np.uint32), START), Guard(2.0**-header.tau), Tally()
-    begin, least, borrowed, growth = stack.bits, loan, 1.0, _LEAST_GROWTH
+    begin, least, borrowed, growth = stack.bits, loan, 1.0, _LEAST_GROWTH if coder.borrows else 0
     group, n = 0, 0
     while n < len(codes):
-        if group == 2:  # the first two groups are one image each, whatever the growth
+        if group == 2 and growth:  # the first two groups are one image each, whatever the growth
             growth = growth_of((stack.bits - begin) / n, borrowed)
         size = size_after(n, len(codes), growth, header.group_size)
         before = stack.bits
@@ -103,7 +106,7 @@ def growth_of(net: float, borrowed: float) -> int:
 
 
 def decode(
-    coder: Coder,
+    coder: AnyCoder,
     header: Header,
     chunk: Chunk,
     n: int,

@@ -54,6 +54,22 @@ class Header:
     settings: Json = field(default_factory=dict)
     conditions: tuple[str, ...] = ()
     identity: int = 0
+    text: Json = field(default_factory=dict)
+
+    @property
+    def of_symbols(self) -> bool:
+        """Whether the archive holds sequences of symbols."""
+        return not self.widths
+
+    @property
+    def noun(self) -> str:
+        """What it holds."""
+        return "sequences" if self.of_symbols else "images"
+
+    @property
+    def unit(self) -> str:
+        """The unit of a rate."""
+        return "bits/token" if self.of_symbols else "bits/dim"
 
     @property
     def bin_width(self) -> float:
@@ -87,8 +103,11 @@ class Header:
         for n in self.shape:
             body.varint(n)
         body.varint(len(self.widths)).packed(bytes(widths.data)).block(self.key.encode())
-        extra = {"settings": self.settings, "conditions": list(self.conditions)}
-        body.packed(json.dumps(extra, sort_keys=True).encode() if self.settings or self.conditions else b"")
+        extra: Json = {"settings": self.settings, "conditions": list(self.conditions)}
+        extra |= {"text": self.text} if self.text else {}
+        body.packed(
+            json.dumps(extra, sort_keys=True).encode() if self.settings or self.conditions or self.text else b""
+        )
         head = MAGIC + bytes([VERSION]) + bytes(ByteWriter().block(bytes(body.data)).data)
         return head + zlib.crc32(head).to_bytes(4, "little")
 
@@ -131,7 +150,7 @@ class Header:
         key = body.text()
         try:
             extra = parse_json(body.packed(MAX_HEADER) or b"{}")
-            settings, conditions = extra.pop("settings", {}), extra.pop("conditions", [])
+            settings, conditions, text = extra.pop("settings", {}), extra.pop("conditions", []), extra.pop("text", {})
             named = fits(conditions, list[str]) and all(name.isidentifier() for name in conditions)
         except (ValueError, TypeError, AttributeError, RecursionError):
             raise Damaged("its settings cannot be read") from None
@@ -139,11 +158,13 @@ class Header:
             raise Damaged("it has settings or conditions that mean nothing")
         if len(conditions) > MAX_CONDITIONS:
             raise Damaged(f"{len(conditions)} conditions")
-        if not (r and images and chunk_size and group_size and levels and shape and all(shape)):
+        if not (r and images and chunk_size and group_size and shape and all(shape)):
             raise Damaged("a number is 0")
+        if text and (levels or not fits(text, dict[str, str | int]) or not 0 < text.get("tail", 0) <= shape[0]):
+            raise Damaged("it has a text that means nothing")
         header = cls(
             fingerprint, images, shape, (), dtype, r, tau, seed, chunk_size, group_size, form, key, settings,
-            tuple(conditions), identity,
+            tuple(conditions), identity, text,
         )  # fmt: skip
         usual = header._usual_width()
         header = dataclasses.replace(header, widths=tuple(usual + widths_data.signed() for _ in range(levels)))
@@ -165,6 +186,7 @@ class Header:
             "shape": list(self.shape),
             "dtype": self.dtype,
             "form": self.form,
+            **({"of": "symbols", **({"text": self.text} if self.text else {})} if self.of_symbols else {}),
             "levels": len(self.widths),
             "bin_width": self.bin_width,
             "guard_band": 2.0**-self.tau,

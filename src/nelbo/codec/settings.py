@@ -11,14 +11,14 @@ from nelbo.typing import Json
 
 def check_settings(settings: Json, levels: int) -> None:
     """Errors: ArchiveError for a setting that no `nelbo compress` writes, or whose value cannot be of a chain of so
-    many levels: `steps` is their number, or one less."""
+    many levels: `steps` is their number, or one less; 0 levels are those of a model of symbols."""
     for name, value in settings.items():
         allowed = None
         if name not in _HINTS:
             allowed = f"the settings are {', '.join(_HINTS)}"
         elif not fields.fits(value, _HINTS[name]):
             allowed = f"it is {fields.described(_HINTS[name])}"
-        elif name == "steps" and not max(1, levels - 1) <= value <= levels:
+        elif name == "steps" and levels and not max(1, levels - 1) <= value <= levels:
             allowed = f"a chain of {levels} levels has that many steps, or one less"
         if allowed is not None:
             raise ArchiveError(

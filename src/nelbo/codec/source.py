@@ -21,13 +21,14 @@ from nelbo.errors import DataError, UsageError
 from nelbo.model.calling import condition_rows
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
+from nelbo.model.tokens.model import TokenModel
 from nelbo.typing import Condition, Json
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
     """Images to compress. data: codes (N, *shape) of the model's domain; shape, dtype, form, key: as they were given;
-    names: of the files of a folder; condition: the network's keywords, one integer per image."""
+    names: of the files of a folder; condition: the network's keywords, one integer per image; text: as of `Header`."""
 
     data: Tensor
     shape: tuple[int, ...]
@@ -37,6 +38,7 @@ class Source:
     names: tuple[str, ...] = ()
     condition: Condition | None = None
     facts: Json = field(default_factory=dict)
+    text: Json = field(default_factory=dict)
 
     def codes(self, first: int, last: int) -> Tensor:
         """Some images as int64 (n, *shape of the domain)."""
@@ -71,13 +73,19 @@ def parse_metadata(metadata: bytes, n: int, conditions: tuple[str, ...]) -> tupl
     return names, condition or None
 
 
-def source(images: Any, model: DiffusionModel, limit: int | None, condition: Condition | str | None) -> Source:
-    """The images that `compress` is given. Errors: DataError, DomainError, ShapeError, UsageError."""
+def source(
+    images: Any, model: DiffusionModel | TokenModel, limit: int | None, condition: Condition | str | None
+) -> Source:
+    """The images, or sequences, that `compress` is given. Errors: DataError, DomainError, ShapeError, UsageError."""
     examples = images if isinstance(images, Examples) else readers.resolve(images, limit=limit)
     examples = examples.first(limit)
-    if isinstance(condition, str):
-        examples = classes.of_model(examples, model, condition)
-    data = model.domain.checked(examples.data, examples.name, examples.release)
+    if isinstance(model, TokenModel):
+        data = model.domain.checked(torch.as_tensor(examples.data))
+        model.check_symbols(data, torch.ones_like(data, dtype=torch.bool))
+    else:
+        if isinstance(condition, str):
+            examples = classes.of_model(examples, model, condition)
+        data = model.domain.checked(examples.data, examples.name, examples.release)
     form, key, names = "array", "", ()
     if isinstance(images, (str, Path)):
         form, key = form_of(str(images))

@@ -66,7 +66,12 @@ def guard_band(coder: Coder, codes: Tensor, condition: Condition | None) -> int:
             return np.concatenate([v.reshape(len(z[rows]), -1) for v in chain.reverse(z[rows], j, prediction)], 1)
 
         if j > 1 or coder.model.decoder.calls_network:
-            worst = max(worst, _difference(numbers, len(codes)))
+            worst = max(worst, difference(numbers, len(codes)))
+    return tau_of(worst)
+
+
+def tau_of(worst: float) -> int:
+    """τ from the largest difference in rounding units. Errors: NumericalError."""
     tau = math.floor(-math.log2(max(_MARGIN * worst, 2.0**-60)))
     if tau < MIN_TAU:
         raise NumericalError(
@@ -78,7 +83,7 @@ def guard_band(coder: Coder, codes: Tensor, condition: Condition | None) -> int:
     return min(tau, MAX_TAU)
 
 
-def _difference(numbers: Callable[[slice], np.ndarray], n: int) -> float:
+def difference(numbers: Callable[[slice], np.ndarray], n: int) -> float:
     """The largest difference between `numbers` of n images together and of each alone."""
     together = numbers(slice(0, n))
     alone = np.concatenate([numbers(slice(i, i + 1)) for i in range(n)])

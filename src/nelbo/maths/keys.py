@@ -183,6 +183,8 @@ class Purpose(enum.Enum):
     """Noise of a step of a sampler from level 1 + level; above the last step that of the prior."""
     SAMPLE_CODE = Keys("sample", Stream.DECODE)
     """Draws of codes from the decoder."""
+    CODING_ORDER = Keys("codec", Stream.SELECT, _only(1 << 30))
+    """The order in which the places of a sequence are coded; part of the format of archives."""
     EXACT_DRAW = Keys("exact", Stream.SAMPLE)
     """Draws of an exact law: normals of a Gaussian or of a component, uniforms of a categorical law."""
     EXACT_COMPONENT = Keys("exact", Stream.SAMPLE, draws=_only(1))

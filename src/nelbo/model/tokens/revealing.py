@@ -83,3 +83,11 @@ def _one_by_one(model: TokenModel, v: Tensor, hidden: Tensor, levels: TokenLevel
         after = hidden & (v < highest[:, None]) & (highest >= first)[:, None]
         yield Reveal(hidden, after, model.schedule.at(model.schedule.time_of(noise)))
         hidden = after
+
+
+def prior_law(model: TokenModel) -> Tensor:
+    """The law (V,) of what a step `by_prior` reveals: every symbol alike, but for the mask."""
+    V = model.domain.vocabulary
+    p = torch.ones(V, dtype=torch.float64)
+    p[torch.arange(V) == getattr(model.kernel, "mask", V)] = 0
+    return p / p.sum()

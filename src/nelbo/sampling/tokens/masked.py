@@ -7,10 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from nelbo.model.tokens.model import TokenModel
-from nelbo.model.tokens.revealing import reveals
+from nelbo.model.tokens.revealing import prior_law, reveals
 from nelbo.process.tokens import counts
-from nelbo.process.tokens.kernel import Absorbing
 from nelbo.sampling.tokens.laws import Laws, drawn
 
 
@@ -23,7 +21,7 @@ def ancestral(laws: Laws, z: Tensor, free: Tensor, v: Tensor, u: Tensor, tick: C
     for step in reveals(laws.model, v, free):
         places = step.places
         if step.by_prior:
-            p = uniform_law(laws.model, z.device).expand(int(places.sum()), -1)
+            p = prior_law(laws.model).to(z.device).expand(int(places.sum()), -1)
         else:
             p = laws.at(z, step.hidden, step.at, places).exp()
             tick(len(z))
@@ -39,27 +37,17 @@ def by_confidence(laws: Laws, z: Tensor, free: Tensor, u: Tensor, tick: Callable
     2022, "MaskGIT", §3.2, without its temperature.
     """
     z, hidden = z.clone(), free
-    model, symbols = laws.model, z.clone()
-    for step in reveals(model, torch.zeros_like(u), free):  # of which only the counts are used
+    symbols = z.clone()
+    for step in reveals(laws.model, torch.zeros_like(u), free):  # of which only the counts are used
         p = laws.at(z, hidden, None, hidden).exp()
         tick(len(z))
         symbols[hidden] = drawn(p, u[hidden])
         sure = torch.full_like(u, 2.0)
         sure[hidden] = p.amax(-1)
         keep = step.after.sum(1)
-        sure = counts.later_blocks_first(sure, free, model.reverse.block)
+        sure = counts.later_blocks_first(sure, free, laws.model.reverse.block)
         rank = sure.masked_fill(~hidden, 2.0).argsort(dim=1, stable=True).argsort(dim=1, stable=True)
         after = hidden & (rank < keep[:, None])
         now = hidden & ~after
         z[now], hidden = symbols[now], after
     return z
-
-
-def uniform_law(model: TokenModel, device: torch.device) -> Tensor:
-    """The prior's law (V,) of a place that is never hidden: every symbol alike, but for the mask."""
-    V = model.domain.vocabulary
-    p = torch.ones(V, dtype=torch.float64, device=device)
-    assert isinstance(model.kernel, Absorbing)
-    if model.kernel.mask < V:
-        p[model.kernel.mask] = 0
-    return p / p.sum()
