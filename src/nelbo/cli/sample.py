@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from nelbo.model.diffusion import DiffusionModel
     from nelbo.model.domain import DataDomain
+    from nelbo.model.latent.model import LatentModel
     from nelbo.model.tokens.model import TokenModel
 
 
@@ -124,7 +125,7 @@ def rows_of(condition: str, n: int, prefix: str = "--") -> dict[str, Tensor]:
     return {name: torch.full((n,), int(value))}
 
 
-def check_pictures(model: DiffusionModel | TokenModel) -> None:
+def check_pictures(model: DiffusionModel | TokenModel | LatentModel) -> None:
     """Refuse a PNG of examples that cannot be drawn: symbols, or too many axes. Errors: UsageError."""
     from nelbo.model.tokens.domain import TokenDomain
 
@@ -138,7 +139,7 @@ def check_pictures(model: DiffusionModel | TokenModel) -> None:
         )
 
 
-def written(out: Path, drawn: Tensor, model: DiffusionModel | TokenModel) -> bytes:
+def written(out: Path, drawn: Tensor, model: DiffusionModel | TokenModel | LatentModel) -> bytes:
     """The samples in the form that the file's name says."""
     if out.suffix.lower() == ".png":
         return picture(drawn, model.domain)  # type: ignore[arg-type]  # checked before

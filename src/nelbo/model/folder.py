@@ -24,6 +24,8 @@ from nelbo.model import description, plugin
 from nelbo.model.description import make_denoiser
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.entries import MEANINGLESS, Form, check_entries
+from nelbo.model.latent import description as of_latents
+from nelbo.model.latent.model import LatentModel
 from nelbo.model.opened import plain
 from nelbo.model.tokens import description as of_tokens
 from nelbo.model.tokens.model import TokenModel
@@ -33,11 +35,11 @@ __all__ = ["check_keepable", "check_target", "load", "make_denoiser", "read_desc
 
 WEIGHTS = "model.safetensors"
 PENDING = "model.safetensors.new"
-FORMS = {form.schema: form for form in (description.FORM, of_tokens.FORM)}
+FORMS = {form.schema: form for form in (description.FORM, of_tokens.FORM, of_latents.FORM)}
 """The kinds of models that a folder can hold, by the schema of their model.json."""
 
 
-def save(model: DiffusionModel | TokenModel, folder: str | Path) -> Path:
+def save(model: DiffusionModel | TokenModel | LatentModel, folder: str | Path) -> Path:
     """Write `model` to `folder` (made if missing).
 
     Of a model that came from package.module:function the folder holds that name and the parts, and not its weights.
@@ -83,7 +85,7 @@ def check_target(folder: Path) -> None:
         raise UsageError(f"{folder} holds a pipeline of diffusers, of another model", "give another folder")
 
 
-def check_keepable(model: DiffusionModel | TokenModel) -> Json:
+def check_keepable(model: DiffusionModel | TokenModel | LatentModel) -> Json:
     """What `model.json` says of the denoiser. Errors: UsageError where a folder cannot hold it."""
     denoiser = model.denoiser
     net = getattr(denoiser, "net", None)
@@ -105,11 +107,11 @@ def check_keepable(model: DiffusionModel | TokenModel) -> Json:
     return _form(model).denoiser(denoiser, recipe)
 
 
-def _form(model: DiffusionModel | TokenModel) -> Form:
+def _form(model: DiffusionModel | TokenModel | LatentModel) -> Form:
     return next(form for form in FORMS.values() if isinstance(model, form.kind))
 
 
-def load(folder: str | Path, *, trust_code: bool = False) -> DiffusionModel | TokenModel:
+def load(folder: str | Path, *, trust_code: bool = False) -> DiffusionModel | TokenModel | LatentModel:
     """The model that `save` wrote to `folder`. Nothing that the folder holds is run.
 
     trust_code: import and call the function that the folder refers to, where it is that of a tightened plug-in, if the

@@ -23,6 +23,7 @@ from nelbo.model.domain import DataDomain
 from nelbo.model.frozen import FrozenModel
 from nelbo.model.latent.encoder import Encoder, ImageDecoder, Moments
 from nelbo.model.latent.units import LatentUnits
+from nelbo.model.opened import plain
 from nelbo.model.predictor import Predictor
 from nelbo.process.grid import Grid
 from nelbo.process.prediction import Prediction
@@ -30,11 +31,27 @@ from nelbo.typing import Json, Shape
 
 
 class LatentNetworks(Predictor):
-    """The networks of a latent model as one module: their weights, modes and inside."""
+    """The networks of a latent model as one module, with the chain over z that one of them is of: their weights, modes
+    and inside."""
 
-    def __init__(self, encoder: Encoder, decoder: ImageDecoder, prior: Predictor):
+    def __init__(self, encoder: Encoder, decoder: ImageDecoder, chain: DiffusionModel):
         super().__init__()
-        self.encoder, self.decoder, self.prior = encoder, decoder, prior
+        self.encoder, self.decoder, self.prior = encoder, decoder, chain.denoiser
+        self.chain = chain
+
+    @property
+    def net(self) -> LatentNetworks:
+        """All of them."""
+        return self
+
+    @property
+    def recipe(self) -> Json | None:
+        """Those of the three networks, by their name; None where one of them is not nelbo's own."""
+        found = {}
+        for name in ("encoder", "decoder", "prior"):
+            net = getattr(getattr(self, name), "net", None)
+            found[name] = None if net is None else getattr(plain(net), "recipe", None)
+        return None if None in found.values() else found
 
     def describe(self) -> Json:
         parts = {name: getattr(self, name).describe() for name in ("encoder", "decoder", "prior")}
@@ -108,7 +125,7 @@ class LatentModel(FrozenModel):
     @cached_property
     def denoiser(self) -> LatentNetworks:  # type: ignore[override]
         """All networks as one module."""
-        return LatentNetworks(self.encoder, self.decoder, self.prior.denoiser)
+        return LatentNetworks(self.encoder, self.decoder, self.prior)
 
     def with_grid(self, grid: Grid) -> Self:
         """The model whose prior is on another grid."""
