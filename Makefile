@@ -23,7 +23,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfil
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test test-slow mutants lint format docs bench katex clean
+.PHONY: help venv demo test test-slow mutants lint format docs bench package katex clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -83,6 +83,9 @@ docs: $(STAMP) ## build the documentation, with the catalogue of equations, into
 bench: ## list the benchmarks
 	@set -- benchmarks/*.py; [ -e "$$1" ] || { echo "no benchmarks yet: they live in benchmarks/, one script each"; exit 0; }; \
 	for script; do printf '  $(BIN)/python %-32s %s\n' "$$script" "$$(sed -n '1s/^"""\(.*[^"]\)"*$$/\1/p' "$$script")"; done
+
+package: $(STAMP) ## build sdist and wheel into dist/, and try the wheel with each extra in an empty environment
+	$(BIN)/python tools/package.py $(ARGS)
 
 katex: $(STAMP) ## set the formulas of the equation catalogue again, after a change of its LaTeX (maintainers; needs node)
 	cd tools/katex && npm ci --silent

@@ -1,11 +1,12 @@
 """Monitoring a training run: noise of the curve's changes, of a monitor and of a validation loss at random t and ε.
 
-A network is trained on the digits in a plain loop, and checkpoints are kept. Every checkpoint is read by monitors of
-several seeds, and by as many validation losses of the same number of evaluations, one random t and ε an example, drawn
-anew each time. What is noise is the deviation of a change between two checkpoints from that of an estimate with far
-more evaluations.
+A network is trained in a plain loop, and checkpoints are kept. Every checkpoint is read by monitors of several seeds,
+and by as many validation losses of the same number of evaluations, one random t and ε an example, drawn anew each time:
+of the bound itself, and of the mean squared error of ε, without weights. What is noise is the deviation of a change
+between two checkpoints from that of an estimate of the same quantity with far more evaluations.
 
     python benchmarks/monitor.py --json monitor.json
+    python benchmarks/monitor.py --train FOLDER/train-images-idx3-ubyte.gz --test FOLDER/t10k-images-idx3-ubyte.gz
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import copy
 import json
 import warnings
+from functools import partial
 
 import numpy as np
 import torch
@@ -26,12 +28,13 @@ from nelbo.monitoring.monitor import Monitor
 
 
 class Network(nn.Module):
-    """x̂'s v from z and log-SNR, for 8 × 8 digits."""
+    """v from z and log-SNR, for images of D pixels."""
 
-    def __init__(self, width: int = 256):
+    def __init__(self, D: int):
         super().__init__()
+        width = max(256, D)
         self.layers = nn.Sequential(
-            nn.Linear(64 + 32, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, 64)
+            nn.Linear(D + 32, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, D)
         )
         self.register_buffer("rates", torch.linspace(0.1, 2.0, 16))
 
@@ -40,23 +43,22 @@ class Network(nn.Module):
         return self.layers(torch.cat([z.flatten(1), angles.sin(), angles.cos()], 1)).reshape(z.shape)
 
 
-def model_of(network: nn.Module) -> nelbo.DiffusionModel:
+def model_of(network: nn.Module, shape: tuple[int, ...], bins: int) -> nelbo.DiffusionModel:
     return nelbo.from_callable(
         network,
-        schedule=nelbo.schedules.logsnr_linear(9.0, -6.0),
-        domain=nelbo.DataDomain((8, 8), bins=17),
+        schedule=nelbo.schedules.logsnr_linear(9.0 if bins < 256 else 13.0, -6.0),  # the codes are decided at the end
+        domain=nelbo.DataDomain(shape, bins=bins),
         predicts="v",
         time="logsnr",
         decoder="categorical",
     )
 
 
-def checkpoints(steps: int, every: int, seed: int) -> list[nn.Module]:
+def checkpoints(data: torch.Tensor, bins: int, steps: int, every: int, seed: int) -> list[nn.Module]:
     """Copies of the network of a run, one every so many steps."""
     torch.manual_seed(seed)
-    network = Network()
-    model, kept = model_of(network), []
-    data = torch.as_tensor(read("digits:train").data)
+    network = Network(data[0].numel())
+    model, kept = model_of(network, tuple(data.shape[1:]), bins), []
     optimiser = torch.optim.AdamW(network.parameters(), 2e-3)
     for step in range(1, steps + 1):
         x = data[torch.randint(len(data), (128,))]
@@ -70,38 +72,57 @@ def checkpoints(steps: int, every: int, seed: int) -> list[nn.Module]:
 
 
 def random_loss(model: nelbo.DiffusionModel, x: torch.Tensor, evaluations: int, seed: int) -> float:
-    """The validation loss that is usual: `evaluations` examples, each at one t and ε of its own, in bits/dim; as much
-    of the bound as the monitor's value is."""
+    """The bound of `evaluations` examples, each at one t and ε of its own, in bits/dim."""
     rows = torch.randint(len(x), (evaluations,), generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
         return float(nelbo.bound_loss(model, x[rows], times="uniform", reconstruction_share=1.0, seed=seed))
 
 
-def measure(steps: int, every: int, seeds: int, budget: int) -> dict:
+def squared_error(model: nelbo.DiffusionModel, x: torch.Tensor, evaluations: int, seed: int, net: nn.Module) -> float:
+    """Mean ‖ε − ε̂‖²/D of `evaluations` examples, each at one t and ε of its own."""
+    keyed = torch.Generator().manual_seed(seed)
+    rows = torch.randint(len(x), (evaluations,), generator=keyed)
+    clean = model.domain.values(x[rows]).float()
+    levels = model.schedule.at(torch.rand(evaluations, generator=keyed, dtype=torch.float64))
+    alpha, sigma = (a.float().reshape(-1, *[1] * (clean.ndim - 1)) for a in (levels.alpha, levels.sigma))
+    eps = torch.randn(clean.shape, generator=keyed)
+    z = alpha * clean + sigma * eps
+    with torch.no_grad():
+        v = net(z, levels.logsnr.float())
+    return float((eps - (sigma * z + alpha * v)).square().mean())
+
+
+def measure(data: torch.Tensor, x: torch.Tensor, bins: int, steps: int, every: int, seeds: int, budget: int) -> dict:
     """See the module."""
-    x = torch.as_tensor(read("digits:test").data)
-    networks = checkpoints(steps, every, 0)
+    networks = checkpoints(data, bins, steps, every, 0)
     live = copy.deepcopy(networks[0])
-    model = model_of(live)
+    model = model_of(live, tuple(x.shape[1:]), bins)
     precise = Monitor(model, x, budget=64 * budget, seed=10**6)
     monitors = [Monitor(model, x, budget=budget, seed=seed) for seed in range(seeds)]
-    truth, errors, values, losses = [], [], [], []
+    losses = {"random": random_loss, "mse": partial(squared_error, net=live)}
+    truth, errors, exact = [], [], []
+    curves = {name: [] for name in ("monitor", *losses)}
     for k, network in enumerate(networks):
         live.load_state_dict(network.state_dict())
         reading = precise.update(k)
         truth.append(reading.value)
         errors.append(reading.change_error)
-        values.append([monitor.update(k).value for monitor in monitors])
-        losses.append([random_loss(model, x, budget, 1 + seed + seeds * k) for seed in range(seeds)])
-    t, m, r = np.array(truth), np.array(values), np.array(losses)
-    of = {}
-    for name, curve in (("monitor", m), ("random", r)):
-        noise = np.diff(curve, axis=0) - np.diff(t)[:, None]
+        exact.append(squared_error(model, x, 64 * budget, 0, live))
+        curves["monitor"].append([monitor.update(k).value for monitor in monitors])
+        for name, loss in losses.items():
+            curves[name].append(
+                [loss(model, x=x, evaluations=budget, seed=1 + seed + seeds * k) for seed in range(seeds)]
+            )
+    t, of = np.array(truth), {}
+    for name, readings in curves.items():
+        curve, true = np.array(readings), np.array(exact) if name == "mse" else t
+        noise = np.diff(curve, axis=0) - np.diff(true)[:, None]
         picked = curve.argmin(0)
         of[name] = {
             "change_noise": float(np.sqrt((noise**2).mean())),
             "change_noise_late": float(np.sqrt((noise[len(noise) // 2 :] ** 2).mean())),
-            "right_sign": float((np.sign(np.diff(curve, axis=0)) == np.sign(np.diff(t))[:, None]).mean()),
+            "signal_late": float(np.sqrt(np.square(np.diff(true))[len(noise) // 2 :].mean())),
+            "right_sign": float((np.sign(np.diff(curve, axis=0)) == np.sign(np.diff(true))[:, None]).mean()),
             "best_picked": float((picked == t.argmin()).mean()),
             "regret": float((t[picked] - t.min()).mean()),
         }
@@ -118,12 +139,15 @@ def measure(steps: int, every: int, seeds: int, budget: int) -> dict:
         **of,
         "ratio": of["random"]["change_noise"] / of["monitor"]["change_noise"],
         "ratio_late": of["random"]["change_noise_late"] / of["monitor"]["change_noise_late"],
-        "unit": f"bits/dim; one is {float(1 / bits_per_dim(1.0, 64)):.1f} nats an example",
+        "unit": f"bits/dim; one is {float(1 / bits_per_dim(1.0, x[0].numel())):.1f} nats an example; of mse, its own",
     }
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--train", metavar="DATA", default="digits:train")
+    parser.add_argument("--test", metavar="DATA", default="digits:test")
+    parser.add_argument("--bins", type=int, help="256 where the data do not say")
     parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--every", type=int, default=100)
     parser.add_argument("--seeds", type=int, default=20)
@@ -132,7 +156,9 @@ if __name__ == "__main__":
     given = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    result = measure(given.steps, given.every, given.seeds, given.budget)
+    train, test = (read(name) for name in (given.train, given.test))
+    bins = given.bins or train.bins or 256
+    result = measure(train.data, test.data, bins, given.steps, given.every, given.seeds, given.budget)
     print(json.dumps(result, indent=1))
     if given.json:
         from nelbo.files import write_atomic

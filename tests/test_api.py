@@ -139,7 +139,6 @@ def test_errors_say_both_sentences():
 
 def test_digits_have_17_codes(tmp_path):
     """Training on the digits without a word about bins is training on codes 0..16, not on bytes."""
-    pytest.importorskip("sklearn")
     settings = small(steps=1, net={"width": 8})
     assert nelbo.train("digits:train", tmp_path / "run", settings).domain.bins == 17
     bytes_ = torch.randint(0, 100, (8, 3), dtype=torch.uint8)

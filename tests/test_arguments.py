@@ -117,6 +117,7 @@ EXAMPLES: dict[Callable[..., Any], dict[str, Any]] = {
     nelbo.data.resolve: dict(data=X, limit=9),
     nelbo.Monitor: dict(model=EXACT, data=X, budget=128, seed=3, patience=2, errors=0.5, batch_size=20),
     nelbo.bound_loss: dict(model=CODED, x=X, reconstruction_share=0.5, seed=3, step=2),
+    nelbo.monitoring.planned_times: dict(model=CODED, data=X, seed=3, cells=8),
     nelbo.tighten: dict(model=EXACT, data=X, steps=2, limit=40, seed=3, batch_size=20, first_level="own"),
     nelbo.sample: dict(model=CODED, n=3, steps=2, seed=3, batch_size=2),
     nelbo.samplers.encode: dict(model=EXACT, data=X[:3], steps=2, batch_size=2),
@@ -197,6 +198,7 @@ OTHERS = {
     nelbo.samplers.sample,
     nelbo.monitoring.lightning_callback,
     nelbo.monitoring.torchmetrics_metric,
+    nelbo.monitoring.transformers_callback,
     D.Ancestral,
 }
 """Adapters are tried in tests/adapters/, what belongs to other libraries in tests/monitoring/; `samplers.sample` is

@@ -24,7 +24,6 @@ def named(paths):
 @pytest.mark.parametrize("page", named(EXAMPLES))
 def test_cells_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    pytest.importorskip("sklearn")
     names: dict = {}
     for cell in CELL.findall(page.read_text()):
         exec(compile(cell, str(page), "exec"), names)

@@ -15,8 +15,8 @@ from tests.diagnosis.cases import ALARMS
 from tests.expected import arrays, early_end
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
-NOT_RUN_HERE = {"small", "plugin", "plain_loop"}
-"""What the others share, and what is run by the command line below."""
+NOT_RUN_HERE = {"small", "plugin", "plain_loop", "diffusers_script"}
+"""What the others share, and what is run by tests of its own, here and in tests/monitoring."""
 
 
 @pytest.fixture(autouse=True)

@@ -153,8 +153,6 @@ def test_there_are_examples():
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_documented_examples(name, tmp_path, monkeypatch):
     """Every `>>>` in a docstring prints what it says."""
-    if name.startswith("nelbo.data"):
-        pytest.importorskip("sklearn")
     monkeypatch.chdir(tmp_path)
     module = importlib.import_module(name)
     failures, tried = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE, verbose=False)

@@ -16,6 +16,7 @@ import torch
 import nelbo
 from nelbo import progress
 from nelbo.errors import UsageError
+from tests.expected import untrained
 from tests.training.cases import codes, small
 
 pytestmark = pytest.mark.filterwarnings("ignore:max_nfe=400")
@@ -137,3 +138,48 @@ def test_warnings_stand_at_the_line_of_the_user():
     assert {Path(w.filename).name for w in caught} == {"test_progress.py"}
     lines = Path(__file__).read_text().splitlines()
     assert all("nelbo.evaluate(model, X" in lines[w.lineno - 1] for w in caught)
+
+
+KNOWN = {
+    "compare": (
+        lambda p: nelbo.compare(MODEL, OTHER, X, tolerance=0.1, progress=p),
+        r"^difference -?\d\.\d{4} ± \d\.\d{4} bits/dim$",
+    ),
+    "diagnose": (
+        lambda p: nelbo.diagnose(NETWORK, X, max_nfe=300, progress=p),
+        r"^as declared \d+\.\d{4} ± \d\.\d{4} ",
+    ),
+    "ode_likelihood": (
+        lambda p: nelbo.ode_likelihood(MODEL, X, steps=4, batch_size=4, dequantisation="uniform", progress=p),
+        r"^\d\.\d{4} ± \d\.\d{4} bits/dim of 16 examples$",
+    ),
+    "contrast": (
+        lambda p: nelbo.contrast(CONDITIONAL, X, condition="y", values=[0, 1], max_nfe=2000, progress=p),
+        r"^\d+ of 16 decided$",
+    ),
+}
+OTHER = DATA.model(nelbo.schedules.logsnr_linear(5.0, -6.0), nelbo.grids.even(4))
+TABLE = nelbo.schedules.linear(20, 1e-3, 0.3)
+NETWORK = nelbo.from_callable(lambda z, t: 0.7 * z, schedule=TABLE, domain=nelbo.DataDomain((2,), bins=4))
+CONDITIONAL = nelbo.from_callable(
+    lambda z, t, y: (0.7 + 0.1 * y[:, None]) * z, schedule=TABLE, domain=nelbo.DataDomain((2,), bins=4)
+)
+
+
+@untrained
+@pytest.mark.filterwarnings("ignore:.*are not decided")
+@pytest.mark.parametrize("verb", KNOWN)
+def test_what_is_known_so_far_is_told(verb):
+    """To a callback with a method for it, beside evaluations done; the last is of the whole."""
+    told, counts = [], []
+
+    class Shown(progress.Progress):
+        def result(self, text):
+            told.append(text)
+
+        def __call__(self, done, planned):
+            counts.append(done)
+
+    call, words = KNOWN[verb]
+    call(Shown(verb))
+    assert re.search(words, told[-1]) and counts[-1] > 0

@@ -38,7 +38,6 @@ def labels(table: str) -> list[str]:
 @pytest.fixture
 def demo_folder(tmp_path, monkeypatch) -> None:
     """A model at demo/model, where `make demo` puts it; of a second of training."""
-    pytest.importorskip("sklearn")
     monkeypatch.chdir(tmp_path)
     nelbo.train("digits:train", tmp_path / "demo" / "model", small())
 

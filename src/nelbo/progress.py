@@ -1,5 +1,6 @@
 """The progress of long work: a bar in a terminal, a line that renews itself in a notebook, plain lines elsewhere.
 
+Work that knows something of its result tells it to the callback's method `result`, where it has one (`tell`).
 Every long verb shows it by default where somebody looks on, that is in notebooks and where stderr is a terminal.
 `NELBO_PROGRESS=0` in the environment turns that off. rich is imported when a bar is drawn.
 """
@@ -52,9 +53,13 @@ class Progress:
             self.bound = f", bound {record['bound']:.3f} ± {record['standard_error']:.3f}"
         self(record["step"], record["steps"])
 
+    def result(self, text: str) -> None:
+        """Note what is known of the result so far."""
+        self.note = text
+
     def estimate(self, bits_per_dim: float, standard_error: float) -> None:
         """Note the estimate of the bound so far."""
-        self.note = f"{bits_per_dim:.4f} ± {standard_error:.4f} bits/dim"
+        self.result(with_error(bits_per_dim, standard_error))
 
     def message(self, text: str) -> None:
         """A line about the work for a person."""
@@ -151,6 +156,18 @@ class _Cell(Progress):
     def close(self) -> None:
         if self.handle is not None:
             self._show("")
+
+
+def with_error(bits_per_dim: float, standard_error: float) -> str:
+    """A value with its standard error, in words."""
+    return f"{bits_per_dim:.4f} ± {standard_error:.4f} bits/dim"
+
+
+def tell(progress: Callable[..., Any] | None, text: str) -> None:
+    """Hand what is known of the result to a callback that shows it; others are called with numbers alone."""
+    result = getattr(progress, "result", None)
+    if callable(result):
+        result(text)
 
 
 def to_stderr(text: str) -> None:

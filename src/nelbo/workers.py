@@ -51,7 +51,8 @@ REMEDIES = {
     "command": "start every process with the same command",
     "data": "give every process all of the examples: nelbo shares them among the processes itself",
     "condition": "give every process all rows of the condition: nelbo shares them among the processes itself",
-    "model": "load the same weights in every process",
+    "model": "load the same weights in every process (with DistributedDataParallel, the statistics of "
+    "BatchNorm differ: use SyncBatchNorm, or an average of the weights that leaves buffers out)",
 }
 """What to do about the first of these names in which the workers differ."""
 

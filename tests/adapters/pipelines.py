@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from nelbo.data import read
+
 KINDS: dict[str, dict[str, Any]] = {
     "epsilon": {"prediction_type": "epsilon", "variance_type": "fixed_small"},
     "sample": {"prediction_type": "sample", "variance_type": "fixed_large", "clip_sample": False},
@@ -45,10 +47,8 @@ def tiny(channels: int = 1, out_channels: int | None = None, **settings: Any) ->
 
 
 def digits(part: str) -> torch.Tensor:
-    """Codes 0..16, (N, 1, 8, 8) int64: the first 1437 of scikit-learn's digits for training, 360 for tests."""
-    from sklearn.datasets import load_digits
-
-    codes = torch.from_numpy(load_digits().images).long()[:, None]
+    """Codes 0..16, (N, 1, 8, 8) int64: the first 1437 of the digits for training, 360 for tests."""
+    codes = read("digits").data.long()[:, None]
     return codes[:1437] if part == "train" else codes[1437:]
 
 

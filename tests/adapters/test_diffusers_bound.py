@@ -12,7 +12,6 @@ from tests.adapters.pipelines import BINS, KINDS, TABLE, digits, pipeline
 from tests.expected import untrained
 
 diffusers = pytest.importorskip("diffusers")
-pytest.importorskip("sklearn")
 N = 16
 
 

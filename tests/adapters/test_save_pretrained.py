@@ -23,7 +23,6 @@ from tests.expected import early_end, untrained
 pytestmark = [untrained, early_end]
 
 diffusers = pytest.importorskip("diffusers")
-pytest.importorskip("sklearn")
 CONFIG = {
     "steps": 40, "batch_size": 32, "lr": 2e-3, "warmup": 5, "weight_decay": 0.0, "objective": "simple",
     "net": {"name": "unet2d", "head": "plain", "predicts": "v", "settings": {"block_out_channels": [16, 32]}},

@@ -9,7 +9,6 @@ import pytest
 @pytest.fixture
 def model(trained, tmp_path, monkeypatch):
     """A small trained model of the digits, whose network takes the log-SNR."""
-    pytest.importorskip("sklearn")
     monkeypatch.chdir(tmp_path)
     return trained
 

@@ -1,4 +1,4 @@
-"""The digits: the recorded split is scikit-learn's, and anything else is refused."""
+"""The digits: images, labels and recorded split are scikit-learn's, and anything else is refused."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import torch
 from nelbo.data import digits, read
 from nelbo.errors import DataError, UnknownNameError
 
-sklearn_datasets = pytest.importorskip("sklearn.datasets")
-
 
 def test_recorded_split_is_that_of_sklearn_row_by_row():
+    sklearn_datasets = pytest.importorskip("sklearn.datasets")
     from sklearn.model_selection import train_test_split
 
     X, y = sklearn_datasets.load_digits(return_X_y=True)
@@ -32,20 +31,28 @@ def test_shapes_codes_and_names():
         assert examples.bins == examples.first(3).bins == int(examples.data.max()) + 1 == 17
 
 
-def test_other_digits_are_refused(monkeypatch):
-    original = sklearn_datasets.load_digits()
-    images = original["images"].copy()
-    images[digits.split_indices("test")[3], 2, 2] = 16 - images[digits.split_indices("test")[3], 2, 2]
-    monkeypatch.setattr(sklearn_datasets, "load_digits", lambda: {"images": images, "target": original["target"]})
+def altered(tmp_path, monkeypatch, change) -> None:
+    with np.load(digits._FILE) as file:
+        arrays = dict(file)
+    np.savez(tmp_path / "other.npz", **change(arrays))
+    monkeypatch.setattr(digits, "_FILE", tmp_path / "other.npz")
+
+
+def test_other_digits_are_refused(tmp_path, monkeypatch):
+    at = (digits.split_indices("test")[3], 2, 2)
+
+    def change(arrays):
+        arrays["images"][at] = 16 - arrays["images"][at]
+        return arrays
+
+    altered(tmp_path, monkeypatch, change)
     with pytest.raises(DataError, match="contains other digits"):
         read("digits:test")
     assert len(read("digits:train")) == 1437  # the altered image is not in it
 
 
-def test_reordered_digits_are_refused(monkeypatch):
-    original = sklearn_datasets.load_digits()
-    turned = {"images": original["images"][::-1], "target": original["target"][::-1]}
-    monkeypatch.setattr(sklearn_datasets, "load_digits", lambda: turned)
+def test_reordered_digits_are_refused(tmp_path, monkeypatch):
+    altered(tmp_path, monkeypatch, lambda arrays: {name: values[::-1] for name, values in arrays.items()})
     with pytest.raises(DataError, match="fingerprint differs"):
         read("digits")
 

@@ -1,4 +1,4 @@
-"""The monitor in Lightning's loop and the bound as a metric of torchmetrics, with the real packages."""
+"""The monitor in the loops of Lightning and transformers, the bound as a metric of torchmetrics: the real packages."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import torch
 
 import nelbo
 from nelbo.errors import UsageError
-from nelbo.monitoring import lightning_callback, torchmetrics_metric
+from nelbo.monitoring import lightning_callback, torchmetrics_metric, transformers_callback
 from tests.monitoring.test_monitor import X, model_of, seeded
+from tests.monitoring.test_scripts import without_statistics
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # theirs
 
@@ -56,6 +57,46 @@ def test_a_callback_of_lightning(tmp_path):
     assert [r.value for r in other.readings] == [r.value for r in monitor.readings]
 
 
+@pytest.mark.slow
+def test_a_callback_of_transformers(tmp_path):
+    """It reads at its steps, logs by name, stops the trainer, and a resumed trainer goes on with its state."""
+    transformers = pytest.importorskip("transformers")
+    net = without_statistics()
+    model = model_of(net)
+
+    class Module(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net
+
+        def forward(self, x):
+            return {"loss": nelbo.bound_loss(model, x)}
+
+    def trainer(patience, steps):
+        monitor = nelbo.Monitor(model, X, budget=64, patience=patience)
+        callback = transformers_callback(monitor, every=2)
+        arguments = transformers.TrainingArguments(
+            output_dir=str(tmp_path), max_steps=steps, per_device_train_batch_size=16, learning_rate=0.0, save_steps=4,
+            report_to="none", use_cpu=True, disable_tqdm=True, remove_unused_columns=False, label_names=[],
+            restore_callback_states_from_checkpoint=True,
+        )  # fmt: skip
+        made = transformers.Trainer(Module(), arguments, train_dataset=[{"x": x} for x in X], callbacks=[callback])
+        callback.log = made.log
+        return made, monitor
+
+    first, whole = trainer(None, 4)
+    first.train()
+    assert [reading.step for reading in whole.readings] == [2, 4]
+    logged = [entry for entry in first.state.log_history if "nelbo/bits_per_dim" in entry]
+    assert [(e["step"], e["nelbo/bits_per_dim"]) for e in logged] == [(r.step, r.value) for r in whole.readings]
+    second, monitor = trainer(2, 100)  # nothing changes: patience runs out
+    second.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    assert [reading.step for reading in monitor.readings] == [2, 4, 6] and second.state.global_step == 6
+    assert monitor.readings[:2] == whole.readings
+    assert monitor.readings[2].change == 0.0
+    assert any("nelbo/change" in entry and entry["step"] == 6 for entry in second.state.log_history)
+
+
 def test_a_metric_of_torchmetrics():
     """The mean over epochs of other seeds is the bound; an epoch of one seed is always the same; modes are kept."""
     pytest.importorskip("torchmetrics")
@@ -76,7 +117,14 @@ def test_a_metric_of_torchmetrics():
     assert abs(float(values.mean()) - truth.bits_per_dim) < 4 * spread
 
 
-@pytest.mark.parametrize(("name", "make"), [("lightning", lightning_callback), ("torchmetrics", torchmetrics_metric)])
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("lightning", lightning_callback),
+        ("transformers", transformers_callback),
+        ("torchmetrics", torchmetrics_metric),
+    ],
+)
 def test_a_package_that_is_missing(name, make, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UsageError, match=f"this needs {name}, which is not installed\nhint: pip install 'nelbo"):

@@ -34,6 +34,7 @@ from nelbo.errors import CostError, UsageError
 from nelbo.maths.units import bits_per_dim
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
+from nelbo.progress import with_error
 from nelbo.workers import Run
 
 STAGES = 12
@@ -172,6 +173,9 @@ def _differences(both: tuple[Prepared, Prepared], budget: Budget) -> tuple[list[
         variance = float(_paired(*values).mean()) / N
         means = [float((v.diffusion + v.reconstruction).mean()) for v in values]
         difference = prior + means[0] - means[1]
+        runner.tell(
+            f"difference {with_error(*(float(bits_per_dim(v, a.dimensions)) for v in (difference, variance**0.5)))}"
+        )
         target = in_nats(budget.tolerance, difference, a.dimensions)
         if variance <= target**2:
             return values, True, common

@@ -18,6 +18,7 @@ from torch import Tensor
 from nelbo.bound.problem import Draws, Problem
 from nelbo.bound.state import StateFile
 from nelbo.errors import UsageError
+from nelbo.progress import tell
 from nelbo.typing import Json
 from nelbo.workers import Run
 
@@ -163,6 +164,10 @@ class Runner:
         """Tell those who watch what is known of the result so far."""
         if self._watch is not None:
             self._watch(nats, standard_error)
+
+    def tell(self, text: str) -> None:
+        """Tell what is known of a result that is no single bound, for the display of progress."""
+        tell(self._progress, text)
 
     def stop(self) -> None:
         """The user interrupted: no more draws are made."""

@@ -37,7 +37,7 @@ def demo(
 ) -> None:
     """Train, bound, sample and report on real digits.
 
-    A model is trained on scikit-learn's digits, its bound on the 360 test images is evaluated term by term, and DIR
+    A model is trained on 8×8 handwritten digits, its bound on the 360 test images is evaluated term by term, and DIR
     gets the model, bound.json, pictures.npz, comparison.json and report.html. The last line printed is DIR.
     """
     with session(as_json, one_process=True) as output:

@@ -28,7 +28,8 @@ EXTRAS = {
     "codec": (("numba",), "compress and decompress"),
     "lightning": (("lightning",), "nelbo.monitoring.lightning_callback"),
     "torchmetrics": (("torchmetrics",), "nelbo.monitoring.torchmetrics_metric"),
-    "data": (("sklearn", "PIL", "datasets"), "the digits, folders of pictures, and data sets of Hugging Face"),
+    "transformers": (("transformers", "accelerate"), "nelbo.monitoring.transformers_callback"),
+    "data": (("PIL", "datasets"), "folders of pictures, and data sets of Hugging Face"),
     "text": (("transformers", "lm_eval"), "language models of transformers, and nelbo as a model of lm-eval"),
 }
 """The extras of the package: their modules, and what they are for."""

@@ -31,7 +31,7 @@ from nelbo.errors import ArchiveError, UsageError
 from nelbo.files import writing
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.tokens.model import TokenModel
-from nelbo.progress import shows_progress
+from nelbo.progress import shows_progress, tell
 from nelbo.typing import Condition, Json
 
 MAX_OVERHEAD = 0.10
@@ -189,9 +189,8 @@ class _Progress:
     def encoded(self, n: int, bits: float) -> None:
         """n images of the chunk are encoded, in `bits` net bits."""
         self.coded = n
-        if hasattr(self.report, "note"):
-            rate = (self.bits + bits) / ((self.first + n) * self.header.dimensions)
-            self.report.note = f"{rate:.4f} {self.header.unit}"  # type: ignore[union-attr]
+        rate = (self.bits + bits) / ((self.first + n) * self.header.dimensions)
+        tell(self.report, f"{rate:.4f} {self.header.unit}")
         self._passed(n)
 
     def verified(self, n: int) -> None:

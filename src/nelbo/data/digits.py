@@ -1,14 +1,15 @@
-"""The digits of scikit-learn: 1,797 images of 8×8 pixels with codes 0..16, in a fixed split.
+"""The handwritten digits: 1,797 images of 8×8 pixels with codes 0..16, in a fixed split; those of scikit-learn.
 
-The test split is the 360 images of `train_test_split(…, test_size=360, random_state=0, stratify=y)`; their numbers are
-listed here, so that it does not change with scikit-learn's shuffling. The training split is the other 1,437, in the
-order of the file. The data read are checked against the fingerprints below.
-Source: E. Alpaydin and C. Kaynak, "Optical recognition of handwritten digits", UCI repository, 1998 (its test part).
+They lie beside this file. The test split is the 360 images of scikit-learn's `train_test_split(…, test_size=360,
+random_state=0, stratify=y)`; their numbers are listed here, so that it does not change with scikit-learn's shuffling.
+The training split is the other 1,437, in the order of the file. What is read is checked against the fingerprints below.
+Source: E. Alpaydin and C. Kaynak, "Optical recognition of handwritten digits", UCI machine learning repository, 1998
+(its test part), under the licence CC BY 4.0.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from nelbo.data import arrays
 from nelbo.errors import DataError, UnknownNameError
 from nelbo.model.examples import Examples
 
+_FILE = Path(__file__).with_name("digits.npz")
 SPLITS = ("all", "train", "test")
 BINS = 17
 
@@ -45,7 +47,7 @@ _TEST = """
 
 
 def split_indices(split: str) -> np.ndarray:
-    """Row numbers of a split ("all", "train", "test") in scikit-learn's file, in the order in which it is read."""
+    """Row numbers of a split ("all", "train", "test") in the file, in the order in which it is read."""
     test = np.array(_TEST.split(), dtype=np.int64)
     if split == "test":
         return test
@@ -56,27 +58,19 @@ def split_indices(split: str) -> np.ndarray:
 def read_digits(split: str = "all") -> Examples:
     """The digits as codes (N, 8, 8) uint8 in 0..16 (17 bins) with labels; N = 1797 (all), 1437 (train), 360 (test).
 
-    Errors: UnknownNameError for another split; DataError if scikit-learn is not installed, or contains other images
-    than those that every published number of nelbo was measured on.
+    Errors: UnknownNameError for another split; DataError if the file contains other images than those that every
+    published number of nelbo was measured on.
     """
     if split not in SPLITS:
         raise UnknownNameError.of("split of the digits", split, SPLITS)
     name = "digits" if split == "all" else f"digits:{split}"
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError:
-        raise DataError(
-            f"the data {name!r} come with scikit-learn, which is not installed", "pip install 'nelbo[data]'"
-        ) from None
-    bunch: Any = load_digits()
+    with np.load(_FILE, allow_pickle=False) as file:
+        codes, labels = file["images"], file["labels"].astype(np.int64)
     rows = split_indices(split)
-    codes = np.asarray(bunch["images"])
-    if codes.shape == (1797, 8, 8) and not (codes % 1).any():
-        data = arrays.tensor(codes[rows].astype(np.uint8), name)
-        examples = Examples(data, name, arrays.labels(np.asarray(bunch["target"])[rows]), BINS)
-        if examples.fingerprint == FINGERPRINTS[split]:
-            return examples
-    raise DataError(
-        f"the installed scikit-learn contains other digits than {name!r} (their fingerprint differs)",
-        "install scikit-learn 1.4 or later from an unaltered wheel: pip install --force-reinstall 'nelbo[data]'",
-    )
+    examples = Examples(arrays.tensor(codes[rows], name), name, arrays.labels(labels[rows]), BINS)
+    if examples.fingerprint != FINGERPRINTS[split]:
+        raise DataError(
+            f"{_FILE} contains other digits than {name!r} (their fingerprint differs)",
+            "install nelbo again from an unaltered wheel: pip install --force-reinstall --no-deps nelbo",
+        )
+    return examples

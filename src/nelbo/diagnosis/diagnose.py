@@ -26,8 +26,10 @@ from nelbo.diagnosis.subject import Sibling, Subject
 from nelbo.diagnosis.verdict import verdict
 from nelbo.errors import UsageError
 from nelbo.maths.keys import Purpose
+from nelbo.maths.units import bits_per_dim
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
+from nelbo.progress import tell, with_error
 from nelbo.workers import Run
 
 MAX_NFE = 2000
@@ -65,6 +67,12 @@ def diagnose(
 
     def done() -> None:
         if run.progress is not None:
+            if candidates[0].values:
+                nats, variance = candidates[0].pooled()
+                tell(
+                    run.progress,
+                    "as declared " + with_error(*(float(bits_per_dim(v, D)) for v in (nats, variance**0.5))),
+                )
             run.progress(spent(), limit)
 
     with subject.model.denoiser.inference():

@@ -18,8 +18,9 @@ from nelbo.likelihood import trace as traces
 from nelbo.likelihood.dequantisation import Dequantisation, DequantisationFlow
 from nelbo.likelihood.solvers import Solver
 from nelbo.likelihood.trace import Trace
-from nelbo.maths.units import nats
+from nelbo.maths.units import bits_per_dim, nats
 from nelbo.model.diffusion import DiffusionModel
+from nelbo.progress import with_error
 
 TERMS = ("prior", "flow", "dequantisation", "reconstruction", "importance")
 NAMES = ("nats", *TERMS)
@@ -143,10 +144,16 @@ def scored(chain: GaussianChain, runner: Runner, how: Settings) -> Scores:
     """
     runner.count(derivative.check(chain))
     flow = starts.fit(chain, runner) if how.dequantisation is Dequantisation.FLOW else None
-    before = runner.nfe
+    before, finished = runner.nfe, torch.zeros(0, dtype=torch.float64)
 
     def rows_of(examples: Tensor) -> Tensor:
-        return _rows(chain, runner, how, flow, examples)
+        nonlocal finished
+        rows = _rows(chain, runner, how, flow, examples)
+        finished = torch.cat([finished, rows[:, : how.draws * len(NAMES) : len(NAMES)].mean(1)])
+        if (n := len(finished)) > 1:
+            known = (float(bits_per_dim(v, chain.dimensions)) for v in (finished.mean(), finished.std() / n**0.5))
+            runner.tell(f"{with_error(*known)} of {n} examples")
+        return rows
 
     # the evaluations of an example depend on it, and are counted as they are spent
     table = runner.rows(chain.examples, _columns(how), 0, rows_of, partial=True)

@@ -2,7 +2,16 @@
 
 from nelbo.monitoring.loss import bound_loss
 from nelbo.monitoring.monitor import Monitor
-from nelbo.monitoring.others import lightning_callback, torchmetrics_metric
+from nelbo.monitoring.others import lightning_callback, torchmetrics_metric, transformers_callback
+from nelbo.monitoring.planned import planned_times
 from nelbo.monitoring.reading import Reading
 
-__all__ = ["Monitor", "Reading", "bound_loss", "lightning_callback", "torchmetrics_metric"]
+__all__ = [
+    "Monitor",
+    "Reading",
+    "bound_loss",
+    "lightning_callback",
+    "planned_times",
+    "torchmetrics_metric",
+    "transformers_callback",
+]

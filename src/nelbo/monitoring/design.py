@@ -5,8 +5,7 @@
     first level     m draws r_i of the reconstruction, each with the exact prior term of its example;
                     estimate (1/m) Σ r_i
 
-p follows the errors of a Gaussian fitted to the data, which are known before there is a network; a part of it is even
-in what a network that predicts nothing costs, so that no weight is large. Two draws of a stratum differ by noise,
+p is planned before there is a network (`planned`). Two draws of a stratum differ by noise,
 example and place, and their differences give the standard error: of the value, and of a change, whose draws are the
 differences of the draws.
 """
@@ -19,21 +18,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nelbo.bound.gaussian_chain import Controls
 from nelbo.bound.planned.allocation import CellDensity
 from nelbo.bound.problem import Draws, Problem
 from nelbo.bound.runner import Runner
 from nelbo.errors import UsageError
 from nelbo.maths.keys import Purpose
+from nelbo.monitoring import planned
 
 FIRST_SHARE = 4
 """One of so many evaluations is of the first level, where its decoder calls the network."""
-EVEN_SHARE = 0.3
-"""The part of the density that does not follow the Gaussian."""
 LEAST = 16
 """Fewest evaluations whose spread says something of their error."""
-_FITTED = 2048
-"""Most examples that the Gaussian is fitted to."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +72,8 @@ class Design:
         S = (budget - m * calls) // 2 if len(problem.cells) else 0
         orders = (Purpose.MONITOR_EXAMPLES.permutation(seed, N, draw=k) for k in range(2))
         along, at_first = (o.repeat(math.ceil(k / N))[:k] for o, k in zip(orders, (2 * S, m), strict=True))
-        density = _density(problem, runner) if S else CellDensity.of(problem.cells.scale)
+        scale = problem.cells.scale
+        density = CellDensity.of(planned.density(problem, problem.cells.place, scale, runner.workers) if S else scale)
         k = torch.arange(2 * S)
         inside = Purpose.MONITOR_PLACE.uniform(seed, along, 0, k)
         cells, inner = density.place((k // 2 + inside) / S) if S else (k, k.double())
@@ -95,21 +91,3 @@ class Design:
         if len(self.diffusion):
             diffusion = (runner.nats(problem, self.diffusion) * self.weights).reshape(-1, 2)
         return Rows(diffusion, first)
-
-
-def _density(problem: Problem, runner: Runner) -> CellDensity:
-    """See the module; of a chain that has no Gaussian, even in the cells' scales."""
-    cells = problem.cells
-    even = cells.scale / cells.scale.sum()
-    chosen = Purpose.MONITOR_EXAMPLES.permutation(problem.seed, problem.examples, draw=2)[:_FITTED].sort().values
-    controls = problem.fit_controls(chosen, runner.workers)
-    if not isinstance(controls, Controls):
-        return CellDensity.of(even)
-    surrogate = controls.surrogate
-    spectrum = torch.cat([surrogate.variances, surrogate.variances.new_tensor([surrogate.rest])]).double().cpu()
-    counts = torch.ones_like(spectrum)
-    counts[-1] = surrogate.dimensions - len(surrogate.variances)
-    # E‖ε − ε̂‖² of the Gaussian, Σ snr w/(1 + snr w), at the levels of the cells
-    signal = (-cells.place)[:, None] + spectrum.log()
-    expected = cells.scale * (signal.sigmoid() @ counts)
-    return CellDensity.of((1 - EVEN_SHARE) * expected / expected.sum() + EVEN_SHARE * even)

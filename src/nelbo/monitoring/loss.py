@@ -36,12 +36,14 @@ def bound_loss(
 
         (1/B) Σ_i [ diffusion(x_i, t_i)/p(t_i) + prior(x_i) ]  +  the mean reconstruction of a share of the batch
 
-    Every example has one time. times: "low_discrepancy" (one uniform number for the batch, spread evenly over it, whose
-    gradient varies less), "uniform" (independent ones), or a `nelbo.training.times.TimeSampler`, which with importance
-    sampling learns p from the losses that its `observe` is given. reconstruction_share: the part of the batch that the
-    first level is scored on. seed, step: the noise is keyed by both; None draws a seed from torch's global generator,
-    as dropout does. The network is called in the mode it is in, with one evaluation an example and one for each of
-    that share where the decoder calls it. A clip of x̂ is left out, since it has no gradient outside of its range.
+    Every example has one time. times: "low_discrepancy" (one uniform number for the batch, spread evenly over it, so
+    that the loss varies less), "uniform" (independent ones), `nelbo.monitoring.planned_times(model, data)` (drawn where
+    the gradient is expected to be large, so that it varies less), or another `nelbo.training.times.TimeSampler`, which
+    with importance sampling learns p from the losses that its `observe` is given. reconstruction_share: the part of the
+    batch that the first level is scored on. seed, step: the noise is keyed by both; None draws a seed from torch's
+    global generator, as dropout does. The network is called in the mode it is in, with one evaluation an example and
+    one for each of that share where the decoder calls it. A clip of x̂ is left out, since it has no gradient outside of
+    its range.
 
     Errors: ShapeError, DomainError, UsageError, UnknownNameError. Source: Kingma et al. 2021, eq. 11-17 and appendix I.
 
@@ -58,7 +60,7 @@ def bound_loss(
     if step < 0:
         raise UsageError(f"step={step}", "give the number of the step, from 0 on")
     if isinstance(times, str):
-        named = {kind.value: kind for kind in TimeSampling if kind is not TimeSampling.IMPORTANCE}
+        named = {kind.value: kind for kind in TimeSampling if kind.value in ("uniform", "low_discrepancy")}
         if times not in named:
             raise UnknownNameError.of("sampling of times", times, named)
         times = TimeSampler(named[times])

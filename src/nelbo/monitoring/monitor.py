@@ -232,5 +232,5 @@ def _device(model: DiffusionModel) -> torch.device:
     return next((p.device for p in model.denoiser.parameters()), torch.device("cpu"))
 
 
-def _kept(values: Tensor) -> Tensor:
-    return values.detach().to("cpu", torch.float64)
+def _kept(values: Tensor | list[Any]) -> Tensor:
+    return torch.as_tensor(values, dtype=torch.float64, device="cpu").detach()

@@ -1,4 +1,4 @@
-"""A monitor inside other people's loops: a callback of Lightning, and a metric of torchmetrics.
+"""A monitor inside other people's loops: callbacks of Lightning and of transformers, and a metric of torchmetrics.
 
 Each needs its package, which is imported when it is made.
 """
@@ -6,13 +6,14 @@ Each needs its package, which is imported when it is made.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from nelbo.ambient import neutral
-from nelbo.arguments import numbers
+from nelbo.arguments import check_function, numbers
 from nelbo.errors import UsageError
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.monitoring.loss import bound_loss
@@ -56,6 +57,55 @@ def lightning_callback(monitor: Monitor, every: int = 500) -> Any:
         def load_state_dict(self, state_dict: dict[str, Any]) -> None:
             monitor.load_state_dict(state_dict["monitor"])
             self.read_at = state_dict["read_at"]
+
+    return MonitorCallback()
+
+
+@numbers
+def transformers_callback(monitor: Monitor, every: int = 500, *, log: Callable[..., Any] | None = None) -> Any:
+    """A `transformers.TrainerCallback` that reads `monitor` every so many steps of the optimiser.
+
+    It ends the training once `monitor.should_stop`. log: called with {name: value, …} by the first process, so that
+    readings go to the trainer's history and trackers: `callback.log = trainer.log`, once there is a trainer. The
+    callback's state, which the trainer's checkpoints hold, is that of the monitor: a run that is resumed with
+    `restore_callback_states_from_checkpoint=True` goes on with the same curve. Errors: UsageError where transformers
+    is not installed.
+    """
+    if every < 1:
+        raise UsageError(f"every={every}", "give a number of steps from 1 on")
+    check_function("log", log, "values")
+    transformers = library("transformers")
+
+    to = [log]  # shared with the callback that a trainer which resumes makes in the place of this one
+
+    class MonitorCallback(transformers.TrainerCallback, library("transformers.trainer_callback").ExportableState):
+        @property
+        def log(self) -> Callable[..., Any] | None:
+            return to[0]
+
+        @log.setter
+        def log(self, value: Callable[..., Any] | None) -> None:
+            to[0] = value
+
+        @property
+        def monitor(self) -> Any:
+            """The monitor's state, as JSON."""
+            return _plain(monitor.state_dict())
+
+        @monitor.setter
+        def monitor(self, value: Any) -> None:
+            monitor.load_state_dict(value)
+
+        def state(self) -> dict[str, Any]:
+            return {"args": {}, "attributes": {"monitor": self.monitor}}
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step % every:
+                return
+            reading = monitor.update(state.global_step)
+            if self.log is not None and state.is_world_process_zero:
+                self.log(monitor.named(reading))
+            control.should_training_stop = control.should_training_stop or monitor.should_stop
 
     return MonitorCallback()
 
@@ -109,7 +159,15 @@ def library(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise UsageError(f"this needs {name}, which is not installed", f"pip install 'nelbo[{name}]'") from None
+        extra = name.partition(".")[0]
+        raise UsageError(f"this needs {extra}, which is not installed", f"pip install 'nelbo[{extra}]'") from None
+
+
+def _plain(state: Any) -> Any:
+    """The state of a monitor with lists in the place of tensors, as JSON has it."""
+    if isinstance(state, dict):
+        return {name: _plain(value) for name, value in state.items()}
+    return state.tolist() if isinstance(state, Tensor) else state
 
 
 def _place() -> tuple[int, int]:

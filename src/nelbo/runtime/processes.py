@@ -37,7 +37,7 @@ _STORE_TIMEOUT = timedelta(seconds=5)
 class Processes:
     """`Workers` of a distributed run: rank, size, and gathering over gloo. Made by `workers`, once a process."""
 
-    def __init__(self) -> None:
+    def __init__(self, signals: bool = True) -> None:
         import torch.distributed as dist
         from accelerate import PartialState
 
@@ -55,7 +55,7 @@ class Processes:
         self._asked = False
         self._failed = False
         """Whether this process has failed or is done, so that the end of the others is no error of its own."""
-        if threading.current_thread() is threading.main_thread():
+        if signals and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, self._on_interrupt)
             signal.signal(signal.SIGTERM, self._on_end)
 
@@ -138,9 +138,11 @@ def launched() -> bool:
     return _number("WORLD_SIZE", 1) > 1
 
 
-def workers() -> Workers:
+def workers(signals: bool = True) -> Workers:
     """The processes that share the work of `nelbo.evaluate(…, workers=…)`: those a launcher started, else this one.
 
+    They may have been joined by an `accelerate.Accelerator` before. signals: whether Ctrl-C and SIGTERM are caught from
+    now on, so that all processes stop together; False leaves them to a script that trains and only reads a monitor.
     Errors: UsageError where accelerate is missing; WorkerError where the processes do not find each other.
     """
     global _here
@@ -156,7 +158,7 @@ def workers() -> Workers:
                 f"{os.environ['WORLD_SIZE']} processes were launched, and accelerate, which joins them, is missing",
                 "install it with `pip install 'nelbo[train]'`, or run one process without a launcher",
             ) from None
-        _here = Processes()
+        _here = Processes(signals)
     return _here
 
 

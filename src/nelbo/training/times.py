@@ -6,6 +6,8 @@
     importance         the same u_i pushed through the inverse distribution function of a density p on K equal cells,
                        p_k ∝ √E[ℓ²] of the losses ℓ so far in cell k, mixed with a uniform share
 
+    planned            the same with a p that is given, on K cells (`nelbo.monitoring.planned_times`)
+
 p is made from earlier steps only, so that E[ℓ/p] is exact at every step, whatever p is (Nichol & Dhariwal 2021, eq. 18,
 draws the steps of a table independently; here they stay stratified).
 """
@@ -29,13 +31,15 @@ class TimeSampling(enum.Enum):
     UNIFORM = "uniform"
     LOW_DISCREPANCY = "low_discrepancy"
     IMPORTANCE = "importance"
+    PLANNED = "planned"
 
 
 class TimeSampler(nn.Module):
     """Draws times; the statistics of importance sampling are buffers, so that a checkpoint holds them.
 
     cells: K. uniform_share: the least density, so that no weight 1/p exceeds 1/uniform_share. memory: the weight of the
-    statistics of earlier steps, which are thus those of the last 1/(1 − memory) = 200 steps or so.
+    statistics of earlier steps, which are thus those of the last 1/(1 − memory) = 200 steps or so. The density of
+    planned times is `fixed` (K,), of mean 1.
     """
 
     def __init__(
@@ -51,6 +55,8 @@ class TimeSampler(nn.Module):
         self.register_buffer("counts", torch.zeros(cells, dtype=torch.float64))
         self.squares: Tensor
         self.counts: Tensor
+        self.register_buffer("fixed", torch.ones(cells, dtype=torch.float64), persistent=False)
+        self.fixed: Tensor
         self.register_buffer("_recent", torch.zeros(2, cells, dtype=torch.float64), persistent=False)
         self._recent: Tensor
 
@@ -74,6 +80,8 @@ class TimeSampler(nn.Module):
         E[ℓ²] is an exponentially weighted mean, to which the mean over all cells is added with the weight of a tenth of
         an example: it decides alone where a cell has had none lately.
         """
+        if self.sampling is TimeSampling.PLANNED:
+            return self.fixed
         overall = self.squares.sum() / self.counts.sum().clamp(min=1)
         if not bool(overall > 0):
             return torch.ones_like(self.squares)

@@ -127,6 +127,7 @@ def raced(
             ]
             spent[rows] += price
             race.look(torch.cat(values))
+            runner.tell(f"{int(race.decided.sum()) + sum(int(r.decided.sum()) for r in races)} of {N} decided")
         races.append(race)
         evaluations.append(spent)
     return races, evaluations

@@ -140,6 +140,8 @@ def _summed(
         S = sums.strata
         least = Curve(grid, sums.curves.sum(0).numpy()).minimum()
         error = float(least.weights @ sums.covariance.numpy() @ least.weights) ** 0.5
+        if least.inside:
+            runner.tell(f"maximum {least.place:.4g} ± {error / least.information:.2g}")
         # error/I ≤ tolerance/√I; at the edge there is no minimum to be known better
         if sums.strata >= ENOUGH and (not least.inside or error <= tolerance * least.information**0.5):
             return sums, least.inside
