@@ -6,10 +6,13 @@ import pytest
 import torch
 
 import nelbo
-from nelbo.bound.contrast.race import FIRST_STRATA, LOOKS, Goal, Race
+from nelbo.bound.contrast.places import Spread
+from nelbo.bound.contrast.race import LOOKS, TOGETHER, Goal, Race
 from tests.bound.conditional import model_of, swapped
 
 EVEN = torch.zeros(3).double()
+SPREAD = Spread(9.1, 4.0)
+"""The variance of a difference of two conditions in `values`, of one draw."""
 
 
 class Naive(Race):
@@ -29,21 +32,45 @@ def values(examples: int, strata: int, conditions: int, generator: torch.Generat
     return 5 * u[..., None].square() + noise * heavy * (0.2 + u[..., None])
 
 
-def wrong(kind: type[Race], conditions: int, runs: int, looks: int, confidence: float = 0.95) -> float:
-    """The share of runs in which condition 0, which is as good as all others, is eliminated."""
-    race = kind(torch.zeros(conditions).double(), runs, Goal(confidence))
+def wrong(kind: type[Race], conditions: int, goal: Goal, looks: int = 7, runs: int = 2000) -> float:
+    """The share of runs in which condition 0, which is as good as all others, is eliminated before the stop; examples
+    have variances of their own, which the pilot's is the mean of."""
+    race = kind(torch.zeros(conditions).double(), runs, goal, SPREAD)
     generator = torch.Generator().manual_seed(5)
+    scale = torch.exp(0.5 * torch.randn(runs, generator=generator, dtype=torch.float64) - 0.25)
     for _ in range(looks):
-        race.look(values(int(race.racing.sum()), race.next_strata, conditions, generator))
+        some = scale[race.racing][:, None, None]
+        if len(some):
+            race.look(some * values(len(some), race.next_strata, conditions, generator))
     return float((~race.left[:, 0]).double().mean())
+
+
+LEVEL = 0.05
+MOST = LEVEL + 3 * math.sqrt(LEVEL * (1 - LEVEL) / 2000)
 
 
 @pytest.mark.parametrize("conditions", [2, 6])
 def test_the_level_where_all_conditions_are_equal(conditions):
-    level, runs = 0.05, 2000
-    bound = level + 3 * math.sqrt(level * (1 - level) / runs)
-    assert wrong(Race, conditions, runs, looks=6) < bound
-    assert wrong(Naive, conditions, runs, looks=6) > 2 * bound  # the same test sees what is not controlled
+    assert wrong(Race, conditions, Goal(1 - LEVEL)) < MOST
+    assert wrong(Naive, conditions, Goal(1 - LEVEL)) > 2 * MOST  # the same test sees what is not controlled
+
+
+STOPS = {
+    "a zone of indifference": Goal(1 - LEVEL, indifference=2.0),
+    "differences to a tolerance": Goal(1 - LEVEL, tolerance=0.5),
+    "a posterior to a tolerance": Goal(1 - LEVEL, of_posterior=0.1),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", STOPS)
+@pytest.mark.parametrize("conditions", [2, 10])
+def test_the_level_at_every_stop(stop, conditions):
+    """2,000 runs each; the stop by a budget is that of few looks."""
+    assert wrong(Race, conditions, STOPS[stop]) < MOST
+    assert max(wrong(Naive, conditions, STOPS[stop]), wrong(Naive, conditions, Goal(1 - LEVEL))) > 2 * MOST
+    for looks in (1, 2, 3):
+        assert wrong(Race, conditions, Goal(1 - LEVEL), looks=looks) < MOST
 
 
 def test_the_level_of_a_model_whose_conditions_are_equal_in_law():
@@ -62,7 +89,7 @@ def test_the_level_of_a_model_whose_conditions_are_equal_in_law():
 
 def test_what_is_eliminated_keeps_its_difference():
     generator = torch.Generator().manual_seed(1)
-    race = Race(EVEN, 4, Goal(0.9))
+    race = Race(EVEN, 4, Goal(0.9), SPREAD)
     apart = torch.tensor([0.0, 0.3, 30.0]).double()
     races = 0
     while bool(race.racing.any()):
@@ -79,7 +106,7 @@ def test_what_is_eliminated_keeps_its_difference():
 
 def test_differences_of_the_eliminated_go_by_what_they_were_compared_with():
     """2 went when 1 was best, by 5; 1 went later, when 0 was best, by 3: 2 is 8 above 0."""
-    race = Race(EVEN, 1, Goal(0.9))
+    race = Race(EVEN, 1, Goal(0.9), SPREAD)
     race.left[0, 1:] = False
     race._by[0] = torch.tensor([-1, 0, 1])
     race._eliminated[0, 1:] = torch.tensor([[3.0, 0.5], [5.0, 0.25]])
@@ -90,9 +117,9 @@ def test_differences_of_the_eliminated_go_by_what_they_were_compared_with():
 def test_the_error_of_the_posterior_does_not_count_what_all_have_in_common():
     """Noise that is the same for all conditions changes nothing, also where one of some probability is eliminated."""
     generator = torch.Generator().manual_seed(6)
-    quiet, loud = Race(EVEN, 4, Goal(0.9)), Race(EVEN, 4, Goal(0.9))
+    quiet, loud = (Race(EVEN, 4, Goal(0.9), Spread(0.1, 4.0)) for _ in range(2))
     apart = torch.tensor([0.0, 0.02, 1.0]).double()
-    for _ in range(2):
+    for _ in range(4):
         look = 0.1 * values(4, quiet.next_strata, 3, generator) + apart
         quiet.look(look)
         loud.look(look + 50 * torch.randn(4, look.shape[1], 1, generator=generator, dtype=torch.float64))
@@ -103,10 +130,10 @@ def test_the_error_of_the_posterior_does_not_count_what_all_have_in_common():
 
 
 def test_looks_double_and_weigh_by_their_strata():
-    race, generator = Race(EVEN[:2], 1, Goal(None, tolerance=1e-9)), torch.Generator().manual_seed(4)
+    race, generator = Race(EVEN[:2], 1, Goal(None, tolerance=1e-9), SPREAD), torch.Generator().manual_seed(4)
     totals = torch.zeros(2, dtype=torch.float64)
     for _ in range(3):
-        assert race.next_strata == max(FIRST_STRATA, race.strata)
+        assert race.next_strata == max(TOGETHER, race.strata)
         look = values(1, race.next_strata, 2, generator)
         totals += look.sum((0, 1))
         race.look(look)
@@ -116,7 +143,7 @@ def test_looks_double_and_weigh_by_their_strata():
 
 
 def test_equal_conditions_never_end_in_a_decision():
-    race = Race(EVEN[:2], 3, Goal(0.99))
+    race = Race(EVEN[:2], 3, Goal(0.99), SPREAD)
     for _ in range(LOOKS):
         look = values(3, race.next_strata, 1, torch.Generator().manual_seed(race.looks)).expand(-1, -1, 2)
         race.look(look)
@@ -124,7 +151,7 @@ def test_equal_conditions_never_end_in_a_decision():
 
 
 def test_indifference_ends_what_is_near():
-    race = Race(EVEN[:2], 5, Goal(0.95, indifference=3.0))
+    race = Race(EVEN[:2], 5, Goal(0.95, indifference=3.0), SPREAD)
     generator = torch.Generator().manual_seed(2)
     while bool(race.racing.any()):
         race.look(values(int(race.racing.sum()), race.next_strata, 2, generator))

@@ -9,7 +9,8 @@ from pathlib import Path
 from nelbo.adapters.choices import Overrides
 from nelbo.adapters.load import Model, load_images
 from nelbo.ambient import neutral
-from nelbo.api.inputs import Data, Device, Inputs, Progress
+from nelbo.api.contrasts import read
+from nelbo.api.inputs import Data, Device, Inputs, Progress, opened
 from nelbo.arguments import numbers
 from nelbo.bound import compare as comparisons
 from nelbo.bound.contrast import log_ratio as ratios
@@ -190,18 +191,16 @@ def log_ratio(
     >>> bool(((ratio.value - exact).abs() < 4 * ratio.standard_error + 0.01).all())
     True
     """
-    inputs = Inputs.of(
-        model, data, limit=limit, condition=condition, overrides=overrides, trust_code=trust_code, grid=grid
-    )
-    other = load_images(reference, overrides=overrides, trust_code=trust_code)
+    loaded, other = (opened(one, overrides, trust_code) for one in (model, reference))
+    examples, rows, _ = read(loaded, data, limit, condition, grid)
     if isinstance(condition, str):
-        classes.check_same(inputs.model, other, condition)
+        classes.check_same(loaded, other, condition)
     return ratios.log_ratio(
-        inputs.model,
+        loaded if grid is None else loaded.with_grid(grid),
         other if grid is None else other.with_grid(grid),
-        inputs.examples,
+        examples,
         Run(device, precision, batch_size, seed, state, workers or Alone(), callback(progress)),
         tolerance=tolerance,
         max_nfe=max_nfe,
-        condition=inputs.condition,
+        condition=rows,
     )

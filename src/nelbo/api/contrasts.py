@@ -13,8 +13,9 @@ from torch import Tensor
 from nelbo.adapters.choices import Overrides
 from nelbo.adapters.load import Model
 from nelbo.ambient import neutral
-from nelbo.api.inputs import Data, Device, Inputs, Progress
+from nelbo.api.inputs import Data, Device, Inputs, Progress, TokenInputs, opened
 from nelbo.arguments import numbers
+from nelbo.bound.contrast import asked
 from nelbo.bound.contrast import contrast as contrasts
 from nelbo.bound.contrast.alternatives import Conditions
 from nelbo.bound.contrast.race import Goal
@@ -23,10 +24,11 @@ from nelbo.data import classes
 from nelbo.errors import DataError, UsageError
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
+from nelbo.model.tokens.model import TokenModel
 from nelbo.nets.classes import ClassConditional
 from nelbo.process.grid import Grid
 from nelbo.progress import callback, shows_progress
-from nelbo.typing import Condition
+from nelbo.typing import Condition, Json
 from nelbo.workers import Alone, Run, Workers
 
 
@@ -36,9 +38,10 @@ from nelbo.workers import Alone, Run, Workers
 def contrast(
     model: Model,
     data: Data,
-    condition: str,
+    condition: str | None = None,
     values: Sequence[Any] | Tensor | Mapping[str, Any] | None = None,
     *,
+    model_b: Model | None = None,
     confidence: float | None = 0.99,
     indifference: float = 0.0,
     tolerance: float | None = None,
@@ -46,6 +49,8 @@ def contrast(
     max_nfe: int | None = None,
     prior: Sequence[float] | None = None,
     given: Condition | None = None,
+    prompt: Tensor | None = None,
+    mask: Tensor | None = None,
     grid: Grid | None = None,
     limit: int | None = None,
     overrides: Overrides | None = None,
@@ -74,7 +79,10 @@ def contrast(
         classes, rows of one shape, or None for a call without the keyword; all classes of a class-conditional network
         of nelbo's own where it is None. A table {keyword: (C, …)} gives rows of several keywords at once. given:
         further keywords, one row an example. prior: probabilities of the conditions, even where None; the best
-        condition is that of the highest posterior.
+        condition is that of the highest posterior. model_b: another model at the same levels in the place of
+        conditions; `values` of the result are then "a" and "b".
+        Of a TokenModel, prompt and mask (N, L) are as of `evaluate`; all conditions hide the same places, and with
+        condition="prompt" values are rows of symbols, what stands at the given places.
     When it stops:
         confidence: decide at this level; None: eliminate nothing. indifference: conditions within so many nats of the
         best need not be told apart. tolerance: go on until the standard error of every difference that is left is at
@@ -99,29 +107,52 @@ def contrast(
     >>> nelbo.contrast(model, torch.tensor([[-0.9], [1.2]]), "y", [0, 1]).best.tolist()
     [0, 1]
     """
-    inputs = Inputs.of(model, data, limit=limit, condition=given, overrides=overrides, trust_code=trust_code, grid=grid)
-    conditions = conditions_of(inputs.model, condition, values)
-    labels, notes = _labels(inputs.examples, inputs.model, conditions)
-    result = contrasts.contrast(
-        inputs.model,
-        inputs.examples,
-        conditions,
-        Run(device, precision, batch_size, seed, state, workers or Alone(), callback(progress)),
-        goal=Goal(confidence, indifference, tolerance, posterior_tolerance),
-        max_nfe=max_nfe,
-        prior=prior,
-        labels=labels,
-        given=inputs.condition,
-        notes=notes,
-    )
-    return dataclasses.replace(result, overrides=inputs.overrides.to_json())
+    run = Run(device, precision, batch_size, seed, state, workers or Alone(), callback(progress))
+    loaded = opened(model, overrides, trust_code)
+    examples, rows, places = read(loaded, data, limit, given, grid, prompt, mask)
+    loaded = loaded if grid is None else loaded.with_grid(grid)
+    goal = Goal(confidence, indifference, tolerance, posterior_tolerance)
+    how: Json = {"goal": goal, "max_nfe": max_nfe, "prior": prior}
+    if model_b is not None:
+        if condition is not None or values is not None:
+            raise UsageError("a second model and values of a condition", "contrast either models or conditions")
+        other = opened(model_b, overrides, trust_code)
+        both = asked.models_of(loaded, other if grid is None else other.with_grid(grid), examples, run, rows, places)
+        result = contrasts.contrast(both, ("model", ("a", "b")), **how)
+    else:
+        conditions = conditions_of(loaded, condition, values)
+        labels, notes = _labels(examples, loaded, conditions)
+        under = asked.conditions_of(loaded, examples, conditions, run, rows, places)
+        named = conditions.name, conditions.shown
+        result = contrasts.contrast(under, named, labels=labels, notes=notes, **how)
+    return dataclasses.replace(result, overrides=(overrides or Overrides()).to_json())
+
+
+def read(
+    model: DiffusionModel | TokenModel,
+    data: Data,
+    limit: int | None,
+    given: Condition | str | None,
+    grid: Grid | None,
+    prompt: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> tuple[Examples, Condition | None, asked.Places | None]:
+    """Examples, the rows of a condition, and the places of sequences, for a model of either kind. Errors: as of
+    `Inputs`; UsageError for places of images."""
+    if isinstance(model, TokenModel):
+        tokens = TokenInputs.of(data, limit=limit, condition=given, grid=grid, prompt=prompt, mask=mask)
+        return tokens.examples, tokens.condition, asked.Places(tokens.prompt, tokens.mask)
+    if prompt is not None or mask is not None:
+        raise UsageError("prompt or mask with a model of images", "they are of sequences of symbols")
+    inputs = Inputs.of(model, data, limit=limit, condition=given, grid=grid)
+    return inputs.examples, inputs.condition, None
 
 
 def conditions_of(
-    model: DiffusionModel, name: str, values: Sequence[Any] | Tensor | Mapping[str, Any] | None
+    model: DiffusionModel | TokenModel, name: str | None, values: Sequence[Any] | Tensor | Mapping[str, Any] | None
 ) -> Conditions:
     """The conditions as given, or the model's own classes. Errors: UsageError."""
-    check_keyword(name)
+    name = check_keyword(name)
     names = classes.recorded(model, name)
     if values is None:
         own = next((m for m in model.denoiser.modules() if isinstance(m, ClassConditional) and m.keyword == name), None)
@@ -144,7 +175,9 @@ def conditions_of(
     return Conditions.of(name, [names.index(v) if isinstance(v, str) else v for v in values], tuple(values))
 
 
-def _labels(examples: Examples, model: DiffusionModel, conditions: Conditions) -> tuple[Tensor | None, list[str]]:
+def _labels(
+    examples: Examples, model: DiffusionModel | TokenModel, conditions: Conditions
+) -> tuple[Tensor | None, list[str]]:
     """Of every example the index of the condition that its label names, −1 where there is none; None where the data
     have no labels, or the conditions are no numbers; and a note where the labels cannot be read."""
     rows = conditions.rows.get(conditions.name)
@@ -159,8 +192,11 @@ def _labels(examples: Examples, model: DiffusionModel, conditions: Conditions) -
     return torch.where(same.any(1), same.long().argmax(1), -1), []
 
 
-def check_keyword(name: Any) -> None:
-    """Errors: UsageError where it cannot be the name of a keyword."""
+def check_keyword(name: Any) -> str:
+    """The name. Errors: UsageError where it cannot be that of a keyword."""
+    if name is None:
+        raise UsageError("a contrast of nothing", "give condition='y' with its values, or model_b=…")
     if not isinstance(name, str) or not name.isidentifier():
         given = repr(name) if isinstance(name, str) else f"a {type(name).__name__}"
         raise UsageError(f"condition={given}", "give the name of the network's keyword, such as 'y' or 'theta'")
+    return name

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from nelbo._version import __version__
 from nelbo.bound import checks
+from nelbo.bound.contrast.asked import same_chain
 from nelbo.bound.difference import Comparison
 from nelbo.bound.estimate import TermEstimate
 from nelbo.bound.gaussian_chain import GaussianChain
@@ -192,13 +193,3 @@ def _paired(a: ExampleValues, b: ExampleValues) -> Tensor:
     diffusion = a.diffusion_errors - b.diffusion_errors
     reconstruction = a.reconstruction_errors - b.reconstruction_errors
     return diffusion.square().sum(1) + reconstruction.square().sum(1)
-
-
-def same_chain(a: GaussianChain, b: GaussianChain) -> bool:
-    """Whether two chains have the same levels, such that the same noise makes the same z_t."""
-    return (
-        a.cells.continuous == b.cells.continuous
-        and len(a.cells) == len(b.cells)
-        and torch.allclose(a.cells.place, b.cells.place, rtol=0, atol=1e-9)
-        and a.model.schedule.path is b.model.schedule.path
-    )

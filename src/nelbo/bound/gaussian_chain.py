@@ -130,6 +130,11 @@ class GaussianChain(Problem):
         return int(self.model.decoder.calls_network)
 
     @property
+    def signed(self) -> bool:
+        """ε and −ε."""
+        return True
+
+    @property
     def control_columns(self) -> int:
         """The surrogate's excess, and ‖ε‖² − D."""
         return 2

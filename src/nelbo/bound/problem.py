@@ -131,6 +131,11 @@ class Problem(ABC):
         return self.position(j / len(self.cells))
 
     @property
+    def signed(self) -> bool:
+        """Whether noise has an opposite, which `Draws.signs` ask for."""
+        return False
+
+    @property
     def control_columns(self) -> int:
         """C."""
         return 0

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nelbo.bound.gaussian_chain import GaussianChain, check_finite
-from nelbo.bound.problem import Draws
+from nelbo.bound.problem import Draws, Problem
 from nelbo.bound.runner import Runner
 from nelbo.errors import ShapeError, UsageError
 from nelbo.model.calling import condition_rows
@@ -74,7 +74,7 @@ class Conditions:
 class Alternatives(ABC):
     """C ways to score the examples of a chain, whose noise they share."""
 
-    chain: GaussianChain
+    chain: Problem
 
     @abstractmethod
     def __len__(self) -> int:
@@ -85,19 +85,25 @@ class Alternatives(ABC):
     def first_differs(self) -> bool:
         """Whether the first level's term is not the same for all."""
 
+    def exact(self, examples: Tensor) -> Tensor:
+        """The exact terms of `examples` (n,) that the alternatives do not share, (n, C) nats."""
+        return torch.zeros(len(examples), len(self), dtype=torch.float64)
+
     @abstractmethod
     def nats(self, runner: Runner, draws: Draws, left: Tensor) -> Tensor:
         """The terms of `draws` (n,) for the alternatives that are `left` (n, C), (n, C) nats; nan elsewhere."""
 
 
 @dataclass(frozen=True, eq=False)
-class Models(Alternatives):
-    """Models of the same levels, each by a chain over the same examples and seed."""
+class Chains(Alternatives):
+    """Chains over the same examples, levels and seed: of several models, whose priors differ, or of one under several
+    conditions."""
 
-    chains: tuple[GaussianChain, ...]
+    chains: tuple[Problem, ...]
+    priors_differ: bool = False
 
     @property
-    def chain(self) -> GaussianChain:  # type: ignore[override]
+    def chain(self) -> Problem:  # type: ignore[override]
         """The first, whose cells and examples are those of all."""
         return self.chains[0]
 
@@ -106,9 +112,14 @@ class Models(Alternatives):
 
     @property
     def first_differs(self) -> bool:
-        """Unless no decoder asks the network, and all are the same."""
-        decoders = [chain.model.decoder for chain in self.chains]
-        return any(d.calls_network or d.to_config() != decoders[0].to_config() for d in decoders)
+        """Unless no first level asks the network, and all decoders are the same."""
+        decoders = [chain.model.decoder.to_config() for chain in self.chains if isinstance(chain, GaussianChain)]
+        return any([*(chain.first_cost for chain in self.chains), *(d != decoders[0] for d in decoders)])
+
+    def exact(self, examples: Tensor) -> Tensor:
+        if not self.priors_differ:
+            return super().exact(examples)
+        return torch.stack([chain.prior(examples) for chain in self.chains], 1)
 
     def nats(self, runner: Runner, draws: Draws, left: Tensor) -> Tensor:
         values = torch.full(left.shape, float("nan"), dtype=torch.float64)
@@ -120,10 +131,10 @@ class Models(Alternatives):
 
 @dataclass(frozen=True, eq=False)
 class UnderConditions(Alternatives):
-    """Conditions of one model: rows of the network's keywords, (C, …) each, besides the chain's own condition, which
-    has a row an example. absent (C,): those for which the network is called without them."""
+    """Conditions of a model of a Gaussian chain: rows of the network's keywords, (C, …) each, besides the chain's own
+    condition, which has a row an example. absent (C,): those for which the network is called without them."""
 
-    chain: GaussianChain
+    chain: GaussianChain  # type: ignore[assignment]
     rows: Condition
     absent: Tensor
 

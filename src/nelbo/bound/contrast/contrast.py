@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,18 +17,15 @@ from torch import Tensor
 from nelbo._version import __version__
 from nelbo.bound import checks
 from nelbo.bound.contrast import places
-from nelbo.bound.contrast.alternatives import Alternatives, Conditions, UnderConditions
-from nelbo.bound.contrast.places import Places
+from nelbo.bound.contrast.alternatives import Alternatives
+from nelbo.bound.contrast.asked import Asked
+from nelbo.bound.contrast.places import Spread
 from nelbo.bound.contrast.race import LAST_STRATA, Goal, Race
 from nelbo.bound.contrast.result import Contrast
 from nelbo.bound.planned import cost
-from nelbo.bound.prepare import Prepared, prepare
+from nelbo.bound.prepare import Prepared
 from nelbo.bound.runner import Runner
-from nelbo.bound.trial import trial
 from nelbo.errors import DomainError, ShapeError, UsageError
-from nelbo.model.diffusion import DiffusionModel
-from nelbo.model.examples import Examples
-from nelbo.workers import Run
 
 _AT_ONCE = 1 << 20
 """Most evaluations that are planned at once, which are a few hundred bytes each in memory."""
@@ -40,46 +36,35 @@ _IN_MEMORY = 1 << 22
 
 
 def contrast(
-    model: DiffusionModel,
-    data: Examples | Tensor | Any,
-    conditions: Conditions,
-    run: Run | None = None,
+    asked: Asked,
+    names: tuple[str, tuple[Any, ...]],
     *,
     goal: Goal,
     max_nfe: int | None = None,
     prior: Sequence[float] | Tensor | None = None,
     labels: Tensor | None = None,
-    given: Mapping[str, Tensor] | None = None,
     notes: Sequence[str] = (),
 ) -> Contrast:
-    """Which of the conditions explains each example best: see `nelbo.contrast`. labels: indices of right conditions, −1
-    for none of them. notes: warnings so far."""
+    """Which of the alternatives explains each example best: see `nelbo.contrast`. names: of what differs, and of each
+    alternative. labels: indices of the right ones, −1 for none of them. notes: warnings so far."""
     started = time.perf_counter()
     cost.check_budget(max_nfe, False)
-    C = len(conditions)
-    log_prior = _log_prior(prior, C)
-    one = prepare(model, data, run, condition=given)
-    chain = replace(one.chain, condition={**one.chain.condition, **conditions.first(one.chain.examples)})
-    alternatives = UnderConditions(one.chain, conditions.rows, conditions.absent)
-    how = {
-        "contrast": repr((conditions.name, conditions.shown)), "goal": repr(goal), "max_nfe": repr(max_nfe),
-        "prior": repr(log_prior.tolist()),
-        "rows": repr({name: Examples(rows).fingerprint for name, rows in conditions.rows.items()}),
-    }  # fmt: skip
+    log_prior = _log_prior(prior, len(asked.alternatives))
+    one, runner = asked.one, asked.one.runner
+    how = {**asked.how, "goal": repr(goal), "max_nfe": repr(max_nfe), "prior": repr(log_prior.tolist())}
     one.agree("contrast", **how)
     one.open_state(**how)
-    runner = one.runner
     try:
-        with one.chain.model.denoiser.inference():
-            notes = [*notes, *checks.overlap(one.model, one.examples), *trial(chain, runner)]
-            races, evaluations = raced(alternatives, runner, goal, log_prior, max_nfe)
+        with asked.inference():
+            notes = [*notes, *asked.overlap(), *asked.trial(runner)]
+            races, evaluations = raced(asked.alternatives, runner, goal, log_prior, max_nfe)
     finally:
         runner.close()
     undecided = sum(int((~race.decided).sum()) for race in races)
     if goal.confidence is not None and undecided and goal.tolerance is None and goal.of_posterior is None:
         notes.append(f"{undecided} of {len(one.examples.data)} examples are not decided with {runner.nfe} evaluations")
     checks.warn(notes)
-    return _result(one, conditions, races, evaluations, goal, log_prior, labels, notes, time.perf_counter() - started)
+    return _result(one, names, races, evaluations, goal, log_prior, labels, notes, time.perf_counter() - started)
 
 
 def _log_prior(prior: Sequence[float] | Tensor | None, C: int) -> Tensor:
@@ -105,28 +90,29 @@ def raced(
 ) -> tuple[list[Race], list[Tensor]]:
     """The races of all examples, block by block, and what each example took. Of a budget every block has its share of
     what is left; an example whose next look would exceed that stays as it is."""
-    N, C = alternatives.chain.examples, len(alternatives)
+    N, C, each = alternatives.chain.examples, len(alternatives), 1 + int(alternatives.chain.signed)
     races, evaluations = [], []
-    along: Places | None = places.piloted(alternatives, runner) if C > 1 else None
+    pilot = places.piloted(alternatives, runner) if C > 1 else None
+    spread = Spread(0.0, 1.0) if pilot is None else pilot.spread
     rest = N
     for block in torch.arange(N).split(max(1, _IN_MEMORY // (C * LAST_STRATA))):
-        race, spent = Race(log_prior, len(block), goal), torch.zeros(len(block), dtype=torch.int64)
+        race, spent = Race(log_prior, len(block), goal, spread), torch.zeros(len(block), dtype=torch.int64)
         most = math.inf if max_nfe is None else runner.nfe + (max_nfe - runner.nfe) * len(block) / rest
         rest -= len(block)
-        while along is not None and bool(race.racing.any()):
+        while pilot is not None and bool(race.racing.any()):
             rows, S = race.racing.nonzero()[:, 0], race.next_strata
-            price = 2 * S * race.left[rows].sum(1)
+            price = each * S * race.left[rows].sum(1)
             affordable = runner.nfe + price.cumsum(0) <= most
             race.racing[rows[~affordable]] = False
             rows, price = rows[affordable], price[affordable]
             if not len(rows):
                 break
             values = [
-                places.draw(alternatives, runner, along, block[some], race.left[some], race.strata, S).values
-                for some in rows.split(max(1, _AT_ONCE // (2 * S * C)))
+                places.draw(alternatives, runner, pilot.places, block[some], race.left[some], race.strata, S).values
+                for some in rows.split(max(1, _AT_ONCE // (each * S * C)))
             ]
             spent[rows] += price
-            race.look(torch.cat(values))
+            race.look(torch.cat(values) + alternatives.exact(block[rows])[:, None])
             runner.tell(f"{int(race.decided.sum()) + sum(int(r.decided.sum()) for r in races)} of {N} decided")
         races.append(race)
         evaluations.append(spent)
@@ -134,8 +120,8 @@ def raced(
 
 
 def _result(
-    one: Prepared,
-    conditions: Conditions,
+    one: Prepared[Any, Any],
+    names: tuple[str, tuple[Any, ...]],
     races: list[Race],
     evaluations: list[Tensor],
     goal: Goal,
@@ -147,10 +133,10 @@ def _result(
     differences = [race.differences() for race in races]
     posteriors = [race.posterior() for race in races]
     claims = one.claims()
-    N, C = len(one.examples.data), len(conditions)
+    N, C = len(one.examples.data), len(log_prior)
     return Contrast(
-        condition=conditions.name,
-        values=conditions.shown,
+        condition=names[0],
+        values=names[1],
         difference=torch.cat([values for values, _ in differences]),
         standard_error=torch.cat([errors for _, errors in differences]),
         covariance=torch.cat([race.covariance() for race in races]) if N * C**2 <= COVARIANCES else None,

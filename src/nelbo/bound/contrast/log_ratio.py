@@ -10,16 +10,13 @@ import torch
 from torch import Tensor
 
 from nelbo.bound import checks
-from nelbo.bound.compare import same_chain
-from nelbo.bound.contrast.alternatives import Models
+from nelbo.bound.contrast.asked import models_of
 from nelbo.bound.contrast.contrast import raced
 from nelbo.bound.contrast.race import Goal
 from nelbo.bound.planned import cost
-from nelbo.bound.prepare import prepare
-from nelbo.bound.trial import trial
-from nelbo.errors import UsageError
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
+from nelbo.model.tokens.model import TokenModel
 from nelbo.typing import Json
 from nelbo.workers import Run
 
@@ -47,8 +44,8 @@ class LogRatio:
 
 
 def log_ratio(
-    model: DiffusionModel,
-    reference: DiffusionModel,
+    model: DiffusionModel | TokenModel,
+    reference: DiffusionModel | TokenModel,
     data: Examples | Tensor | Any,
     run: Run | None = None,
     *,
@@ -59,31 +56,18 @@ def log_ratio(
     """See `nelbo.log_ratio`."""
     cost.check_budget(max_nfe, False)
     goal = Goal(None, tolerance=tolerance)
-    if model.domain.to_config() != reference.domain.to_config():
-        raise UsageError(
-            f"the models score unlike data: {model.domain.to_config()} and {reference.domain.to_config()}",
-            "give models of one data domain: same shape, bins and range",
-        )
-    a = prepare(model, data, run, condition=condition)
-    b = prepare(reference, a.examples, run, condition=condition, runner=a.runner)
-    if not same_chain(a.chain, b.chain):
-        raise UsageError(
-            "the models have chains of other levels, whose draws have nothing in common",
-            "evaluate both on one grid: model.with_grid(nelbo.grids.even(100)), say; or compare them by nelbo.compare",
-        )
-    how = {"log_ratio_to": str(b.fingerprint), "goal": repr(goal), "max_nfe": repr(max_nfe)}
-    a.agree("log_ratio", **how)
-    a.open_state(**how)
-    both, runner = (a, b), a.runner
-    notes = [note for one in both for note in checks.overlap(one.model, one.examples)]
+    asked = models_of(model, reference, data, run, condition)
+    one, runner = asked.one, asked.one.runner
+    how = {**asked.how, "log_ratio": repr(goal), "max_nfe": repr(max_nfe)}
+    one.agree("log_ratio", **how)
+    one.open_state(**how)
     try:
-        with a.chain.model.denoiser.inference(), b.chain.model.denoiser.inference():
-            notes += [note for one in both for note in trial(one.chain, runner)]
-            races, evaluations = raced(Models((a.chain, b.chain)), runner, goal, torch.zeros(2).double(), max_nfe)
+        with asked.inference():
+            notes = [*asked.overlap(), *asked.trial(runner)]
+            races, evaluations = raced(asked.alternatives, runner, goal, torch.zeros(2).double(), max_nfe)
     finally:
         runner.close()
-    checks.warn(list(dict.fromkeys(notes)))
+    checks.warn(notes)
     means = torch.cat([race.mean for race in races])
-    priors = b.chain.priors() - a.chain.priors()
     errors = torch.cat([race.differences()[1] for race in races]).max(1).values
-    return LogRatio(means[:, 1] - means[:, 0] + priors, errors, torch.cat(evaluations), runner.nfe)
+    return LogRatio(means[:, 1] - means[:, 0], errors, torch.cat(evaluations), runner.nfe)

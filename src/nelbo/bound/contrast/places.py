@@ -3,7 +3,8 @@
 The places are the first level, where its term depends on the condition, and the cells. With the probability p of a
 place, a draw's value is y = term/p, and its mean over places and noise is the bound but for what all conditions share.
 A draw is a pair of ε and −ε: the difference of two conditions, ½ ΔSNR ⟨x̂_c′ − x̂_c, 2x − x̂_c − x̂_c′⟩ of a step, is
-mostly odd in ε, and its even part is what is left (`Alternatives.nats` of both, averaged).
+mostly odd in ε, and its even part is what is left (`Alternatives.nats` of both, averaged). Masks and symbols have no
+opposite; of a chain over them a draw is one, whose mask all conditions share.
 """
 
 from __future__ import annotations
@@ -16,9 +17,8 @@ import torch
 from torch import Tensor
 
 from nelbo.bound.contrast.alternatives import Alternatives
-from nelbo.bound.gaussian_chain import GaussianChain
 from nelbo.bound.planned.allocation import CellDensity
-from nelbo.bound.problem import Draws
+from nelbo.bound.problem import Draws, Problem
 from nelbo.bound.runner import Runner
 from nelbo.maths.keys import Purpose
 
@@ -32,6 +32,8 @@ _RIVALS = 3
 """Conditions of each example, next to the best, whose differences to it count."""
 _EVEN = 0.1
 """Share of the draws that goes to all places alike, whatever the pilot says."""
+LEAST_FREEDOM, MOST_FREEDOM = 1.0, 6.0
+"""Degrees of freedom of a pilot's variance."""
 _FIRST_OF_PILOT = 1 / 16
 """Share of the pilot's draws at the first level."""
 
@@ -56,6 +58,23 @@ class Places:
 
 
 @dataclass(frozen=True, eq=False)
+class Spread:
+    """What a pilot says of the variance of a pair's difference between near conditions, nats²: its mean over examples,
+    and the degrees of freedom that it counts as for any one example: few where examples differ."""
+
+    variance: float
+    freedom: float
+
+
+@dataclass(frozen=True, eq=False)
+class Pilot:
+    """What is known before the first draw: where to make draws, and how much their differences vary there."""
+
+    places: Places
+    spread: Spread
+
+
+@dataclass(frozen=True, eq=False)
 class Drawn:
     """Values of n examples, S strata and C conditions, (n, S, C) nats: pairs of draws, divided by the probability of
     their places (n, S); nan of conditions that were not asked for."""
@@ -77,7 +96,7 @@ def draw(
 
 
 def drawn(
-    chain: GaussianChain,
+    chain: Problem,
     places: Places,
     examples: Tensor,
     start: int,
@@ -94,24 +113,26 @@ def drawn(
     u = (torch.arange(S).repeat(len(examples)) + inside) / S
     at, inner = places.density.place(u)
     values = torch.empty(len(of), columns, dtype=torch.float64)
-    noise = Purpose.CONTRAST_NOISE
+    noise, sign = Purpose.CONTRAST_NOISE, [1.0, -1.0] if chain.signed else [1.0]
+    each = len(sign)
     for first in (True, False):
         rows = ((at < places.first) == first).nonzero()[:, 0]
         if not len(rows):
             continue
-        rows, signs = rows.repeat_interleave(2), torch.tensor([1.0, -1.0]).repeat(len(rows))
+        signs = torch.tensor(sign).repeat(len(rows)) if chain.signed else None
+        rows = rows.repeat_interleave(each)
         keys = torch.full_like(rows, noise.value.levels[0] if first else noise.value.levels[1])
         where = (None, None) if first else (at[rows] - places.first, inner[rows])
         draws = Draws(examples[of[rows]], keys, noise.draw + numbers[rows], *where, signs=signs)
-        pairs = nats(draws, of[rows]).reshape(-1, 2, columns).mean(1)
-        values[rows[::2]] = pairs / places.density.p[at[rows[::2]]][:, None]
+        pairs = nats(draws, of[rows]).reshape(-1, each, columns).mean(1)
+        values[rows[::each]] = pairs / places.density.p[at[rows[::each]]][:, None]
     n = len(examples)
     return Drawn(values.reshape(n, S, -1), at.reshape(n, S))
 
 
-def piloted(alternatives: Alternatives, runner: Runner, together: bool = False) -> Places:
-    """The places for the examples of the chain, by a pilot on some of them, which the estimate does not see. together:
-    the best condition is that of all examples, not of each.
+def piloted(alternatives: Alternatives, runner: Runner, together: bool = False) -> Pilot:
+    """The places for the examples of the chain, by a pilot on some of them, which the estimate does not see, and the
+    spread of differences there. together: the best condition is that of all examples, not of each.
 
     p is proportional to the root mean square of the differences between the best condition of an example and its
     rivals, those that are near weighing more: a cell's scale times a function of its coordinate that is averaged over
@@ -122,30 +143,55 @@ def piloted(alternatives: Alternatives, runner: Runner, together: bool = False) 
     order = Purpose.CONTRAST_EXAMPLES.permutation(chain.seed, chain.examples)[:PILOT_EXAMPLES]
     left = torch.ones(len(order), len(alternatives), dtype=torch.bool)
     seen = draw(alternatives, runner, even, order.sort().values, left, PILOT_NUMBERS, PILOT_STRATA)
-    weights = _weights(seen, even, chain, together)
-    spread = CellDensity.of(weights).p * (1 - _EVEN) + even.density.p * _EVEN
-    return Places(CellDensity.of(spread), even.first)
+    gaps, totals = _gaps(seen, together)
+    weights = _weights(gaps, totals, seen.places, even, chain)
+    p = CellDensity.of(weights).p * (1 - _EVEN) + even.density.p * _EVEN
+    along = Places(CellDensity.of(p), even.first)
+    return Pilot(along, _spread(gaps, (even.density.p / along.density.p)[seen.places]))
 
 
-def _weights(seen: Drawn, even: Places, chain: GaussianChain, together: bool) -> Tensor:
-    """The root mean square of differences at every place, (P,)."""
+def _gaps(seen: Drawn, together: bool) -> tuple[Tensor, Tensor]:
+    """Values of the nearest rivals of the best condition less those of the best, (n, S, R), and by how much the rivals
+    are worse, (n, R)."""
     totals = seen.values.mean(1)
     if together:
         totals = totals.sum(0, keepdim=True).expand_as(totals)
-    order = totals.argsort(1)
-    squares = torch.zeros(seen.places.shape, dtype=torch.float64)
-    for rival in range(1, min(_RIVALS + 1, totals.shape[1])):
-        two = seen.values.gather(2, order[:, None, [0, rival]].expand(-1, seen.values.shape[1], 2))
-        gap = totals.gather(1, order[:, [rival]]) - totals.gather(1, order[:, [0]])
-        squares += (two[..., 1] - two[..., 0]).square() / (gap.square() + 1)
+    nearest, order = (part[:, : _RIVALS + 1] for part in totals.sort(1))
+    values = seen.values.gather(2, order[:, None].expand(-1, seen.values.shape[1], -1))
+    return values[..., 1:] - values[..., :1], nearest[:, 1:] - nearest[:, :1]
+
+
+def _spread(gaps: Tensor, ratio: Tensor) -> Spread:
+    """The variance of differences (n, S, R) at other places, `ratio` (n, S) times less likely: that of draws at single
+    places, more than that of strata. Of a scaled inverse χ² with ν degrees, measured with d of them, var(log v) =
+    ψ′(ν/2) + ψ′(d/2) (Smyth 2004)."""
+    share = 1 / ratio
+    share = (share / share.sum(1, keepdim=True))[..., None]
+    values = gaps * ratio[..., None]
+    around = values - (share * values).sum(1, keepdim=True)
+    draws = 1 / share.square().sum((1, 2)).clamp_max(0.5)
+    each = (share * around.square()).sum(1).mean(1) * draws / (draws - 1)
+    mean = float(each.mean())
+    if len(each) < 2 or not mean > 0:
+        return Spread(mean, LEAST_FREEDOM)
+    unlike = each.clamp_min(1e-6 * mean).log().var() - torch.special.polygamma(1, (draws - 1) / 2).mean()
+    halves = torch.arange(LEAST_FREEDOM / 2, MOST_FREEDOM / 2 + 0.1, 0.25, dtype=torch.float64)
+    enough = int((torch.special.polygamma(1, halves) >= unlike).sum())
+    return Spread(mean, 2 * float(halves[enough - 1]) if enough else LEAST_FREEDOM)
+
+
+def _weights(gaps: Tensor, totals: Tensor, seen: Tensor, even: Places, chain: Problem) -> Tensor:
+    """The root mean square of the differences `gaps` (n, S, R), of `totals` (n, R) in all, seen at the places `seen`
+    (n, S), at every place, (P,)."""
+    squares = (gaps.square() / (totals[:, None].square() + 1)).sum(2)
     p, cells = even.density.p, chain.cells
     scale = torch.cat([torch.ones(even.first, dtype=torch.float64), cells.scale.double()])
-    squares *= (p[seen.places] / scale[seen.places]).square()
-    along = squares[seen.places >= even.first], seen.places[seen.places >= even.first] - even.first
+    squares *= (p[seen] / scale[seen]).square()
+    along = squares[seen >= even.first], seen[seen >= even.first] - even.first
     weights = torch.zeros(len(even), dtype=torch.float64)
     if len(cells):
         weights[even.first :] = cells.scale.double() * _smooth(*along, cells.place.double()).sqrt()
-    at_first = squares[seen.places < even.first]
+    at_first = squares[seen < even.first]
     if even.first:
         weights[0] = at_first.mean().sqrt() if len(at_first) else weights.sum() * _FIRST_OF_PILOT
     return weights.clamp_min(1e-12 * float(weights.max().clamp_min(1e-300)))

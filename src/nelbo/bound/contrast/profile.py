@@ -25,7 +25,7 @@ from nelbo.bound.contrast import places
 from nelbo.bound.contrast.alternatives import Alternatives, Conditions, UnderConditions
 from nelbo.bound.contrast.curve import Curve
 from nelbo.bound.contrast.profile_result import Profile
-from nelbo.bound.contrast.race import ENOUGH, FIRST_STRATA, LAST_STRATA
+from nelbo.bound.contrast.race import ENOUGH, LAST_STRATA, TOGETHER
 from nelbo.bound.planned import cost
 from nelbo.bound.prepare import prepare
 from nelbo.bound.runner import Runner
@@ -127,10 +127,10 @@ def _summed(
 ) -> tuple[Sums, bool]:
     """Sums after as many looks as it takes, and whether the tolerance was reached."""
     N, J = alternatives.chain.examples, len(alternatives)
-    along = places.piloted(alternatives, runner, together=True)
+    along = places.piloted(alternatives, runner, together=True).places
     examples, left = torch.arange(N), torch.ones(N, J, dtype=torch.bool)
     nothing = torch.zeros(J, J, dtype=torch.float64)
-    sums, S = Sums(0, torch.zeros(N, J, dtype=torch.float64), nothing), FIRST_STRATA
+    sums, S = Sums(0, torch.zeros(N, J, dtype=torch.float64), nothing), TOGETHER
     while sums.strata < LAST_STRATA:
         if max_nfe is not None and sums.strata and runner.nfe + 2 * S * N * J > max_nfe:
             return sums, False

@@ -6,10 +6,13 @@ by how unlike two strata are), and whose products to covariances. Looks are weig
 the strata there are.
 
 A condition is eliminated where its mean is above that of the best by more than t standard errors of the paired
-difference. The level is shared out: 1 − confidence over the C − 1 others and the looks, so that the probability that
-the best condition of an example is eliminated at any look is at most 1 − confidence. t is Student's, of a variance that
-is moderated: that of a difference with ν degrees of freedom is averaged with the mean of the example's other
-differences, which counts as ν₀ = 6 degrees (Smyth 2004); ν = 3 (Σ h²)²/Σ h⁴ − 2 by the fourth moments, at least 2.
+difference. The level is shared out: 1 − confidence over the C − 1 others and the looks (less to later ones), so that
+the probability that the best condition of an example is eliminated at any look is at most 1 − confidence. t is
+Student's, of a variance that is moderated: that of a difference with ν degrees of freedom is averaged with what is
+expected of it, which counts as ν₀ = 6 degrees (Smyth 2004); ν = 3 (Σ h²)²/Σ h⁴ − 2 by the fourth moments, at least 2.
+Expected is the mean of the example's other differences and, the more the fewer strata there are, the variance that a
+pilot found, of ν_p degrees; t has no more degrees than ν_p and the example's own pairs of strata together. So a first
+look may be of two pairs of draws.
 """
 
 from __future__ import annotations
@@ -20,15 +23,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nelbo.bound.contrast.places import Spread
 from nelbo.errors import UsageError
 from nelbo.maths import student
 
-FIRST_STRATA = 8
-"""Strata of the first look."""
-LOOKS = 10
-"""Most looks, which share the level."""
+FIRST_STRATA = 2
+"""Strata of the first look of a race in which conditions are eliminated."""
+LOOKS = 12
+"""Most looks."""
+_LATER = 0.8
+"""The share of the level that a look has, of that of the look before it: most examples are decided at an early one."""
 LAST_STRATA = FIRST_STRATA << (LOOKS - 1)
 """Strata after the last look: 4096."""
+TOGETHER = 8
+"""Strata of the first look where nothing is eliminated, and larger strata are better."""
 ENOUGH = 16
 """Strata from which a standard error is taken at its word."""
 _PRIOR_FREEDOM, _LEAST_FREEDOM = 6.0, 2.0
@@ -64,14 +72,15 @@ class Race:
     one condition is left, or all that are left are within the indifference of the best. strata: of each that is left.
     """
 
-    def __init__(self, log_prior: Tensor, examples: int, goal: Goal):
+    def __init__(self, log_prior: Tensor, examples: int, goal: Goal, spread: Spread):
         B, C = examples, len(log_prior)
-        self.goal, self.log_prior = goal, log_prior
+        self.goal, self.log_prior, self._spread = goal, log_prior, spread
         self.left = torch.ones(B, C, dtype=torch.bool)
         self.racing = torch.full((B,), C > 1)
         self.decided = torch.full((B,), C == 1)
         self.strata = 0
         self.looks = 0
+        self._seen = torch.zeros(B, dtype=torch.float64)  # strata of each example
         self.mean = torch.zeros(B, C, dtype=torch.float64)
         self._halves = torch.zeros(B, 0, C, dtype=torch.float64)
         self._eliminated = torch.full((B, C, 2), float("nan"), dtype=torch.float64)  # difference and error at that time
@@ -80,7 +89,7 @@ class Race:
     @property
     def next_strata(self) -> int:
         """Strata of the next look."""
-        return self.strata or FIRST_STRATA
+        return self.strata or (TOGETHER if self.goal.confidence is None else FIRST_STRATA)
 
     @property
     def best(self) -> Tensor:
@@ -102,6 +111,7 @@ class Race:
         self._halves = torch.cat([self._halves * kept[:, None, None], halves], 1)
         self.strata += S
         self.looks += 1
+        self._seen[rows] = self.strata
         self._judge(rows)
 
     def differences(self) -> tuple[Tensor, Tensor]:
@@ -148,7 +158,7 @@ class Race:
             near = (~left | own | (score + goal.indifference > t * errors)).all(1) & (goal.indifference > 0)
             self.decided[rows] = alone | near
         finished = self._finished(rows, left, errors)
-        self.racing[rows] = ~finished & (self.looks < LOOKS)
+        self.racing[rows] = ~finished & (self.strata < LAST_STRATA)
 
     def _finished(self, rows: Tensor, left: Tensor, errors: Tensor) -> Tensor:
         """Whether the examples `rows` have what was asked for."""
@@ -172,10 +182,13 @@ class Race:
         variance, fourth = squares.sum(1), squares.square().sum(1)
         freedom = (3 * variance.square() / fourth.clamp_min(1e-300) - 2).clamp_min(_LEAST_FREEDOM)
         others = left.scatter(1, at, False)
+        own, piloted = self._seen[rows][:, None] / 2, self._spread.freedom
         mean = (variance * others).sum(1, keepdim=True) / others.sum(1, keepdim=True).clamp_min(1)
-        total = _PRIOR_FREEDOM + freedom
-        moderated = (_PRIOR_FREEDOM * mean + freedom * variance) / total
-        level = (1 - (self.goal.confidence or 0.5)) / max(1, C - 1) / LOOKS
+        mean = (own * mean + piloted * self._spread.variance / (2 * own).clamp_min(1)) / (own + piloted)
+        moderated = (_PRIOR_FREEDOM * mean + freedom * variance) / (_PRIOR_FREEDOM + freedom)
+        total = (_PRIOR_FREEDOM + freedom).clamp_max(own + piloted)
+        share = (1 - _LATER) * _LATER ** (self.looks - 1) / (1 - _LATER**LOOKS)
+        level = (1 - (self.goal.confidence or 0.5)) / max(1, C - 1) * share
         values = self.mean[rows] - self.mean[rows].gather(1, at)
         moderated = moderated.scatter(1, at, 0.0)
         return values, moderated.sqrt(), student.quantile(level, total)

@@ -21,7 +21,7 @@ from nelbo.bound.contrast import places
 from nelbo.bound.contrast.alternatives import Alternatives, UnderConditions
 from nelbo.bound.contrast.places import Places
 from nelbo.bound.contrast.profile import Sums
-from nelbo.bound.contrast.race import ENOUGH, FIRST_STRATA, LAST_STRATA
+from nelbo.bound.contrast.race import ENOUGH, LAST_STRATA, TOGETHER
 from nelbo.bound.gaussian_chain import GaussianChain, check_finite
 from nelbo.bound.planned import cost
 from nelbo.bound.prepare import prepare
@@ -95,7 +95,7 @@ def score(
     try:
         with one.chain.model.denoiser.inference():
             notes = trial(replace(one.chain, condition={**one.chain.condition, **here}), runner)
-            along = places.piloted(around, runner, together=True)
+            along = places.piloted(around, runner, together=True).places
             sums = _summed(one.chain, around, along, runner, name, at, step, tolerance, max_nfe)
     finally:
         runner.close()
@@ -116,7 +116,7 @@ def _summed(
 ) -> Sums:
     """Gradients of the bounds (N, P), and the covariance of their sum."""
     N, P = chain.examples, max(1, at.numel())
-    examples, S, price = torch.arange(N), FIRST_STRATA, 2 if P == 1 else GRADIENT_COST
+    examples, S, price = torch.arange(N), TOGETHER, 2 if P == 1 else GRADIENT_COST
     sums = Sums(0, torch.zeros(N, P, dtype=torch.float64), torch.zeros(P, P, dtype=torch.float64))
     everyone = torch.ones(N, len(around), dtype=torch.bool)
     while sums.strata < LAST_STRATA:

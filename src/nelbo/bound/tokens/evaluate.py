@@ -73,10 +73,9 @@ def evaluate(
     prepared = prepare(model, data, run, grid=grid, condition=condition, prompt=prompt, mask=mask, watch=watch)
     chain, runner = prepared.chain, prepared.runner
     notes = checks.overlap(model, prepared.examples)
-    plain = chain
     scored = Examples(chain.scored.long()).fingerprint
     with chain.model.denoiser.inference():
-        notes += tried(chain.model.denoiser, runner, lambda: _asked(plain))
+        notes += trial(chain, runner)
         if isinstance(chain, MaskedChain) and chain.shareable:
             chain = dataclasses.replace(chain, all_hidden=chain.ask_all_hidden())
             runner.count(1)
@@ -166,6 +165,11 @@ def prepare(
     size = max(1, model.domain.length * model.domain.vocabulary // SYMBOLS)
     runner = Runner(run, size, in_bits)
     return Prepared(model, dataclasses.replace(examples, data=checked), chain, runner, run)
+
+
+def trial(chain: TokenChain, runner: Runner) -> list[str]:
+    """As of `nelbo.bound.trial`."""
+    return tried(chain.model.denoiser, runner, lambda: _asked(chain))
 
 
 def with_last_step(chain: TokenChain, estimate: Estimate) -> Estimate:
