@@ -11,6 +11,7 @@ from nelbo.errors import DomainError, ShapeError, UsageError
 from nelbo.model.exact.tokens import MarkovData, TokenData
 from nelbo.model.tokens.denoiser import TokenDenoiser
 from tests.bound.conditional import gaussians, model_of
+from tests.bound.latent import linear
 from tests.bound.workers import on_two
 from tests.model.tokens.checks import INITIAL, TRANSITION, markov
 
@@ -90,6 +91,20 @@ def test_symbols_under_conditions(name):
     check(nelbo.contrast(model, SYMBOLS, "y", range(3), **TO_TOLERANCE), NLL)
     without = nelbo.contrast(model, SYMBOLS[:2], "y", [None, 0], confidence=None, tolerance=1.0)
     assert without.difference.tolist() == [[0.0, 0.0]] * 2  # the same hidden places, the same network
+
+
+def test_latents():
+    """E_q log p(z | c) in closed form; the pixels' likelihood is not asked for."""
+    laws = gaussians(3, 2, seed=4)
+    prior = model_of(laws).with_grid(nelbo.grids.continuous())
+    model = linear.model(over=prior)
+    found = nelbo.contrast(model, linear.X, "y", range(3), precision="float64", **TO_TOLERANCE)
+    mean, spread = linear.posterior_mean(linear.X), linear.POSTERIOR
+    nll = [
+        ((mean - law.mean).square() + spread) / law.covariance.diagonal() + law.covariance.diagonal().log()
+        for law in laws
+    ]
+    check(found, torch.stack([0.5 * each.sum(1) for each in nll], 1))
 
 
 PROMPTS = torch.tensor([[0, 0], [2, 1], [1, 2]])

@@ -13,7 +13,7 @@ from torch import Tensor
 from nelbo.adapters.choices import Overrides
 from nelbo.adapters.load import Model
 from nelbo.ambient import neutral
-from nelbo.api.inputs import Data, Device, Inputs, Progress, TokenInputs, opened
+from nelbo.api.inputs import Data, Device, Inputs, LatentInputs, Progress, TokenInputs, opened
 from nelbo.arguments import numbers
 from nelbo.bound.contrast import asked
 from nelbo.bound.contrast import contrast as contrasts
@@ -22,8 +22,8 @@ from nelbo.bound.contrast.race import Goal
 from nelbo.bound.contrast.result import Contrast
 from nelbo.data import classes
 from nelbo.errors import DataError, UsageError
-from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
+from nelbo.model.latent.model import LatentModel
 from nelbo.model.tokens.model import TokenModel
 from nelbo.nets.classes import ClassConditional
 from nelbo.process.grid import Grid
@@ -49,7 +49,7 @@ def contrast(
     max_nfe: int | None = None,
     prior: Sequence[float] | None = None,
     given: Condition | None = None,
-    prompt: Tensor | None = None,
+    prompt: Tensor | int | None = None,
     mask: Tensor | None = None,
     grid: Grid | None = None,
     limit: int | None = None,
@@ -129,12 +129,12 @@ def contrast(
 
 
 def read(
-    model: DiffusionModel | TokenModel,
+    model: asked.Scored,
     data: Data,
     limit: int | None,
     given: Condition | str | None,
     grid: Grid | None,
-    prompt: Tensor | None = None,
+    prompt: Tensor | int | None = None,
     mask: Tensor | None = None,
 ) -> tuple[Examples, Condition | None, asked.Places | None]:
     """Examples, the rows of a condition, and the places of sequences, for a model of either kind. Errors: as of
@@ -144,12 +144,15 @@ def read(
         return tokens.examples, tokens.condition, asked.Places(tokens.prompt, tokens.mask)
     if prompt is not None or mask is not None:
         raise UsageError("prompt or mask with a model of images", "they are of sequences of symbols")
+    if isinstance(model, LatentModel):
+        of_images = LatentInputs.of(model, data, limit=limit, condition=given, grid=grid)
+        return of_images.examples, of_images.condition, None
     inputs = Inputs.of(model, data, limit=limit, condition=given, grid=grid)
     return inputs.examples, inputs.condition, None
 
 
 def conditions_of(
-    model: DiffusionModel | TokenModel, name: str | None, values: Sequence[Any] | Tensor | Mapping[str, Any] | None
+    model: asked.Scored, name: str | None, values: Sequence[Any] | Tensor | Mapping[str, Any] | None
 ) -> Conditions:
     """The conditions as given, or the model's own classes. Errors: UsageError."""
     name = check_keyword(name)
@@ -175,9 +178,7 @@ def conditions_of(
     return Conditions.of(name, [names.index(v) if isinstance(v, str) else v for v in values], tuple(values))
 
 
-def _labels(
-    examples: Examples, model: DiffusionModel | TokenModel, conditions: Conditions
-) -> tuple[Tensor | None, list[str]]:
+def _labels(examples: Examples, model: asked.Scored, conditions: Conditions) -> tuple[Tensor | None, list[str]]:
     """Of every example the index of the condition that its label names, −1 where there is none; None where the data
     have no labels, or the conditions are no numbers; and a note where the labels cannot be read."""
     rows = conditions.rows.get(conditions.name)

@@ -15,6 +15,7 @@ from nelbo.data.walk import in_order
 from nelbo.errors import DataError, ModelFolderError, UsageError
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
+from nelbo.model.latent.model import LatentModel
 from nelbo.model.tokens.model import TokenModel
 
 NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
@@ -38,7 +39,7 @@ def numbered(values: Sequence[str], what: str) -> tuple[Tensor, tuple[str, ...]]
     return torch.tensor([index[spelled[value]] for value in values], dtype=torch.int64), names
 
 
-def recorded(model: DiffusionModel | TokenModel, keyword: str) -> tuple[str, ...]:
+def recorded(model: DiffusionModel | TokenModel | LatentModel, keyword: str) -> tuple[str, ...]:
     """The class names that the model's condition `keyword` was trained on; () where none are known.
 
     Errors: ModelFolderError where the provenance holds something else in their place.
@@ -50,7 +51,7 @@ def recorded(model: DiffusionModel | TokenModel, keyword: str) -> tuple[str, ...
     return tuple(names)
 
 
-def of_model(examples: Examples, model: DiffusionModel | TokenModel, keyword: str) -> Examples:
+def of_model(examples: Examples, model: DiffusionModel | TokenModel | LatentModel, keyword: str) -> Examples:
     """The examples with the labels that the model's condition `keyword` was trained on, matched by name.
 
     Where either side has no names, labels stay as they are, but names that are numbers must then be their labels.
@@ -66,7 +67,9 @@ def of_model(examples: Examples, model: DiffusionModel | TokenModel, keyword: st
     return stated(examples)
 
 
-def check_same(a: DiffusionModel | TokenModel, b: DiffusionModel | TokenModel, keyword: str) -> None:
+def check_same(
+    a: DiffusionModel | TokenModel | LatentModel, b: DiffusionModel | TokenModel | LatentModel, keyword: str
+) -> None:
     """Errors: UsageError where two models number the classes of their condition differently."""
     names = recorded(a, keyword), recorded(b, keyword)
     if names[0] != names[1] and all(names):

@@ -2,7 +2,8 @@
 
 Images: one chain whose network is asked under many conditions at once. Symbols: a chain for every condition, all of
 which hide the same places, as the key of a draw does not know the condition; a condition is a row of a keyword of the
-network, or what stands at the given places (`PROMPT`).
+network, or what stands at the given places (`PROMPT`). A latent model: the chain of its prior, averaged over q(z | x);
+conditions share the likelihood of the pixels, which is not computed.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from torch import Tensor
 from nelbo.bound import checks
 from nelbo.bound.contrast.alternatives import Alternatives, Chains, Conditions, UnderConditions
 from nelbo.bound.gaussian_chain import GaussianChain
+from nelbo.bound.latent import evaluate as of_latents
+from nelbo.bound.latent.chain import LatentChain
 from nelbo.bound.prepare import Prepared, prepare
 from nelbo.bound.problem import Problem
 from nelbo.bound.runner import Runner
@@ -28,19 +31,23 @@ from nelbo.errors import DomainError, ShapeError, UsageError
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
 from nelbo.model.frozen import FrozenModel
+from nelbo.model.latent.model import LatentModel
+from nelbo.model.tokens.domain import scored_places
 from nelbo.model.tokens.model import TokenModel
 from nelbo.workers import Run
 
+Scored = DiffusionModel | TokenModel | LatentModel
+"""A model of any kind."""
 PROMPT = "prompt"
 """The condition that is the symbols at the given places."""
 
 
 @dataclass(frozen=True, eq=False)
 class Places:
-    """Of sequences (N, L) of symbols: prompt, the places that are given, and mask, those that are scored; bools, all or
-    none where None."""
+    """Of sequences (N, L) of symbols: prompt, the places that are given (a number: so many first ones), and mask, those
+    that are scored; bools, none and all where None."""
 
-    prompt: Tensor | None = None
+    prompt: Tensor | int | None = None
     mask: Tensor | None = None
 
 
@@ -69,7 +76,7 @@ class Asked:
 
 
 def conditions_of(
-    model: DiffusionModel | TokenModel,
+    model: Scored,
     data: Examples | Tensor | Any,
     conditions: Conditions,
     run: Run | None,
@@ -83,24 +90,23 @@ def conditions_of(
     }
     if isinstance(model, TokenModel):
         return _of_symbols(model, data, conditions, run, given, places or Places(), how)
-    one = prepare(model, data, run, condition=given)
-    tried = replace(one.chain, condition={**one.chain.condition, **conditions.first(one.chain.examples)})
-    alternatives = UnderConditions(one.chain, conditions.rows, conditions.absent)
+    one = _prepared(model, data, run, given, places)
+    chain = one.chain.inner if isinstance(one.chain, LatentChain) else one.chain
+    tried = replace(chain, condition={**chain.condition, **conditions.first(chain.examples)})
+    alternatives = UnderConditions(chain, conditions.rows, conditions.absent)
     return Asked(one, alternatives, lambda runner: trial(tried, runner), (one.chain.model,), how)
 
 
 def models_of(
-    model: DiffusionModel | TokenModel,
-    other: DiffusionModel | TokenModel,
+    model: Scored,
+    other: Scored,
     data: Examples | Tensor | Any,
     run: Run | None,
     given: Mapping[str, Tensor] | None,
     places: Places | None = None,
 ) -> Asked:
     """Two models at the same levels. Errors: those of `prepare`; UsageError where domains or levels differ."""
-    if model.domain.to_config() != other.domain.to_config() or isinstance(model, TokenModel) != isinstance(
-        other, TokenModel
-    ):
+    if type(model) is not type(other) or model.domain.to_config() != other.domain.to_config():
         raise UsageError(
             f"the models score unlike data: {model.domain.to_config()} and {other.domain.to_config()}",
             "give models of one data domain: same shape, bins and range, or vocabulary and length",
@@ -121,7 +127,7 @@ def models_of(
 
 
 def _prepared(
-    model: DiffusionModel | TokenModel,
+    model: Scored,
     data: Examples | Tensor | Any,
     run: Run | None,
     given: Mapping[str, Tensor] | None,
@@ -130,18 +136,24 @@ def _prepared(
     if isinstance(model, TokenModel):
         places = places or Places()
         return of_tokens.prepare(model, data, run, condition=given, prompt=places.prompt, mask=places.mask)
+    if isinstance(model, LatentModel):
+        return of_latents.prepare(model, data, run, condition=given)
     return prepare(model, data, run, condition=given)
 
 
 def _trial(chain: Problem, runner: Runner) -> list[str]:
     if isinstance(chain, GaussianChain):
         return trial(chain, runner)
+    if isinstance(chain, LatentChain):
+        return of_latents.trials(chain, runner)
     assert isinstance(chain, TokenChain)  # there are no others
     return of_tokens.trial(chain, runner)
 
 
 def same_chain(a: Problem, b: Problem) -> bool:
     """Whether two chains have the same levels, such that the same noise makes the same z_t."""
+    if isinstance(a, LatentChain) and isinstance(b, LatentChain):
+        return same_chain(a.inner, b.inner) and a.model.latent_shape == b.model.latent_shape
     if isinstance(a, GaussianChain) and isinstance(b, GaussianChain):
         same = a.model.schedule.path is b.model.schedule.path
     else:
@@ -169,7 +181,8 @@ def _of_symbols(
         rows = conditions.rows[PROMPT]
         if bool(conditions.absent.any()):
             raise UsageError("a prompt that is None", "give a row of symbols for each")
-        chains = tuple(replace(one.chain, data=_with_prompt(one.chain, places.prompt, row)) for row in rows)
+        prompt = ~scored_places(one.chain.data, places.prompt, None)
+        chains = tuple(replace(one.chain, data=_with_prompt(one.chain, prompt, row)) for row in rows)
     else:
         chains = tuple(_under(one.chain, conditions, c) for c in range(len(conditions)))
     return Asked(one, Chains(chains), lambda runner: of_tokens.trial(chains[0], runner), (one.chain.model,), how)

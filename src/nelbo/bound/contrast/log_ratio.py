@@ -10,13 +10,11 @@ import torch
 from torch import Tensor
 
 from nelbo.bound import checks
-from nelbo.bound.contrast.asked import models_of
+from nelbo.bound.contrast.asked import Scored, models_of
 from nelbo.bound.contrast.contrast import raced
 from nelbo.bound.contrast.race import Goal
 from nelbo.bound.planned import cost
-from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
-from nelbo.model.tokens.model import TokenModel
 from nelbo.typing import Json
 from nelbo.workers import Run
 
@@ -44,8 +42,8 @@ class LogRatio:
 
 
 def log_ratio(
-    model: DiffusionModel | TokenModel,
-    reference: DiffusionModel | TokenModel,
+    model: Scored,
+    reference: Scored,
     data: Examples | Tensor | Any,
     run: Run | None = None,
     *,

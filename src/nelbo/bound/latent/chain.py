@@ -83,6 +83,11 @@ class LatentChain(Problem):
         return 1 + self.inner.first_cost
 
     @property
+    def signed(self) -> bool:
+        """All normals of a draw."""
+        return True
+
+    @property
     def control_columns(self) -> int:
         """As of the chain over z′; of the likelihood's term the second is ‖η‖² − D_z, z′ being μ + s η."""
         return self.inner.control_columns

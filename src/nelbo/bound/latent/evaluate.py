@@ -68,7 +68,7 @@ def evaluate(
     of_prior: list[FirstLevel] = []
 
     def before() -> list[str]:
-        notes = _trials(chain, runner)
+        notes = trials(chain, runner)
         of_prior.append(FirstLevel.of(chain, runner, every=per_example))
         return notes
 
@@ -210,7 +210,7 @@ def in_five(chain: LatentChain, inner: FirstLevel, estimate: Estimate) -> Latent
     return LatentEstimate(**values)
 
 
-def _trials(chain: LatentChain, runner: Runner) -> list[str]:
+def trials(chain: LatentChain, runner: Runner) -> list[str]:
     """Whether the networks answer twice alike, and each example by itself: prior, encoder and decoder."""
     model, rows = chain.model, torch.tensor([0, min(1, chain.examples - 1)])
     x = model.domain.values(chain.data[rows].to(chain.device))
