@@ -32,9 +32,10 @@ class Spread:
         n = len(self.values)
         return max(0.0, float(self.values.var()) + self.besides) / n if n > 1 else float("nan")
 
+    @equation("token-ratio-error")
     def of_ratio(self, mean: float, sizes: Tensor) -> float:
         """The sampling variance of a mean over N examples of which only its ratio to the mean of their `sizes` (N,) is
-        asked: that of y_i − R s_i with R = Σ y/Σ s, over N (Cochran 1977, "Sampling techniques", §2.11); nats²."""
+        asked: that of y_i − R s_i with R = Σ y/Σ s, over N (Cochran 1977, "Sampling techniques", ch. 6); nats²."""
         return Spread(self.values - mean / float(sizes.double().mean()) * sizes, self.besides).variance
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 
+from nelbo.equation import equation
 from nelbo.maths.units import LOG_2
 from nelbo.typing import Json
 
@@ -27,6 +28,7 @@ def symbol(data: Json) -> str:
     return SYMBOL.get(str(data.get("tokenizer")), "token")
 
 
+@equation("token-perplexity", "token-bits-per-byte")
 def of_tokens(bits_per_token: float, errors: Json, data: Json) -> Json:
     """Each unit as {value, standard_error: {estimator, data, total}}, from bits a token and their errors.
 

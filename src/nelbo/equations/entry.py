@@ -41,6 +41,7 @@ GROUPS = (
     "H parametrisations",
     "I weighted losses",
     "J probability-flow ODE",
+    "K chains over symbols",
 )
 
 
@@ -103,7 +104,7 @@ class Entry:
 
     @property
     def letter(self) -> str:
-        """The letter of the group, A to J."""
+        """The letter of the group, A to K."""
         return self.group[0]
 
     @property

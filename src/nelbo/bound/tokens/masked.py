@@ -24,6 +24,7 @@ from nelbo.bound.tokens import controls as control_columns
 from nelbo.bound.tokens import terms
 from nelbo.bound.tokens.chain import SLICES, TokenChain, logsnr
 from nelbo.bound.tokens.ngrams import NGrams
+from nelbo.equation import equation
 from nelbo.maths.keys import Purpose
 from nelbo.model.tokens.model import surprise
 from nelbo.process.grid import Continuous, Full
@@ -170,6 +171,7 @@ class MaskedChain(TokenChain):
             columns[:, 1:] = unit[:, None] * of_pattern
         return self.finite(columns, examples, "diffusion" if draws.cells is not None else "reconstruction")
 
+    @equation("token-first-level")
     def _draw(self, draws: Draws, rows: Tensor) -> tuple[Tensor, Tensor, TokenLevels | None]:
         """Hidden places (b, L) on the device, the weight of the step (b,) and its levels."""
         examples = draws.examples[rows]
@@ -198,6 +200,7 @@ class MaskedChain(TokenChain):
             at = self.levels[cells]
         return masked, weight, at
 
+    @equation("token-posterior-masked", "token-bound-steps", "token-bound-continuous")
     def _weight(self, examples: Tensor, cells: Tensor) -> Tensor:
         """How many places the step of a cell reveals, (b,) float64."""
         if self.model.counted and not self.by_length:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from nelbo.equation import equation
 from nelbo.model.tokens.model import TokenModel
 from nelbo.model.tokens.reverse import Rule
 from nelbo.process.tokens import steps
@@ -19,6 +20,7 @@ def mean_over(values: Tensor, places: Tensor) -> Tensor:
     return values.masked_fill(~places, 0.0).sum(1) / places.sum(1)
 
 
+@equation("token-count-form")
 def revealed(
     model: TokenModel,
     each: Tensor,

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from nelbo.arguments import numbers
+from nelbo.equation import equation
 from nelbo.errors import DomainError, UsageError
 from nelbo.maths.keys import Purpose
 from nelbo.model.tokens.denoiser import TokenDenoiser, TokenLaw
@@ -149,6 +150,7 @@ class TokenData(ExactTokens):
         u = Purpose.EXACT_DRAW.uniform(seed, torch.arange(n))
         return self.sequences[torch.searchsorted(cdf, u * cdf[-1]).clamp(max=len(cdf) - 1)]
 
+    @equation("token-bayes-exact")
     def posterior(self, evidence: Tensor) -> Tensor:
         B, L, V = evidence.shape
         every = self.sequences.to(evidence.device)

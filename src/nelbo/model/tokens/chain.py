@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from nelbo.equation import equation
 from nelbo.errors import UsageError
 from nelbo.process.grid import Continuous, Even, Full, Grid, Subset
 from nelbo.process.tokens import counts
@@ -12,6 +13,7 @@ from nelbo.process.tokens.levels import TokenLevels
 from nelbo.process.tokens.survival import AlphaTable, Survival
 
 
+@equation("token-steps-of-many")
 def counts_of(grid: Grid, n: int) -> list[int]:
     """Counts l_1 < … < l_K = n of hidden places. Errors: UsageError where the grid has none for n places."""
     if isinstance(grid, Full) and not grid.first:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
+from nelbo.equation import equation
 from nelbo.errors import DomainError, NelboError, ShapeError, UsageError
 from nelbo.model.calling import first_line
 from nelbo.model.opened import entered, name_of, opened
@@ -148,6 +149,7 @@ class NetworkTokenDenoiser(TokenDenoiser):
                 ) from error
         return self._read(self._checked(logits, z), z, at)
 
+    @equation("token-logit-shift")
     def _checked(self, logits: Tensor, z: Tensor) -> Tensor:
         V = self.vocabulary
         if not isinstance(logits, Tensor) or not logits.is_floating_point():

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nelbo.arguments import numbers
+from nelbo.equation import equation
 from nelbo.errors import DomainError, ShapeError, UsageError
 from nelbo.parts import Part
 from nelbo.typing import Shape
@@ -68,6 +69,7 @@ def first_places(data: Tensor, count: int) -> Tensor:
     return (torch.arange(L) < count).expand(data.shape)
 
 
+@equation("token-prompt")
 def scored_places(data: Tensor, prompt: Tensor | int | None, mask: Tensor | None) -> Tensor:
     """The places (N, L) that are noised and scored: those of `mask` (all where None) without those of `prompt` (a
     number: so many at the beginning).

@@ -14,6 +14,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from nelbo.equation import equation
 from nelbo.errors import DomainError, UsageError
 from nelbo.model.frozen import FrozenModel
 from nelbo.model.tokens.chain import counts_of, levels_of
@@ -118,6 +119,7 @@ class TokenModel(FrozenModel):
         """Whether the chain runs over counts of hidden places."""
         return self.kernel.absorbing and not self.denoiser.timed
 
+    @equation("token-schedule-invariance")
     def counts(self, n: int) -> list[int]:
         """Counts l_1 < … < l_K = n of a chain over counts, for n scored places; of blocks, those of each, after which
         all later ones are hidden."""

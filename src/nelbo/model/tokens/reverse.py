@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nelbo.equation import equation
 from nelbo.errors import DomainError, UsageError
 from nelbo.parts import Part
 from nelbo.process.tokens import steps
@@ -44,6 +45,7 @@ class TokenReverse(Part, family="token_reverse", kind="token_reverse"):
         if self.block is not None and self.block < 1:
             raise UsageError(f"blocks of {self.block} places", "give block ≥ 1, or None for all places at once")
 
+    @equation("token-mask-removed")
     def log_law(self, logits: Tensor, kernel: Kernel, vocabulary: int) -> Tensor:
         """log probabilities (B, L, V) float64 of the symbols of the vocabulary, of logits (B, L, V or V + 1)."""
         logits = logits.double()
@@ -78,6 +80,7 @@ class AllMasked(TokenPrior, kind="all_masked"):
     def divergence(self, x: Tensor, at: TokenLevels, kernel: Kernel, vocabulary: int) -> Tensor:
         return torch.zeros_like(x, dtype=torch.float64)
 
+    @equation("token-prior-infinite")
     def check(self, kernel: Kernel, last: TokenLevels, vocabulary: int) -> None:
         if not kernel.absorbing:
             raise UsageError(f"the prior 'all_masked' of a {kernel.kind!r} kernel", "it has no mask; leave prior=None")
@@ -95,6 +98,7 @@ class AllMasked(TokenPrior, kind="all_masked"):
 class MatchedMask(TokenPrior, kind="matched"):
     """Each place by itself: masked with probability 1 − α_T, else any symbol alike; KL = α_T log V nats a place."""
 
+    @equation("token-prior-matched")
     def divergence(self, x: Tensor, at: TokenLevels, kernel: Kernel, vocabulary: int) -> Tensor:
         symbols = vocabulary - int(getattr(kernel, "mask", vocabulary) < vocabulary)
         return (at.alpha * math.log(symbols))[:, None].expand(x.shape)

@@ -18,6 +18,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from nelbo.equation import equation
+
 WIDTH = 2
 """Neighbours on each side whose being hidden or visible makes a pattern: 16 patterns."""
 OFFSETS = tuple(o for o in range(-WIDTH, WIDTH + 1) if o)
@@ -47,6 +49,7 @@ def later_blocks_first(values: Tensor, scored: Tensor, block: int | None) -> Ten
     return values if block is None else values - block_of(scored, block)
 
 
+@equation("token-count-weight")
 def around_a_place(v: Tensor, place: Tensor, scored: Tensor, rate: Tensor) -> Tensor:
     """Subsets (B, L): one scored place, chosen by `place` (B,) in [0, 1), and each other one with probability `rate`
     (B,), by v (B, L)."""
@@ -75,6 +78,7 @@ def patterns(masked: Tensor) -> Tensor:
     return patterns
 
 
+@equation("token-pattern-probability")
 def pattern_probabilities(scored: Tensor, count: Tensor) -> Tensor:
     """P(pattern p around i | i ∈ M) for uniform M of `count` (B,) of the `scored` places (B, L), (B, L, 16).
 

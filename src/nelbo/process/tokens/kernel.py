@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from nelbo.equation import equation
 from nelbo.errors import DomainError, UsageError
 from nelbo.parts import Part
 from nelbo.process.tokens.levels import TokenLevels, cells
@@ -79,6 +80,7 @@ class Absorbing(Kernel, kind="absorbing"):
                 f"give {vocabulary} for a symbol of its own, or that symbol of the vocabulary that is the mask",
             )
 
+    @equation("token-forward-masked")
     def likelihood(self, z: Tensor, at: TokenLevels, V: int) -> Tensor:
         visible = one_hot(z.clamp(max=V - 1), V).double() * cells(at.alpha)
         return torch.where((z == self.mask)[..., None], cells(at.noise), visible)
@@ -94,6 +96,7 @@ class Absorbing(Kernel, kind="absorbing"):
 class Uniform(Kernel, kind="uniform"):
     """z_t = x with probability α_t, else one of all V symbols."""
 
+    @equation("token-forward-uniform")
     def likelihood(self, z: Tensor, at: TokenLevels, V: int) -> Tensor:
         return cells(at.alpha) * one_hot(z, V) + cells(at.noise) / V
 
@@ -216,6 +219,7 @@ class Steps(_Matrices, kind="steps"):
         return self.matrices.to(t.t.device)[self._index(s)]
 
 
+@equation("token-gaussian-steps")
 def gaussian_steps(vocabulary: int, betas: Tensor) -> Steps:
     """D3PM's discretised Gaussian: with K = V − 1 and β_t > 0,
 

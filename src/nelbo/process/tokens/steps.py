@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from nelbo.equation import equation
 from nelbo.process.tokens.kernel import Kernel
 from nelbo.process.tokens.levels import TokenLevels
 
 
+@equation("token-leave-one-out")
 def posterior_from_leave_one_out(log_p: Tensor, z: Tensor, at: TokenLevels, kernel: Kernel) -> Tensor:
     """log p(k | z) from log p(k | z without the place): p_i(k | z) ∝ p_i^loo(k) q(z_i | k)."""
     return (log_p + kernel.likelihood(z, at, log_p.shape[-1]).log()).log_softmax(-1)
@@ -28,17 +30,20 @@ def leave_one_out_from_posterior(log_p: Tensor, z: Tensor, at: TokenLevels, kern
     return (log_p - kernel.likelihood(z, at, log_p.shape[-1]).log()).log_softmax(-1)
 
 
+@equation("token-posterior")
 def true_step(x: Tensor, z: Tensor, s: TokenLevels, t: TokenLevels, kernel: Kernel, V: int) -> Tensor:
     """q(z_s | z_t = z, x), (B, L, V)."""
     return plug_in(one_hot(x, V).double(), z, s, t, kernel)
 
 
+@equation("token-plug-in-step")
 def plug_in(guess: Tensor, z: Tensor, s: TokenLevels, t: TokenLevels, kernel: Kernel) -> Tensor:
     """The plug-in step of x̂ = guess (B, L, V), (B, L, V)."""
     joint = kernel.backward(z, s, t, guess.shape[-1]) * kernel.marginal(guess, s)
     return joint / joint.sum(-1, keepdim=True)
 
 
+@equation("token-mixture-step")
 def mixture(posterior: Tensor, z: Tensor, s: TokenLevels, t: TokenLevels, kernel: Kernel) -> Tensor:
     """The mixture step of p(k | z) = posterior (B, L, V), (B, L, V). A symbol that cannot have become z has no part."""
     V = posterior.shape[-1]
@@ -52,6 +57,7 @@ def divergence(q: Tensor, p: Tensor) -> Tensor:
     return (torch.special.xlogy(q, q) - torch.special.xlogy(q, p)).sum(-1)
 
 
+@equation("token-rate")
 def rate_divergence(
     x: Tensor, law: Tensor, z: Tensor, at: TokenLevels, kernel: Kernel, *, plugged: bool = False
 ) -> Tensor:
