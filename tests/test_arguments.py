@@ -128,7 +128,7 @@ EXAMPLES: dict[Callable[..., Any], dict[str, Any]] = {
         first_level=2, clip=(-1.0, 1.0),
     ),
     nelbo.tokens.from_callable: dict(
-        fn=letters, vocabulary=3, length=4, kernel=nelbo.tokens.absorbing(3), prior=None, remove_mask=False
+        fn=letters, vocabulary=3, length=4, kernel=nelbo.tokens.absorbing(3), prior=None, remove_mask=False, block=2
     ),
     nelbo.tokens.absorbing: dict(mask=3),
     nelbo.tokens.gaussian: dict(vocabulary=5, betas=(0.25, 0.5)),
@@ -195,6 +195,7 @@ OTHERS = {
     nelbo.testing.as_network,
     nelbo.testing.check_adapter,
     nelbo.from_diffusers,
+    nelbo.from_transformers,
     nelbo.samplers.sample,
     nelbo.monitoring.lightning_callback,
     nelbo.monitoring.torchmetrics_metric,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from nelbo.adapters.callable import from_callable
     from nelbo.adapters.choices import Overrides
     from nelbo.adapters.diffusers import from_diffusers
+    from nelbo.adapters.transformers import from_transformers
     from nelbo.api import (
         compare,
         contrast,
@@ -78,6 +79,7 @@ _NAMES = {
     "from_callable": "nelbo.adapters.callable:from_callable",
     "from_diffusers": "nelbo.adapters.diffusers:from_diffusers",
     "from_pretrained": "nelbo.api:load",
+    "from_transformers": "nelbo.adapters.transformers:from_transformers",
     "grids": "nelbo.process.every_grid",
     "latent": "nelbo.adapters.latent",
     "likelihood_profile": "nelbo.api:likelihood_profile",
@@ -126,6 +128,7 @@ __all__ = [
     "from_callable",
     "from_diffusers",
     "from_pretrained",
+    "from_transformers",
     "grids",
     "latent",
     "likelihood",

@@ -17,7 +17,7 @@ from torch import nn
 from nelbo.errors import ModelFolderError, NelboError, UsageError
 
 FORMS = (
-    "give a nelbo.DiffusionModel, a folder that `nelbo train` or save_pretrained wrote, package.module:function, "
+    "give a model of nelbo, a folder that `nelbo train` or save_pretrained wrote, package.module:function, "
     "org/name of the hub, or a pipeline of diffusers"
 )
 WRAP = "wrap it with nelbo.from_callable({net}, schedule=…, domain=…, predicts=…, time=…)"
@@ -87,6 +87,8 @@ def _remedy(value: Any) -> str:
     for name in ("ema_model", "_orig_mod", "module"):
         if isinstance(getattr(value, name, None), nn.Module):
             return f"{WRAP.format(net=f'net.{name}')}, with it as net"
+    if _is_of(value, "PreTrainedModel", "transformers"):
+        return "of a network that fills in hidden symbols: nelbo.from_transformers(net, tokenizer=tokenizer)"
     if callable(value):
         return _remedy_of_class(type(value))
     return FORMS

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from nelbo.adapters import diffusers, foreign
+from nelbo.adapters import diffusers, foreign, transformers
 from nelbo.adapters.choices import Overrides
 from nelbo.errors import UsageError
 from nelbo.model import folder, plugin
@@ -55,7 +55,7 @@ def load(
     local_files_only: bool = False,
     trust_code: bool = False,
 ) -> DiffusionModel | TokenModel | LatentModel:
-    """The model in a folder written by `nelbo train` or by diffusers' `save_pretrained`, or made by
+    """The model in a folder written by `nelbo train` or by `save_pretrained` of diffusers or transformers, or made by
     `package.module:function` (no arguments), or of the hub (`org/name`), or of a pipeline of diffusers; a model itself
     is returned as it is.
 
@@ -102,6 +102,8 @@ def load(
         return _with(chosen, folder.load(path, trust_code=trust_code))
     if on_hub or diffusers.is_folder(path):
         return diffusers.from_diffusers(text, **given, **hub)
+    if transformers.is_folder(path):
+        return _with(chosen, transformers.from_transformers(path, trust_code=trust_code))
     foreign.check_folder(path)
     if Path(text).exists() or ":" not in text:
         return _with(chosen, folder.load(path, trust_code=trust_code))

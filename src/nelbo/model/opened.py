@@ -172,6 +172,9 @@ def name_of(network: nn.Module) -> Json:
     function = plain(network)
     if hasattr(function, "recipe"):
         return {"net": function.recipe}
+    identity: Callable[[], Json] | None = getattr(function, "identity", None)
+    if identity is not None and home(network).startswith("nelbo."):
+        return identity()  # one of nelbo's that holds another library's
     named = function if hasattr(function, "__qualname__") else type(function)
     name = {"net": f"{home(network)}.{named.__qualname__}"}
     if not isinstance(network, OpenedFunction) and library_of(type(function)) not in (None, "torch"):

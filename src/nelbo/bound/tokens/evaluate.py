@@ -72,7 +72,7 @@ def evaluate(
     started = time.perf_counter()
     prepared = prepare(model, data, run, grid=grid, condition=condition, prompt=prompt, mask=mask, watch=watch)
     chain, runner = prepared.chain, prepared.runner
-    notes = checks.overlap(model, prepared.examples)
+    notes = [*checks.overlap(model, prepared.examples), *model.notes]
     scored = Examples(chain.scored.long()).fingerprint
     with chain.model.denoiser.inference():
         notes += trial(chain, runner)
@@ -136,6 +136,7 @@ def prepare(
     """`data` under `model`, checked, as `nelbo.bound.prepare` does it for images."""
     run = run or Run()
     examples = data if isinstance(data, Examples) else Examples(torch.as_tensor(data))
+    model = model.for_data(examples.data)
     if grid is not None:
         model = model.with_grid(grid)
     checked = model.domain.checked(examples.data)

@@ -18,17 +18,28 @@ from nelbo.typing import Shape
 @numbers
 @dataclass(frozen=True, eq=False)
 class TokenDomain(Part, family="token_domain", kind="tokens"):
-    """Sequences x ∈ {0, …, V − 1}^L of V = `vocabulary` symbols."""
+    """Sequences x ∈ {0, …, V − 1}^L of V = `vocabulary` symbols, L = `length`.
+
+    longest: where the network is one of sequences of any length up to this, each has a model of its own, and data of
+    another length are those of that model.
+    """
 
     vocabulary: int
     length: int
-    limits: ClassVar[dict[str, int]] = {"vocabulary": 1 << 24, "length": 1 << 20}
+    longest: int | None = None
+    limits: ClassVar[dict[str, int]] = {"vocabulary": 1 << 24, "length": 1 << 20, "longest": 1 << 30}
 
     def __post_init__(self):
         if self.vocabulary < 2 or self.length < 1:
             raise UsageError(
                 f"sequences of {self.length} places with {self.vocabulary} symbols", "give at least 1 place, 2 symbols"
             )
+
+    def of(self, data: Tensor) -> TokenDomain:
+        """The domain of the length of `data` (N, L), where that is one of those up to `longest`; else this one."""
+        if self.longest is None or data.ndim != 2 or not 1 <= data.shape[1] <= self.longest:
+            return self
+        return TokenDomain(self.vocabulary, data.shape[1], self.longest)
 
     @property
     def dimensions(self) -> int:
@@ -45,7 +56,8 @@ class TokenDomain(Part, family="token_domain", kind="tokens"):
         if data.ndim != 2 or data.shape[1] != self.length:
             raise ShapeError(
                 f"sequences of shape {tuple(data.shape)}",
-                f"give (N, {self.length}) integers: one row a sequence, shorter ones padded and told apart by `mask`",
+                f"give (N, {self.length}) integers: one row a sequence, shorter ones padded and told apart by `mask`"
+                + ("" if self.longest is None else f"; the network takes sequences of up to {self.longest} places"),
             )
         if not len(data):
             raise ShapeError("no sequences", "give at least one")

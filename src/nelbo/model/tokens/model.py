@@ -8,8 +8,10 @@ schedule: every one gives the same bound.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -104,8 +106,26 @@ class TokenModel(FrozenModel):
                 "leave carry_over=True: a visible symbol stays",
             )
 
+    def for_data(self, data: Tensor) -> Self:
+        """The model of the length that `data` (N, L) has, where its network takes any; see `TokenDomain`."""
+        domain = self.domain.of(data)
+        return self if domain.length == self.domain.length else dataclasses.replace(self, domain=domain)
+
+    @property
+    def notes(self) -> list[str]:
+        """What whoever made the model says that its numbers mean: sentences of the entry `notes` of its provenance."""
+        notes = self.provenance.get("notes")
+        return [str(note) for note in notes] if isinstance(notes, list) else []
+
     def check_symbols(self, x: Tensor, scored: Tensor) -> None:
-        """Errors: DomainError where a scored place (N, L) of x (N, L) holds the mask itself."""
+        """Errors: DomainError where a scored place (N, L) of x (N, L) holds the mask itself, or an absent symbol."""
+        for symbol in self.reverse.absent:
+            if bool(((x == symbol) & scored).any()):
+                bad = int(((x == symbol) & scored).any(1).nonzero()[0, 0])
+                raise DomainError(
+                    f"sequence {bad} holds symbol {symbol} at a place that is scored, and the model has none there",
+                    "it stands for no text: leave such places out by `mask`, or make the model with them",
+                )
         mask = getattr(self.kernel, "mask", None)
         if mask is not None and bool(((x == mask) & scored).any()):
             bad = int(((x == mask) & scored).any(1).nonzero()[0, 0])

@@ -33,12 +33,16 @@ class TokenReverse(Part, family="token_reverse", kind="token_reverse"):
 
     block: so many places at a time, from the left, are revealed before the first of the next (Arriola et al. 2025,
     "Block diffusion", eq. 3): 1 is the chain rule from left to right, None or L all places in any order.
+
+    absent: symbols of the vocabulary that stand at no scored place, such as a tokenizer's padding: the probability that
+    the network puts on them is removed.
     """
 
     rule: str = "mixture"
     remove_mask: bool = True
     carry_over: bool = True
     block: int | None = None
+    absent: tuple[int, ...] = ()
 
     def __post_init__(self):
         Rule.parse(self.rule)
@@ -49,6 +53,8 @@ class TokenReverse(Part, family="token_reverse", kind="token_reverse"):
     def log_law(self, logits: Tensor, kernel: Kernel, vocabulary: int) -> Tensor:
         """log probabilities (B, L, V) float64 of the symbols of the vocabulary, of logits (B, L, V or V + 1)."""
         logits = logits.double()
+        if self.absent:
+            logits = logits.index_fill(-1, torch.tensor(self.absent, device=logits.device), -math.inf)
         mask = getattr(kernel, "mask", None)
         if mask is None or (logits.shape[-1] == vocabulary and mask == vocabulary):
             return logits[..., :vocabulary].log_softmax(-1)
