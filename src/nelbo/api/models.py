@@ -20,6 +20,7 @@ from nelbo.files import write_atomic
 from nelbo.model import folder
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
+from nelbo.model.tokens.model import TokenModel
 from nelbo.progress import callback, shows_progress
 from nelbo.tightening import certificate as certificates
 from nelbo.tightening import tighten as tightenings
@@ -45,7 +46,7 @@ def train(
     progress: Callable[[Json], None] | bool | None = None,
     message: Callable[[str], None] | None = None,
     workers: Workers | None = None,
-) -> DiffusionModel:
+) -> DiffusionModel | TokenModel:
     """Train a model on `data`, write it to the folder `out`, and return it (with the averaged weights).
 
     config: settings as of `nelbo.training.TrainConfig`; a dict may name some of them. validation: data to bound along

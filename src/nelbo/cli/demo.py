@@ -60,7 +60,7 @@ def demo(
         write_atomic(out / "bound.json", json.dumps(bound.to_dict(), indent=2, allow_nan=False) + "\n")
         output.message("sampling")
         test = read(TEST).data
-        write_atomic(out / "pictures.npz", npz(**pictures(model, seed), data=test[:PICTURES]))
+        write_atomic(out / "pictures.npz", npz(**pictures(model, seed), data=test[:PICTURES]))  # type: ignore[arg-type]
         from nelbo.cli.image_formats import comparison
 
         formats = comparison(test)

@@ -26,6 +26,9 @@ class Transformer(nn.Module):
     Sources: Vaswani et al. 2017; Su et al. 2021 (rotary positions); Peebles & Xie 2023 (scale and shift).
     """
 
+    hidden: tuple[str, ...]
+    """Its inner layers, which Muon updates."""
+
     def __init__(
         self,
         vocabulary: int,
@@ -55,6 +58,8 @@ class Transformer(nn.Module):
         self.labels = None if classes is None else nn.Embedding(classes, width)
         conditional = self.moment is not None or self.labels is not None
         self.blocks = nn.ModuleList(_Block(width, heads, reach, dropout, conditional) for _ in range(blocks))
+        inner = ("qkv", "mix", "first", "second")
+        self.hidden = tuple(f"blocks.{k}.{name}" for k in range(blocks) for name in inner)
         self.norm = nn.LayerNorm(width)
         self.out = nn.Linear(width, vocabulary)
         nn.init.zeros_(self.out.weight)

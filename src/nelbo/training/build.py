@@ -27,12 +27,14 @@ from nelbo.model.folder import make_denoiser
 from nelbo.model.mixture import NetworkMixture, outputs, start_weights
 from nelbo.model.prior import GaussianPrior
 from nelbo.model.reverse import Clip, Reverse, Variance, parse_variance
-from nelbo.nets.build import time_input
+from nelbo.model.tokens.model import TokenModel
+from nelbo.nets.build import TOKEN_NETS, time_input
 from nelbo.process import grid as grids
 from nelbo.process import schedule as schedules
 from nelbo.process.schedule import Schedule, Table
 from nelbo.training.config import TrainConfig
 from nelbo.training.criterion import make_objective
+from nelbo.training.tokens.build import build_token_model
 from nelbo.typing import Json, Shape
 
 _ROUNDING = 1e-12
@@ -43,7 +45,13 @@ MOST_COUNTED = 10_000
 """Examples that histograms are counted on, of data that stay on disk: as many are read once before the first step."""
 
 
-def build_model(examples: Examples, settings: TrainConfig, rows: Tensor | None = None) -> DiffusionModel:
+def build_model(examples: Examples, settings: TrainConfig, rows: Tensor | None = None) -> DiffusionModel | TokenModel:
+    """The model of images or of symbols, as the network says, that `settings` describe; see `build_image_model`."""
+    make = build_token_model if settings.net.name in TOKEN_NETS else build_image_model
+    return make(examples, settings, rows)
+
+
+def build_image_model(examples: Examples, settings: TrainConfig, rows: Tensor | None = None) -> DiffusionModel:
     """The model that `settings` describe for these examples, with fresh weights keyed by the seed.
 
     rows: the examples that are trained on, where these are not all. Bins: settings.bins, else those of the data (17 for

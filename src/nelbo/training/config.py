@@ -104,7 +104,8 @@ class NetConfig(_Strict):
     """The network: `name`, its `head`, what a plain head `predicts`, and the network's own `settings` (net.size: tiny,
     small or base).
 
-    `name`: mlp, unet, or diffusers' unet2d, which needs a plain head and a schedule with a table.
+    `name`: mlp, unet, or diffusers' unet2d, which needs a plain head and a schedule with a table; for sequences of
+    symbols transformer.
     """
 
     name: str = "mlp"
@@ -128,7 +129,8 @@ class ObjectiveConfig(_Strict):
     """What is minimised, by `name`, and how times are drawn (`t`).
 
     bound: the bound. sigmoid, edm_monotone: the bound weighed over noise levels. simple: L_simple. min_snr: L_simple
-    with weights min(SNR, gamma)/SNR. hybrid: L_simple + vlb_weight · bound, for variance=learned_range.
+    with weights min(SNR, gamma)/SNR. hybrid: L_simple + vlb_weight · bound, for variance=learned_range; of symbols
+    under uniform noise the bound + ce_weight · cross-entropy.
     """
 
     name: Literal["bound", "sigmoid", "edm_monotone", "simple", "min_snr", "hybrid"] = "bound"
@@ -136,6 +138,16 @@ class ObjectiveConfig(_Strict):
     bias: float = Field(default=2.0, description="b of w = sigmoid(b − log-SNR), for sigmoid")
     gamma: float = Field(default=5.0, gt=0, description="of min_snr")
     vlb_weight: float = Field(default=0.001, ge=0, description="of hybrid: the bound's weight, in bits/dim")
+    ce_weight: float = Field(default=0.01, ge=0, description="of hybrid over symbols: the cross-entropy's weight")
+
+
+class TokenConfig(_Strict):
+    """Of sequences of symbols: the noise (`kernel`), what the network is told besides them (`time`), and the survival
+    of a symbol where it is told t or σ (`schedule`); else every schedule has one bound."""
+
+    kernel: Literal["masked", "uniform"] = "masked"
+    time: Literal["none", "count", "mask_fraction", "unit", "sigma"] = "none"
+    schedule: Literal["linear", "cosine"] = "linear"
 
 
 class ScheduleConfig(_Strict):
@@ -168,6 +180,7 @@ class TrainConfig(_Strict):
     net: Annotated[NetConfig, BeforeValidator(_named)] = NetConfig()
     objective: Annotated[ObjectiveConfig, BeforeValidator(_named)] = ObjectiveConfig()
     schedule: Annotated[ScheduleConfig, BeforeValidator(_named)] = ScheduleConfig()
+    tokens: TokenConfig = TokenConfig()
     variance: Literal["beta_tilde", "beta", "learned_range", "learned_log"] = "beta_tilde"
     decoder: Literal["plain", "histogram", "mixture"] = Field(
         default="plain",
@@ -175,7 +188,7 @@ class TrainConfig(_Strict):
         "network says of every pixel (net.components)",
     )
     clip: bool = Field(default=False, description="clip x̂ to the codes' range; never while training")
-    bins: int | None = Field(default=None, ge=2, description="codes a pixel; null: what the data say")
+    bins: int | None = Field(default=None, ge=2, description="codes a pixel, or symbols; null: what the data say")
     levels: int | None = Field(default=256, ge=2)
     checkpoint_every: int = Field(default=1000, ge=1)
     log_every: int = Field(default=50, ge=1)

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from nelbo.errors import UsageError
-from nelbo.model.diffusion import DiffusionModel
+from nelbo.model.tokens.model import TokenModel
+from nelbo.nets.build import TOKEN_NETS
 from nelbo.training.config import ObjectiveConfig, TrainConfig
-from nelbo.training.data import Batch
+from nelbo.training.data import AnyModel, Batch
 from nelbo.training.learned_schedule import TrainableSchedule
 from nelbo.training.objective import (
     BoundObjective,
@@ -30,27 +31,36 @@ from nelbo.training.objective import (
     SimpleObjective,
 )
 from nelbo.training.times import TimeSampler, TimeSampling
+from nelbo.training.tokens.objective import NoisedTokens, TokenBound
 from nelbo.training.weighting import EDMMonotone, Flat, MinSNR, Sigmoid
 
 
 class Criterion(nn.Module):
     """What a run minimises. law: the schedule, where it is trained. `self.parameters()` are those of the schedule."""
 
-    def __init__(self, objective: Objective, times: TimeSampler | None = None, law: TrainableSchedule | None = None):
+    def __init__(
+        self,
+        objective: Objective | TokenBound,
+        times: TimeSampler | None = None,
+        law: TrainableSchedule | None = None,
+    ):
         super().__init__()
         self.objective, self.times, self.law = objective, times or TimeSampler(), law
-        self._last: tuple[NoisedBatch, Losses] | None = None
+        self._last: tuple[NoisedBatch | NoisedTokens, Losses] | None = None
 
-    def forward(self, model: DiffusionModel, batch: Batch) -> dict[str, Tensor]:
+    def forward(self, model: AnyModel, batch: Batch) -> dict[str, Tensor]:
         """Scalars: `loss`, and its terms by name where there are several.
 
         The losses of the parts of a batch add up to that of the whole. A clip of x̂ has no gradient outside its range,
         so the model is used without it.
         """
-        if model.reverse.clip is not None:
-            model = dataclasses.replace(model, reverse=dataclasses.replace(model.reverse, clip=None))
-        noised = NoisedBatch.draw(model, batch, self.times)
-        losses = self.objective.losses(model, noised, self.law)
+        if isinstance(model, TokenModel):
+            noised = NoisedTokens.draw(model, batch, self.times)
+        else:
+            if model.reverse.clip is not None:
+                model = dataclasses.replace(model, reverse=dataclasses.replace(model.reverse, clip=None))
+            noised = NoisedBatch.draw(model, batch, self.times)
+        losses = self.objective.losses(model, noised, self.law)  # type: ignore[arg-type]  # an objective of such models
         self._last = noised, losses
         mean = noised.mean(losses.per_example)
         if not losses.terms:
@@ -75,9 +85,11 @@ class Criterion(nn.Module):
             if p.grad is not None:
                 p.grad = total(p.grad)
 
-    def frozen(self, model: DiffusionModel) -> DiffusionModel:
+    def frozen(self, model: AnyModel) -> AnyModel:
         """`model` with the schedule as it is now."""
-        return model if self.law is None else dataclasses.replace(model, schedule=self.law.frozen())
+        if self.law is None or isinstance(model, TokenModel):
+            return model
+        return dataclasses.replace(model, schedule=self.law.frozen())
 
 
 def make_criterion(settings: TrainConfig) -> Criterion:
@@ -92,6 +104,9 @@ def make_criterion(settings: TrainConfig) -> Criterion:
                 "objective=bound and objective.t=low_discrepancy, or another schedule",
             )
         law = TrainableSchedule(s.logsnr_max, s.logsnr_min, s.segments, s.fixed_ends)
+    if settings.net.name in TOKEN_NETS:
+        weight = o.ce_weight if o.name == "hybrid" else 0.0
+        return Criterion(TokenBound(weight, settings.reconstruction_share), TimeSampler(TimeSampling(o.t)), law)
     objective = make_objective(o, settings.reconstruction_share)
     return Criterion(objective, TimeSampler(TimeSampling(o.t)), law)
 

@@ -21,11 +21,18 @@ from nelbo.errors import UsageError
 from nelbo.maths.keys import Purpose
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
+from nelbo.model.tokens.domain import scored_places
+from nelbo.model.tokens.model import TokenModel
 from nelbo.training.config import Augmentation, TrainConfig
 from nelbo.typing import Condition, Json
 
+OF_PLACES = ("prompt", "mask", "place_bytes")
+NO_PLACES: dict[str, None] = dict.fromkeys(OF_PLACES)
+"""What examples of sequences have for every place."""
 MOST_VALIDATED = 1000
 """Examples of a validation set whose size is not set: the default budget still has four evaluations for each."""
+
+AnyModel = DiffusionModel | TokenModel
 
 # ---------------------------------------------------------------- training and validation examples
 
@@ -43,8 +50,11 @@ class TrainingData:
     separate: bool
     """Whether the validation examples are a data set of their own, rather than held out of `examples`."""
 
-    def checked(self, model: DiffusionModel) -> Examples:
+    def checked(self, model: AnyModel) -> Examples:
         """The examples after the model's checks of them. Errors: DomainError, ShapeError."""
+        if isinstance(model, TokenModel):
+            model.domain.checked(self.examples.data)
+            return self.examples  # as narrow as they are
         return replace(self.examples, data=model.domain.checked(self.examples.data, release=self.examples.release))
 
     @cached_property
@@ -92,7 +102,7 @@ def split(examples: Examples, validation: Examples | None, settings: TrainConfig
     if settings.condition is not None:
         examples = classes.stated(examples)
     n, every, count = len(examples), settings.validation.every, settings.validation.examples
-    rows, none = torch.arange(n), replace(examples, data=examples.data[:0], labels=None, names=())
+    rows, none = torch.arange(n), replace(examples.first(1), data=examples.data[:0], labels=None, names=(), **NO_PLACES)
     condition = _condition(examples, settings)
     if validation is not None and every is None:
         raise UsageError(
@@ -114,6 +124,7 @@ def split(examples: Examples, validation: Examples | None, settings: TrainConfig
         name=f"{examples.name}, {count} held out",
         labels=None if examples.labels is None else examples.labels[held_out],
         names=(),
+        **{name: None if (of := getattr(examples, name)) is None else of[held_out] for name in OF_PLACES},
     )
     return TrainingData(examples, kept, part, condition, _condition(part, settings), False)
 
@@ -186,6 +197,8 @@ class Batch:
     target (b, *shape): codes, or values of real data. seed, step: noise and times are keyed by (seed, step, position).
     part: their positions in the batch of the step; the whole batch where None. condition: keywords of the network, one
     row an example. report: whether the loss will be reported; terms that train nothing are otherwise left out (0).
+    Of sequences of symbols, scored (b, L): the places that are scored, all where None; places: their mean number in a
+    sequence of the run.
     """
 
     target: Tensor
@@ -194,6 +207,8 @@ class Batch:
     part: BatchPart | None = None
     condition: Condition | None = None
     report: bool = True
+    scored: Tensor | None = None
+    places: float | None = None
 
 
 def batch_parts(batch_size: int, rank: int, size: int, accumulate: int) -> list[BatchPart]:
@@ -247,6 +262,8 @@ class Loader:
                 f"augment = {changes} on examples of shape {shape}",
                 "flips are for images; leave augment out",
             )
+        self.scored = scored_of(examples)
+        self.places = None if self.scored is None else float(self.scored[rows].sum(1).double().mean())
         in_memory = isinstance(examples.data, Tensor)
         self.data = examples.data.to(device) if in_memory else examples.data
         self._reader = None if in_memory else ThreadPoolExecutor(1, "nelbo-read")
@@ -277,8 +294,18 @@ class Loader:
             condition = None
             if self.condition is not None:
                 condition = {name: values[own].to(self.device) for name, values in self.condition.items()}
-            yield Batch(augmented(target, self.settings, step, part), self.settings.seed, step, part, condition)
+            batch = Batch(augmented(target, self.settings, step, part), self.settings.seed, step, part, condition)
+            if self.scored is not None:
+                batch = replace(batch, scored=self.scored[own].to(self.device), places=self.places)
+            yield batch
         self.examples.release()
+
+
+def scored_of(examples: Examples) -> Tensor | None:
+    """Of sequences of symbols the places (N, L) that are noised and scored; None where all are."""
+    if examples.prompt is None and examples.mask is None:
+        return None
+    return scored_places(torch.as_tensor(examples.data), examples.prompt, examples.mask)
 
 
 def augmented(target: Tensor, settings: TrainConfig, step: int, part: BatchPart) -> Tensor:

@@ -20,6 +20,7 @@ from nelbo.files import alone_in, sweep, write_atomic
 from nelbo.model import folder as model_folder
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
+from nelbo.model.tokens.model import TokenModel
 from nelbo.training import checkpoint
 from nelbo.training.build import build_model
 from nelbo.training.config import TrainConfig, check_config
@@ -46,7 +47,7 @@ def train(
     resume: bool = False,
     progress: Progress | None = None,
     message: Message | None = None,
-) -> DiffusionModel:
+) -> DiffusionModel | TokenModel:
     """Train a model on `examples`, write it to the folder `out`, and return it (with the averaged weights).
 
     config: settings as of `TrainConfig` (a dict may name some of them). validation: examples to bound along the way, in
@@ -99,7 +100,7 @@ def _run(
     out: Path,
     progress: Progress | None,
     message: Message,
-) -> DiffusionModel:
+) -> DiffusionModel | TokenModel:
     """All steps from where the trainer is, with bounds and checkpoints on the way; then the model is saved."""
     settings, workers = trainer.settings, trainer.workers
     checkpoints = out / "checkpoints"

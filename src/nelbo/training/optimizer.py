@@ -29,7 +29,7 @@ def make_optimizer(net: nn.Module, criterion: nn.Module, settings: TrainConfig) 
             )
     inner, decayed, others = [], [], []
     for name, parameter in net.named_parameters():
-        if parameter.ndim < 2 or name.endswith("bias"):
+        if parameter.ndim < 2 or name.endswith("bias") or ".norms." in name:  # scale and shift may be one table
             others.append(parameter)
         else:
             (inner if name.startswith(hidden) else decayed).append(parameter)

@@ -10,6 +10,7 @@ Real numbers have no codes for a table, and get a plain head.
 from __future__ import annotations
 
 from nelbo.model.examples import Examples
+from nelbo.nets.build import TOKEN_NETS
 from nelbo.training.config import TrainConfig
 from nelbo.typing import Json
 
@@ -39,6 +40,19 @@ IMAGES: Json = {
 }  # fmt: skip
 
 
+TEXT: Json = {
+    "steps": 3000,
+    "batch_size": 32,
+    "lr": 4e-3,
+    "optimizer": "muon",
+    "weight_decay": 0.01,
+    "warmup": 100,
+    "ema": 0.998,
+    "net": {"name": "transformer", "size": "tiny"},
+}
+"""For sequences of symbols: a network over masked places that is not told the time, and stratified counts."""
+
+
 def with_recipe(config: Json | TrainConfig | None, examples: Examples) -> Json | TrainConfig:
     """The settings `config` on top of the recipe where it fits `examples`; else as they are.
 
@@ -51,6 +65,12 @@ def with_recipe(config: Json | TrainConfig | None, examples: Examples) -> Json |
         return config
     given = config or {}
     net = given.get("net", {})
+    name = net if isinstance(net, str) else net.get("name") if isinstance(net, dict) else None
+    if name in TOKEN_NETS or (name is None and "tokenizer" in examples.facts):
+        named = {**given, "net": {"name": net}} if isinstance(net, str) else given
+        net = named.get("net", {})
+        own_size = {"size": TEXT["net"]["size"]} if "size" not in net and "width" not in net else {}
+        return {**TEXT, **named, "net": {"name": TEXT["net"]["name"], **own_size, **net}}
     own_network = isinstance(net, str) or (isinstance(net, dict) and ("name" in net or "head" in net))
     bins = given.get("bins") or examples.bins
     sides = examples.data.shape[-2:]

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import described
+from nelbo.model.tokens.model import TokenModel
 from nelbo.training.config import TrainConfig
 from nelbo.training.data import TrainingData
 
 
-def summary(data: TrainingData, model: DiffusionModel, settings: TrainConfig) -> list[str]:
+def summary(data: TrainingData, model: DiffusionModel | TokenModel, settings: TrainConfig) -> list[str]:
     """Lines on examples, shape and codes, classes, network; and on what the data hold besides."""
     examples, domain = data.examples, model.domain
     count = f"{len(data.rows)} of {examples.name}"
     if len(data.held_out):
         count += f", {len(data.held_out)} {'of ' + data.held_out.name if data.separate else 'held out'} to validate on"
-    values = f"{domain.bins} bins" if domain.discrete else "real values"
+    if isinstance(model, TokenModel):
+        values = f"{model.domain.vocabulary} symbols, {settings.tokens.kernel} noise"
+    else:
+        values = f"{model.domain.bins} bins" if model.domain.discrete else "real values"
     facts = described(examples.facts)
     classes = facts.pop("classes", None)
     if settings.condition is None:
@@ -22,7 +26,7 @@ def summary(data: TrainingData, model: DiffusionModel, settings: TrainConfig) ->
     elif examples.labels is not None:
         number = max(int(examples.labels.max()) + 1, len(examples.classes))
         classes = f"{number} by the keyword {settings.condition}" + (f": {classes}" if classes else "")
-    head = "" if settings.net.head == "plain" else f"{settings.net.head} head, "
+    head = "" if settings.net.head == "plain" or isinstance(model, TokenModel) else f"{settings.net.head} head, "
     lines = {
         "examples": count,
         "shape": f"{' × '.join(map(str, domain.shape))}, {values}",

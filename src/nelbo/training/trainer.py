@@ -15,11 +15,10 @@ from torch.optim.swa_utils import AveragedModel
 
 from nelbo import runtime
 from nelbo.errors import NumericalError, WorkerError
-from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
 from nelbo.training.config import Precision, TrainConfig
 from nelbo.training.criterion import Criterion, make_criterion
-from nelbo.training.data import Batch, Loader, batch_parts
+from nelbo.training.data import AnyModel, Batch, Loader, batch_parts
 from nelbo.training.optimizer import learning_rate_factor, make_optimizer
 from nelbo.typing import Json
 from nelbo.workers import Alone, Workers
@@ -28,7 +27,7 @@ from nelbo.workers import Alone, Workers
 class Trainer:
     """Network, average, optimiser and step. `advance` takes a step; `state` holds all that a step needs."""
 
-    def __init__(self, model: DiffusionModel, loader: Loader, settings: TrainConfig, workers: Workers):
+    def __init__(self, model: AnyModel, loader: Loader, settings: TrainConfig, workers: Workers):
         self.model, self.loader, self.settings, self.workers = model, loader, settings, workers
         self.net: nn.Module = model.denoiser.to(loader.device)
         if settings.channels_last:
@@ -54,7 +53,11 @@ class Trainer:
 
     @classmethod
     def alone(
-        cls, model: DiffusionModel, examples: Examples, settings: TrainConfig, device: torch.device | str = "cpu"
+        cls,
+        model: AnyModel,
+        examples: Examples,
+        settings: TrainConfig,
+        device: torch.device | str = "cpu",
     ) -> Trainer:
         """A trainer on all of `examples` in this process, as benchmarks use it."""
         loader = Loader(examples, torch.arange(len(examples)), settings, torch.device(device), None)
@@ -130,14 +133,13 @@ class Trainer:
         return record
 
     @property
-    def averaged(self) -> DiffusionModel:
+    def averaged(self) -> AnyModel:
         """The model with the present averaged weights, on the device of the run."""
         return self.with_denoiser(self.ema.module)
 
-    def with_denoiser(self, denoiser: Any, **origin: Any) -> DiffusionModel:
+    def with_denoiser(self, denoiser: Any, **origin: Any) -> AnyModel:
         """The run's model with another denoiser; origin: `provenance` and `trained_on`."""
-        m = self.criterion.frozen(self.model)
-        return DiffusionModel(m.domain, m.schedule, m.grid, denoiser, m.reverse, m.decoder, m.prior, **origin)
+        return replace(self.criterion.frozen(self.model), denoiser=denoiser, **origin)
 
     def state(self) -> dict[str, Any]:
         """All that the next step needs; noise, order and dropout follow from the step."""
@@ -168,7 +170,7 @@ class Trainer:
                 "give out=FOLDER on a file system that they share",
             )
 
-    def finished(self, weights: dict[str, Tensor] | None, provenance: Json, hashes: Tensor) -> DiffusionModel:
+    def finished(self, weights: dict[str, Tensor] | None, provenance: Json, hashes: Tensor) -> AnyModel:
         """The model of the run, on the CPU, with `weights` or, where they are None, the averaged weights."""
         self.net.load_state_dict(self.ema.module.state_dict() if weights is None else weights)
         self.net.eval()
@@ -184,7 +186,7 @@ class _Loss(nn.Module):
     The criterion's parameters are not DDP's: their gradients are made after the backward pass, and summed by `Trainer`.
     """
 
-    def __init__(self, model: DiffusionModel, criterion: Criterion, settings: TrainConfig):
+    def __init__(self, model: AnyModel, criterion: Criterion, settings: TrainConfig):
         super().__init__()
         self.denoiser = model.denoiser
         self.model, self.precision = model, settings.precision

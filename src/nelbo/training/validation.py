@@ -12,8 +12,10 @@ from typing import Any
 from torch import Tensor
 
 from nelbo.bound.evaluate import evaluate
+from nelbo.bound.tokens.evaluate import evaluate as evaluate_tokens
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
+from nelbo.model.tokens.model import TokenModel
 from nelbo.training import checkpoint
 from nelbo.training.config import Keep, ValidationConfig
 from nelbo.typing import Condition, Json
@@ -50,12 +52,13 @@ class Validation:
         """Whether the run is to end early: `patience` bounds in a row were no better than the best."""
         return self.settings.patience is not None and self.since >= self.settings.patience
 
-    def evaluate(self, model: DiffusionModel, step: int, steps: int) -> Json:
+    def evaluate(self, model: DiffusionModel | TokenModel, step: int, steps: int) -> Json:
         """The bound at `step`, as a record of the log; the best weights are written to best.pt. Errors: OSError."""
         started = time.perf_counter()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a budget that is used up is no news here
-            bound = evaluate(
+            score: Any = evaluate_tokens if isinstance(model, TokenModel) else evaluate
+            bound = score(
                 model,
                 self.examples,
                 self.run,
