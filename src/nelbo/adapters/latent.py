@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from nelbo import data as readers
+from nelbo.adapters.diffusers.text import encode_text
 from nelbo.arguments import numbers
 from nelbo.errors import UsageError
 from nelbo.model.examples import Examples
@@ -24,6 +25,7 @@ __all__ = [
     "LatentUnits",
     "ScaledGaussian",
     "ScaledLogistic",
+    "encode_text",
     "fit_likelihood",
 ]
 

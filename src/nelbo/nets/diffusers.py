@@ -85,7 +85,7 @@ class DiffusersNet(nn.Module):
             time = a.time_scale * time
         planar = z.ndim == 1 + self.sides
         try:
-            value = self.inner(z[:, None] if planar else z, time, return_dict=False, **condition)[0]
+            value = self.inner(z[:, None] if planar else z, timestep=time, return_dict=False, **condition)[0]
         except (IndexError, TypeError, ValueError) as error:
             raise UsageError(
                 f"the network {type(self.inner).__name__} does not take this input: {_first_line(error)}",
@@ -104,7 +104,11 @@ class DiffusersNet(nn.Module):
 def conditions(config: Json, name: str) -> tuple[str, ...]:
     """Keywords without which a network of this configuration cannot be called."""
     labels = config.get("num_class_embeds") is not None or config.get("class_embed_type") is not None
-    always = {"dit": ("class_labels",), "unet2d_condition": ("encoder_hidden_states",)}.get(name, ())
+    always = {
+        "dit": ("class_labels",),
+        "unet2d_condition": ("encoder_hidden_states",),
+        "sd3": ("encoder_hidden_states", "pooled_projections"),
+    }.get(name, ())
     return (*always, *(("class_labels",) if labels and "class_labels" not in always else ()))
 
 
@@ -169,5 +173,6 @@ OTHERS = {
     "unet1d": NetworkMaker("unet1d", "UNet1DModel"),
     "unet2d_condition": NetworkMaker("unet2d_condition", "UNet2DConditionModel"),
     "dit": NetworkMaker("dit", "DiTTransformer2DModel"),
+    "sd3": NetworkMaker("sd3", "SD3Transformer2DModel"),
 }
 """Networks that a model folder may hold and that are not trained here."""

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nelbo.adapters.callable import from_callable
-from nelbo.adapters.diffusers import extras, folder, network, pipeline
+from nelbo.adapters.diffusers import extras, folder, network, pipeline, whole
 from nelbo.adapters.diffusers.scheduler import chain
 from nelbo.arguments import numbers
 from nelbo.errors import UsageError
 from nelbo.model.decoder import ContinuousGaussian, Decoder
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.domain import DataDomain
+from nelbo.model.latent.model import LatentModel
 from nelbo.model.reverse import Variance
 from nelbo.nets.diffusers import library
 from nelbo.typing import Json, Shape
@@ -32,8 +33,8 @@ def from_diffusers(
     subfolder: str | None = None,
     revision: str | None = None,
     local_files_only: bool = False,
-) -> DiffusionModel:
-    """The model p_θ that is defined by a network and a scheduler of diffusers.
+) -> DiffusionModel | LatentModel:
+    """The model p_θ that is defined by a network and a scheduler of diffusers, with the autoencoder of a latent one.
 
     source: a pipeline; a folder that `save_pretrained` wrote; a model of the hub (`org/name`, with `subfolder`,
     `revision`, `local_files_only` as of `from_pretrained`); or a pair (network, scheduler).
@@ -45,9 +46,13 @@ def from_diffusers(
     latents) and their range ([−1, 1]); clip (False: x̂ is used as predicted); shape (C, H, W) if the network has no
     sample_size.
 
+    A pipeline with an AutoencoderKL is a `LatentModel`: bins, range and decoder are then those of the images, and the
+    decoder is their likelihood, `nelbo.latent.ScaledGaussian(0.1)` until `nelbo.latent.fit_likelihood` has fitted its
+    scale; shape is that of the latents. bins=None is the chain over scaled latents alone.
+
     Class labels and other conditions go to `nelbo.evaluate(…, condition={"class_labels": labels})`.
-    Errors: UsageError with the reason for a model that has no likelihood here (a latent model without its VAE, a
-    distilled one); ModelFolderError for an incomplete folder or a model that the hub does not provide;
+    Errors: UsageError with the reason for a model that has no likelihood here (a latent model of another autoencoder,
+    a distilled one); ModelFolderError for an incomplete folder or a model that the hub does not provide;
     UnknownNameError.
     Source: Ho et al. 2020; Nichol & Dhariwal 2021; Karras et al. 2022; Lipman et al. 2023.
 
@@ -61,6 +66,13 @@ def from_diffusers(
     """
     if bins == "auto" and (decoder == "continuous_gaussian" or isinstance(decoder, ContinuousGaussian)):
         bins = None
+    if bins is not None:
+        hub: Json = {"subfolder": subfolder, "revision": revision, "local_files_only": local_files_only}
+        vae = whole.found(source, **hub)
+        if vae is not None:
+            prior = from_diffusers(source, bins=None, variance=variance, clip=clip, shape=shape, **hub)
+            assert isinstance(prior, DiffusionModel)
+            return whole.latent_model(vae, prior, decoder, 256 if bins == "auto" else bins, range)
     inner, name, config, facts, written = _resolved(source, bins is None, subfolder, revision, local_files_only)
     trained = chain(name, config)
     shape = network.shape_of(inner, shape)

@@ -55,12 +55,30 @@ def network(parts: Parts, where: str) -> str | None:
     return names[0] if names else None
 
 
+def autoencoder(parts: Parts) -> tuple[str, str] | None:
+    """Name and class of the part that makes latents of images, known by its name or its class; None without one."""
+    found = [(part, cls) for part, cls in parts.items() if part in LATENT or cls.startswith(AUTOENCODERS)]
+    return found[0] if found else None
+
+
+REASONS = {
+    "VQ": "its latents are entries of a codebook: q(z | x) is one point of a lattice, of which a chain over real z has "
+    "no finite bound",
+    "ConsistencyDecoder": "its decoder is itself a sampler, which has no likelihood p(x | z) in closed form",
+    "AutoencoderTiny": "its encoder is deterministic, so that q(z | x) must be declared: nelbo.LatentModel with "
+    "nelbo.latent.DeterministicEncoder(net, tau=…)",
+    "Asymmetric": "its decoder is shown a part of the image besides z",
+}
+"""Why an autoencoder whose class begins so makes no whole latent model here."""
+
+
 def check_latent(name: str | None, parts: Parts) -> None:
-    """Errors: UsageError with the reason for a pipeline with an autoencoder, known by its name or its class."""
-    autoencoders = [part for part, cls in parts.items() if part in LATENT or cls.startswith(AUTOENCODERS)]
-    if autoencoders:
-        raise UsageError(
-            f"{name or 'the pipeline'} is a latent model: its chain runs over what its {autoencoders[0]!r} makes of an "
-            "image, and the bound of the image itself needs that part too, which is not evaluated here",
-            LATENT_HINT,
+    """Errors: UsageError with the reason for a pipeline with an autoencoder that makes no whole latent model here."""
+    found = autoencoder(parts)
+    if found is not None:
+        part, cls = found
+        reason = next((text for start, text in REASONS.items() if cls.startswith(start)), None)
+        what = f"the {cls} of its {part!r}" + (
+            f" is none that has a bound: {reason}" if reason else " is not known here"
         )
+        raise UsageError(f"{name or 'the pipeline'} is a latent model, and {what}", LATENT_HINT)

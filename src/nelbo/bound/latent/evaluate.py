@@ -29,7 +29,7 @@ from nelbo.maths.keys import Purpose
 from nelbo.maths.units import bits_per_dim
 from nelbo.model.calling import condition_rows
 from nelbo.model.examples import Examples
-from nelbo.model.latent.model import LatentModel
+from nelbo.model.latent.model import UNFITTED, LatentModel
 from nelbo.process.grid import Grid
 from nelbo.workers import Run
 
@@ -64,6 +64,11 @@ def evaluate(
     chain, runner = prepared.chain, prepared.runner
     notes = checks.overlap(model, prepared.examples)
     notes += lattices.notes(model.domain, chain.data, chain.release)
+    if UNFITTED in model.provenance:
+        notes.append(
+            "the scale of the likelihood was not fitted, and the bound is larger for it: "
+            "model = nelbo.latent.fit_likelihood(model, other_images) fits it to images that are not evaluated"
+        )
     chosen = choose(estimator, chain, tolerance, max_nfe, per_example, any_cost)
     of_prior: list[FirstLevel] = []
 

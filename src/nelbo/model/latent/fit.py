@@ -10,7 +10,7 @@ from nelbo.errors import UnknownNameError
 from nelbo.maths.keys import Purpose
 from nelbo.model.examples import Examples
 from nelbo.model.latent.likelihood import LIKELIHOODS, best_scale
-from nelbo.model.latent.model import LatentModel
+from nelbo.model.latent.model import UNFITTED, LatentModel
 
 _AT_ONCE = 64
 """Images encoded and decoded at once."""
@@ -31,4 +31,5 @@ def with_likelihood(model: LatentModel, data: Examples, kind: str, per_channel: 
             middles.append(model.decode(mean.double() + std.double() * eta))
             targets.append(some.long() if domain.discrete else domain.values(some))
     likelihood = best_scale(LIKELIHOODS[kind], torch.cat(targets), torch.cat(middles), domain, per_channel)
-    return dataclasses.replace(model, likelihood=likelihood)
+    provenance = {name: entry for name, entry in model.provenance.items() if name != UNFITTED}
+    return dataclasses.replace(model, likelihood=likelihood, provenance=provenance)

@@ -29,6 +29,9 @@ from nelbo.process.grid import Grid
 from nelbo.process.prediction import Prediction
 from nelbo.typing import Json, Shape
 
+UNFITTED = "likelihood not fitted"
+"""Entry of the provenance of a model whose likelihood's scale is nobody's choice."""
+
 
 class LatentNetworks(Predictor):
     """The networks of a latent model as one module, with the chain over z that one of them is of: their weights, modes
