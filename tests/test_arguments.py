@@ -117,6 +117,7 @@ EXAMPLES: dict[Callable[..., Any], dict[str, Any]] = {
     nelbo.data.resolve: dict(data=X, limit=9),
     nelbo.Monitor: dict(model=EXACT, data=X, budget=128, seed=3, patience=2, errors=0.5, batch_size=20),
     nelbo.bound_loss: dict(model=CODED, x=X, reconstruction_share=0.5, seed=3, step=2),
+    nelbo.RatioEstimator: dict(model=EXACT, reference=EXACT, data=X, seed=3),
     nelbo.monitoring.planned_times: dict(model=CODED, data=X, seed=3, cells=8),
     nelbo.tighten: dict(model=EXACT, data=X, steps=2, limit=40, seed=3, batch_size=20, first_level="own"),
     nelbo.sample: dict(model=CODED, n=3, steps=2, seed=3, batch_size=2),
@@ -178,6 +179,7 @@ STANDS_FOR = {
     nelbo.codec.decompress: lambda **o: ARCHIVE["restored"](**o),
     nelbo.Overrides: lambda **o: nelbo.Overrides(**o).apply(CODED),
     nelbo.Monitor: lambda **o: nelbo.Monitor(**o).update(0).value,
+    nelbo.RatioEstimator: lambda **o: nelbo.RatioEstimator(**o)(X[:4], step=2, draws=2).tolist(),
 }
 RESULTS = {
     "Bound",

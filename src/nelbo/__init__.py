@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from nelbo.model.examples import Examples
     from nelbo.model.latent.model import LatentModel
     from nelbo.model.tokens.model import TokenModel
-    from nelbo.monitoring import Monitor, bound_loss
+    from nelbo.monitoring import Monitor, RatioEstimator, bound_loss
     from nelbo.process import every_grid as grids
     from nelbo.process import schedule as schedules
 
@@ -64,6 +64,7 @@ _NAMES = {
     "OdeLikelihood": "nelbo.likelihood.likelihood:OdeLikelihood",
     "Overrides": "nelbo.adapters.choices:Overrides",
     "Profile": "nelbo.bound.contrast.profile_result:Profile",
+    "RatioEstimator": "nelbo.monitoring:RatioEstimator",
     "Relative": "nelbo.bound.tolerance:Relative",
     "TokenModel": "nelbo.model.tokens.model:TokenModel",
     "bound_loss": "nelbo.monitoring:bound_loss",
@@ -112,6 +113,7 @@ __all__ = [
     "OdeLikelihood",
     "Overrides",
     "Profile",
+    "RatioEstimator",
     "Relative",
     "TokenModel",
     "__version__",

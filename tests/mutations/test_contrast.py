@@ -47,11 +47,11 @@ summed = test_profile.test_looks_add_up
 polynomial = test_profile.test_a_curve_that_is_a_polynomial_is_read_exactly
 
 BREAKS = [
-    Break("pairs without their opposite", "bound.gaussian_chain:GaussianChain.noised", call("column").becomes(1.0),
+    Break("pairs without their opposite", "bound.gaussian_chain:GaussianChain._noise", call("column").becomes(1.0),
           opposite),
     Break("1/p forgotten", "bound.contrast.places:drawn", operation("/")[-1].keep_left(), right, finite),
     Break("the mean of a pair for its sum", "bound.contrast.places:drawn", call("mean").to("sum"), right, finite),
-    Break("the scale of a cell forgotten", "bound.contrast.places:_weights", operation("*")[-1].keep_right(), planned),
+    Break("the scale of a cell forgotten", "bound.contrast.places:by_squares", operation("*")[0].keep_right(), planned),
     Break("looks that weigh alike", "bound.contrast.race:Race.look", operation("/")[0].becomes(0.5), looks),
     Break("a variance of half the strata", "bound.contrast.race:Race.look", operation("/")[-1].keep_left(),
           covariance),

@@ -103,9 +103,11 @@ def drawn(
     strata: int,
     columns: int,
     nats: Callable[[Draws, Tensor], Tensor],
+    *,
+    opposite: bool = True,
 ) -> Drawn:
-    """As `draw`, of any values. nats: of draws (m,) and the places (m,) of their examples in `examples`, (m,
-    columns)."""
+    """As `draw`, of any values. nats: of draws (m,) and the places (m,) of their examples in `examples`, (m, columns);
+    its gradient is kept. opposite: pairs of ε and −ε, where noise has an opposite."""
     S = strata
     of = torch.arange(len(examples)).repeat_interleave(S)
     numbers = start + torch.arange(S).repeat(len(examples))
@@ -113,19 +115,19 @@ def drawn(
     u = (torch.arange(S).repeat(len(examples)) + inside) / S
     at, inner = places.density.place(u)
     values = torch.empty(len(of), columns, dtype=torch.float64)
-    noise, sign = Purpose.CONTRAST_NOISE, [1.0, -1.0] if chain.signed else [1.0]
-    each = len(sign)
+    noise, pairs = Purpose.CONTRAST_NOISE, opposite and chain.signed
+    each = 1 + int(pairs)
     for first in (True, False):
         rows = ((at < places.first) == first).nonzero()[:, 0]
         if not len(rows):
             continue
-        signs = torch.tensor(sign).repeat(len(rows)) if chain.signed else None
+        signs = torch.tensor([1.0, -1.0]).repeat(len(rows)) if pairs else None
         rows = rows.repeat_interleave(each)
         keys = torch.full_like(rows, noise.value.levels[0] if first else noise.value.levels[1])
         where = (None, None) if first else (at[rows] - places.first, inner[rows])
         draws = Draws(examples[of[rows]], keys, noise.draw + numbers[rows], *where, signs=signs)
-        pairs = nats(draws, of[rows]).reshape(-1, each, columns).mean(1)
-        values[rows[::each]] = pairs / places.density.p[at[rows[::each]]][:, None]
+        means = nats(draws, of[rows]).reshape(-1, each, columns).mean(1)
+        values[rows[::each]] = means / places.density.p[at[rows[::each]]][:, None]
     n = len(examples)
     return Drawn(values.reshape(n, S, -1), at.reshape(n, S))
 
@@ -144,9 +146,8 @@ def piloted(alternatives: Alternatives, runner: Runner, together: bool = False) 
     left = torch.ones(len(order), len(alternatives), dtype=torch.bool)
     seen = draw(alternatives, runner, even, order.sort().values, left, PILOT_NUMBERS, PILOT_STRATA)
     gaps, totals = _gaps(seen, together)
-    weights = _weights(gaps, totals, seen.places, even, chain)
-    p = CellDensity.of(weights).p * (1 - _EVEN) + even.density.p * _EVEN
-    along = Places(CellDensity.of(p), even.first)
+    squares = (gaps.square() / (totals[:, None].square() + 1)).sum(2) * even.density.p[seen.places].square()
+    along = by_squares(squares, seen.places, even, chain)
     return Pilot(along, _spread(gaps, (even.density.p / along.density.p)[seen.places]))
 
 
@@ -180,13 +181,12 @@ def _spread(gaps: Tensor, ratio: Tensor) -> Spread:
     return Spread(mean, 2 * float(halves[enough - 1]) if enough else LEAST_FREEDOM)
 
 
-def _weights(gaps: Tensor, totals: Tensor, seen: Tensor, even: Places, chain: Problem) -> Tensor:
-    """The root mean square of the differences `gaps` (n, S, R), of `totals` (n, R) in all, seen at the places `seen`
-    (n, S), at every place, (P,)."""
-    squares = (gaps.square() / (totals[:, None].square() + 1)).sum(2)
-    p, cells = even.density.p, chain.cells
+def by_squares(squares: Tensor, seen: Tensor, even: Places, chain: Problem) -> Places:
+    """Places by the root mean square of what was seen, squares (n, S) at the places `seen` (n, S); a tenth of the draws
+    goes to `even` ones."""
+    cells = chain.cells
     scale = torch.cat([torch.ones(even.first, dtype=torch.float64), cells.scale.double()])
-    squares *= (p[seen] / scale[seen]).square()
+    squares = squares / scale[seen].square()
     along = squares[seen >= even.first], seen[seen >= even.first] - even.first
     weights = torch.zeros(len(even), dtype=torch.float64)
     if len(cells):
@@ -194,7 +194,8 @@ def _weights(gaps: Tensor, totals: Tensor, seen: Tensor, even: Places, chain: Pr
     at_first = squares[seen < even.first]
     if even.first:
         weights[0] = at_first.mean().sqrt() if len(at_first) else weights.sum() * _FIRST_OF_PILOT
-    return weights.clamp_min(1e-12 * float(weights.max().clamp_min(1e-300)))
+    weights = weights.clamp_min(1e-12 * float(weights.max().clamp_min(1e-300)))
+    return Places(CellDensity.of(CellDensity.of(weights).p * (1 - _EVEN) + even.density.p * _EVEN), even.first)
 
 
 def _smooth(squares: Tensor, cells: Tensor, place: Tensor) -> Tensor:
