@@ -10,7 +10,7 @@ from nelbo.adapters.choices import Overrides
 from nelbo.adapters.load import Model, load_images
 from nelbo.ambient import neutral
 from nelbo.api.contrasts import read
-from nelbo.api.inputs import Data, Device, Inputs, Progress, opened
+from nelbo.api.inputs import Data, Device, Inputs, Progress, TokenInputs, opened
 from nelbo.arguments import numbers
 from nelbo.bound import compare as comparisons
 from nelbo.bound.contrast import log_ratio as ratios
@@ -21,7 +21,9 @@ from nelbo.bound.tolerance import Relative
 from nelbo.data import classes
 from nelbo.diagnosis import Diagnosis
 from nelbo.diagnosis import diagnose as diagnoses
+from nelbo.diagnosis.tokens.diagnose import diagnose as diagnoses_of_tokens
 from nelbo.errors import UsageError
+from nelbo.model.tokens.model import TokenModel
 from nelbo.process.grid import Grid
 from nelbo.progress import callback, shows_progress
 from nelbo.typing import Condition
@@ -121,6 +123,10 @@ def diagnose(
     3.5 standard errors of the paired difference, or 2 where nearly all of its draws cost less. What is nearer than that
     cannot be told apart, and is named.
 
+    Of symbols: the shift by one place, the mask's number, what the network is told, its schedule, whether its output is
+    logits, probabilities or log-ratios, and the law that it gives; looked at by themselves are rounded logits, the
+    mask's own probability, and special symbols and padding that are scored or attended.
+
     max_nfe: at most so many network evaluations, 2000 where None. model, data, limit, condition, overrides,
     trust_code, seed, batch_size, device, precision and progress are as of `evaluate`; at most 512 examples are looked
     at.
@@ -135,14 +141,13 @@ def diagnose(
     >>> nelbo.diagnose(model, data.sample(64)).verdict.change
     'predicts="v"'
     """
-    given = Inputs.of(model, data, limit=limit, condition=condition, overrides=overrides, trust_code=trust_code)
-    diagnosis = diagnoses(
-        given.model,
-        given.examples,
-        Run(device, precision, batch_size, seed, None, Alone(), callback(progress)),
-        max_nfe=max_nfe,
-        condition=given.condition,
-    )
+    run = Run(device, precision, batch_size, seed, None, Alone(), callback(progress))
+    loaded = opened(model, overrides, trust_code)
+    if isinstance(loaded, TokenModel):
+        tokens = TokenInputs.of(data, limit=limit, condition=condition)
+        return diagnoses_of_tokens(loaded, tokens.examples, run, max_nfe=max_nfe, condition=tokens.condition)
+    given = Inputs.of(loaded, data, limit=limit, condition=condition, overrides=overrides, trust_code=trust_code)
+    diagnosis = diagnoses(given.model, given.examples, run, max_nfe=max_nfe, condition=given.condition)
     return dataclasses.replace(diagnosis, overrides=given.overrides.to_json())
 
 

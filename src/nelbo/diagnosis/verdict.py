@@ -11,12 +11,12 @@ NAMED = 4
 """Declarations that are named as not to be told apart, at most."""
 
 
-def verdict(ranking: Ranking, checks: list[Check]) -> Verdict:
+def verdict(ranking: Ranking, checks: list[Check], unit: str = "bits/dim") -> Verdict:
     """What follows from the ranking and from the checks, of which each may fail by itself."""
     declared, best = ranking.declared, ranking.best
     failed = "; ".join(check.text for check in checks if not check.ok)
     if best is not None:
-        text = f"{best.claim}: {_of(best)} bits/dim, not {_of(declared)}"
+        text = f"{best.claim}: {_of(best)} {unit}, not {_of(declared)}"
         if ranking.whole is not None:
             text += f", on the levels that are declared, and {_of(ranking.whole)} on its own levels"
         if ranking.alike:
@@ -28,9 +28,9 @@ def verdict(ranking: Ranking, checks: list[Check]) -> Verdict:
         rows = [row for row in ranking.rows if row.name in ranking.alike]
         unseen = max(2 * row.difference_error for row in rows)
         if unseen > 5 * LEAST:
-            text += f" (within {unseen:.1g} bits/dim, which more evaluations would narrow)"
+            text += f" (within {unseen:.1g} {unit}, which more evaluations would narrow)"
     if (choice := ranking.choice) is not None:
-        text += f"; {choice.claim}: {_of(choice)} bits/dim, not {_of(declared)}, which is another model and no mistake"
+        text += f"; {choice.claim}: {_of(choice)} {unit}, not {_of(declared)}, which is another model and no mistake"
     return Verdict(not failed, f"{failed}; otherwise {text}" if failed else text, None, ranking.alike)
 
 

@@ -18,6 +18,7 @@ from nelbo.bound.evaluate import choose, estimated
 from nelbo.bound.prepare import PRECISIONS, Prepared
 from nelbo.bound.result import Bound
 from nelbo.bound.runner import Runner
+from nelbo.bound.tokens import answers
 from nelbo.bound.tokens.blocks import BlockChain
 from nelbo.bound.tokens.chain import TokenChain
 from nelbo.bound.tokens.masked import MaskedChain
@@ -29,6 +30,7 @@ from nelbo.maths.keys import Purpose
 from nelbo.maths.units import LOG_2, bits_per_dim
 from nelbo.model.calling import condition_rows
 from nelbo.model.examples import Examples
+from nelbo.model.tokens.denoiser import NetworkTokenDenoiser
 from nelbo.model.tokens.domain import scored_places
 from nelbo.model.tokens.model import TokenModel
 from nelbo.process.grid import Grid
@@ -169,8 +171,17 @@ def prepare(
 
 
 def trial(chain: TokenChain, runner: Runner) -> list[str]:
-    """As of `nelbo.bound.trial`."""
-    return tried(chain.model.denoiser, runner, lambda: _asked(chain))
+    """As of `nelbo.bound.trial`, and what the logits themselves say against their declaration."""
+    denoiser, seen = chain.model.denoiser, []
+    watch = denoiser.register_forward_hook(lambda module, given, logits: seen.append(logits))
+    try:
+        notes = tried(denoiser, runner, lambda: _asked(chain))
+    finally:
+        watch.remove()
+    if not seen or not isinstance(denoiser, NetworkTokenDenoiser):
+        return notes
+    found = answers.of_logits(seen[0], denoiser.predicts, denoiser.coarse)
+    return notes + [answer.amiss for answer in found if answer.amiss is not None]
 
 
 def with_last_step(chain: TokenChain, estimate: Estimate) -> Estimate:

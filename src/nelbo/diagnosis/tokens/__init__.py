@@ -1,0 +1,1 @@
+"""Which declaration of a network over symbols suits it best: siblings, draws that they share, checks."""
