@@ -23,7 +23,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfil
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test test-slow mutants lint format docs bench package katex clean
+.PHONY: help venv demo test test-slow mutants lint format docs notebooks bench package katex clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -79,6 +79,9 @@ docs: $(STAMP) ## build the documentation, with the catalogue of equations, into
 	$(BIN)/python -m sphinx -W --keep-going -q -b html -d docs/_build/doctrees docs docs/_build/html
 	$(BIN)/python -m nelbo equations build --out docs/_build/html/equations
 	@echo "docs/_build/html/index.html"
+
+notebooks: $(STAMP) ## write the pages with cells as notebooks, after a change of one (examples/notebooks)
+	$(BIN)/python tools/notebooks.py
 
 bench: ## list the benchmarks
 	@set -- benchmarks/*.py; [ -e "$$1" ] || { echo "no benchmarks yet: they live in benchmarks/, one script each"; exit 0; }; \

@@ -4,8 +4,14 @@ import atexit
 import os
 import re
 import shutil
+import sys
 import tempfile
 from pathlib import Path
+
+from sphinx.errors import ExtensionError
+
+sys.path.insert(0, str(Path(__file__).parent))
+import parameters
 
 import nelbo
 
@@ -26,7 +32,8 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
 exclude_patterns = ["_build"]
 myst_enable_extensions = ["deflist"]
 nb_execution_mode = "cache"
-nb_execution_timeout = 300
+nb_execution_in_temp = True  # cells may write files, which stay out of docs/
+nb_execution_timeout = -1  # a cell takes as long as it takes: the machine may be busy
 nb_execution_raise_on_error = True
 nb_merge_streams = True
 
@@ -40,16 +47,29 @@ autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_default_options = {"members": True, "show-inheritance": False}
 python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 88
 
 
 _CODE = re.compile(r"(`[^`]+`)")
 _MARKUP = re.compile(r"[*|\\]|(?<=\w)_(?!\w)")
 
 
+def _plain(line):
+    """`names` are code, and no other character is markup."""
+    parts = _CODE.split(line)
+    plain = [_MARKUP.sub(lambda m: "\\" + m[0], part) for part in parts[::2]]
+    return "".join(a + b for a, b in zip(plain, [*(f"`{part}`" for part in parts[1::2]), ""], strict=True))
+
+
 def _as_text(app, what, name, obj, options, lines):
-    """Docstrings are plain text: `names` are code, indented lines are formulas, and no other character is markup."""
-    shown, formula = [], False
-    for line in lines:
+    """Docstrings are plain text with indented formulas; what they say of parameters is made a list."""
+    text = parameters.documented(obj, lines, _plain) if what in ("function", "method", "class") else lines
+    shown, formula, entries = [], False, False
+    for line in text:
+        entries = line == ".. rubric:: Parameters" or (entries and (line.startswith("- ``") or not line))
+        if entries:
+            shown.append(line)
+            continue
         indented = line.startswith(" ")
         if indented and not formula and line.strip() and (not shown or not shown[-1].strip()):
             shown += ["::", ""]
@@ -59,13 +79,24 @@ def _as_text(app, what, name, obj, options, lines):
         if formula or line.lstrip().startswith((">>>", "...")):
             shown.append(line)
             continue
-        parts = _CODE.split(line)
-        plain = [_MARKUP.sub(lambda m: "\\" + m[0], part) for part in parts[::2]]
-        code = [f"`{part}`" for part in parts[1::2]]
-        shown.append("".join(a + b for a, b in zip(plain, [*code, ""], strict=True)))
+        shown.append(_plain(line))
     lines[:] = shown
+
+
+def machine_paths(folder):
+    """Paths of this machine in the pages of a built folder, as `page: path`."""
+    places = {Path.home(), Path(tempfile.gettempdir()), Path(__file__).resolve().parents[1], Path(sys.prefix)}
+    shown = re.compile("|".join(re.escape(str(place)) + r"/[^\s<\"']*" for place in places if len(place.parts) > 1))
+    pages = (page for page in Path(folder).rglob("*.html") if "_modules" not in page.parts)
+    return [f"{page}: {found[0]}" for page in pages for found in [shown.search(page.read_text("utf-8"))] if found]
+
+
+def _check(app, exception):
+    if exception is None and app.builder.format == "html" and (found := machine_paths(app.outdir)):
+        raise ExtensionError("pages show paths of this machine:\n" + "\n".join(found))
 
 
 def setup(app):
     """Called by Sphinx."""
+    app.connect("build-finished", _check)
     app.connect("autodoc-process-docstring", _as_text)

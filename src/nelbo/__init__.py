@@ -31,7 +31,6 @@ if TYPE_CHECKING:
         sample,
         save_pretrained,
         score,
-        surprisal,
         tighten,
         train,
     )
@@ -95,7 +94,6 @@ _NAMES = {
     "push_to_hub": "nelbo.api:push_to_hub",
     "save_pretrained": "nelbo.api:save_pretrained",
     "score": "nelbo.api:score",
-    "surprisal": "nelbo.api:surprisal",
     "schedules": "nelbo.process.schedule",
     "testing": "nelbo.testing",
     "tighten": "nelbo.api:tighten",
@@ -147,7 +145,6 @@ __all__ = [
     "save_pretrained",
     "schedules",
     "score",
-    "surprisal",
     "testing",
     "tighten",
     "tokens",

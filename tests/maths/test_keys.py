@@ -30,7 +30,6 @@ CALLS = [
     {"diagnose"},
     {"contrast", "trial"},
     {"monitor", "evaluate", "pilot"},
-    {"surprisal"},
     *({"tighten", "trial"} | e for e in CERTIFICATES),
     *({"train"} | e for e in ESTIMATES),
     {"sample"},

@@ -50,13 +50,15 @@ def from_callable(
 ) -> DiffusionModel:
     """The model p_θ that is defined by a network fn(z_t, t, **condition) → (B, *shape).
 
-    predicts: what fn returns, with z = αx + σε and data at t = 0:
+    fn: the network, or a function around it. schedule: the law of the noise, of `nelbo.schedules`. domain: shape, range
+    and bins of the data. predicts: what fn returns, with z = αx + σε and data at t = 0:
 
         "eps"       ε̂                       "score"     −ε̂/σ, the gradient of log q(z_t)
         "x0"        x̂                       "velocity"  dz/dt of the schedule's own time; ε̂ − x̂ on schedules.flow
         "v"         αε̂ − σx̂                 "edm_D", "edm_F"   EDM's denoiser, or the network inside it (sigma_data)
 
-    EDM's networks get z/α (F times c_in) and the σ of that, whatever the path of the schedule.
+    EDM's networks get z/α (F times c_in) and the σ of that, whatever the path of the schedule. sigma_data: the σ_data
+    of their preconditioning.
 
     time: what fn gets as t (B,): "index" (int64, 0..T−1 = DDPM's step − 1), "unit" (float: t/T of a table; the law's
     own time, which is the flow time on schedules.flow), "logsnr" (λ), "sigma" (σ) or "c_noise" (ln σ/4).

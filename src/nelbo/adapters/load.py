@@ -59,11 +59,11 @@ def load(
     `package.module:function` (no arguments), or of the hub (`org/name`), or of a pipeline of diffusers; a model itself
     is returned as it is.
 
-    overrides: choices that replace the model's own. subfolder, revision, local_files_only: as of diffusers'
-    `from_pretrained`. trust_code: import and call the function that a folder refers to, as that of a tightened plug-in
-    does; without it such a folder is refused, and what it would run is named. A function that is named here itself
-    needs no such consent. The current directory is importable. Errors: ModelFolderError; UsageError for anything else,
-    such as a network alone, with the line that makes a model of it.
+    model: one of these. overrides: choices that replace the model's own. subfolder, revision, local_files_only: as of
+    diffusers' `from_pretrained`. trust_code: import and call the function that a folder refers to, as that of a
+    tightened plug-in does; without it such a folder is refused, and what it would run is named. A function that is
+    named here itself needs no such consent. The current directory is importable. Errors: ModelFolderError; UsageError
+    for anything else, such as a network alone, with the line that makes a model of it.
 
     >>> import nelbo, tempfile
     >>> data = nelbo.exact.CategoricalData([[0.7, 0.2, 0.1]])

@@ -55,9 +55,11 @@ def compare(
 ) -> Comparison:
     """The difference of the bounds of model_a and model_b on the same examples, A − B in bits/dim, with paired errors.
 
-    Common random numbers: the same positions and noise for both models. tolerance: the paired standard error to reach,
-    in bits/dim, or relative to the difference ("5%"); max_nfe: at most so many evaluations of both together. any_cost:
-    as of `evaluate`, where what a comparison takes is known after two strata an example. data, limit, condition and
+    Common random numbers: the same positions and noise for both models.
+
+    model_a, model_b: as of `evaluate`, or two of its results. tolerance: the paired standard error to reach, in
+    bits/dim, or relative to the difference ("5%"); max_nfe: at most so many evaluations of both together. any_cost: as
+    of `evaluate`, where what a comparison takes is known after two strata an example. data, limit, condition and
     overrides and trust_code (of both models), seed, batch_size, device, precision, progress, message and workers are as
     of `evaluate`.
 
@@ -178,8 +180,9 @@ def log_ratio(
 
     For preference optimisation, membership tests and the like. Both models are asked at the same places and noise, in
     pairs of ε and −ε, where their differences vary: what they have in common cancels. Strata of draws double until the
-    standard error of every example is at most `tolerance` nats, or with max_nfe evaluations.
+    standard error of every example is small enough.
 
+    tolerance: that standard error, in nats. max_nfe: at most so many evaluations.
     model, reference: two models of one data domain on the same levels; grid: another grid for both. data, limit,
     condition, overrides and trust_code (of both), seed, batch_size, device, precision, progress, state and workers are
     as of `evaluate`. Two bounds may be loose by different amounts, which the ratio inherits.

@@ -49,15 +49,15 @@ def train(
 ) -> DiffusionModel | TokenModel:
     """Train a model on `data`, write it to the folder `out`, and return it (with the averaged weights).
 
-    config: settings as of `nelbo.training.TrainConfig`; a dict may name some of them. validation: data to bound along
-    the way, in the place of a part of `data`, where the configuration does not name any. resume: continue from the
-    newest checkpoint in out/checkpoints, to the same result, bit for bit on the same machine, as a run that was never
-    stopped. device: where to train, the CPU where None. progress: None for a bar in terminals and notebooks, False
-    for none, or a function that is called with a record a step (step, steps, and every `log_every` steps loss,
-    diffusion, reconstruction, prior in bits/dim, lr, seconds; or bound, standard_error, nfe, best). message: called
-    with lines for a person, which are printed beside a bar where None: what was read and what is trained, first of all.
-    workers: the processes that share the run (`nelbo.runtime.workers()`), each of which calls this with the same
-    arguments.
+    data: as of `evaluate`. out: the folder. config: settings as of `nelbo.training.TrainConfig`; a dict may name some
+    of them. validation: data to bound along the way, in the place of a part of `data`, where the configuration does not
+    name any. resume: continue from the newest checkpoint in out/checkpoints, to the same result, bit for bit on the
+    same machine, as a run that was never stopped. device: where to train, the CPU where None. progress: None for a bar
+    in terminals and notebooks, False for none, or a function that is called with a record a step (step, steps, and
+    every `log_every` steps loss, diffusion, reconstruction, prior in bits/dim, lr, seconds; or bound, standard_error,
+    nfe, best). message: called with lines for a person, which are printed beside a bar where None: what was read and
+    what is trained, first of all. workers: the processes that share the run (`nelbo.runtime.workers()`), each of which
+    calls this with the same arguments.
 
     Ctrl-C or SIGTERM finishes the step, saves a checkpoint and raises Interrupted; a second Ctrl-C does not wait.
     Errors: UsageError, DomainError, NumericalError (a loss that is not finite), DataError, WorkerError, OSError (no
@@ -113,12 +113,13 @@ def tighten(
     Chooses the levels of the chain, the first of them with a decoder fitted there, and reverse covariances, on a half
     of `data`, which the model must not have been trained on, and certifies the bound on the other half.
 
-    target: in place of steps, a bound in bits/dim: the fewest steps for which the fit predicts it. held_out: data to
-    certify on, so that all of `data` are fitted to; held_out_condition: their rows of the condition. first_level:
-    "auto", or the decoder there: "own", "gaussian", "histogram", "pixel", "context". out: a folder to write the model
-    and certificate.json to; a model of package.module:function is kept as that name and the fitted parts. limit: only
-    the first so many examples of `data`. message: called with a line at every stage. condition, overrides, trust_code,
-    seed, batch_size, device and progress are as of `evaluate`.
+    model, data: as of `evaluate`. steps: evaluations of a pass of the result. target: in place of steps, a bound in
+    bits/dim: the fewest steps for which the fit predicts it. held_out: data to certify on, so that all of `data` are
+    fitted to; held_out_condition: their rows of the condition. first_level: "auto", or the decoder there: "own",
+    "gaussian", "histogram", "pixel", "context". out: a folder to write the model and certificate.json to; a model of
+    package.module:function is kept as that name and the fitted parts. limit: only the first so many examples of `data`.
+    message: called with a line at every stage. condition, overrides, trust_code, seed, batch_size, device and progress
+    are as of `evaluate`.
 
     Errors: UsageError (too few examples, too many steps, a target out of reach; a call in several processes, which do
     not share the work), and those of `evaluate`. Source: Watson et al. 2021 (grids); Bao et al. 2022 (variances).

@@ -63,7 +63,8 @@ def likelihood_profile(
     draws double until the Monte Carlo error of θ̂ is at most `tolerance` times its error by the data, 1/√I.
 
     condition: the keyword of the network, which takes one number an example. values: five values or more, rising; they
-    should cover the minimum by a few standard errors, and be finer than one. max_nfe: at most so many evaluations, but
+    should cover the minimum by a few standard errors, and be finer than one. tolerance: of the Monte Carlo error of θ̂,
+    in units of its error by the data. max_nfe: at most so many evaluations, but
     for a pilot and a first look. given: further keywords, one row an observation.
 
     model, data, grid, limit, overrides, trust_code, seed, batch_size, device, precision, progress, state and workers
@@ -130,10 +131,10 @@ def score(
     """The score of a parameter: the gradient of Σ_i log p(x_i | θ) at one θ, by the bound, with its error.
 
     condition: the keyword of the network. at: θ, one number an example, or P numbers that are one row an example. Of
-    one number it is the central difference with this `step`; of several the gradient through the network, which is
-    counted as three evaluations. Draws are made as in `likelihood_profile`, until the Monte Carlo error of every
-    component is at most `tolerance` times √Σ_i u_i², the spread of a score by the data; or with max_nfe evaluations,
-    but for a pilot and a first look.
+    one number it is a central difference; of several the gradient through the network, which is counted as three
+    evaluations. step: half the width of the difference. tolerance: draws are made as in `likelihood_profile`, until the
+    Monte Carlo error of every component is at most so much of √Σ_i u_i², the spread of a score by the data. max_nfe: or
+    with so many evaluations, but for a pilot and a first look.
 
     model, data, given, grid, limit, overrides, trust_code, seed, batch_size, device, precision, progress, state and
     workers are as of `likelihood_profile`.

@@ -104,10 +104,11 @@ def sample(
     The last step is the model's decoder: codes are drawn from p(x | z_1), real values are E[x | z_1]. Sample i depends
     on (seed, i) alone, whatever the batches and processes.
 
-    sampler: a name of `nelbo.samplers.NAMED` or an instance, such as `nelbo.samplers.DDIM(eta=0.5)`; "ancestral" draws
-    from the model itself. steps: network evaluations of a pass with one evaluation a step (Heun and midpoint make two),
-    spaced as `grid` says: "even", "quadratic", "karras", "logsnr", or a `Grid` in the place of both. None: the model's
-    grid. condition: keywords of the network, one row a sample. guidance, null_condition: the scale w of classifier-free
+    n: samples to draw. codes: False gives real values also where the domain has bins. sampler: a name of
+    `nelbo.samplers.NAMED` or an instance, such as `nelbo.samplers.DDIM(eta=0.5)`; "ancestral" draws from the model
+    itself. steps: network evaluations of a pass with one evaluation a step (Heun and midpoint make two), spaced as
+    `grid` says; None: the model's own. grid: "even", "quadratic", "karras", "logsnr", or a `Grid` in the place of both.
+    condition: keywords of the network, one row a sample. guidance, null_condition: the scale w of classifier-free
     guidance, x̂ = x̂_null + w (x̂_condition − x̂_null), and the one row that the network takes for no condition. start:
     z_L (n, *shape) in the place of draws of the prior, as `nelbo.sampling.encode` gives it. trajectory: return a
     `Trajectory` with every level. workers: the processes that share the samples (`nelbo.runtime.workers()`); every one

@@ -26,9 +26,10 @@ def save_pretrained(
 ) -> Path:
     """Write `model`, whose network is diffusers' UNet2DModel, as a folder that `DDPMPipeline.from_pretrained` loads.
 
-    With the folder `out` goes a model card, README.md with YAML metadata; bound: the result of `evaluate` that it
-    states; license: an identifier such as "apache-2.0"; trust_code: as of `load`. The folder can be uploaded to the hub
-    as it is. Errors: UsageError where diffusers cannot express the model, with the part of it that it cannot.
+    With the folder goes a model card, README.md with YAML metadata. model: as of `nelbo.load`. out: the folder. bound:
+    the result of `evaluate` that it states; license: an identifier such as "apache-2.0"; trust_code: as of `load`. The
+    folder can be uploaded to the hub as it is. Errors: UsageError where diffusers cannot express the model, with the
+    part of it that it cannot.
 
     >>> import nelbo, tempfile
     >>> from diffusers import DDPMScheduler, UNet2DModel
@@ -57,9 +58,9 @@ def push_to_hub(
     """Upload `model` to the hub as `name` (org/name) with a model card; the address of the commit.
 
     A model whose network is diffusers' goes as `save_pretrained` writes it, and any other as a folder of nelbo, which
-    `nelbo.load("org/name")` opens. bound, license and trust_code are as of `save_pretrained`. private: whether the
-    model is, where it is new (the default of the organisation where None). Errors: UsageError for a model that no
-    folder can hold, and where the hub refuses it.
+    `nelbo.load("org/name")` opens. model: as of `nelbo.load`. name: org/name. message: of the commit. bound, license
+    and trust_code are as of `save_pretrained`. private: whether the model is, where it is new (the default of the
+    organisation where None). Errors: UsageError for a model that no folder can hold, and where the hub refuses it.
     """
     _check_bound(bound)
     if not (isinstance(name, str) and diffusers.is_hub_id(name)):

@@ -165,14 +165,14 @@ def ode_likelihood(
         dz/dλ = s z + ½ α x̂(z, λ),        log p(z_1) = log p(z_L) + ∫_{λ_1}^{λ_L} ∇·(dz/dλ) dλ
 
     Solver:
-        solver: "rk4" (order 4) or "heun" (order 2), with `steps` even steps in λ (64); or an object such as
-        `nelbo.likelihood.RK4(64)`. Half the steps are solved too, and the difference estimates the error of every
-        example. tolerance: double the steps of each example, up to max_steps, until its own error is at most so many
-        bits/dim.
+        solver: "rk4" (order 4) or "heun" (order 2), or an object such as `nelbo.likelihood.RK4(64)`. steps: of even
+        size in λ (64). Half the steps are solved too, and the difference estimates the error of every example.
+        tolerance: double the steps of each example until its own error is at most so many bits/dim. max_steps: up to
+        so many.
     Divergence:
         trace: `nelbo.likelihood.ExactTrace()`, by D backward passes an evaluation (the default up to 16 dimensions), or
         `nelbo.likelihood.Hutchinson(probes)`, by so many random signs an example, fixed along a solve and unbiased.
-        exact_trace=True and probes=N are short for these.
+        exact_trace: True is short for the first. probes: a number N is short for the second.
     Starting points:
         dequantisation: "variational", "uniform", "truncated_normal", "flow" (fitted to the model on the first examples,
         in some thousand evaluations) or, for real data, "none"; see `nelbo.likelihood.dequantisation`. draws:

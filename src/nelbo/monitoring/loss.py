@@ -36,14 +36,16 @@ def bound_loss(
 
         (1/B) Σ_i [ diffusion(x_i, t_i)/p(t_i) + prior(x_i) ]  +  the mean reconstruction of a share of the batch
 
-    Every example has one time. times: "low_discrepancy" (one uniform number for the batch, spread evenly over it, so
-    that the loss varies less), "uniform" (independent ones), `nelbo.monitoring.planned_times(model, data)` (drawn where
-    the gradient is expected to be large, so that it varies less), or another `nelbo.training.times.TimeSampler`, which
-    with importance sampling learns p from the losses that its `observe` is given. reconstruction_share: the part of the
-    batch that the first level is scored on. seed, step: the noise is keyed by both; None draws a seed from torch's
-    global generator, as dropout does. The network is called in the mode it is in, with one evaluation an example and
-    one for each of that share where the decoder calls it. A clip of x̂ is left out, since it has no gradient outside of
-    its range.
+    model: made of the network in training. x: the batch, as codes or values. condition: keywords of the network, one
+    row an example. times: one an example; "low_discrepancy" (one uniform number for the batch, spread evenly over it,
+    so that the loss varies less), "uniform" (independent ones), `nelbo.monitoring.planned_times(model, data)` (drawn
+    where the gradient is expected to be large, so that it varies less), or another `nelbo.training.times.TimeSampler`,
+    which with importance sampling learns p from the losses that its `observe` is given. reconstruction_share: the part
+    of the batch that the first level is scored on. seed, step: the noise is keyed by both; None draws a seed from
+    torch's global generator, as dropout does.
+
+    The network is called in the mode it is in, with one evaluation an example and one for each of that share where the
+    decoder calls it. A clip of x̂ is left out, since it has no gradient outside of its range.
 
     Errors: ShapeError, DomainError, UsageError, UnknownNameError. Source: Kingma et al. 2021, eq. 11-17 and appendix I.
 

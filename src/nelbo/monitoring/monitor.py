@@ -48,10 +48,11 @@ class Monitor:
     condition: keywords of the network, one row an example. seed: of the draws.
 
     out: a JSON-lines file to which every reading is appended. log: called with ({name: value, …}, step=step), such as
-    `wandb.log`, `accelerator.log` or `mlflow.log_metrics`; names begin with `prefix`. patience, errors:
-    `should_stop` once `patience` readings in a row were not lower than the best before by `errors` standard errors of
-    the paired difference. precision: as of `nelbo.evaluate`. device: that of the network where None. workers: the
-    processes that share a reading (`nelbo.runtime.workers()`), each of which calls `update`.
+    `wandb.log`, `accelerator.log` or `mlflow.log_metrics`; names begin with prefix. prefix: of these names. patience,
+    errors: `should_stop` once `patience` readings in a row were not lower than the best before by `errors` standard
+    errors of the paired difference. precision: as of `nelbo.evaluate`. device: that of the network where None.
+    batch_size: as of `nelbo.evaluate`. workers: the processes that share a reading (`nelbo.runtime.workers()`), each of
+    which calls `update`.
 
     Errors: UsageError, and those of `nelbo.evaluate` for data that do not fit the model.
 

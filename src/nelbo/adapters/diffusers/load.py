@@ -41,10 +41,10 @@ def from_diffusers(
 
     The chain is all T levels of the scheduler's own table, rebuilt in float64 from its configuration, with its
     prediction_type, variance_type and clipping (DDPM's clip_sample is on by default); flow matching and EDM are laws
-    with the continuous bound. The other arguments add or replace what the configuration does not determine: variance
-    and decoder as in `from_callable`; bins of the data (256; None, or a density as decoder, for real values such as
-    latents) and their range ([−1, 1]); clip (False: x̂ is used as predicted); shape (C, H, W) if the network has no
-    sample_size.
+    with the continuous bound. The other arguments add or replace what the configuration does not determine.
+    variance, decoder: as in `from_callable`. bins: of the data (256; None, or a density as decoder, for real values
+    such as latents). range: that of the data ([−1, 1]). clip: False uses x̂ as it is predicted. shape: (C, H, W), if
+    the network has no sample_size. subfolder, revision, local_files_only: as of diffusers' `from_pretrained`.
 
     A pipeline with an AutoencoderKL is a `LatentModel`: bins, range and decoder are then those of the images, and the
     decoder is their likelihood, `nelbo.latent.ScaledGaussian(0.1)` until `nelbo.latent.fit_likelihood` has fitted its

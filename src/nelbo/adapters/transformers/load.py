@@ -50,14 +50,14 @@ def from_transformers(
     time, so that its chain runs over the counts of hidden places, whatever share of them it was trained with; where
     that was one share, as BERT's, every result says so.
 
-    tokenizer: its tokenizer, that of the folder where None. It says which symbol is the mask, which it sets around a
-    text (`around`: these are shown to the network and are no part of x; the bound is of p(x | length)), and which never
-    stand in a text: padding and those around it. What the network puts on these is removed (`remove_special`); data
-    must not hold them at scored places. Places at the end that hold the padding are not attended.
-    length: L, 128 where None; data of another length, up to what the network takes, are scored as sequences of their
-    own length. mask: the mask's number, where neither says it. shift: the logits at a place are those of the next (as
-    the kind of network has it where None). block, grid, remove_mask: as of `nelbo.tokens.from_callable`.
-    trust_code: run the code of a folder that has its own.
+    tokenizer: its tokenizer, that of the folder where None. It says which symbol is the mask, which are set around a
+    text, and which never stand in a text: padding and those around it. around: those that are set around a text are
+    shown to the network; they are no part of x, and the bound is of p(x | length). remove_special: what the network
+    puts on symbols that never stand in a text is removed; data must not hold them at scored places. Places at the end
+    that hold the padding are not attended. length: L, 128 where None; data of another length, up to what the network
+    takes, are scored as sequences of their own length. mask: the mask's number, where neither says it. shift: the
+    logits at a place are those of the next (as the kind of network has it where None). block, grid, remove_mask: as of
+    `nelbo.tokens.from_callable`. trust_code: run the code of a folder that has its own.
 
     Errors: UsageError with the reason for a network that sees one side only, has no head or needs more than z;
     ModelFolderError for a folder that is damaged, lacks weights or would run code.
