@@ -30,7 +30,7 @@ CALLS = [
     {"diagnose"},
     {"contrast", "trial"},
     {"monitor", "evaluate", "pilot"},
-    *({"tighten", "trial"} | e for e in CERTIFICATES),
+    *({"tighten", "trial", "latent", "latent_fit"} | e for e in CERTIFICATES),
     *({"train"} | e for e in ESTIMATES),
     {"sample"},
     {"latent_fit"},

@@ -10,9 +10,9 @@ from pathlib import Path
 from nelbo import data as readers
 from nelbo import runtime
 from nelbo.adapters.choices import Overrides
-from nelbo.adapters.load import Model, load_images
+from nelbo.adapters.load import Model, load, load_images
 from nelbo.ambient import neutral
-from nelbo.api.inputs import Data, Device, Inputs, Progress, conditioned
+from nelbo.api.inputs import Data, Device, Progress, conditioned
 from nelbo.arguments import checked_path, numbers
 from nelbo.data import arrays
 from nelbo.errors import UsageError
@@ -20,9 +20,11 @@ from nelbo.files import write_atomic
 from nelbo.model import folder
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
+from nelbo.model.latent.model import LatentModel
 from nelbo.model.tokens.model import TokenModel
 from nelbo.progress import callback, shows_progress
 from nelbo.tightening import certificate as certificates
+from nelbo.tightening import latent as latent_tightenings
 from nelbo.tightening import tighten as tightenings
 from nelbo.tightening.certificate import Certificate
 from nelbo.tightening.decoders import DecoderKind
@@ -107,11 +109,12 @@ def tighten(
     device: Device | None = None,
     progress: Progress | None = None,
     message: Callable[[str], None] | None = None,
-) -> tuple[DiffusionModel, Certificate]:
+) -> tuple[DiffusionModel | LatentModel, Certificate]:
     """The same weights with a better bound in `steps` evaluations (25): (tightened model, certificate).
 
     Chooses the levels of the chain, the first of them with a decoder fitted there, and reverse covariances, on a half
-    of `data`, which the model must not have been trained on, and certifies the bound on the other half.
+    of `data`, which the model must not have been trained on, and certifies the bound on the other half. Of a latent
+    model the scale of its likelihood is fitted before, and the width τ of a deterministic encoder.
 
     model, data: as of `evaluate`. steps: evaluations of a pass of the result. target: in place of steps, a bound in
     bits/dim: the fewest steps for which the fit predicts it. held_out: data to certify on, so that all of `data` are
@@ -135,25 +138,29 @@ def tighten(
     """
     runtime.check_first("tighten")
     out = None if out is None else checked_path("out", out)
-    source, model = model, load_images(model, overrides=overrides, trust_code=trust_code)
+    source, loaded = model, load(model, overrides=overrides, trust_code=trust_code)
+    if not isinstance(loaded, LatentModel):
+        loaded = load_images(loaded)
     if out is not None:
-        _check_tightened_folder(source, model, out)
-    given = Inputs.of(model, data, limit=limit, condition=condition)
+        _check_tightened_folder(source, loaded, out)
+    chain = loaded.prior if isinstance(loaded, LatentModel) else loaded
+    examples, rows = conditioned(condition, readers.resolve(data, limit=limit), chain)
     other = None if held_out is None else readers.resolve(held_out)
     if other is not None and isinstance(condition, str):
-        other, held_out_condition = conditioned(condition, other, model)
-    tight, certificate = tightenings.tighten(
-        given.model,
-        given.examples,
-        steps,
-        target=target,
-        held_out=other,
-        first_level=first_level,
-        condition=given.condition,
-        held_out_condition=held_out_condition,
-        run=Run(device=device, batch_size=batch_size, seed=seed, progress=callback(progress)),
-        message=message,
-    )
+        other, held_out_condition = conditioned(condition, other, chain)
+    run = Run(device=device, batch_size=batch_size, seed=seed, progress=callback(progress))
+    rest: Json = {"held_out": other, "condition": rows, "held_out_condition": held_out_condition, "message": message}
+    if isinstance(loaded, LatentModel):
+        if target is not None or first_level != "auto":
+            raise UsageError(
+                f"target={target}, first_level={first_level!r} of a latent model",
+                "leave them out: its chain over latents gets `steps`, and its first level is chosen",
+            )
+        tight, certificate = latent_tightenings.tighten(loaded, examples, steps, run=run, **rest)
+    else:
+        tight, certificate = tightenings.tighten(
+            loaded, examples, steps, target=target, first_level=first_level, run=run, **rest
+        )
     if out is not None:
         document = json.dumps(certificate.to_dict(), indent=1, allow_nan=False) + "\n"
         place = Path(out) / certificates.FILE
@@ -163,7 +170,7 @@ def tighten(
     return tight, certificate
 
 
-def _check_tightened_folder(source: Model, model: DiffusionModel, out: str | Path) -> None:
+def _check_tightened_folder(source: Model, model: DiffusionModel | LatentModel, out: str | Path) -> None:
     """Errors: UsageError where `out` cannot hold the tightened model, or is the model's own folder; before the work."""
     folder.check_keepable(model)
     path = Path(out)

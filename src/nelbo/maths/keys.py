@@ -103,8 +103,8 @@ class Purpose(enum.Enum):
     LATENT_SPLIT = Keys("latent", Stream.FORWARD, _ZERO, range((1 << 30) + (1 << 23), (1 << 30) + (1 << 24)))
     """ε of the draws that tell the first level's term of the prior from the likelihood's."""
 
-    LATENT_FIT = Keys("latent_fit", Stream.FORWARD, _only((1 << 31) + 4))
-    """Where z is drawn to which the scale of a likelihood is fitted."""
+    LATENT_FIT = Keys("latent_fit", Stream.FORWARD, _only((1 << 31) + 4), range(3))
+    """Where z is drawn to which the scale of a likelihood is fitted, and a chain, and that certify the latter."""
 
     # diagnosis
     DIAGNOSIS_NOISE = Keys("diagnose", Stream.FORWARD, range(2), range((1 << 30) + (1 << 20), (1 << 30) + (1 << 21)))

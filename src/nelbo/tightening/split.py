@@ -9,8 +9,8 @@ from torch import Tensor
 
 from nelbo.errors import UsageError
 from nelbo.maths.keys import Purpose
-from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import REPRESENTATIVE, Examples
+from nelbo.model.frozen import FrozenModel
 
 LEAST_FIT = 16
 LEAST_HELD_OUT = REPRESENTATIVE
@@ -44,7 +44,7 @@ class FitSplit:
         return _subset(self.held_out_data, self.held_out, "held out")
 
 
-def split(model: DiffusionModel, data: Examples, held_out: Examples | None, seed: int) -> FitSplit:
+def split(model: FrozenModel, data: Examples, held_out: Examples | None, seed: int) -> FitSplit:
     """Half of the usable data to fit and half to certify; all of `data` to fit where `held_out` is given.
 
     Training data are not usable. Of examples with equal hashes only one is, so that none lies on both sides; but where
@@ -78,7 +78,7 @@ def split(model: DiffusionModel, data: Examples, held_out: Examples | None, seed
     return FitSplit(data, fit.sort().values, other, certify.sort().values, tuple(notes))
 
 
-def _usable(model: DiffusionModel, data: Examples, seed: int, notes: list[str], what: str) -> Tensor:
+def _usable(model: FrozenModel, data: Examples, seed: int, notes: list[str], what: str) -> Tensor:
     """Rows that are no training data, the first of equal ones, in a keyed random order."""
     hashes = data.hashes
     order = torch.argsort(hashes, stable=True)

@@ -58,7 +58,7 @@ def model(
 
     return LatentModel(
         encoder or nelbo.latent.GaussianEncoder(moments),
-        lambda z: z @ W.T + M,
+        lambda z: z.double() @ W.T + M,
         prior() if over is None else over,
         nelbo.latent.ScaledGaussian(SIGMA),
         nelbo.DataDomain((4,)),

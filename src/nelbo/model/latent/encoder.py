@@ -115,7 +115,7 @@ class DeterministicEncoder(Encoder):
     """A network that returns z itself, with the declared q(z | x) = N(μ(x), τ²I), τ > 0 in units of z.
 
     A point mass has the entropy −∞, and the bound with it is infinite: τ is part of the bound, and the best one is a
-    compromise between the decoder and the entropy (`nelbo.latent.best_tau`).
+    compromise between the decoder and the entropy, which `nelbo.tighten` finds.
     """
 
     def __init__(self, net: Callable[..., Any], *, tau: float, modules: Iterable[nn.Module] = ()):
@@ -125,7 +125,7 @@ class DeterministicEncoder(Encoder):
         if tau == 0:
             raise UsageError(
                 "tau = 0 of a deterministic encoder: q(z | x) is a point, its entropy is −∞, and the bound +∞",
-                "declare a width tau > 0 in units of z; nelbo.latent.best_tau finds the best one on training data",
+                "declare a width tau > 0 in units of z; nelbo.tighten finds the best one on other images",
             )
         self.tau = float(tau)
 
