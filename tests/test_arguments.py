@@ -47,6 +47,9 @@ def letters(z):
     return torch.zeros(*z.shape, 3)
 
 
+LETTERS = nelbo.tokens.from_callable(letters, vocabulary=3, length=4, kernel=nelbo.tokens.absorbing(mask=3))
+
+
 def told(z, t, y):
     return torch.zeros_like(z) + 0.1 * y[:, None]
 
@@ -110,6 +113,7 @@ EXAMPLES: dict[Callable[..., Any], dict[str, Any]] = {
     nelbo.log_ratio: dict(
         model=CODED, reference=CODED, data=X, tolerance=0.5, max_nfe=4000, limit=5, seed=3, batch_size=50
     ),
+    nelbo.surprisal: dict(model=LETTERS, data=X, sequences=4, strata=2, repeats=2, seed=3, batch_size=5),
     nelbo.ode_likelihood: dict(
         model=EXACT, data=X, steps=4, tolerance=5.0, max_steps=8, draws=2, importance=1, limit=4, seed=3, batch_size=3
     ),

@@ -74,6 +74,7 @@ VERBS = (
     *("train", "sample", "load", "likelihood_profile", "score", "save_pretrained"),
     *("from_callable", "from_diffusers", "samplers.encode", "codec.compress", "codec.decompress", "codec.inspect"),
     "log_ratio",
+    "surprisal",
 )
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         sample,
         save_pretrained,
         score,
+        surprisal,
         tighten,
         train,
     )
@@ -94,6 +95,7 @@ _NAMES = {
     "push_to_hub": "nelbo.api:push_to_hub",
     "save_pretrained": "nelbo.api:save_pretrained",
     "score": "nelbo.api:score",
+    "surprisal": "nelbo.api:surprisal",
     "schedules": "nelbo.process.schedule",
     "testing": "nelbo.testing",
     "tighten": "nelbo.api:tighten",
@@ -145,6 +147,7 @@ __all__ = [
     "save_pretrained",
     "schedules",
     "score",
+    "surprisal",
     "testing",
     "tighten",
     "tokens",

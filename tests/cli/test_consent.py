@@ -97,6 +97,7 @@ def test_python_asks_too(fitted):
         lambda: library.likelihood_profile("kept", codes, "y", range(9)),
         lambda: library.score("kept", codes, "y", 0.5),
         lambda: library.log_ratio("kept", "kept", codes),
+        lambda: library.surprisal("kept", codes),
         lambda: library.diagnose("kept", codes),
         lambda: library.ode_likelihood("kept", codes),
         lambda: library.compare("kept", "kept", codes),

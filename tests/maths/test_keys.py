@@ -30,6 +30,7 @@ CALLS = [
     {"diagnose"},
     {"contrast", "trial"},
     {"monitor", "evaluate", "pilot"},
+    {"surprisal"},
     *({"tighten", "trial", "latent", "latent_fit"} | e for e in CERTIFICATES),
     *({"train"} | e for e in ESTIMATES),
     {"sample"},

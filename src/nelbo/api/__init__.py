@@ -8,6 +8,7 @@ from nelbo.api.parameters import likelihood_profile, score
 from nelbo.api.sampling import sample
 from nelbo.api.saving import push_to_hub, save_pretrained
 from nelbo.api.scoring import evaluate, ode_likelihood
+from nelbo.api.surprisals import surprisal
 
 __all__ = [
     "compare",
@@ -22,6 +23,7 @@ __all__ = [
     "sample",
     "save_pretrained",
     "score",
+    "surprisal",
     "tighten",
     "train",
 ]

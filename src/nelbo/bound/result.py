@@ -162,7 +162,9 @@ class Bound(Document):
         return f"{value}, {self.examples} examples of {self.data['name']}, {self.nfe_total} evaluations"
 
     def _view(self) -> html.View:
-        return html.View(self._summary(), "terms", (tables.terms(self.to_dict()),), self.warnings, facts(self))
+        return html.View(
+            self._summary(), "terms", (tables.terms(self.to_dict()), self.unit), self.warnings, facts(self)
+        )
 
     def plot(self, axes: Any = None, of: str | None = None) -> Any:
         """Draw the bound on matplotlib `axes`, new ones where None, and return them.

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from nelbo.cli import options
-from nelbo.cli.output import deliver, shared_session
+from nelbo.cli.output import check_target, deliver, shared_session
 from nelbo.errors import Interrupted
+from nelbo.files import write_atomic
 from nelbo.progress import shown
 
 
@@ -34,6 +37,14 @@ def evaluate(
     condition: options.Condition = None,
     prompt: options.Prompt = None,
     mask: options.Mask = None,
+    surprisal: Annotated[
+        Path | None,
+        typer.Option(
+            "--surprisal",
+            metavar="FILE.json",
+            help="Of symbols: write what every place of the first sequences costs; a report shows surprisal.json.",
+        ),
+    ] = None,
     trust_code: options.TrustCode = False,
     choices: options.Choices,
 ) -> None:
@@ -46,9 +57,12 @@ def evaluate(
 
     with shared_session(as_json) as output:
         files.check()
+        if surprisal is not None:
+            check_target(surprisal, "--surprisal", (".json",))
         grid = options.chosen_grid(steps, continuous)
         data, given = options.given_places(data, prompt, mask)
         from nelbo import api
+        from nelbo.bound.tokens.surprisal import SEQUENCES
 
         with shown("evaluating", silent=output.silent) as progress:
             bound = api.evaluate(
@@ -73,6 +87,11 @@ def evaluate(
                 workers=runtime.workers(),
                 **running.keywords(),
             )
+        if surprisal is not None and not bound.interrupted and not output.silent:
+            places = {"sequences": min(limit or SEQUENCES, SEQUENCES), "prompt": given, "condition": condition}
+            how = {"trust_code": trust_code, "precision": precision, **running.keywords()}
+            shares = api.surprisal(model, data, **places, **how)
+            write_atomic(surprisal, json.dumps(shares.to_dict(), indent=1, allow_nan=False) + "\n")
         deliver(bound, output, files.out, files.per_example)
     if bound.interrupted:
         raise Interrupted(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from nelbo.data import places
 from nelbo.data.windows import Stream
@@ -132,6 +133,36 @@ class TokenizerFile(Symbols):
         facts["vocabulary"] = self.tokenizer.get_vocab_size()
         facts |= {"unknown": self.unknown} if self.unknown else {}
         return facts if self.lossless else {**facts, "lossless": False}
+
+
+def texts(data: Tensor, facts: Json) -> tuple[tuple[str, ...], ...]:
+    """What each symbol of data (N, L) stands for by the facts of its examples: a character, the text of a token, a byte
+    (of a character of several, the character at its first and nothing at the others); else its number."""
+    name = facts.get("tokenizer")
+    if name == "bytes":
+        return tuple(_of_bytes(bytes(row.tolist())) for row in data)
+    if "alphabet" in facts:
+        alphabet = sorted(facts["alphabet"])
+        return tuple(tuple(alphabet[k] if k < len(alphabet) else str(k) for k in row.tolist()) for row in data)
+    path = None if name is None else places.path_of(str(name))
+    if path is not None and path.exists():
+        decode = TokenizerFile(path).tokenizer.decode
+        return tuple(tuple(decode([k], skip_special_tokens=False) for k in row.tolist()) for row in data)
+    return tuple(tuple(map(str, row.tolist())) for row in data)
+
+
+def _of_bytes(raw: bytes) -> tuple[str, ...]:
+    shown, at = [], 0
+    while at < len(raw):
+        first = raw[at]
+        width = 1 if first < 0x80 else 2 if first >> 5 == 6 else 3 if first >> 4 == 14 else 4 if first >> 3 == 30 else 0
+        try:
+            shown += [raw[at : at + width].decode("utf-8"), *[""] * (width - 1)] if width else [f"\\x{first:02x}"]
+            at += max(width, 1)
+        except UnicodeDecodeError:  # cut off by the window
+            shown.append(f"\\x{first:02x}")
+            at += 1
+    return tuple(shown)
 
 
 def decoded(raw: bytes, where: str) -> str:

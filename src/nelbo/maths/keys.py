@@ -124,6 +124,10 @@ class Purpose(enum.Enum):
     CONTRAST_EXAMPLES = Keys("contrast", Stream.SELECT, draws=_only(10), examples=_ZERO)
     """Which examples the pilot of a contrast looks at."""
 
+    # where in a sequence the bits are
+    SURPRISAL_NOISE = Keys("surprisal", Stream.FORWARD, range(1 << 10), range(1 << 10))
+    """Orders of the places, and the number that is hidden; the level is the stratum, the draw the repeat."""
+
     # the monitor of a training run
     MONITOR_NOISE = Keys("monitor", Stream.FORWARD, _CHAIN, range((1 << 30) + (1 << 22), (1 << 30) + (1 << 23)))
     """ε of the draws that all readings share, of `TERM_NOISE`'s levels."""

@@ -32,6 +32,7 @@ FILES = (
     "pictures.npz",
     "comparison.json",
     "diagnosis.json",
+    "surprisal.json",
 )
 PICTURES = ("samples", "data", "trajectory", "denoised", "trajectory_logsnr")
 
@@ -49,6 +50,7 @@ class FolderContents:
     comparison: list[Json] = field(default_factory=list)
     certificate: Json | None = None
     diagnosis: Json | None = None
+    surprisal: Json | None = None
 
     @property
     def domain(self) -> Json:
@@ -80,10 +82,13 @@ def read_contents(folder: Path, bound: Path | None = None) -> FolderContents:
         pictures=_pictures(folder / "pictures.npz"),
         comparison=_comparison(folder / "comparison.json"),
         certificate=certificates.read(model / certificates.FILE),
-        diagnosis=_diagnosis(folder / "diagnosis.json"),
+        diagnosis=_of_schema(folder / "diagnosis.json", "nelbo.diagnosis/1", "nelbo diagnose MODEL --data DATA --out"),
+        surprisal=_of_schema(
+            folder / "surprisal.json", "nelbo.surprisal/1", "nelbo evaluate MODEL --data DATA --surprisal"
+        ),
     )
     parts = contents.bound, contents.model, contents.log, contents.pictures, contents.comparison, contents.diagnosis
-    if not any(parts):
+    if not any((*parts, contents.surprisal)):
         raise DataError(
             f"the folder {folder} holds nothing that a report shows",
             f"give a folder of `nelbo demo` or `nelbo train`; a report shows {', '.join(FILES)}",
@@ -138,14 +143,15 @@ def _bound(path: Path) -> Json | None:
     return bound
 
 
-def _diagnosis(path: Path) -> Json | None:
-    diagnosis = _json(path)
-    if diagnosis is not None and diagnosis.get("schema") != "nelbo.diagnosis/1":
+def _of_schema(path: Path, schema: str, command: str) -> Json | None:
+    """A document of a schema, which `command` writes; None where there is none. Errors: DataError."""
+    document = _json(path)
+    if document is not None and document.get("schema") != schema:
         raise DataError(
-            f"{path} has the schema {diagnosis.get('schema')!r}, not 'nelbo.diagnosis/1'",
-            "write it again with `nelbo diagnose MODEL --data DATA --out diagnosis.json`, or move it away",
+            f"{path} has the schema {document.get('schema')!r}, not {schema!r}",
+            f"write it again with `{command} {path.name}`, or move it away",
         )
-    return diagnosis
+    return document
 
 
 def _required(bound: Json) -> list[tuple[str, bool]]:

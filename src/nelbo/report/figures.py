@@ -28,26 +28,26 @@ COLOURS = {
 Draw = Callable[[Any, bool], None]
 
 
-def chain(bound: Json) -> str:
-    """The bound along the chain: bits/dim per unit of log-SNR, and the running sum of the three terms.
+def chain(bound: Json, unit: str = "bits/dim") -> str:
+    """The bound along the chain in a unit per unit of log-SNR, and the running sum of the three terms.
 
     bound: a checked dictionary of schema nelbo.bound/1 with at least one level of positive width.
     """
     strata = plots.joined(bound["levels"], plots.STRATA)
     terms = {name: term["bits_per_dim"] for name, term in bound["terms"].items()}
-    return both("chain", lambda figure, narrow: _draw_chain(figure, narrow, strata, terms), 400, 420)
+    return both("chain", lambda figure, narrow: _draw_chain(figure, narrow, strata, terms, unit), 400, 420)
 
 
-def loss(records: Sequence[Json], final: float | None) -> str:
-    """The training loss in bits/dim against the step, its running mean, validation where logged, and the bound."""
-    return both("loss", lambda figure, narrow: _draw_loss(figure, narrow, records, final), 270, 250)
+def loss(records: Sequence[Json], final: float | None, unit: str = "bits/dim") -> str:
+    """The training loss against the step, its running mean, validation where logged, and the bound."""
+    return both("loss", lambda figure, narrow: _draw_loss(figure, narrow, records, final, unit), 270, 250)
 
 
-def _draw_chain(figure: Any, narrow: bool, strata: np.ndarray, terms: dict[str, float]) -> None:
+def _draw_chain(figure: Any, narrow: bool, strata: np.ndarray, terms: dict[str, float], unit: str) -> None:
     ink, faint = COLOURS["ink"], COLOURS["faint"]
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(1.0, 1.15))
     plots.along_chain(top, strata, COLOURS["diffusion"])
-    top.set_title("bits/dim per unit of log-SNR", loc="left")
+    top.set_title(f"{unit} per unit of log-SNR", loc="left")
 
     stop, bits = strata[:, 1], strata[:, 2]
     first, last = strata[0, 0], stop[-1]
@@ -66,7 +66,7 @@ def _draw_chain(figure: Any, narrow: bool, strata: np.ndarray, terms: dict[str, 
         bottom.plot([a, b], [level, level], color=faint, linewidth=0.8, linestyle=(0, (2, 2)))
     bottom.axhline(0, color=faint, linewidth=0.8)
     bottom.set_ylim(min(0.0, running.min(), total), 1.22 * max(running.max(), total, 1e-9))
-    bottom.set_title("running sum, bits/dim", loc="left")
+    bottom.set_title(f"running sum, {unit}", loc="left")
     lift = 0.03 * bottom.get_ylim()[1]
     label: dict[str, Any] = {"fontsize": 11, "va": "bottom"}
     bottom.text(first - gutter, max(prior, 0) + lift, f"prior {prior:.3f}", color=COLOURS["prior"], **label)
@@ -93,7 +93,7 @@ def _draw_chain(figure: Any, narrow: bool, strata: np.ndarray, terms: dict[str, 
     figure.get_layout_engine().set(hspace=0.06)
 
 
-def _draw_loss(figure: Any, narrow: bool, records: Sequence[Json], final: float | None) -> None:
+def _draw_loss(figure: Any, narrow: bool, records: Sequence[Json], final: float | None, unit: str) -> None:
     axes = figure.subplots()
     step, values = series(records, "loss")
     accent, faint = COLOURS["diffusion"], COLOURS["faint"]
@@ -116,7 +116,7 @@ def _draw_loss(figure: Any, narrow: bool, records: Sequence[Json], final: float 
     low = float(everything.min())
     pad = 0.08 * (high - low or 1.0)
     axes.set_ylim(low - pad, high + pad)
-    axes.set_title("loss, bits/dim", loc="left")
+    axes.set_title(f"loss, {unit}", loc="left")
     axes.set_xlabel("step")
     axes.xaxis.set_major_formatter(lambda v, _: f"{v:,.0f}".replace(",", "\u202f"))
     axes.legend(frameon=False, labelcolor=faint, ncols=1, loc="upper right", fontsize=11)

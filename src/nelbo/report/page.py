@@ -7,6 +7,7 @@ policy forbids the page to load anything.
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from nelbo._version import __version__
 from nelbo.documents import html, plots, tables
 from nelbo.errors import DataError, UsageError
 from nelbo.files import write_atomic
-from nelbo.report import diagnosed, figures, tightened, words
+from nelbo.report import diagnosed, figures, surprisals, tightened, words
 from nelbo.report.contents import FolderContents, read_contents
 from nelbo.report.pictures import grid
 from nelbo.typing import Json
@@ -66,7 +67,9 @@ def view(contents: FolderContents) -> Json:
         "grids": _grids(contents),
         "strip": _strip(contents),
         "tightened": _tightened(contents),
-        "diagnosed": _diagnosed(contents),
+        "diagnosed": _section(diagnosed.view, contents.diagnosis, contents, "diagnosis.json"),
+        "surprisal": _section(surprisals.view, contents.surprisal, contents, "surprisal.json"),
+        "unit": words.unit(bound or {}),
         "coders": words.coders(contents) if contents.comparison else [],
         "made_with": words.made_with(contents),
     }
@@ -84,7 +87,7 @@ def _chain(bound: Json | None) -> Json | None:
         return None
     count = len(bound["levels"])
     return {
-        "svg": _drawing(figures.chain(bound)),
+        "svg": _drawing(figures.chain(bound, words.unit(bound))),
         "strata": count,
         "joined": plots.STRATA if count > plots.STRATA else None,
         "errors": any(v.get("standard_error") for v in bound["levels"]),
@@ -92,25 +95,18 @@ def _chain(bound: Json | None) -> Json | None:
 
 
 def _tightened(contents: FolderContents) -> Json | None:
-    """The section of a certificate. Errors: DataError where it lacks what the section shows."""
-    try:
-        section = tightened.view(contents.certificate)
-    except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
-        raise DataError(
-            f"the certificate in {contents.folder} lacks a field, or a field has another type: {error!r}",
-            "tighten the model again, or move certificate.json away",
-        ) from None
+    section = _section(tightened.view, contents.certificate, contents, "certificate.json")
     return None if section is None else {**section, "svg": _drawing(section["svg"])}
 
 
-def _diagnosed(contents: FolderContents) -> Json | None:
-    """The section of a diagnosis. Errors: DataError where it lacks what the section shows."""
+def _section(view: Callable[[Any], Json | None], document: Any, contents: FolderContents, name: str) -> Json | None:
+    """A section of a document. Errors: DataError where it lacks what the section shows."""
     try:
-        return diagnosed.view(contents.diagnosis)
+        return view(document)
     except (KeyError, TypeError, IndexError, ValueError, AttributeError) as error:
         raise DataError(
-            f"diagnosis.json in {contents.folder} lacks a field, or a field has another type: {error!r}",
-            "diagnose the model again, or move it away",
+            f"{name} in {contents.folder} lacks a field, or a field has another type: {error!r}",
+            "write it again, or move it away",
         ) from None
 
 
@@ -121,7 +117,7 @@ def _loss(contents: FolderContents) -> Json | None:
     bits = None if contents.bound is None else contents.bound["bits_per_dim"]
     seconds = figures.series(contents.log, "seconds")[1]
     return {
-        "svg": _drawing(figures.loss(contents.log, bits)),
+        "svg": _drawing(figures.loss(contents.log, bits, words.unit(contents.bound or {}))),
         "steps": int(steps[-1]),
         "records": len(values),
         "seconds": round(float(seconds[-1])) if len(seconds) else None,

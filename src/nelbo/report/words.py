@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from nelbo.bound.units import symbol
 from nelbo.documents.numbers import is_number, plus_minus
 from nelbo.documents.tables import NOT_MEASURABLE
 from nelbo.report.contents import FolderContents
@@ -31,7 +32,7 @@ def headline(contents: FolderContents) -> Json:
     total = error.get("total") if is_number(error.get("total")) else error.get("estimator")
     value, spread = plus_minus(bits, total)
     symbols = bound["domain"].get("vocabulary")
-    bins, unit = bound["domain"].get("bins") or symbols, "bits/token" if symbols else "bits/dim"
+    bins = bound["domain"].get("bins") or symbols
     one, choice = ("symbol", "symbol") if symbols else ("value", "level")
     if bins:
         uniform = math.log2(bins)
@@ -52,9 +53,30 @@ def headline(contents: FolderContents) -> Json:
         )
     if bound.get("quantity") == "ode":
         meaning += " It is the likelihood of the probability-flow ODE, not the variational bound."
-    return {"value": value.replace("-", "−"), "error": spread, "unit": unit, "meaning": meaning} | {
+    meaning += _in_other_units(bound.get("units"))
+    return {"value": value.replace("-", "−"), "error": spread, "unit": unit(bound), "meaning": meaning} | {
         "errors": _about_errors(error, bound["examples"])
     }
+
+
+def unit(bound: Json) -> str:
+    """The unit of the bound: bits/dim, or of symbols bits/token, bits/char or bits/byte."""
+    data = bound.get("data")
+    one = symbol(data if isinstance(data, dict) else {})
+    return f"bits/{one}" if (bound.get("domain") or {}).get("vocabulary") else "bits/dim"
+
+
+def _in_other_units(units: Json | None) -> str:
+    """Perplexity, and bits a byte where they are known, as a sentence; "" of what is no text."""
+    shown = []
+    for name, called in (("perplexity", "a perplexity of"), ("bits_per_byte", "bits/byte:")):
+        one = (units or {}).get(name)
+        if one is not None and is_number(one.get("value")):
+            error = one["standard_error"]
+            of_both = error["total"] if is_number(error.get("total")) else error.get("estimator")
+            value, spread = plus_minus(one["value"], of_both)
+            shown.append(f"{called} {value}{'' if spread is None else f' ± {spread}'}")
+    return f" In other units: {', '.join(shown)}." if shown else ""
 
 
 def _about_errors(error: Json, examples: int) -> str:

@@ -200,7 +200,7 @@ def test_the_command(tmp_path, monkeypatch):
     assert CliRunner().invoke(app, ["info", "symbols:model"]).exit_code == 0
     places = np.arange(24) < np.arange(80)[:, None] % 12
     np.savez(tmp_path / "x.npz", tokens=X.numpy(), given=places, lengths=24 - np.arange(80) % 5)
-    how = ["--prompt", "given", "--mask", "lengths", "--per-example", "rows.csv"]
+    how = ["--prompt", "given", "--mask", "lengths", "--per-example", "rows.csv", "--surprisal", "surprisal.json"]
     done = CliRunner().invoke(app, ["evaluate", "symbols:model", "--data", "x.npz#tokens", *how, "--json"])
     assert done.exit_code == 0, done.output
     scored = ~places & (np.arange(24) < 24 - np.arange(80)[:, None] % 5)
@@ -216,9 +216,14 @@ def test_the_command(tmp_path, monkeypatch):
     for wrong in (["--prompt", "24"], ["--prompt", "nothing"], ["--mask", "24"], ["--prompt", "-1"]):
         done = CliRunner().invoke(app, ["evaluate", "symbols:model", "--data", "x.npz#tokens", *wrong])
         assert isinstance(done.exception, NelboError)
+    places = json.loads((tmp_path / "surprisal.json").read_text())["sequences"]
+    assert len(places) == 8 and [p["nats"] is not None for p in places[7]] == scored[7].tolist()
+    assert all(p["nats"] == pytest.approx(math.log(3)) for p in places[7] if p["nats"] is not None)
     (tmp_path / "bound.json").write_text(json.dumps(bound))
     assert CliRunner().invoke(app, ["report", ".", "--out", "page.html"]).exit_code == 0
-    assert "bits on each of the 24 symbols of an example" in (tmp_path / "page.html").read_text()
+    page = (tmp_path / "page.html").read_text()
+    assert "bits on each of the 24 symbols of an example" in page and "What every symbol costs" in page
+    assert "bits/token per unit" in page and "In other units: a perplexity of 3" in page
     assert CliRunner().invoke(app, ["sample", "symbols:model", "-n", "5", "--out", "y.npz"]).exit_code == 0
     assert np.load("y.npz")["samples"].shape == (5, 24)
     assert CliRunner().invoke(app, ["sample", "symbols:model", "-n", "1", "--out", "y.png"]).exit_code != 0
