@@ -41,9 +41,9 @@ def surprisal(
         s_i = (1/n) Σ_{l=1..n} E[ −log p_i(x_i | x outside of M) ],    i ∈ M, |M| = l,    Σ_i s_i = bound(x)
 
     the mean cost of revealing place i over random orders of the n scored places. sequences: so many of the data, the
-    first. strata, repeats: of the numbers of masked places, and how often each is drawn; the error of a place is that of
-    its repeats. model, data, condition, prompt, mask, trust_code, seed, batch_size, device and precision are as of `evaluate`. A model of images,
-    one that is told the time, or of blocks or fewer steps is refused.
+    first. strata, repeats: of the numbers of masked places, and how often each is drawn; the error of a place is that
+    of its repeats. model, data, condition, prompt, mask, trust_code, seed, batch_size, device and precision are as of
+    `evaluate`. A model of images, one that is told the time, or of blocks or fewer steps is refused.
 
     Errors: ShapeError, DomainError, UsageError, NumericalError.
     Source: Uria et al. 2014, "A deep and tractable density estimator", section 3.
