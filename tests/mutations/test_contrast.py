@@ -51,7 +51,7 @@ BREAKS = [
           opposite),
     Break("1/p forgotten", "bound.contrast.places:drawn", operation("/")[-1].keep_left(), right, finite),
     Break("the mean of a pair for its sum", "bound.contrast.places:drawn", call("mean").to("sum"), right, finite),
-    Break("the scale of a cell forgotten", "bound.contrast.places:by_squares", operation("*")[0].keep_right(), planned),
+    Break("draws that are made evenly", "bound.contrast.places:by_squares", operation("+")[-1].keep_right(), planned),
     Break("looks that weigh alike", "bound.contrast.race:Race.look", operation("/")[0].becomes(0.5), looks),
     Break("a variance of half the strata", "bound.contrast.race:Race.look", operation("/")[-1].keep_left(),
           covariance),
