@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,15 +77,13 @@ class Measured:
         left = torch.ones(N, CLASSES, dtype=torch.bool)
 
         def nats(draws: Draws, of: Tensor) -> Tensor:
-            if not opposite:
-                draws = replace(draws, signs=None)  # both draws of a pair are the same one
             found = alternatives.nats(runner, draws, left[of])
             if plain:
                 scale = torch.ones(1) if draws.cells is None else chain.cells.scale[draws.cells]
                 found = found / scale[:, None]
             return found
 
-        values = places.drawn(chain, where, torch.arange(N), 0, STRATA, CLASSES, nats).values
+        values = places.drawn(chain, where, torch.arange(N), 0, STRATA, CLASSES, nats, opposite=opposite).values
         halves = (values[:, 0::2] - values[:, 1::2]) / STRATA
         covariance = torch.einsum("nkc,nkd->ncd", halves, halves)
         spent = STRATA * (2 if opposite else 1)

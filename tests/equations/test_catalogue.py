@@ -205,4 +205,4 @@ def test_an_unknown_id_names_near_ones(given, near):
 def test_an_id_like_no_other():
     with pytest.raises(UnknownNameError) as caught:
         catalogue()["xyzzy"]
-    assert caught.value.hint == "`nelbo equations list` shows all 162"
+    assert caught.value.hint == "`nelbo equations list` shows all 165"

@@ -48,7 +48,9 @@ polynomial = test_profile.test_a_curve_that_is_a_polynomial_is_read_exactly
 
 BREAKS = [
     Break("pairs without their opposite", "bound.gaussian_chain:GaussianChain._noise", call("column").becomes(1.0),
-          opposite),
+          opposite, "contrast-odd"),
+    Break("a posterior upside down", "bound.contrast.race:Race.posterior", operation("-")[0].to("+"),
+          "contrast-posterior"),
     Break("1/p forgotten", "bound.contrast.places:drawn", operation("/")[-1].keep_left(), right, finite),
     Break("the mean of a pair for its sum", "bound.contrast.places:drawn", call("mean").to("sum"), right, finite),
     Break("draws that are made evenly", "bound.contrast.places:by_squares", operation("+")[-1].keep_right(), planned),

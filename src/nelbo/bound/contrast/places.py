@@ -20,6 +20,7 @@ from nelbo.bound.contrast.alternatives import Alternatives
 from nelbo.bound.planned.allocation import CellDensity
 from nelbo.bound.problem import Draws, Problem
 from nelbo.bound.runner import Runner
+from nelbo.equation import equation
 from nelbo.maths.keys import Purpose
 
 PILOT_EXAMPLES, PILOT_STRATA = 12, 16
@@ -95,6 +96,7 @@ def draw(
     return drawn(alternatives.chain, places, examples, start, strata, left.shape[1], nats)
 
 
+@equation("contrast-odd")
 def drawn(
     chain: Problem,
     places: Places,

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from nelbo.bound.contrast.places import Spread
+from nelbo.equation import equation
 from nelbo.errors import UsageError
 from nelbo.maths import student
 
@@ -128,6 +129,7 @@ class Race:
         """Of the means of the conditions that are left, (B, C, C); with any other, nan."""
         return self._products().masked_fill(~(self.left[:, :, None] & self.left[:, None]), float("nan"))
 
+    @equation("contrast-posterior")
     def posterior(self) -> tuple[Tensor, Tensor]:
         """exp(−mean) times the prior, normalised, and its standard error by the delta method, (B, C)."""
         values, _ = self.differences()
