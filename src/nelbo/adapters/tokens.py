@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nelbo.arguments import numbers
+from nelbo.data.symbols import of_facts
 from nelbo.errors import DomainError, UnknownNameError, UsageError
 from nelbo.model.examples import Examples
 from nelbo.model.tokens.denoiser import NetworkTokenDenoiser, TokenLaw, TokenOutput
@@ -29,6 +30,7 @@ __all__ = [
     "linear",
     "matrix",
     "table",
+    "text",
     "uniform",
 ]
 
@@ -141,6 +143,19 @@ def _prior(given: Any, otherwise: Callable[[], TokenPrior]) -> TokenPrior:
             raise UnknownNameError.of("prior", given, PRIORS)
         return PRIORS[given]()
     return SymbolPrior(torch.as_tensor(given, dtype=torch.float64))
+
+
+def text(model: TokenModel, symbols: Tensor) -> list[str]:
+    """The texts of sequences (n, L) of a model that was trained on a text, by its tokenizer or alphabet. Bytes that are
+    no UTF-8, as a model may draw them, show as U+FFFD. Errors: UsageError where it is not known what symbols stand for.
+    """
+    known = of_facts(model.provenance.get("data", {}))
+    if known is None:
+        raise UsageError(
+            "sequences of a model that was not trained on a text: it is not known what its symbols stand for",
+            "train it on text:FILE, or write the integers themselves",
+        )
+    return [known.text(row).decode("utf-8", "replace") for row in model.domain.checked(symbols).numpy()]
 
 
 @numbers

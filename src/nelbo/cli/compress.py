@@ -23,7 +23,8 @@ def compress(
     data: Annotated[
         str,
         typer.Argument(
-            metavar="INPUT", help="Images: a folder, FILE.npz[#key], FILE.npy, an IDX file, digits[:test], hf:NAME."
+            metavar="INPUT",
+            help="A folder, FILE.npz[#key], FILE.npy, an IDX file, digits[:test], hf:NAME, text:FILE.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="FILE.nelbo", help="The compressed file.")],
@@ -84,7 +85,8 @@ def decompress(
     model: options.Model,
     file: Annotated[Path, typer.Argument(metavar="FILE.nelbo", help="What `nelbo compress` wrote.")],
     out: Annotated[
-        Path, typer.Option("--out", metavar="PATH", help="FILE.npz, FILE.npy, an IDX name, or a new folder.")
+        Path,
+        typer.Option("--out", metavar="PATH", help="FILE.npz, FILE.npy, an IDX name, a new folder; FILE of a text."),
     ],
     batch_size: options.BatchSize = None,
     as_json: options.Json = False,

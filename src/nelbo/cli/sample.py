@@ -27,7 +27,8 @@ def sample(
     model: options.Model,
     n: Annotated[int, typer.Option("-n", min=1, metavar="N", help="How many.")],
     out: Annotated[
-        Path, typer.Option("--out", metavar="FILE.png|FILE.npz", help="A picture, or the codes as an array.")
+        Path,
+        typer.Option("--out", metavar="FILE.png|FILE.npz|FILE.txt", help="A picture, the codes as an array, a text."),
     ],
     *,
     sampler: Annotated[
@@ -56,6 +57,9 @@ def sample(
         str | None,
         typer.Option("--null-condition", metavar="NAME=K", help="The class that stands for none, for guidance."),
     ] = None,
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", metavar="TEXT", help="Of a text: how every sample begins.")
+    ] = None,
     running: options.Running,
     as_json: options.Json = False,
     trust_code: options.TrustCode = False,
@@ -65,7 +69,7 @@ def sample(
     from nelbo import runtime
 
     with shared_session(as_json) as output:
-        check_target(out, "--out", (".png", ".npz"))
+        check_target(out, "--out", (".png", ".npz", ".txt"))
         from nelbo import api
         from nelbo.adapters.load import load
         from nelbo.files import write_atomic
@@ -75,6 +79,9 @@ def sample(
         loaded = load(model, overrides=overrides, trust_code=trust_code)
         if out.suffix.lower() == ".png":
             check_pictures(loaded)
+        if out.suffix.lower() == ".txt":
+            check_text(loaded)
+        start = None if prompt is None else prompted(loaded, prompt)
         none = None if null_condition is None else {k: v[0] for k, v in rows_of(null_condition, 1, "--null-").items()}
         with shown("sampling", silent=output.silent) as progress:
             drawn = api.sample(
@@ -87,6 +94,7 @@ def sample(
                 condition=None if condition is None else rows_of(condition, n),
                 guidance=guidance,
                 null_condition=none,
+                start=start,
                 workers=runtime.workers(),
                 **running.keywords(),
             )
@@ -105,6 +113,7 @@ def sample(
             "condition": condition,
             "guidance": guidance,
             "null_condition": null_condition,
+            "prompt": prompt,
             "model": {"fingerprint": loaded.fingerprint(), "parameters": loaded.parameters},
             "seconds": round(time.perf_counter() - started, 3),
         }
@@ -143,7 +152,36 @@ def written(out: Path, drawn: Tensor, model: DiffusionModel | TokenModel | Laten
     """The samples in the form that the file's name says."""
     if out.suffix.lower() == ".png":
         return picture(drawn, model.domain)  # type: ignore[arg-type]  # checked before
+    if out.suffix.lower() == ".txt":
+        from nelbo.adapters.tokens import text
+
+        return b"".join(f"# sample {i}\n{row}\n\n".encode() for i, row in enumerate(text(model, drawn)))  # type: ignore
     return npz(samples=drawn)
+
+
+def check_text(model: DiffusionModel | TokenModel | LatentModel) -> None:
+    """Refuse a text of what is none, before the work. Errors: UsageError."""
+    from nelbo.data.symbols import of_facts
+
+    if of_facts(model.provenance.get("data", {})) is None:
+        raise UsageError("a text of a model that was not trained on one", "give --out FILE.npz")
+
+
+def prompted(model: DiffusionModel | TokenModel | LatentModel, prompt: str) -> Tensor:
+    """The start of samples that begin with a text. Errors: UsageError, DataError."""
+    import torch
+
+    from nelbo.data.symbols import of_facts
+
+    check_text(model)
+    known = of_facts(model.provenance["data"])
+    mask, L = getattr(getattr(model, "kernel", None), "mask", None), model.domain.shape[0]
+    if known is None or mask is None:
+        raise UsageError("a prompt of a model without masked places", "give --prompt for a model of masked text")
+    symbols = torch.from_numpy(known.stream(prompt.encode(), "the prompt").symbols.astype("int64"))
+    if len(symbols) >= L:
+        raise UsageError(f"a prompt of {len(symbols)} symbols for sequences of {L}", "give a shorter one")
+    return torch.cat([symbols, torch.full((L - len(symbols),), mask)])
 
 
 def picture(drawn: Tensor, domain: DataDomain) -> bytes:

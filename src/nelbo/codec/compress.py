@@ -138,7 +138,8 @@ def compress(
             result = _write(coder, checker, header, data, file, str(path), progress)
             if coder.borrows and result.overhead > MAX_OVERHEAD and not few:
                 raise _too_few(result)
-    return replace(result, facts=data.facts)
+    facts = dict(data.facts)
+    return replace(result, text_bytes=facts.pop("bytes", None) if data.text else None, facts=facts)
 
 
 def _write(
@@ -225,7 +226,7 @@ def decoded(
     first, last = header.rows(index)
     chunk = Chunk.of(body)
     names, condition = parse_metadata(chunk.metadata, last - first, header.conditions)
-    coder.seed = header.seed + index
+    coder.start_chunk(header, index)
     return groups.decode(coder, header, chunk, last - first, condition, progress), names
 
 

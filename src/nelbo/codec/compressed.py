@@ -37,6 +37,8 @@ class Compressed:
     seconds: dict[str, float]
     header: Header
     tally: Tally = field(default_factory=Tally)
+    text_bytes: int | None = None
+    """Bytes of a text."""
     facts: Json = field(default_factory=dict)
     """What the data hold and the file does not (`passed_over`), and the numbers of their classes."""
 
@@ -44,6 +46,11 @@ class Compressed:
     def bits_per_dim(self) -> float:
         """Of the whole file."""
         return 8 * self.bytes / (self.images * self.dimensions)
+
+    @property
+    def bits_per_byte(self) -> float | None:
+        """Of the whole file, a byte of the text; None where it is none."""
+        return None if self.text_bytes is None else 8 * self.bytes / self.text_bytes
 
     @property
     def net_bits_per_dim(self) -> float:
@@ -85,6 +92,7 @@ class Compressed:
             "images": self.images,
             "dimensions": self.dimensions,
             "bits_per_dim": self.bits_per_dim,
+            **({} if self.text_bytes is None else {"text_bytes": self.text_bytes, "bits_per_byte": self.bits_per_byte}),
             "net_bits_per_dim": self.net_bits_per_dim,
             "model_bits_per_dim": self.model_bits_per_dim if math.isfinite(self.model_bits_per_dim) else None,
             "off_bound": self.off_bound,
@@ -107,6 +115,7 @@ class Compressed:
             f"{self.path}: {self.images} {self.header.noun} in {self.bytes} bytes, "
             f"{self.bits_per_dim:.4f} {self.header.unit} "
             f"({self.net_bits_per_dim:.4f} net + {100 * self.overhead:.2f} %)"
+            + ("" if self.text_bytes is None else f", {self.bits_per_byte:.4f} bits/byte of {self.text_bytes} bytes")
             + (f"\n{self.off_bound}" if self.off_bound else "")
             + "".join(f"\n{name:<13} {text}" for name, text in described(self.facts).items())
         )

@@ -64,8 +64,9 @@ def decompress(
     batch_size: int | None = None,
     trust_code: bool = False,
     progress: Callable[[int, int], None] | bool | None = None,
-) -> Tensor | Decompressed:
-    """The images of an archive, exactly as they were compressed, in their own shape (N, …), order and integer type.
+) -> Tensor | bytes | Decompressed:
+    """The images of an archive, exactly as they were compressed, in their own shape (N, …), order and integer type; of
+    a text its bytes.
 
     model: the one that compressed them, or a MODEL string. path: of the file. out: None for a tensor; else a file whose
     name says its form (.npz, .npy, IDX), or a new folder of pictures, and the result is a `Decompressed`. batch_size:

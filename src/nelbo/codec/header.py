@@ -7,6 +7,7 @@ import json
 import math
 import zlib
 from dataclasses import dataclass, field
+from typing import Any
 
 from nelbo.codec.stack import Damaged
 from nelbo.codec.tables import HIGH, LOW, OCTAVE
@@ -24,6 +25,7 @@ MAX_CHUNK = 1 << 20
 """Images."""
 MAX_HEADER = 1 << 20
 """Bytes."""
+TEXT: Any = dict[str, str | int]
 MAX_CONDITIONS = 16
 """Keywords of the network; each has an integer an image in every chunk."""
 
@@ -160,7 +162,7 @@ class Header:
             raise Damaged(f"{len(conditions)} conditions")
         if not (r and images and chunk_size and group_size and shape and all(shape)):
             raise Damaged("a number is 0")
-        if text and (levels or not fits(text, dict[str, str | int]) or not 0 < text.get("tail", 0) <= shape[0]):
+        if text and (levels or not fits(text, TEXT) or not _is_text(text, shape[0])):
             raise Damaged("it has a text that means nothing")
         header = cls(
             fingerprint, images, shape, (), dtype, r, tau, seed, chunk_size, group_size, form, key, settings,
@@ -196,6 +198,13 @@ class Header:
             "images_per_group": self.group_size,
             "conditions": list(self.conditions),
         }
+
+
+def _is_text(text: Json, length: int) -> bool:
+    """Whether a text has a known tokenizer, its alphabet, and a last sequence of no more than `length`."""
+    known = {"bytes": {"tokenizer", "tail"}, "chars": {"tokenizer", "tail", "alphabet"}}.get(text.get("tokenizer", ""))
+    tail, alphabet = text.get("tail"), text.get("alphabet", "")
+    return set(text) == known and isinstance(alphabet, str) and isinstance(tail, int) and 0 < tail <= length
 
 
 class ByteWriter:

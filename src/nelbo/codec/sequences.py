@@ -77,7 +77,7 @@ class SequenceCoder:
         for number, step in enumerate(self._steps(size, group, group_size)):
             for places, before, log_p in self._laws(z, step, condition):
                 z[places] = torch.from_numpy(self._pop(stack, guard, log_p, base + number, before))
-        return z
+        return z.masked_fill(~self._there(group * group_size + torch.arange(size)), 0)
 
     @property
     def mask(self) -> int:
@@ -110,11 +110,15 @@ class SequenceCoder:
         number = group * group_size + torch.arange(n)
         L = self.model.domain.length
         v = Purpose.CODING_ORDER.uniform(self.seed, number, shape=(L,))
-        ends = torch.where(number == self.short, self.kept, L)
-        there = torch.arange(L) < ends[:, None]
+        there = self._there(number)
         for step in reveals(self.model, torch.where(there, v, v * 2.0**-60), torch.ones_like(there)):
             if bool((step.places & there).any()):
                 yield step._replace(after=step.after | step.hidden & ~there)
+
+    def _there(self, number: Tensor) -> Tensor:
+        """The places (n, L) of sequences of these numbers in the chunk that are coded."""
+        ends = torch.where(number == self.short, self.kept, self.model.domain.length)
+        return torch.arange(self.model.domain.length) < ends[:, None]
 
     def _laws(
         self, z: Tensor, step: Reveal, condition: Condition | None

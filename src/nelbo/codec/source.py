@@ -14,9 +14,10 @@ from torch import Tensor
 from nelbo.codec.header import DTYPES, MAX_CONDITIONS, ByteReader, ByteWriter
 from nelbo.codec.names import LONGEST, MOST, Restored, Unusable, packed, unpacked
 from nelbo.codec.stack import Damaged
-from nelbo.data import classes, idx, numpy_files, readers
+from nelbo.data import classes, idx, numpy_files, places, readers, symbols
 from nelbo.data.folder import is_folder
 from nelbo.data.places import Place
+from nelbo.data.text import PREFIX
 from nelbo.errors import DataError, UsageError
 from nelbo.model.calling import condition_rows
 from nelbo.model.diffusion import DiffusionModel
@@ -77,6 +78,8 @@ def source(
     images: Any, model: DiffusionModel | TokenModel, limit: int | None, condition: Condition | str | None
 ) -> Source:
     """The images, or sequences, that `compress` is given. Errors: DataError, DomainError, ShapeError, UsageError."""
+    if isinstance(model, TokenModel) and isinstance(images, str) and images.startswith(PREFIX):
+        return text_source(images, model, limit, condition)
     examples = images if isinstance(images, Examples) else readers.resolve(images, limit=limit)
     examples = examples.first(limit)
     if isinstance(model, TokenModel):
@@ -97,6 +100,38 @@ def source(
         raise UsageError(f"codes of the type {dtype}", f"give one of the types {', '.join(DTYPES)}")
     rows = condition_of(condition, examples)
     return Source(data, tuple(examples.data.shape[1:]), dtype, form, key, names, rows, examples.facts)
+
+
+def text_source(spec: str, model: TokenModel, limit: int | None, condition: Condition | str | None) -> Source:
+    """A text, every byte of it: `text:FILE`, read by the symbols of the model's own training where it has some, in
+    sequences of the model's length, the last of which may be shorter. Errors: DataError, DomainError, UsageError."""
+    place = Place.of(spec.removeprefix(PREFIX))
+    options = place.checked(("length", "tokenizer"))
+    chosen = symbols.of_facts(model.provenance.get("data", {}))
+    name = options.get("tokenizer", "bytes" if chosen is None else chosen.facts()["tokenizer"])
+    with places.opened(place.path) as file:
+        raw = file.read()
+    if chosen is None:
+        chosen = symbols.Bytes() if name == "bytes" else symbols.Characters.of([raw], str(place.path))
+    facts = chosen.facts()
+    if facts["tokenizer"] not in symbols.NAMES or name != facts["tokenizer"]:
+        raise UsageError(
+            f"a text by the tokenizer {name}, and a model of {facts['tokenizer']}",
+            "texts are compressed by bytes or chars, which bring every byte back; give tokens as integers, FILE.npz",
+        )
+    if condition is not None:
+        raise UsageError("a condition of a text, which is one example", "give sequences as integers with their rows")
+    if not raw:
+        raise DataError(f"{place.path} is empty", "give a text")
+    L = model.domain.length
+    codes = chosen.stream(raw, str(place.path)).symbols
+    codes = codes if limit is None else codes[: limit * L]
+    n, tail = -(-len(codes) // L), (len(codes) - 1) % L + 1
+    rows = np.zeros((n, L), np.int32)
+    rows.reshape(-1)[: len(codes)] = codes
+    data = model.domain.checked(torch.from_numpy(rows))
+    read = len(raw) if limit is None else len(chosen.text(codes))
+    return Source(data, (L,), "int32", "array", facts={"bytes": read}, text={**facts, "tail": tail})
 
 
 def check_names(names: Sequence[str], where: str) -> None:

@@ -21,7 +21,7 @@ from nelbo import files
 from nelbo.codec import names as names_of
 from nelbo.codec.header import Header
 from nelbo.codec.names import Restored
-from nelbo.data import idx, pictures
+from nelbo.data import idx, pictures, symbols
 from nelbo.errors import ArchiveError, UsageError
 
 FORMATS = {".png": "PNG", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF"}
@@ -128,6 +128,39 @@ class ArrayTarget(Target):
             file.write(np.frombuffer(piece, dtype).astype(text).tobytes())
 
 
+class TextTarget(Target):
+    """A text, in a file of any name, or in memory."""
+
+    def __init__(self, header: Header, out: Path | None):
+        if out is not None and out.is_dir():
+            raise UsageError(f"out={str(out)!r} is a folder", "give the name of a file: the archive holds a text")
+        made = symbols.of_facts(header.text)
+        assert made is not None  # a header's text has a tokenizer
+        self.header, self.out, self.symbols = header, out, made
+        self.parts: list[bytes] = []
+
+    def add(self, images, names, first):
+        rows = images.reshape(-1)
+        if first + len(images) == self.header.images:
+            rows = rows[: len(rows) - self.header.shape[0] + self.header.text["tail"]]
+        try:
+            self.parts.append(self.symbols.text(rows))
+        except IndexError:
+            raise ArchiveError("the archive has symbols beyond its alphabet", "fetch the file again") from None
+
+    def publish(self, partial):
+        text = b"".join(self.parts)
+        if self.out is None:
+            return text
+        path = recovered(self.out) if partial else self.out
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write_atomic(path, text)
+        return path
+
+    def discard(self):
+        self.parts = []
+
+
 class FolderTarget(Target):
     """A folder of pictures, written under a temporary name and renamed."""
 
@@ -224,7 +257,10 @@ def recovered(out: Path) -> Path:
 
 
 def target(header: Header, out: Path | None, bins: int) -> Target:
-    """The target for `out` by its name: .npz, .npy, an IDX name, else a folder; None: a tensor. Errors: UsageError."""
+    """The target for `out` by its name: .npz, .npy, an IDX name, else a folder; None: a tensor. A text is a file of any
+    name, or bytes. Errors: UsageError."""
+    if header.text:
+        return TextTarget(header, out)
     if out is None:
         return TensorTarget()
     if out.suffix.lower() in (".npz", ".npy") or idx.is_idx(out):

@@ -35,6 +35,10 @@ class Symbols(ABC):
         """The symbols of a piece of text. Errors: DataError for what is no text, or cannot be written in symbols."""
 
     @abstractmethod
+    def text(self, symbols: np.ndarray) -> bytes:
+        """The text (UTF-8, where symbols are bytes any bytes) of symbols (n,)."""
+
+    @abstractmethod
     def facts(self) -> Json:
         """What a result states of it."""
 
@@ -47,6 +51,9 @@ class Bytes(Symbols):
     def stream(self, raw: bytes, where: str) -> Stream:
         symbols = np.frombuffer(raw, np.uint8)
         return Stream(symbols, np.broadcast_to(np.ones((), np.uint8), symbols.shape))
+
+    def text(self, symbols: np.ndarray) -> bytes:
+        return symbols.astype(np.uint8).tobytes()
 
     def facts(self) -> Json:
         return {"tokenizer": "bytes"}
@@ -80,6 +87,9 @@ class Characters(Symbols):
                 "give the alphabet that the model was trained with, or a text within it",
             )
         return Stream(symbols, widths(points))
+
+    def text(self, symbols: np.ndarray) -> bytes:
+        return self._points[symbols].astype("<u4").tobytes().decode("utf-32-le").encode()
 
     def facts(self) -> Json:
         return {"tokenizer": "chars", "alphabet": self.alphabet}
@@ -128,6 +138,9 @@ class TokenizerFile(Symbols):
             ends[-1] = len(text)  # what no token stands for belongs to the one before it
         return Stream(symbols, np.diff(before[ends], prepend=0))
 
+    def text(self, symbols: np.ndarray) -> bytes:
+        return self.tokenizer.decode(symbols.tolist(), skip_special_tokens=False).encode()
+
     def facts(self) -> Json:
         facts: Json = {"tokenizer": str(self.path), "tokenizer_fingerprint": self.digest}
         facts["vocabulary"] = self.tokenizer.get_vocab_size()
@@ -163,6 +176,23 @@ def _of_bytes(raw: bytes) -> tuple[str, ...]:
             shown.append(f"\\x{first:02x}")
             at += 1
     return tuple(shown)
+
+
+def of_facts(facts: Json) -> Symbols | None:
+    """The symbols that facts of data, or of what a model was trained on, speak of; None where these are no text.
+
+    Errors: DataError where a tokenizer's file is no longer there, or another one."""
+    name = facts.get("tokenizer")
+    if not isinstance(name, str):
+        return None
+    if name == "bytes":
+        return Bytes()
+    if name == "chars":
+        return Characters(str(facts.get("alphabet", "")))
+    file = TokenizerFile(Path(name))
+    if file.digest != facts.get("tokenizer_fingerprint"):
+        raise DataError(f"{name} is not the tokenizer that the data were read by", "give the file as it was")
+    return file
 
 
 def decoded(raw: bytes, where: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -11,7 +12,7 @@ import nelbo
 from nelbo.codec.compress import compress
 from nelbo.codec.decompress import decompress
 from nelbo.codec.sequences import SequenceCoder
-from nelbo.errors import ArchiveError, UsageError
+from nelbo.errors import ArchiveError, DataError, UsageError
 from nelbo.maths.keys import Purpose
 from nelbo.model.tokens.model import TokenModel
 from nelbo.model.tokens.reverse import MatchedMask
@@ -196,3 +197,41 @@ def test_random_corruption(file, tmp_path):
 def test_ten_thousand_corruptions(file, tmp_path, monkeypatch):
     look_up(monkeypatch)
     survive(MODELS["four steps"], file, 10_000, tmp_path / "x.nelbo", 1, DATA.sample(180))
+
+
+def spelled(tmp_path, tokenizer: str, alphabet: str = "") -> TokenModel:
+    """A model of sequences of 10 symbols that was trained on a text, as its provenance says."""
+    V = 256 if tokenizer == "bytes" else len(alphabet)
+    law = torch.linspace(0, 3, V)
+    model = nelbo.tokens.from_callable(
+        lambda z: law.expand(*z.shape, V), vocabulary=V, length=10, kernel=nelbo.tokens.absorbing(mask=V)
+    )
+    facts = {"tokenizer": tokenizer, **({"alphabet": alphabet} if alphabet else {})}
+    return dataclasses.replace(model, provenance={"data": facts})
+
+
+@pytest.mark.parametrize("text", ["", "a", "123456789é", "naïve text — of many lines\r\n\n" * 7])
+@pytest.mark.parametrize("tokenizer", ["bytes", "chars"])
+def test_a_text_comes_back_to_the_byte(text, tokenizer, tmp_path):
+    """Also what is behind the last whole sequence; an empty one is refused."""
+    alphabet = "".join(sorted(set("naïve text — of many lines\r\n\n123456789é")))
+    model = spelled(tmp_path, tokenizer, alphabet if tokenizer == "chars" else "")
+    (tmp_path / "a.txt").write_bytes(text.encode())
+    if not text:
+        with pytest.raises(DataError, match="is empty"):
+            compress(model, f"text:{tmp_path / 'a.txt'}", tmp_path / "x.nelbo")
+        return
+    result = compress(model, f"text:{tmp_path / 'a.txt'}", tmp_path / "x.nelbo", chunk_size=3, batch_size=2)
+    assert decompress(model, tmp_path / "x.nelbo") == text.encode()
+    decompress(model, tmp_path / "x.nelbo", tmp_path / "b.txt")
+    assert (tmp_path / "b.txt").read_bytes() == text.encode()
+    assert result.text_bytes == len(text.encode()) and "bits/byte" in str(result)
+    assert result.tally.codes == len(text.encode() if tokenizer == "bytes" else text)
+
+
+def test_a_text_beyond_the_alphabet_is_refused(tmp_path):
+    (tmp_path / "a.txt").write_text("abc")
+    with pytest.raises(DataError, match="'c'"):
+        compress(spelled(tmp_path, "chars", "ab"), f"text:{tmp_path / 'a.txt'}", tmp_path / "x.nelbo")
+    with pytest.raises(UsageError, match="by the tokenizer chars"):
+        compress(spelled(tmp_path, "bytes"), f"text:{tmp_path / 'a.txt'}#tokenizer=chars", tmp_path / "x.nelbo")
