@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from nelbo.adapters.choices import Overrides
@@ -16,6 +17,8 @@ from nelbo.arguments import numbers
 from nelbo.bound import evaluate as bounds
 from nelbo.bound.estimators import Estimator
 from nelbo.bound.latent import evaluate as latent_bounds
+from nelbo.bound.ragged import evaluate as ragged_bounds
+from nelbo.bound.ragged import padding
 from nelbo.bound.result import Bound
 from nelbo.bound.tokens import evaluate as token_bounds
 from nelbo.bound.tolerance import Relative
@@ -78,7 +81,10 @@ def evaluate(
         trust_code: as of `nelbo.load`. prompt, mask: of sequences of symbols, (N, L) bools: the places that are given
         and never scored (a number: so many at the beginning), and those that are scored (all where None), besides those
         of the `Examples`. A network that sees what is not scored gives the bound of p(x | given places), or of
-        p(x | length); the result says which.
+        p(x | length); the result says which. Of other models `mask` says what is there of examples of different size,
+        (N, positions) or of the shape of the data; a list of arrays (n_i, …) is padded and has its own. The first axis
+        of the domain is the most positions, terms and D are of what is there, and the network gets the mask under the
+        name that it has for it.
 
     How it is run:
         seed: of all noise. batch_size: examples of one network call, chosen by their size where None. device: where the
@@ -115,12 +121,20 @@ def evaluate(
             tokens = TokenInputs.of(data, limit=limit, condition=condition, grid=grid, prompt=prompt, mask=mask)
             places = {"condition": tokens.condition, "prompt": tokens.prompt, "mask": tokens.mask}
             return token_bounds.evaluate(loaded, tokens.examples, run, grid=grid, **places, **how)
-        if prompt is not None or mask is not None:
-            raise UsageError("prompt or mask with a model of images", "they are of sequences of symbols")
+        if prompt is not None:
+            raise UsageError("prompt with a model of images", "it is of sequences of symbols")
         if isinstance(loaded, LatentModel):
+            if mask is not None:
+                raise UsageError("a mask with a latent model", "its encoder is one of whole images")
             latent = LatentInputs.of(loaded, data, limit=limit, condition=condition, grid=grid)
             return latent_bounds.evaluate(loaded, latent.examples, run, grid=grid, condition=latent.condition, **how)
+        if mask is None and padding.is_ragged(data):
+            data, mask = padding.stacked(data)
         given = Inputs.of(loaded, data, limit=limit, condition=condition, trust_code=trust_code, grid=grid)
+        if mask is not None:
+            rows = torch.as_tensor(mask)[:limit]
+            bound = ragged_bounds.evaluate(given.model, given.examples, rows, run, condition=given.condition, **how)
+            return dataclasses.replace(bound, overrides=(overrides or Overrides()).to_json())
         if given.examples.prompt is not None or given.examples.mask is not None:
             raise UsageError(f"given places or padding of {given.examples.name}", "they are of sequences of symbols")
         bound = bounds.evaluate(given.model, given.examples, run, condition=given.condition, **how)

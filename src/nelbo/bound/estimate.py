@@ -8,8 +8,9 @@ Carlo variance of one example)/N, at least 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -112,6 +113,13 @@ class PerSequence(PerExample):
 
 
 @dataclass(frozen=True, eq=False)
+class SizedPerExample(PerExample):
+    """Of examples of different size also their D, (N,)."""
+
+    dimensions: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class LatentPerExample(PerExample):
     """Of a latent model, with −log p(x | z) and −H[q(z | x)]."""
 
@@ -138,6 +146,26 @@ class Estimate:
     def parts(self) -> dict[str, TermEstimate]:
         """The terms by name, which add up to the total."""
         return {"prior": self.prior, "diffusion": self.diffusion, "reconstruction": self.reconstruction}
+
+    def each(self, change: Callable[[TermEstimate], TermEstimate]) -> Self:
+        """With the three terms and their sum changed."""
+        names = ("prior", "diffusion", "reconstruction", "total")
+        return replace(self, **{name: change(getattr(self, name)) for name in names})
+
+    def over(self, sizes: Tensor) -> Self:
+        """With the sampling errors of ratios to the mean of `sizes` (N,), where these differ."""
+        return self.each(lambda term: term.over(sizes)) if bool((sizes != sizes[0]).any()) else self
+
+    def scaled(self, factor: float) -> Self:
+        """All means times a factor, all variances times its square; the rows of single examples stay in nats."""
+        if factor == 1:
+            return self
+
+        def term(one: TermEstimate) -> TermEstimate:
+            return TermEstimate(one.mean * factor, one.variance * factor**2, one.data_variance * factor**2)
+
+        strata = (replace(s, mean=s.mean * factor, variance=s.variance * factor**2) for s in self.strata)
+        return replace(self.each(term), strata=tuple(strata))
 
     @classmethod
     @equation("vlb-three-terms")

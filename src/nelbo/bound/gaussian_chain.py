@@ -180,14 +180,11 @@ class GaussianChain(Problem):
 
     def columns(self, draws: Draws, controls: object, rows: Tensor) -> Tensor:
         """(b, 3): the term, the surrogate's excess and ‖ε‖² − D. What precedes the network is done in `tiles`."""
-        assert controls is None or isinstance(controls, Controls)
         columns = torch.zeros(len(rows), 3, dtype=torch.float64, device=self.device)
 
         def control(part: slice, x: Tensor, eps: Tensor, at: Levels) -> None:
             if controls is not None:
-                distinct, of = self._distinct(draws.examples[rows[part]], x)
-                columns[part, 1] = controls.of_draws.excess(distinct, eps, at.logsnr, of)
-                columns[part, 2] = tiles.squared_norm(eps) - self.dimensions
+                columns[part, 1:] = self.controls_of(draws.examples[rows[part]], x, eps, at, controls)
 
         with torch.no_grad():
             noised = self.noised(draws, rows, control)
@@ -196,6 +193,13 @@ class GaussianChain(Problem):
         if self.observed(draws):
             columns = torch.cat([columns, _seen(noised.x, noised.z, prediction)], 1)
         return columns.cpu()
+
+    def controls_of(self, examples: Tensor, x: Tensor, eps: Tensor, at: Levels, controls: object) -> Tensor:
+        """The surrogate's excess and ‖ε‖² − D of draws of `examples` (b,) with values x and noise ε (b, *shape)."""
+        assert isinstance(controls, Controls)
+        distinct, of = self._distinct(examples, x)
+        excess = controls.of_draws.excess(distinct, eps, at.logsnr, of)
+        return torch.stack([excess.to(torch.float64), tiles.squared_norm(eps) - self.dimensions], 1)
 
     def noised(
         self, draws: Draws, rows: Tensor, each: Callable[[slice, Tensor, Tensor, Levels], None] | None = None

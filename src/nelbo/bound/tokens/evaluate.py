@@ -109,9 +109,7 @@ def evaluate(
         fields["per_example"] = PerSequence(**vars(fields["per_example"]), tokens=chain.number, bytes=of_rows)
     fields["seconds"] = time.perf_counter() - started
     D = chain.dimensions
-    if chain.ragged:
-        estimate = _each(estimate, lambda term: term.over(chain.number))
-    a_token = _scaled(estimate, D * chain.examples / total)
+    a_token = estimate.over(chain.number).scaled(D * chain.examples / total)
     return Bound.of(a_token, D, fields, representative=representative)
 
 
@@ -248,25 +246,3 @@ def _asked(chain: TokenChain) -> tuple[Tensor, Tensor, Tensor]:
         return nats.clamp(max=50.0)  # a symbol that is nearly impossible, or certain to be
 
     return costs(0), costs(1), costs(0)
-
-
-def _scaled(estimate: Estimate, factor: float) -> Estimate:
-    """All means times a factor, all variances times its square; the rows of single examples stay in nats."""
-    if factor == 1:
-        return estimate
-
-    def term(one: TermEstimate) -> TermEstimate:
-        return TermEstimate(one.mean * factor, one.variance * factor**2, one.data_variance * factor**2)
-
-    return dataclasses.replace(
-        _each(estimate, term),
-        strata=tuple(
-            dataclasses.replace(s, mean=s.mean * factor, variance=s.variance * factor**2) for s in estimate.strata
-        ),
-    )
-
-
-def _each(estimate: Estimate, change: Callable[[TermEstimate], TermEstimate]) -> Estimate:
-    """With every term changed, and their sum."""
-    names = ("prior", "diffusion", "reconstruction", "total")
-    return dataclasses.replace(estimate, **{name: change(getattr(estimate, name)) for name in names})

@@ -1,0 +1,162 @@
+"""Examples of different size: exact Gaussians, padding of any length, sets, and what is refused."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import nelbo
+from nelbo.bound.estimators import Exhaustive, Stratified
+from nelbo.bound.ragged import evaluate as ragged
+from nelbo.errors import NelboError
+from nelbo.workers import Run
+from tests.bound.latent import linear
+
+MOST = 6
+SIZES = [3, 6, 1, 4, 2, 5]
+V = linear.PRIOR
+
+
+def exact(z, logsnr):
+    """E[x | z] of independent elements N(0, V_f), of points (B, n, 2) or (B, 2n)."""
+    v = V if z.ndim == 3 else V.repeat(z.shape[1] // 2)
+    alpha2 = torch.sigmoid(logsnr.double()).reshape(-1, *(1,) * (z.ndim - 1))
+    return alpha2.sqrt() * v / (alpha2 * v + 1 - alpha2) * z
+
+
+def points(z, logsnr):
+    return exact(z, logsnr)
+
+
+def pooled(z, logsnr, mask):
+    """Equivariant to the order of points: a little of their mean."""
+    there = mask[..., None].to(z)
+    mean = (z * there).sum(1, keepdim=True) / there.sum(1, keepdim=True)
+    return exact(z, logsnr) + 0.1 * mean
+
+
+def careless(z, logsnr):
+    return exact(z, logsnr) + 0.1 * z.mean(1, keepdim=True)
+
+
+def model(fn=points, shape=(MOST, 2), grid=None, **settings):
+    settings = {"decoder": "continuous_gaussian", **settings}
+    return nelbo.from_callable(
+        fn, schedule=linear.LAW, domain=nelbo.DataDomain(shape), predicts="x0", time="logsnr",
+        grid=grid or nelbo.grids.even(5), **settings,
+    )  # fmt: skip
+
+
+def examples(sizes=SIZES):
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(n, 2, generator=generator, dtype=torch.float64) * V.sqrt() for n in sizes]
+
+
+def padded(sets, length, content):
+    mask = torch.zeros(len(sets), length, dtype=torch.bool)
+    whole = torch.full((len(sets), length, 2), content, dtype=torch.float64)
+    for i, x in enumerate(sets):
+        whole[i, : len(x)], mask[i, : len(x)] = x, True
+    return whole, mask
+
+
+def nats(model, data, mask=None, **options):
+    options = {"estimator": Exhaustive(4), "precision": "float64", **options}
+    return nelbo.evaluate(model, data, mask=mask, per_example=True, progress=False, **options)
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:the chain does not end at its prior")
+
+
+def test_gaussians_of_every_length():
+    """Every example's bound is the sum of its points' closed forms; bits/dim are all nats over all elements."""
+    sets = examples()
+    bound = nats(model(), sets, estimator=Exhaustive(64))
+    Q, _, c = linear.chain(linear.prior())
+    expected = torch.tensor([np.einsum("ni,ij,nj->", x.numpy(), Q, x.numpy()) + len(x) * c for x in sets])
+    rows = bound.per_example
+    assert float(((rows.nats - expected) / rows.standard_error).abs().max()) < 4
+    assert rows.dimensions.tolist() == [2 * n for n in SIZES] and bound.data["sizes"]["total"] == 2 * sum(SIZES)
+    total = float(rows.nats.sum()) / (2 * sum(SIZES)) / math.log(2)
+    assert bound.bits_per_dim == pytest.approx(total, abs=1e-12)
+    assert sum(t.bits_per_dim for t in vars(bound.terms).values()) == pytest.approx(total, abs=1e-12)
+
+
+@pytest.mark.parametrize("grid", [None, nelbo.grids.continuous()], ids=["finite", "continuous"])
+@pytest.mark.parametrize("fn", [points, pooled])
+def test_padding_longer_changes_no_bit(fn, grid):
+    """A list, padding to the longest, by one more, and by a hundred, with zeros, rubbish or NaN in it."""
+    sets, how = examples(), {"estimator": Exhaustive(4) if grid is None else Stratified(4, 4)}
+    of = model(fn, grid=grid)
+    first = nats(of, sets, **how).per_example
+    for length, content in ((MOST, 0.0), (MOST + 1, 1e3), (MOST + 100, math.nan)):
+        rows = nats(of, *padded(sets, length, content), **how).per_example
+        assert all(torch.equal(values, getattr(first, name)) for name, values in vars(rows).items())
+
+
+def test_a_whole_example_is_as_without_a_mask():
+    """The same noise by position, so that a full example and one alone in a smaller domain have the same terms."""
+    sets = examples()
+    rows = nats(model(), sets).per_example
+    alone = nats(model(shape=(6, 2)), torch.stack([sets[1]] * 2)).per_example
+    assert float(alone.nats[1]) == pytest.approx(float(rows.nats[1]), rel=1e-12)
+
+
+def test_an_adaptive_estimate_has_the_exact_mean():
+    """Controls and features of examples of different size leave the mean where the closed form has it."""
+    sets = examples([1 + i % MOST for i in range(300)])
+    whole, mask = padded(sets, MOST, 0.0)
+    grid = nelbo.grids.even(200)
+    bound = ragged.evaluate(model(grid=grid), whole, mask, Run(precision="float64"), tolerance=0.05)
+    assert bound.estimator["name"] == "adaptive" and bound.data["sizes"]["smallest"] == 2
+    Q, _, c = linear.chain(linear.prior(grid))
+    exact = sum(float(np.einsum("ni,ij,nj->", x.numpy(), Q, x.numpy())) + len(x) * c for x in sets)
+    bits = exact / (2 * sum(len(x) for x in sets)) / math.log(2)
+    assert abs(bound.bits_per_dim - bits) < 4 * bound.standard_error.estimator < 0.3
+    assert bound.standard_error.data > 0
+
+
+def test_codes_and_masks_of_images():
+    """A discretised decoder; the part of an image that is there, without a mask argument of the network."""
+    of = nelbo.from_callable(
+        lambda z, t: 0.5 * z, schedule=linear.LAW, domain=nelbo.DataDomain((1, 4, 4), bins=4), predicts="x0",
+        time="logsnr", decoder="categorical", grid=nelbo.grids.even(4),
+    )  # fmt: skip
+    x = torch.arange(32).reshape(2, 1, 4, 4) % 4
+    mask = torch.ones(2, 1, 4, 4, dtype=torch.bool)
+    with pytest.warns(UserWarning, match="worse than none"):
+        whole = nelbo.evaluate(of, x, estimator=Exhaustive(2), per_example=True, progress=False)
+    same = nelbo.evaluate(of, x, mask=mask, estimator=Exhaustive(2), per_example=True, progress=False)
+    assert torch.allclose(whole.per_example.nats, same.per_example.nats, rtol=1e-10)
+    left, right = mask.clone(), mask.clone()
+    left[..., 2:], right[..., :2] = False, False
+    halves = [
+        nelbo.evaluate(of, x, mask=m, estimator=Exhaustive(2), per_example=True, progress=False) for m in (left, right)
+    ]
+    assert torch.allclose(sum(h.per_example.nats for h in halves), same.per_example.nats, rtol=1e-9)
+
+
+def test_what_is_refused():
+    sets = examples()
+    whole, mask = padded(sets, MOST, 0.0)
+    table = nelbo.decoders.Categorical(torch.zeros(MOST, 2, 3))
+    coded = nelbo.from_callable(
+        points, schedule=linear.LAW, domain=nelbo.DataDomain((MOST, 2), bins=3), predicts="x0", time="logsnr",
+        decoder=table, grid=nelbo.grids.even(3),
+    )  # fmt: skip
+    for of, data, there, match in (
+        (model(careless), whole, mask, "depends on what the padding holds"),
+        (model(shape=(4, 2)), sets, None, r"6 positions, and the domain has 4"),
+        (model(), whole, mask.float(), "mask of float32"),
+        (model(), whole, mask[:, :3], "mask of shape"),
+        (model(), whole, torch.zeros_like(mask), "example 0 has nothing"),
+        (model(), whole[..., :1], mask, "scores examples of shape"),
+        (coded, whole.long(), mask, "the decoder 'categorical' for examples of different size"),
+        (model(), [*sets, torch.zeros(2, 3)], None, "only the first axis|arrays of shapes"),
+        (linear.model(), linear.X, torch.ones(3, 4, dtype=torch.bool), "a mask with a latent model"),
+    ):
+        with pytest.raises(NelboError, match=match):
+            nelbo.evaluate(of, data, mask=there, progress=False, estimator=Exhaustive(2))
