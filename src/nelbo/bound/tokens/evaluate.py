@@ -146,7 +146,7 @@ def prepare(
             checked, ~scored if examples.prompt is None else examples.prompt | ~scored, examples.mask
         )
     model.check_symbols(checked, scored)
-    if run.precision not in PRECISIONS:
+    if run.precision not in [*PRECISIONS]:
         raise UnknownNameError.of("precision", run.precision, PRECISIONS)
     device = torch.device(run.device or "cpu")
     made = NoisedChain if not model.kernel.absorbing else MaskedChain if model.reverse.block is None else BlockChain
