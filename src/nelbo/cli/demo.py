@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nelbo._version import __version__
-from nelbo.cli import options
+from nelbo.cli import demo_text, options
 from nelbo.cli.output import check_folder, session, table
 from nelbo.cli.sample import npz
 from nelbo.cli.train import run_training
@@ -25,17 +25,20 @@ TRAIN, TEST = "digits:train", "digits:test"
 PICTURES = 36
 CHAINS = 8
 SNAPSHOTS = 10
-WRITTEN = ("bound.json", "pictures.npz", "comparison.json", "report.html")
+WRITTEN = ("bound.json", "pictures.npz", "comparison.json", "report.html", *demo_text.WRITTEN)
 MARK = "demo.json"
 """The file that marks a folder as the demo's own, whose model it may train again; written first."""
 
 
 def demo(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder for all results.")] = Path("nelbo-demo"),
+    text: Annotated[
+        bool, typer.Option("--text", help="On sources of Python's standard library, and compress some.")
+    ] = False,
     seed: options.Seed = 0,
     as_json: options.Json = False,
 ) -> None:
-    """Train, bound, sample and report on real digits.
+    """Train, bound, sample and report on real digits, or on text.
 
     A model is trained on 8×8 handwritten digits, its bound on the 360 test images is evaluated term by term, and DIR
     gets the model, bound.json, pictures.npz, comparison.json and report.html. The last line printed is DIR.
@@ -48,7 +51,10 @@ def demo(
         from nelbo.files import write_atomic
 
         torch.set_num_threads(1)  # for so small a network threads on a busy machine only wait for each other
-        resume = prepare(out, seed)
+        resume = prepare(out, seed, text)
+        if text:
+            demo_text.run(out, seed, resume, output)
+            return
         output.message(f"training on {TRAIN}")
         try:
             model, _ = run_training(TRAIN, out / "model", {"seed": seed}, output, resume=resume)
@@ -80,7 +86,7 @@ def demo(
         output.text(f"{table(bound, output)}\n\n{comparison_lines(formats)}\n\n{out}")
 
 
-def prepare(folder: Path, seed: int) -> bool:
+def prepare(folder: Path, seed: int, text: bool = False) -> bool:
     """Make the folder ready for a run, and say whether an interrupted one with the same seed is to be continued.
 
     A finished demo is done again from the beginning. Errors: UsageError where `folder` holds a model or a result that
@@ -89,7 +95,7 @@ def prepare(folder: Path, seed: int) -> bool:
     from nelbo.files import write_atomic
 
     check_folder(folder, "--out")
-    mark = {"schema": "nelbo.demo/1", "seed": seed, "version": __version__}
+    mark = {"schema": "nelbo.demo/1", "seed": seed, "version": __version__, **({"text": True} if text else {})}
     before = _mark(folder)
     model = folder / "model"
     taken = [folder / name for name in ("model", *WRITTEN) if (folder / name).exists()]
