@@ -21,9 +21,9 @@ def check_variances() -> None:
 BREAKS = [
     Break("a bound without its first level", "diagnosis.draws:Values.total", operation("+")[0].keep_left(), values,
           pooled),
-    Break("pairs of draws with half of their variance", "diagnosis.draws:Values.variance", number(4).to(8), values,
+    Break("pairs of draws with half of their variance", "bound.paired:estimate", number(4).to(8), values,
           pooled),
-    Break("the first level without an error", "diagnosis.draws:Values.variance", operation("+").keep_left(), pooled),
+    Break("the first level without an error", "bound.paired:estimate", operation("+")[-1].keep_left(), pooled),
     Break("1/p forgotten", "diagnosis.draws:evaluated", operation("/")[-1].keep_left(), values),
     Break("shares of stages that are not squared", "diagnosis.draws:pooled", operation("**").keep_left(), pooled),
     Break("draws at the ends of a range are not inside", "diagnosis.draws:Values.inside", comparison(">=").to(">"),

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nelbo.bound import checks
+from nelbo.bound import checks, paired
 from nelbo.bound.gaussian_chain import GaussianChain
 from nelbo.bound.problem import Draws
 from nelbo.bound.runner import Runner
@@ -67,14 +67,12 @@ class Values:
     @property
     def total(self) -> float:
         """The bound."""
-        return self.exact + float(self.along.mean()) + float(self.first.mean())
+        return self.exact + paired.estimate(self.along[0], self.along[1], self.first)[0]
 
     @property
     def variance(self) -> float:
         """Of the total."""
-        S, R = self.along.shape[1], len(self.first)
-        along = float((self.along[0] - self.along[1]).square().sum()) / 4 / S**2
-        return along + (float(self.first.var()) / R if R > 1 else 0.0)
+        return paired.estimate(self.along[0], self.along[1], self.first)[1]
 
     def __sub__(self, other: Values) -> Values:
         return Values(self.along - other.along, self.first - other.first, self.exact - other.exact, self.logsnr)

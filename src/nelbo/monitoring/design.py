@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nelbo.bound import paired
 from nelbo.bound.planned.allocation import CellDensity
 from nelbo.bound.problem import Draws, Problem
 from nelbo.bound.runner import Runner
@@ -41,14 +42,12 @@ class Rows:
     @property
     def mean(self) -> float:
         """The estimate."""
-        return (float(self.diffusion.mean()) if len(self.diffusion) else 0.0) + float(self.first.mean())
+        return paired.estimate(self.diffusion[:, 0], self.diffusion[:, 1], self.first)[0]
 
     @property
     def error(self) -> float:
         """Its standard error."""
-        S, m = len(self.diffusion), len(self.first)
-        between = float((self.diffusion[:, 0] - self.diffusion[:, 1]).square().sum()) / (4 * S**2) if S else 0.0
-        return math.sqrt(between + float(self.first.var()) / m)
+        return math.sqrt(paired.estimate(self.diffusion[:, 0], self.diffusion[:, 1], self.first)[1])
 
     def __sub__(self, other: Rows) -> Rows:
         return Rows(self.diffusion - other.diffusion, self.first - other.first)
