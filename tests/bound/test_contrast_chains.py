@@ -141,6 +141,11 @@ def test_two_models():
     found = nelbo.contrast(law.model(), SYMBOLS, model_b=other.model(), **TO_TOLERANCE)
     assert (found.condition, found.values) == ("model", ("a", "b"))
     check(found, NLL[:, :2])
+    mean, by_draws, by_data = found.mean_difference("a", "b")
+    assert abs(mean - float((NLL[:, 0] - NLL[:, 1]).mean())) < 4.5 * by_draws < by_data
+    assert found.mean_difference("b", "a")[0] == -mean
+    with pytest.raises(UsageError, match="'c'"):
+        found.mean_difference("a", "c")
     ratio = nelbo.log_ratio(law.model(), other.model(), SYMBOLS, tolerance=0.15)
     z = (ratio.value - (NLL[:, 1] - NLL[:, 0])) / ratio.standard_error
     assert float(z.abs().max()) < 4.5

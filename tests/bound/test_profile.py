@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from benchmarks import likelihood_profile as benchmark
 
 import nelbo
 from nelbo import testing
@@ -139,3 +140,16 @@ def test_intervals_cover():
         low, high = found.interval()
         hit += low <= 0.2 <= high
     assert hit / 200 > 0.95 - 4 * (0.95 * 0.05 / 200) ** 0.5
+
+
+@pytest.mark.slow
+def test_the_error_of_the_maximum_is_a_tenth_of_that_of_bounds_computed_one_by_one():
+    """At as many evaluations, of a mixture: by the spread of repetitions, and by what the profile says of itself."""
+    x = benchmark.law(benchmark.TRUE).sample(benchmark.OBSERVATIONS, seed=1)
+    right = benchmark.exact(x).minimum().place
+    apart = np.array([benchmark.alone(x, seed, True) for seed in range(8)]) - right
+    with pytest.warns(UserWarning, match="was not reached"):
+        found = [benchmark.together(x, seed) for seed in range(4)]
+    said = float(np.mean([profile.monte_carlo_error for profile in found]))
+    assert float(np.sqrt(np.mean(apart**2))) > 10 * said
+    assert all(abs(profile.maximum - right) < 4.5 * profile.monte_carlo_error for profile in found)

@@ -12,6 +12,7 @@ from nelbo.documents import frames, html, plots, tables
 from nelbo.documents.document import Document
 from nelbo.documents.numbers import without_nan
 from nelbo.documents.reading import filled
+from nelbo.errors import UsageError
 from nelbo.typing import Json
 
 SCHEMA = "nelbo.contrast/1"
@@ -76,6 +77,22 @@ class Contrast(Document):
         if self.labels is None or not bool((known := self.labels >= 0).any()):
             return None
         return float((self.best == self.labels)[known].double().mean())
+
+    def mean_difference(self, one: Any, other: Any) -> tuple[float, float, float]:
+        """The mean over examples of the bound under `one` less that under `other`, two of `values`, in nats, with its
+        standard errors by the draws and by the data (nan of one example).
+
+        Errors: UsageError where these are no values, or one of them was eliminated (confidence=None eliminates none).
+        """
+        unknown = [value for value in (one, other) if value not in self.values]
+        if unknown:
+            raise UsageError(f"the condition {unknown[0]!r} of a contrast of {self.values}", "give two of these")
+        a, b = (self.values.index(value) for value in (one, other))
+        if self.covariance is None or not bool(self.left[:, [a, b]].all()):
+            raise UsageError("a mean of differences that are not known for all", "give confidence=None, tolerance=0.1")
+        difference, C = self.difference[:, a] - self.difference[:, b], self.covariance
+        by_draws = float((C[:, a, a] + C[:, b, b] - 2 * C[:, a, b]).clamp_min(0).sum().sqrt()) / self.examples
+        return float(difference.mean()), by_draws, float(difference.std()) / self.examples**0.5
 
     def to_dict(self) -> Json:
         """JSON form, schema nelbo.contrast/1; numbers that do not exist are null."""
