@@ -38,5 +38,7 @@ class Reading:
         text = f"step {self.step}: {fixed(self.value, 4)} ± {self.standard_error:.4f} bits/dim"
         if not math.isnan(self.change):
             text += f", {fixed(self.change, 4, '+')} ± {self.change_error:.4f} since the last"
+            if (self.change_from_best, self.change_from_best_error) == (self.change, self.change_error):
+                return f"{text}, the best" if self.best else text
             text += f", {fixed(self.change_from_best, 4, '+')} ± {self.change_from_best_error:.4f} since the best"
         return text
