@@ -92,22 +92,24 @@ def squared_error(model: nelbo.DiffusionModel, x: torch.Tensor, evaluations: int
     return float((eps - (sigma * z + alpha * v)).square().mean())
 
 
-def measure(data: torch.Tensor, x: torch.Tensor, bins: int, steps: int, every: int, seeds: int, budget: int) -> dict:
+def measure(
+    data: torch.Tensor, x: torch.Tensor, bins: int, steps: int, every: int, seeds: int, budget: int, precise: int
+) -> dict:
     """See the module."""
     networks = checkpoints(data, bins, steps, every, 0)
     live = copy.deepcopy(networks[0])
     model = model_of(live, tuple(x.shape[1:]), bins)
-    precise = Monitor(model, x, budget=64 * budget, seed=10**6)
+    exactly = Monitor(model, x, budget=precise * budget, seed=10**6)
     monitors = [Monitor(model, x, budget=budget, seed=seed) for seed in range(seeds)]
     losses = {"random": random_loss, "mse": partial(squared_error, net=live)}
     truth, errors, exact = [], [], []
     curves = {name: [] for name in ("monitor", *losses)}
     for k, network in enumerate(networks):
         live.load_state_dict(network.state_dict())
-        reading = precise.update(k)
+        reading = exactly.update(k)
         truth.append(reading.value)
         errors.append(reading.change_error)
-        exact.append(squared_error(model, x, 64 * budget, 0, live))
+        exact.append(squared_error(model, x, precise * budget, 0, live))
         curves["monitor"].append([monitor.update(k).value for monitor in monitors])
         for name, loss in losses.items():
             curves[name].append(
@@ -152,13 +154,16 @@ if __name__ == "__main__":
     parser.add_argument("--every", type=int, default=100)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--budget", type=int, default=512)
+    parser.add_argument(
+        "--precise", type=int, default=64, help="times the budget, of what the curves are compared with"
+    )
     parser.add_argument("--json", metavar="FILE")
     given = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     train, test = (read(name) for name in (given.train, given.test))
     bins = given.bins or train.bins or 256
-    result = measure(train.data, test.data, bins, given.steps, given.every, given.seeds, given.budget)
+    result = measure(train.data, test.data, bins, given.steps, given.every, given.seeds, given.budget, given.precise)
     print(json.dumps(result, indent=1))
     if given.json:
         from nelbo.files import write_atomic

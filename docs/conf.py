@@ -98,5 +98,5 @@ def _check(app, exception):
 
 def setup(app):
     """Called by Sphinx."""
-    app.connect("build-finished", _check)
+    app.connect("build-finished", _check, priority=900)  # the theme writes its styles first
     app.connect("autodoc-process-docstring", _as_text)
