@@ -23,9 +23,10 @@ LINK = re.compile(r"\]\((?!\w+:)([^)#]+)(#[^)]*)?\)")
 def notebooks() -> dict[str, str]:
     """The text of every notebook by its file name."""
     pages = [page for page in sorted(DOCS.rglob("*.md")) if "_build" not in page.parts and HEAD.match(page.read_text())]
-    names = [page.stem for page in pages]
-    assert len(names) == len(set(names))
-    return {f"{page.stem}.ipynb": json.dumps(notebook(page), indent=1, ensure_ascii=False) + "\n" for page in pages}
+    stems = [page.stem for page in pages]
+    names = [p.stem if stems.count(p.stem) == 1 else f"{p.parent.name}_{p.stem}" for p in pages]
+    made = zip(names, pages, strict=True)
+    return {f"{name}.ipynb": json.dumps(notebook(page), indent=1, ensure_ascii=False) + "\n" for name, page in made}
 
 
 def notebook(page: Path) -> dict[str, Any]:
