@@ -42,6 +42,7 @@ GROUPS = (
     "I weighted losses",
     "J probability-flow ODE",
     "K chains over symbols",
+    "L latent models",
 )
 
 

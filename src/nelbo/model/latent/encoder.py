@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nelbo.arguments import numbers
+from nelbo.equation import equation
 from nelbo.errors import NelboError, ShapeError, UsageError
 from nelbo.model.calling import first_line
 from nelbo.model.opened import entered, name_of, opened
@@ -110,6 +111,7 @@ class GaussianEncoder(Encoder):
         return Moments(mean, (0.5 * log_variance).exp())
 
 
+@equation("latent-width")
 @numbers
 class DeterministicEncoder(Encoder):
     """A network that returns z itself, with the declared q(z | x) = N(μ(x), τ²I), τ > 0 in units of z.
@@ -149,6 +151,7 @@ class ImageDecoder(LatentNetwork):
         return answer.to(torch.promote_types(answer.dtype, torch.float32))
 
 
+@equation("latent-rescaling", "latent-bound")
 def negative_entropy(std: Tensor, shape: tuple[int, ...]) -> Tensor:
     """−H[N(·, std²)] = −½ Σ (1 + log 2π + 2 log std) in nats, (B,), of latents of `shape`; std (B, …) broadcasts."""
     log_std = std.double().log().expand(len(std), *shape).flatten(1)

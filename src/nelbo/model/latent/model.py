@@ -61,7 +61,7 @@ class LatentNetworks(Predictor):
         return {**super().describe(), **parts}
 
 
-@equation("latent-marginal")
+@equation("latent-marginal", "latent-bound")
 @dataclass(frozen=True, eq=False)
 class LatentModel(FrozenModel):
     """encoder: q(z | x), a `GaussianEncoder` or a `DeterministicEncoder` with its τ. decoder: an `ImageDecoder` or the

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nelbo.arguments import numbers
+from nelbo.equation import equation
 from nelbo.errors import ShapeError, UsageError
 from nelbo.parts import Part
 from nelbo.typing import Shape
@@ -20,6 +21,7 @@ def broadcasts(shape: Sequence[int], over: Shape) -> bool:
     return len(shape) <= len(over) and all(n in (1, m) for n, m in aligned)
 
 
+@equation("latent-rescaling")
 @numbers
 @dataclass(frozen=True, eq=False)
 class LatentUnits(Part, family="latent_units", kind="affine"):
