@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 
 from tests.bound.tokens import checks as bound
+from tests.bound.tokens import test_surprisal as surprisal
+from tests.bound.tokens import test_units as units
 from tests.model.tokens import checks as model
 from tests.mutations.breaks import Break, each_is_noticed
 from tests.mutations.places import call, choice, comparison, field, number, operation, result, subscript
@@ -117,6 +119,19 @@ BREAKS = [
     Break("bytes a token for tokens a byte", "units:of_tokens", operation("/").swapped(), "token-bits-per-byte"),
     Break("the spread of a ratio is that of a mean", "Spread.of_ratio", operation("-").keep_left(),
           "token-ratio-error"),
+    # ------------------------------------------------------------ windows, units, shares of places
+    Break("a window scores its context again", "Cut.places", operation("-")[-1].times(0),
+          units.test_rolling_windows_add_up_to_the_chain_rule),
+    Break("windows end a symbol too late", "Cut.places", call("arange")[-1].argument(0).plus(1),
+          units.test_rolling_windows_add_up_to_the_chain_rule),
+    Break("errors of bits for those of the perplexity", "units:of_tokens", operation("*")[-1].keep_left(),
+          units.test_perplexity_by_the_delta_method),
+    Break("noise of the estimate is taken for the data's", "Spread.variance", operation("+").keep_left(),
+          units.test_the_error_of_a_ratio_is_its_spread_over_data_sets),
+    Break("a place that is hidden twice is paid twice", "surprisal:_of_sequence", operation("/")[-1].keep_left(),
+          of(surprisal.test_they_are_the_mean_over_orders, None)),
+    Break("counts are drawn one too high", "surprisal:_of_sequence", call("ceil")[0].plus(1),
+          of(surprisal.test_they_are_the_mean_over_orders, None)),
     # ------------------------------------------------------------ terms and chains
     Break("the sum over hidden places for their mean", "mean_over", operation("/").keep_left(), every_count,
           bound.check_bayes,

@@ -34,23 +34,23 @@ X = torch.tensor([[0, 2, 1, 1]])
 
 @pytest.mark.parametrize("prompt", [None, 1])
 def test_they_are_the_mean_over_orders(prompt):
-    found = nelbo.surprisal(MODEL, X, prompt=prompt, strata=3, repeats=400, precision="float64")
+    found = nelbo.surprisal(MODEL, X, prompt=prompt, strata=3, repeats=200, precision="float64")
     exact = by_orders(MODEL, X[0].tolist(), [0, 1, 2, 3] if prompt is None else [1, 2, 3])
     error = found.standard_error[0]
     assert float(((found.nats[0] - torch.from_numpy(exact)).abs() / error.clamp_min(1e-12)).max()) < 4
-    assert float(error.max()) < 0.1 and found.scored.sum() == (4 if prompt is None else 3)
+    assert float(error.max()) < 0.2 and found.scored.sum() == (4 if prompt is None else 3)
     if prompt is None:
         assert exact.sum() == pytest.approx(oracles.by_orders(MODEL, X[0].tolist()))
 
 
 def test_the_errors_are_those_of_repeats():
     prepared = nelbo.bound.tokens.evaluate.prepare(MODEL, X)
-    values, spent = _of_sequence(prepared.chain, 0, 2, 500, None)
-    few = nelbo.surprisal(MODEL, X.expand(200, -1), sequences=200, strata=2, repeats=4)
-    assert few.nats.std(0) == pytest.approx(values.std(0) / 2, rel=0.15)
+    values, spent = _of_sequence(prepared.chain, 0, 2, 150, None)
+    few = nelbo.surprisal(MODEL, X.expand(80, -1), sequences=80, strata=2, repeats=4)
+    assert few.nats.std(0) == pytest.approx(values.std(0) / 2, rel=0.25)
     mean = few.standard_error.square().mean(0).sqrt()
-    assert mean == pytest.approx(values.std(0) / 2, rel=0.15)
-    assert spent < 500 * 2 * 4
+    assert mean == pytest.approx(values.std(0) / 2, rel=0.25)
+    assert spent < 150 * 2 * 4
 
 
 def test_of_independent_places_it_is_exact():

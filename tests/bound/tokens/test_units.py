@@ -11,7 +11,9 @@ import torch
 import nelbo
 from nelbo.bound import units
 from nelbo.bound.estimate import Spread, TermEstimate
+from nelbo.data.windows import Cut, Stream, windows
 from nelbo.errors import UsageError
+from tests.model.tokens import checks
 
 RNG = np.random.default_rng(0)
 
@@ -84,6 +86,22 @@ def test_bits_a_byte_have_an_error_of_their_own():
 def test_rows_of_places_that_are_none(rows):
     with pytest.raises(UsageError, match=r"examples of shape \(2, 3\) with"):
         nelbo.Examples(torch.zeros(2, 3, dtype=torch.long), **rows)
+
+
+def test_rolling_windows_add_up_to_the_chain_rule():
+    """Of a Markov chain the symbol before is all that a window needs: the windows' costs given their contexts sum to
+    −log p of the whole stream."""
+    whole = checks.markov(61)
+    x = whole.sample(1, seed=4)
+    for stride in (3, 11):
+        made = windows([Stream(x[0].numpy())], Cut(12, stride), None, "a stream")
+        assert made.prompt is not None  # there is context
+        nats = 0.0
+        for row, given in zip(made.data.long(), made.prompt, strict=True):
+            nats -= float(checks.markov(12).log_prob(row[None]))
+            if given.any():
+                nats += float(checks.markov(int(given.sum())).log_prob(row[given][None]))
+        assert nats == pytest.approx(-float(whole.log_prob(x)), abs=1e-9)
 
 
 def test_names_of_symbols():

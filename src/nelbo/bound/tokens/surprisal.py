@@ -116,16 +116,16 @@ def _of_sequence(chain: TokenChain, example: int, strata: int, repeats: int, bat
     x, scored = chain.data[example], chain.scored[example]
     places, L = scored.nonzero()[:, 0], len(x)
     n, K = len(places), min(strata, len(places))
+    repeat, stratum = torch.arange(repeats).repeat_interleave(K), torch.arange(K).repeat(repeats)
+    examples = torch.full_like(repeat, example)
+    u = Purpose.SURPRISAL_NOISE.uniform(chain.seed, examples, stratum, repeat, (n + 1,))
+    sizes = (n * (stratum + u[:, n]) / K).ceil().clamp(1, n).long().tolist()
     sets, owner = [], []
-    for r in range(repeats):
-        for k in range(K):
-            u = Purpose.SURPRISAL_NOISE.uniform(chain.seed, torch.tensor([example]), k, r, (n + 1,))[0]
-            size = max(1, math.ceil(n * (k + float(u[n])) / K))
-            order = places[u[:n].argsort(stable=True)]
-            count = math.ceil(n / size)
-            member = order[torch.arange(count * size) % n].reshape(count, size)
-            sets.append(torch.zeros(count, L, dtype=torch.bool).scatter_(1, member, True))
-            owner += [r * K + k] * count
+    for draw, (size, order) in enumerate(zip(sizes, places[u[:, :n].argsort(dim=1, stable=True)], strict=True)):
+        count = math.ceil(n / size)
+        member = order[torch.arange(count * size) % n].reshape(count, size)
+        sets.append(torch.zeros(count, L, dtype=torch.bool).scatter_(1, member, True))
+        owner += [draw] * count
     masked, of = torch.cat(sets), torch.tensor(owner)
     costs = _costs(chain, example, masked, batch)
     total = torch.zeros(repeats * K, L, dtype=torch.float64).index_add_(0, of, costs.masked_fill(~masked, 0.0))
