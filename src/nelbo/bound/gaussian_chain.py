@@ -220,8 +220,8 @@ class GaussianChain(Problem):
 
     def _noise(self, purpose: Purpose, draws: Draws, rows: Tensor) -> Tensor:
         """Normals (b, *shape) of the draws `rows`, keyed by example, level key and draw number."""
-        keys, shape = (draws.keys[rows], draws.numbers[rows]), self.model.domain.shape
-        eps = purpose.normal(self.seed, draws.examples[rows], *keys, shape, device=self.device)
+        examples, keys, numbers = (part[rows] for part in (draws.examples, draws.keys, draws.numbers))
+        eps = purpose.normal(self.seed, examples, keys, numbers, self.model.domain.shape, device=self.device)
         return eps if draws.signs is None else eps.mul_(column(draws.signs[rows].to(eps), eps))
 
     def term(self, noised: Noised, condition: Condition) -> tuple[Tensor, Prediction | None]:
