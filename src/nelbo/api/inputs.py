@@ -132,8 +132,13 @@ def conditioned(
     """Keywords of the network with one row an example: as given, or the labels of the data under the name given.
 
     Labels that have names are those of the model's classes of the same names, and the examples state their numbers.
-    Errors: UsageError where labels are asked for that the data do not have; DataError for names unknown to the model.
+    Errors: UsageError where labels are asked for that the data do not have, and where the data say which places are
+    given or padding, which no model of images knows; DataError for names unknown to the model.
     """
+    if examples.prompt is not None or examples.mask is not None:
+        raise UsageError(
+            f"given places or padding of {examples.name} with a model of images", "leave out #prompt and #mask"
+        )
     if not isinstance(condition, str):
         return examples, condition
     if not condition.isidentifier():

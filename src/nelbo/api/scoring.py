@@ -135,8 +135,6 @@ def evaluate(
             rows = torch.as_tensor(mask)[:limit]
             bound = ragged_bounds.evaluate(given.model, given.examples, rows, run, condition=given.condition, **how)
             return dataclasses.replace(bound, overrides=(overrides or Overrides()).to_json())
-        if given.examples.prompt is not None or given.examples.mask is not None:
-            raise UsageError(f"given places or padding of {given.examples.name}", "they are of sequences of symbols")
         bound = bounds.evaluate(given.model, given.examples, run, condition=given.condition, **how)
     return dataclasses.replace(bound, overrides=(overrides or Overrides()).to_json())
 
