@@ -9,7 +9,7 @@ from tests.bound.tokens import test_surprisal as surprisal
 from tests.bound.tokens import test_units as units
 from tests.model.tokens import checks as model
 from tests.mutations.breaks import Break, each_is_noticed
-from tests.mutations.places import call, choice, comparison, field, number, operation, result, subscript
+from tests.mutations.places import call, choice, comparison, field, negation, number, operation, result, subscript
 from tests.process.tokens import checks as process
 
 
@@ -31,6 +31,7 @@ paths_masked, paths_matched = of(bound.check_paths, "masked, linear"), of(bound.
 paths_uniform, paths_plugged = of(bound.check_paths, "uniform"), of(bound.check_paths, "uniform", "plug_in")
 paths_one_out, respaced = of(bound.check_paths, "uniform", "leave_one_out"), of(bound.check_paths, "steps, respaced")
 markov = of(model.check_data, "markov")
+masked_control = of(bound.check_controls, "masked, cosine")
 
 BREAKS = [
     # ------------------------------------------------------------ laws of survival
@@ -94,6 +95,22 @@ BREAKS = [
           process.check_patterns, bound.check_controls, "token-pattern-probability"),
     Break("a place counts among its neighbours", "pattern_probabilities", operation("-")[0].keep_left(),
           process.check_patterns),
+    Break("visible neighbours of a rate are as likely as hidden ones", "independent_probabilities",
+          operation("-").keep_right(), process.check_independent_patterns, masked_control),
+    Break("a neighbour that is given may be hidden", "_neighbourhoods", operation("|")[0].keep_left(),
+          process.check_patterns),
+    # ------------------------------------------------------------ streams of sets
+    Break("every set begins where the permutation does", "streams:subsets", operation("-")[0].keep_right(),
+          process.check_streams),
+    Break("a set is completed by places that it has", "streams:subsets", call("masked_fill")[0].drop(),
+          process.check_streams),
+    Break("what completes a set is taken again", "streams:subsets", call("masked_fill")[1].drop(),
+          process.check_streams),
+    Break("given places are in the stream", "streams:_ranks", call("masked_fill").drop(), process.check_streams),
+    Break("strands are taken for independent draws", "error_bars:of_strands", call("sum")[1].drop(),
+          bound.check_strands),
+    Break("the sets of a strand are another one's", "MaskedChain._of_streams", operation("%")[2].times(0),
+          bound.check_strands),
     # ------------------------------------------------------------ exact data, logits, priors
     Break("the recursion to the right forgets its evidence", "MarkovData.posterior", operation("*")[2].keep_left(),
           markov),
@@ -149,13 +166,13 @@ BREAKS = [
     Break("the plug-in is normalised by nothing", "steps:plug_in", operation("/").keep_left(), paths_plugged),
     Break("the step is scored from the wrong level", "terms:step", call("true_step").argument(2).becomes("t"),
           paths_uniform),
-    Break("weight of a rate n times too small", "MaskedChain._weight", operation("*").keep_left(), paths_masked,
+    Break("weight of a rate n times too small", "MaskedChain.weight_of", operation("*").keep_left(), paths_masked,
           drawn_masks, "token-posterior-masked", "token-bound-steps", "token-bound-continuous"),
-    Break("the weight is that of the next step", "MaskedChain._weight", subscript()[0].to("examples, cells - 1"),
+    Break("the weight is that of the next step", "MaskedChain.weight_of", subscript()[0].to("examples, cells - 1"),
           drawn_three),
     Break("the network sees what is hidden", "MaskedChain.columns", call("costs").argument(1).becomes("x"),
           drawn_counts),
-    Break("every draw hides the same places", "MaskedChain._draw", call("subset").argument(0).times(0), drawn_counts),
+    Break("every draw hides the same places", "MaskedChain._sets", call("subset").argument(0).times(0), drawn_counts),
     Break("noise of a sequence is that of the first", "NoisedChain.columns", call("uniform").argument(1).times(0),
           of(bound.check_draws_of_times, "uniform")),
     Break("times of a table are off by a level", "MaskedChain._draw", subscript()[-1].to("cells - 1"), drawn_table),
@@ -163,14 +180,28 @@ BREAKS = [
     Break("a slice in u without 1/α", "NoisedChain._levels_of", operation("/").keep_left(),
           of(bound.check_continuous_limit, "uniform", "mixture")),
     Break("the exact step is counted twice", "MaskedChain.cells", subscript()[0].to(":"), drawn_counts),
-    Break("lengths are rounded down to a count", "MaskedChain._draw", call("ceil").to("floor"),
+    Break("lengths are rounded down to a count", "MaskedChain._sets", call("ceil").to("floor"),
           of(bound.check_ragged, "every count")),
     Break("a slice of counts keeps visible places once", "MaskedChain.columns", choice()[1].swapped(),
           of(bound.check_ragged, "every count, no carry-over")),
     Break("the first level is decoded for nothing", "MaskedChain._draw", operation("*")[0].times(0),
           bound.check_first_level),
-    Break("controls without their expectations", "controls:columns", result().keep_left(), bound.check_controls),
-    Break("expectations of another pattern", "controls:columns", call("sum")[1].times(1.1), bound.check_controls),
+    Break("controls without their expectations", "controls:column", result().keep_left(), bound.check_controls,
+          masked_control),
+    Break("expectations of another pattern", "controls:expectation", operation("*").times(1.1), bound.check_controls),
+    Break("neighbours of a text for those of the tables", "ForetoldChain.control", call("patterns").without(1),
+          bound.check_controls),
+    Break("a power of the share is forgotten", "PlaceFit.foretold", operation("*")[0].times(0),
+          bound.check_place_fit),
+    Break("probability for cost", "PlaceFit.foretold", call("exp").drop(), bound.check_place_fit),
+    Break("patterns are fitted to what all leave by nothing", "PlaceFit.fit", call("solve")[1].times(0),
+          bound.check_place_fit),
+    Break("no ridge", "PlaceFit.fit", operation("*")[0].times(0), bound.check_place_fit),
+    Break("neighbours that tell nothing", "ngrams:telling", negation()[0].drop(), bound.check_neighbours),
+    Break("information without the symbols' own entropy", "ngrams:_information", operation("-")[-1].keep_right(),
+          bound.check_neighbours),
+    Break("neighbours however few places have them", "ngrams:_information", result().keep_left(),
+          bound.check_neighbours),
 ]  # fmt: skip
 
 test_breaks = each_is_noticed(BREAKS)

@@ -22,6 +22,7 @@ from nelbo.bound.ragged import padding
 from nelbo.bound.result import Bound
 from nelbo.bound.tokens import evaluate as token_bounds
 from nelbo.bound.tolerance import Relative
+from nelbo.data import readers
 from nelbo.errors import UsageError
 from nelbo.likelihood import Dequantisation, OdeLikelihood, Solver, Trace
 from nelbo.likelihood import likelihood as odes
@@ -50,6 +51,7 @@ def evaluate(
     condition: Condition | str | None = None,
     prompt: Tensor | int | None = None,
     mask: Tensor | None = None,
+    corpus: Data | None = None,
     overrides: Overrides | None = None,
     trust_code: bool = False,
     seed: int = 0,
@@ -84,7 +86,9 @@ def evaluate(
         p(x | length); the result says which. Of other models `mask` says what is there of examples of different size,
         (N, positions) or of the shape of the data; a list of arrays (n_i, …) is padded and has its own. The first axis
         of the domain is the most positions, terms and D are of what is there, and the network gets the mask under the
-        name that it has for it.
+        name that it has for it. corpus: other sequences of symbols (M, L'), such as those that the network was
+        trained on, in which neighbours are counted instead of in the data: of natural text it saves a quarter of the
+        evaluations, and the bound stays the same.
 
     How it is run:
         seed: of all noise. batch_size: examples of one network call, chosen by their size where None. device: where the
@@ -120,9 +124,10 @@ def evaluate(
         if isinstance(loaded, TokenModel):
             tokens = TokenInputs.of(data, limit=limit, condition=condition, grid=grid, prompt=prompt, mask=mask)
             places = {"condition": tokens.condition, "prompt": tokens.prompt, "mask": tokens.mask}
-            return token_bounds.evaluate(loaded, tokens.examples, run, grid=grid, **places, **how)
-        if prompt is not None:
-            raise UsageError("prompt with a model of images", "it is of sequences of symbols")
+            counted = None if corpus is None else readers.resolve(corpus).data
+            return token_bounds.evaluate(loaded, tokens.examples, run, grid=grid, corpus=counted, **places, **how)
+        if prompt is not None or corpus is not None:
+            raise UsageError("prompt or corpus with a model of images", "they are of sequences of symbols")
         if isinstance(loaded, LatentModel):
             if mask is not None:
                 raise UsageError("a mask with a latent model", "its encoder is one of whole images")

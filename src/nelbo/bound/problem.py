@@ -50,6 +50,8 @@ class Draws:
 
     cells, inner: the cell, 0..M−1, and the place in it, in [0, 1). Draws without cells are of the first level's term.
     signs: ±1, which multiply the noise; a draw and its antithetic one share a key. All 1 where None.
+    together: where it is not 0, every `together` draws in a row are of one example and belong to two strands, the even
+    ones and the odd ones. The draws of a strand may depend on each other (`Problem.strands`); strands do not.
     """
 
     examples: Tensor
@@ -58,6 +60,7 @@ class Draws:
     cells: Tensor | None = None
     inner: Tensor | None = None
     signs: Tensor | None = None
+    together: int = 0
 
     @classmethod
     def first_level(cls, examples: Tensor, numbers: Tensor) -> Draws:
@@ -68,7 +71,7 @@ class Draws:
         return len(self.examples)
 
     def take(self, rows: Tensor) -> Draws:
-        """The draws `rows`."""
+        """The draws `rows`, each by itself."""
         parts = (self.examples, self.keys, self.numbers, self.cells, self.inner, self.signs)
         return Draws(*(None if part is None else part[rows] for part in parts))  # type: ignore[arg-type]
 
@@ -136,6 +139,18 @@ class Problem(ABC):
         return False
 
     @property
+    def strands(self) -> bool:
+        """Whether the draws of a strand (`Draws.together`) depend on each other, each with its own law, so that their
+        mean varies less."""
+        return False
+
+    @property
+    def foretold(self) -> bool:
+        """Whether `refine` makes of controls and expected errors what the terms are foretold to be, so that a term is
+        about its mean times the example's relative expected error, plus its control."""
+        return False
+
+    @property
     def control_columns(self) -> int:
         """C."""
         return 0
@@ -152,6 +167,11 @@ class Problem(ABC):
         """What `columns` and `features` need besides the draws, from `examples` (n,): the same on every worker, which
         all plan the same draws. None where nothing is needed."""
         return None
+
+    def refine(self, controls: object, draws: Draws, columns: Tensor, workers: Workers) -> tuple[object, Tensor]:
+        """What the pilot's `draws` with their columns (n, 1 + C), in nats, teach the controls: better ones, and the
+        columns of these draws by them. The same on every worker. By default they learn nothing."""
+        return controls, columns
 
     def features(self, examples: Tensor, controls: object) -> tuple[Tensor, Tensor]:
         """Closed-form features (n, q) that foretell the terms of `examples` (n,), and expected errors (n, E ≥ 1), about

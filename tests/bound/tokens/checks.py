@@ -7,10 +7,15 @@ import math
 import torch
 
 from nelbo.bound.estimators import Exhaustive, Stratified
-from nelbo.bound.problem import Problem
+from nelbo.bound.planned import pilot
+from nelbo.bound.planned.adaptive import Adaptive
+from nelbo.bound.problem import Draws, Problem
 from nelbo.bound.runner import Runner
+from nelbo.bound.tokens.controls import TokenControls
 from nelbo.bound.tokens.masked import MaskedChain
+from nelbo.bound.tokens.ngrams import NGrams
 from nelbo.bound.tokens.noised import NoisedChain
+from nelbo.bound.tokens.place_fit import PlaceFit, Sums
 from nelbo.model.exact.tokens import ProductTokens
 from nelbo.model.tokens.denoiser import NetworkTokenDenoiser
 from nelbo.model.tokens.model import TokenModel
@@ -20,6 +25,7 @@ from nelbo.process.tokens import survival
 from nelbo.process.tokens.kernel import Absorbing, Rates, Steps, Uniform, gaussian_steps
 from nelbo.workers import Run
 from tests.bound.tokens import oracles
+from tests.model.tokens.checks import markov
 
 V, L = 3, 4
 X = [[0, 2, 1, 1], [2, 2, 0, 1]]
@@ -143,31 +149,110 @@ def check_draws_of_times(name: str, rule: str = "mixture") -> None:
     assert abs(z_of(chain_of(model, [0, 1], 6000), oracles.by_paths(model, [0, 1])[0])) < 4
 
 
-def check_controls() -> None:
-    """The mean of every control is zero for every count, whatever the data: to 4.5 standard errors, 6 × 4 of them."""
-    model = COUNTED["every count"]()
-    data = torch.randint(V, (40, L), generator=torch.Generator().manual_seed(2)).repeat_interleave(100, 0)
+def check_controls(name: str = "every count") -> None:
+    """The mean of the control is zero at every place of the chain, whatever is foretold: to 4.5 standard errors."""
+    model = COUNTED[name]() if name in COUNTED else timed(name, "mixture", 4)
+    symbols, L = model.domain.vocabulary, model.domain.length
+    data = torch.randint(symbols, (40, L), generator=torch.Generator().manual_seed(2)).repeat_interleave(100, 0)
     scored = torch.rand(40, L, generator=torch.Generator().manual_seed(3)).lt(0.8)
     scored[:, 1] = True
+    theta = torch.randn(2, 16, 5, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     for places in (torch.ones_like(data).bool(), scored.repeat_interleave(100, 0)):
         chain = MaskedChain(model, data, places)
-        controls = chain.fit_controls(torch.arange(0, len(data), 100), Run().workers)
-        values = control_values(chain, controls)
+        tables = chain.fit_controls(torch.arange(0, len(data), 100), Run().workers).tables
+        values = control_values(chain, TokenControls(tables, PlaceFit(theta)))
         z = values.mean(1) / (values.std(1) / math.sqrt(values.shape[1])).clamp_min(1e-12)
         assert float(z.abs().max()) < 4.5, z
-        assert float(values.abs().amax((0, 1)).min()) > 1e-3  # none is nothing
+        assert float(values.abs().max()) > 1e-2  # it is not nothing
 
 
-def control_values(chain: MaskedChain, controls) -> torch.Tensor:
-    """Controls (places, N, 6) at a few places of the chain."""
-    from nelbo.bound.problem import Draws
-
+def control_values(chain: MaskedChain, controls: TokenControls) -> torch.Tensor:
+    """Controls (places, N, 1) at a few places of the chain."""
     rows, found = torch.arange(chain.examples), []
     for cell in range(0, len(chain.cells), max(1, len(chain.cells) // 4)):
         cells = torch.full_like(rows, cell)
         draws = Draws(rows, cells + 1, torch.zeros_like(rows), cells, torch.full((len(rows),), 0.5))
         found.append(chain.columns(draws, controls, rows)[:, 1:])
     return torch.stack(found)
+
+
+def check_place_fit() -> None:
+    """A fit to costs that are what it can foretell foretells them; of few observations, about their mean."""
+    make = torch.Generator().manual_seed(1)
+    nll = torch.rand(200, 12, 16, generator=make, dtype=torch.float64) * 3
+    hidden = torch.rand(200, 12, generator=make) < 0.5
+    share = torch.rand(200, generator=make, dtype=torch.float64)
+    pattern = torch.randint(16, hidden.shape, generator=make)
+    theta = torch.randn(2, 16, 5, generator=make, dtype=torch.float64)
+    here = nll.gather(-1, pattern[..., None])[..., 0]
+    regressors = torch.stack([torch.ones_like(here), here, (-here).exp(), nll[..., 15], nll[..., 0]], -1)
+    of_place = theta[0][pattern] + share[:, None, None] * theta[1][pattern]
+    costs = (of_place * regressors).sum(-1)
+    weight = 1 + share
+    observed = nll, pattern, hidden, share, costs, 1e4 * weight
+    sums = [Sums.of(*(v[rows] for v in observed)) for rows in (slice(90), slice(90, 200))]
+    found = PlaceFit.fit(sums).foretold(nll, share).gather(-1, pattern[..., None])[..., 0]
+    assert float((found - costs)[hidden].abs().max()) < 0.05 * float(costs.std())
+    # of weak observations nothing is made but their mean
+    weak = PlaceFit.fit([Sums.of(nll, pattern, hidden, share, costs, 1e-6 * weight)])
+    mean = (weight[:, None] * hidden * costs).sum() / (weight[:, None] * hidden).sum()
+    assert float((weak.foretold(nll, share) - mean).abs().max()) < 0.01 * float(costs.std())
+
+
+def check_neighbours() -> None:
+    """The neighbours are those that tell a symbol: 1 and 2 in a chain, 1 and the width in rows of an image."""
+    make = torch.Generator().manual_seed(1)
+    start = torch.randint(3, (300, 1), generator=make)
+    steps = torch.where(torch.rand(300, 30, generator=make) < 0.15, torch.randint(3, (300, 30), generator=make), 0)
+    chain = (start + steps.cumsum(1)) % 3
+    rows = torch.cat([chain[:, :5], chain[:, :5], chain[:, :5]], 1)
+    noisy = torch.where(
+        torch.rand(rows.shape, generator=make) < 0.1, torch.randint(3, rows.shape, generator=make), rows
+    )
+    for x, expected in ((chain, (-1, 1, -2, 2)), (noisy, (-5, 5, -1, 1))):
+        everywhere = torch.ones_like(x).bool()
+        assert NGrams.fit(x, everywhere, 3).offsets == expected
+    assert NGrams.fit(chain[:, :2], torch.ones(300, 2).bool(), 3).offsets == (-1, 1, -2, 2)
+
+
+def check_learning() -> None:
+    """What the pilot teaches: the control and the features take most of the variance, and no draw's control is by a fit
+    to its own sequence."""
+    data = markov(16)
+    x = data.sample(200, seed=1)
+    chain = MaskedChain(data.model(), x, torch.ones_like(x).bool())
+    runner = Runner(Run(), 1)
+    learned = pilot.run(chain, runner, 24)
+    rows = torch.arange(200).repeat(8)
+    cells = torch.full_like(rows, 2)
+    draws = Draws(rows, cells + 1, torch.arange(8).repeat_interleave(200), cells, torch.full((1600,), 0.5))
+    columns = runner.columns(chain, draws, learned.controls)
+    fitted = learned.diffusion.predict(cells, learned.features[rows])
+    residual = columns[:, 0] - columns[:, 1] - fitted
+    assert float(residual.var() / columns[:, 0].var()) < 0.35
+    assert abs(float(columns[:, 1].mean())) < 4.5 * float(columns[:, 1].std()) / 40
+
+
+def check_strands() -> None:
+    """Draws of one sequence whose sets are pieces of permutations: the mean of all orders, errors that are as long as
+    they should be, and shorter than without."""
+    found, scored = {}, torch.ones(800, L, dtype=torch.bool)
+    for strands in (True, False):
+        chain = (MaskedChain if strands else Unstranded)(oracles.model(Absorbing(V), V, L), many(X[0], 800), scored)
+        design = Adaptive(design="per_example", strata=6, controls=False, regression=False, allocation="uniform")
+        rows = estimate(chain, design).per_example
+        assert rows is not None
+        mean, variance = float(rows.nats.mean()), float(rows.nats.var())
+        assert abs(mean - oracles.by_orders(chain.model, X[0])) < 4 * math.sqrt(variance / 800)
+        assert 0.78 < float(rows.standard_error.square().mean()) / variance < 1.28
+        found[strands] = variance
+    assert found[True] < 0.8 * found[False]
+
+
+class Unstranded(MaskedChain):
+    """Every draw by itself."""
+
+    strands = False
 
 
 RAGGED = {

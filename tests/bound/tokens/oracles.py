@@ -217,7 +217,7 @@ def _masked_terms(of: TokenModel, data: torch.Tensor, scored: torch.Tensor) -> f
     chain = MaskedChain(of, data, scored)
     n, total = data.shape[1], float(chain.prior(torch.tensor([0])))
     for cell in range(len(chain.cells)):
-        rate = float(chain.cells.place[cell])
+        rate = float(chain.edge_at(torch.tensor([cell]), torch.tensor([0.5])))
         for bits in range(1, 1 << n):
             masked = torch.tensor([[bool(bits >> i & 1) for i in range(n)]])
             size = int(masked.sum())
@@ -228,6 +228,6 @@ def _masked_terms(of: TokenModel, data: torch.Tensor, scored: torch.Tensor) -> f
                 chance = size / (n * rate) * rate**size * (1 - rate) ** (n - size)
                 at = chain.levels[cell : cell + 1]
             each = of.costs(data, data.masked_fill(masked, chain.mask), masked, at)
-            weight = chain._weight(torch.tensor([0]), torch.tensor([cell]))
+            weight = chain.weight_of(torch.tensor([0]), torch.tensor([cell]))
             total += chance * float(terms.revealed(of, each, masked, scored, weight))
     return total

@@ -40,8 +40,19 @@ def test_sequences_of_unequal_length(name):
     checks.check_ragged(name)
 
 
-def test_controls():
-    checks.check_controls()
+@pytest.mark.parametrize("name", ["every count", "masked, cosine"])
+def test_controls(name):
+    checks.check_controls(name)
+
+
+def test_what_a_pilot_teaches():
+    checks.check_neighbours()
+    checks.check_place_fit()
+    checks.check_learning()
+
+
+def test_draws_of_one_sequence():
+    checks.check_strands()
 
 
 def test_noise_at_both_ends():

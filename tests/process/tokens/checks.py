@@ -9,7 +9,7 @@ import numpy as np
 import scipy.linalg
 import torch
 
-from nelbo.process.tokens import counts, steps, survival
+from nelbo.process.tokens import counts, steps, streams, survival
 from nelbo.process.tokens.kernel import Absorbing, Kernel, Rates, Steps, Uniform, gaussian_steps
 from nelbo.process.tokens.levels import TokenLevels
 
@@ -246,6 +246,42 @@ def check_patterns() -> None:
             found = torch.nn.functional.one_hot(counts.patterns(masked), 16).double() * masked[..., None]
             frequency = found.sum(0) / masked.sum(0).clamp(min=1)[:, None]
             same(counts.pattern_probabilities(scored[None], torch.tensor([size]))[0], frequency)
+
+
+def check_independent_patterns() -> None:
+    """The closed form against an enumeration of all sets, as likely as a place and independent others make them."""
+    offsets, rate = (-3, 1, 2, -1), 0.3
+    for scored in SCORED:
+        places = [int(i) for i in scored.nonzero()[:, 0]]
+        expected = torch.zeros(len(scored), 16, dtype=torch.float64)
+        for size in range(1, len(places) + 1):
+            for one in itertools.combinations(places, size):
+                masked = torch.zeros(1, len(scored), dtype=torch.bool)
+                masked[0, list(one)] = True
+                chance = rate ** (size - 1) * (1 - rate) ** (len(places) - size)  # of the others, whichever came first
+                here = torch.nn.functional.one_hot(counts.patterns(masked, offsets), 16).double() * masked[..., None]
+                expected += chance * here[0]
+        found = counts.independent_probabilities(scored[None], torch.tensor([rate], dtype=torch.float64), offsets)
+        same(found[0], expected)
+
+
+def check_streams() -> None:
+    """Sets of a stream have their sizes, hold the places about equally often, and each by itself is uniform."""
+    S, L, sizes = 6000, 5, [1, 2, 3, 4, 4, 2]
+    v = torch.rand(S, len(sizes), L, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    scored = torch.ones(S, L, dtype=torch.bool)
+    scored[S // 2 :, 3] = False
+    sets = streams.subsets(v, scored, torch.tensor([sizes]).expand(S, -1))
+    assert torch.equal(sets.sum(2), torch.tensor([sizes]).expand(S, -1)) and not bool((sets & ~scored[:, None]).any())
+    for rows in (slice(0, S // 2), slice(S // 2, S)):
+        often = sets[rows].sum(1)[:, scored[rows][0]]
+        assert int((often.amax(1) - often.amin(1)).max()) <= 1  # no place is taken before all have been
+        for k, size in enumerate(sizes):
+            keys = frequencies(sets[rows, k])
+            seen = keys[keys > 0].double()
+            expected = (S // 2) / math.comb(int(scored[rows][0].sum()), size)
+            assert len(seen) == round((S // 2) / expected)
+            assert float(((seen - expected) ** 2 / expected).sum()) < len(seen) + 4 * math.sqrt(2 * len(seen))
 
 
 def check_patterns_by_hand() -> None:

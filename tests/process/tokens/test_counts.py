@@ -9,6 +9,11 @@ def test_counts():
     checks.check_counts()
     checks.check_patterns()
     checks.check_patterns_by_hand()
+    checks.check_independent_patterns()
+
+
+def test_sets_that_cover_the_places_evenly():
+    checks.check_streams()
 
 
 def test_subsets():

@@ -150,7 +150,7 @@ class Adaptive(Estimator):
         def remaining() -> float:
             return math.inf if self.max_nfe is None else self.max_nfe - runner.nfe
 
-        density = allocation.density(pilot.diffusion, self.allocation)
+        density = allocation.density(pilot.diffusion, self.allocation, problem.foretold)
         together = allocation.pooled(problem, pilot, target())
         apart = allocation.per_example(problem, pilot, target(), self.strata)
         expected = allocation.CORRECTED * together.cost

@@ -68,7 +68,7 @@ _SHARES = (0.15, 0.45, 0.75, 0.92, 1.0)
 """Of the examples, the parts after which the per-example design looks at its variance and plans the next block."""
 _APART = 0.1
 """Least difference of the first part from one of _SHARES that is still a part of its own."""
-_MIXTURE = 0.88, 0.10, 0.02
+_MIXTURE, _OF_FORETOLD = (0.88, 0.10, 0.02), (0.95, 0.04, 0.01)
 """Shares of a density that follow the standard deviations of cells, their means, and nothing: see `neyman`."""
 
 
@@ -97,17 +97,19 @@ class CellDensity:
         return cells, ((u - self.cumulative[cells]) / self.p[cells]).clamp(0, 1)
 
 
-def density(fit: TermFit, allocation: str = "neyman") -> CellDensity:
+def density(fit: TermFit, allocation: str = "neyman", foretold: bool = False) -> CellDensity:
     """The density of the draws along the chain: "neyman" by the residuals of the fit, "importance" by √E y² (Nichol &
     Dhariwal 2021, eq. 18), "uniform"."""
     if allocation == "uniform" or not len(fit.mean):
         return CellDensity.of(torch.ones_like(fit.mean))
     if allocation == "importance":
         return neyman(fit, (1 + fit.raw.square()).sqrt())
-    return neyman(fit, fit.residual)
+    return neyman(fit, fit.residual, foretold)
 
 
-def seen(fit: TermFit, along: Tensor, cells: Tensor, residual: Tensor, weight: Tensor) -> CellDensity:
+def seen(
+    fit: TermFit, along: Tensor, cells: Tensor, residual: Tensor, weight: Tensor, foretold: bool = False
+) -> CellDensity:
     """The density by residuals (n,), in nats, of draws that were made in `cells` (n,) with weights 1/(p N q) (n,).
 
     Their standard deviation over the pilot's is taken as a curve along the chain, with `along` (M,) in [0, 1].
@@ -118,14 +120,15 @@ def seen(fit: TermFit, along: Tensor, cells: Tensor, residual: Tensor, weight: T
     part = basis[cells] * weight[:, None] * (expected[cells] * weight)[:, None]
     square = (part * ratio.square()[:, None]).sum(0) / part.sum(0).clamp_min(1e-300)
     square = square.clamp_min(_LEAST_RATIO**2 * float(square.max()))
-    return neyman(fit, fit.residual * (basis @ square).sqrt())
+    return neyman(fit, fit.residual * (basis @ square).sqrt(), foretold)
 
 
-def neyman(fit: TermFit, relative: Tensor) -> CellDensity:
+def neyman(fit: TermFit, relative: Tensor, foretold: bool = False) -> CellDensity:
     """p ∝ the cell's standard deviation, |m|·`relative`, with a tenth for its mean and a fiftieth for all cells alike:
-    the pilot is small, and a cell that it took for empty must not get a weight without bound."""
+    the pilot is small, and a cell that it took for empty must not get a weight without bound. Of terms that are
+    foretold (`Problem.foretold`), whose spread is a curve, half as much."""
     spread, mean = fit.size * relative, fit.size
-    parts = zip(_MIXTURE, (spread, mean, torch.ones_like(mean)), strict=True)
+    parts = zip(_OF_FORETOLD if foretold else _MIXTURE, (spread, mean, torch.ones_like(mean)), strict=True)
     return CellDensity.of(sum(share * part / part.sum().clamp_min(1e-300) for share, part in parts))  # type: ignore[arg-type]
 
 

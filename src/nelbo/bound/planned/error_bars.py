@@ -24,6 +24,9 @@ WIDENING = 2.42
 """(t²/z² − 1) ν at 95 % of Student's t, to 3 % for ν ≥ 10."""
 FREEDOM = 4.0
 """Fewest degrees of freedom that an error bar is taken to have."""
+ALIKE = 6
+"""Examples as many whose strata are independent, that are added to those that show how the draws of a strand go
+together."""
 ENOUGH = 48.0
 """Degrees of freedom from which a variance is relied on."""
 
@@ -83,6 +86,27 @@ def of_squares(c: Tensor, freedom: int | Tensor = 1) -> tuple[float, float]:
     variance, fourth = float(c.sum()), float((c.square() / (freedom + 2)).sum())
     of_sum = variance**2 / fourth if fourth > 0 else math.inf
     return variance * widening(of_sum), of_sum
+
+
+def of_strands(errors: Tensor) -> float:
+    """The factor of errors (n, k) of single strata, where draws of other strata of a strand depend on them.
+
+    The difference of an example's two strands, whose square has the variance of its value as mean, is the sum of its
+    errors: the mean square of that sum, over the mean sum of squares, is the factor of the variance. It is taken with
+    `ALIKE` more examples in which strata are independent.
+    """
+    finite = errors[torch.isfinite(errors).all(1) & errors.any(1)]
+    apart = float(finite.square().sum())
+    if not apart > 0:
+        return 1.0
+    n = len(finite)
+    return math.sqrt((n * float(finite.sum(1).square().sum()) / apart + ALIKE) / (n + ALIKE))
+
+
+def with_freedom(mean: Mean, freedom: float) -> Mean:
+    """`mean`, whose variance has been multiplied by an estimate of `freedom` degrees of freedom."""
+    both = 1 / (1 / max(FREEDOM, mean.freedom) + 1 / max(FREEDOM, freedom))
+    return Mean(mean.value, mean.variance * widening(both) / widening(mean.freedom), both)
 
 
 def widening(freedom: float) -> float:

@@ -137,7 +137,8 @@ class PerExampleDesign:
         examples, number = rows.repeat_interleave(2 * strata), torch.arange(2 * strata).repeat(len(rows))
         inside = Purpose.PER_EXAMPLE_PLACE.uniform(problem.seed, examples, 0, offset + number)
         cells, inner = self.density.place((number // 2 + inside) / strata)
-        draws = Draws(examples, cells + 1, offset + number, cells, inner)
+        together = 2 * strata if problem.strands else 0
+        draws = Draws(examples, cells + 1, offset + number, cells, inner, together=together)
         columns = runner.columns(problem, draws, controls, partial=True)
         if not (block.strata and runner.stopped):
             self._add_diffusion(
@@ -198,9 +199,10 @@ class PerExampleDesign:
     def scatter(self) -> Scatter:
         """The variances that the examples have shown that are done."""
         own = A = B = n = 0.0
+        together = self._together**2
         for b in self.blocks:
             if b.strata:
-                errors = float(self.errors[b.rows].square().sum())
+                errors = together * float(self.errors[b.rows].square().sum())
                 r_errors = float(self.r_errors[b.rows].square().sum())
                 own, n = own + errors + r_errors, n + len(b.rows)
                 A, B = A + errors * b.weight, B + r_errors * b.draws / 2
@@ -230,6 +232,11 @@ class PerExampleDesign:
         most = allocation.AT_ONCE / (2 * len(rough.rows))
         return rough, max(LEAST_STRATA, math.ceil(min(max(0.0, more) ** (1 / FALL), most))), 0
 
+    @property
+    def _together(self) -> float:
+        """The factor of errors for draws of a strand that depend on each other."""
+        return error_bars.of_strands(self.errors) if self.problem.strands else 1.0
+
     def summary(self) -> Summary:
         """The result of the draws so far; for the examples that have none, the fit stands."""
         pilot = self.pilot
@@ -240,16 +247,20 @@ class PerExampleDesign:
             bins = bins / torch.tensor([share, share**2, 1.0], dtype=torch.float64)
         r_squares = self.r_errors[done].square().sum(1)
         whole = bool(done.all())
-        squares, freedom = self.errors[done].square().flatten(), self.r_freedom[done]
+        errors = self._together * self.errors
+        squares, freedom = errors[done].square().flatten(), self.r_freedom[done]
+        of_cells = _mean(pilot.diffusion, pilot, done, self.values[done], squares, 1)
+        if self.problem.strands and math.isfinite(of_cells.variance):
+            of_cells = error_bars.with_freedom(of_cells, len(squares) / max(1, self.errors.shape[1]) + error_bars.ALIKE)
         parts = (
-            _mean(pilot.diffusion, pilot, done, self.values[done], squares, 1),
+            of_cells,
             _mean(pilot.reconstruction, pilot, done, self.r_values[done], r_squares, freedom),
         )
         return Summary(
             diffusion=parts[0][:2],
             reconstruction=parts[1][:2],
             bins=bins,
-            examples=ExampleValues(self.values, self.r_values, self.errors, self.r_errors) if whole else None,
+            examples=ExampleValues(self.values, self.r_values, errors, self.r_errors) if whole else None,
             freedom=error_bars.together([p.variance for p in parts], [p.freedom for p in parts]),
         )
 

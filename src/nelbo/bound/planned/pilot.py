@@ -104,33 +104,38 @@ def run(problem: Problem, runner: Runner, examples: int, *, regressed: bool = Tr
     chance = torch.full((N,), 1 / N, dtype=torch.float64)
     if regressed or controlled:
         controls = problem.fit_controls(order[: min(_CONTROLS_ON, N)].sort().values, runner.workers)
-    if regressed:
-        features, expected = _features(problem, runner, controls)
-        chance, near = _chance(expected), near_of(cells, features.places)
-        first_near = torch.eye(1, features.places)
     chosen = order[: min(examples, N)].sort().values
     P = len(chosen)
     nodes = _nodes(cells)
     K, width = len(nodes), 1 + problem.control_columns
     draws = Draws.first_level(chosen.repeat(2), Purpose.PILOT_NOISE.draw + torch.arange(2).repeat_interleave(P))
     first = runner.columns(problem, draws, controls if controlled else None)
-    F = features[chosen].numpy()
-    reconstruction = regression.at_nodes(first[:P].reshape(P, 1, width).numpy(), np.ones(1), F, first_near.numpy(), 0)
-    regression.noise_of_two(reconstruction, first.reshape(2, P, width).numpy())
     columns = torch.zeros(P, K, width, dtype=torch.float64)
     if K:
         which, inner = nodes.repeat(P), torch.full((P * K,), 0.5)
         number = torch.full((P * K,), Purpose.PILOT_NOISE.draw)
         draws = Draws(chosen.repeat_interleave(K), which + 1, number, which, inner)
-        columns = runner.columns(problem, draws, controls).reshape(P, K, width)
+        columns = runner.columns(problem, draws, controls)
+        if controls is not None:
+            controls, columns = problem.refine(controls, draws, columns, runner.workers)
+        columns = columns.reshape(P, K, width)
+    if regressed:
+        features, expected = _features(problem, runner, controls)
+        chance, near = _chance(expected), near_of(cells, features.places)
+        first_near = torch.eye(1, features.places)
+    F = features[chosen].numpy()
+    reconstruction = regression.at_nodes(first[:P].reshape(P, 1, width).numpy(), np.ones(1), F, first_near.numpy(), 0)
+    regression.noise_of_two(reconstruction, first.reshape(2, P, width).numpy())
     near = near.double().numpy()
-    diffusion = regression.at_nodes(columns.numpy(), cells.scale[nodes].numpy(), F, near[nodes], 1)
+    diffusion = regression.at_nodes(columns.numpy(), cells.scale[nodes].numpy(), F, near[nodes], 1, problem.foretold)
     return Pilot(
         controls=controls,
         features=features,
         chance=chance,
         reconstruction=regression.as_fit(reconstruction),
-        diffusion=regression.spread_over_cells(diffusion, nodes, cells, near) if K else regression.as_fit(diffusion),
+        diffusion=regression.spread_over_cells(diffusion, nodes, cells, near, problem.foretold)
+        if K
+        else regression.as_fit(diffusion),
         residuals=PilotResiduals(
             chosen,
             torch.from_numpy(reconstruction["in_sample"][:, 0]),

@@ -163,7 +163,7 @@ class PooledDesign:
             return
         bare = residual / draws.weight
         self.density = allocation.seen(
-            self.pilot.diffusion, self.along, draws.cells[done], bare[done], draws.weight[done]
+            self.pilot.diffusion, self.along, draws.cells[done], bare[done], draws.weight[done], self.problem.foretold
         )
 
     def summary(self) -> Summary:

@@ -28,12 +28,16 @@ _CONTROL_RIDGE = 1e-3
 the same."""
 _STEEPEST = 1.0
 """Standard deviation of the slopes of terms in expected errors, both relative to their means, that are believed."""
+_CALIBRATED = 0.25
+"""Standard deviation of slopes from 1 that is believed where terms are foretold."""
 _LEAST_NOISE = 0.05
 """Least share of a residual's variance that is taken for noise: a bend of nearly zero is an accident of few draws."""
 _BEND = 1.5
 """Variance of e_k − (e_{k−1} + e_{k+1})/2 for independent e of variance 1."""
 _LEAST_NEIGHBOUR = 0.1
 """Least standard deviation at a node, of its neighbours': see `_guarded`."""
+_DEGREE = 2
+"""Of the curve of standard deviations of a chain whose terms are foretold."""
 _TRACE = 1e-12
 """Of the largest number of its kind, so that logarithms of zeros are finite."""
 _BLOCK = 256
@@ -105,10 +109,11 @@ class TermFit:
 
 
 def at_nodes(
-    columns: np.ndarray, scale: np.ndarray, F: np.ndarray, near: np.ndarray, pooled: int
+    columns: np.ndarray, scale: np.ndarray, F: np.ndarray, near: np.ndarray, pooled: int, foretold: bool = False
 ) -> dict[str, np.ndarray]:
     """The fit at every node from columns (P, K, 1 + C) and features F (P, q + E) of the examples; near (K, E): as of
-    `TermFit`, at the nodes; `pooled` neighbours on each side share b and a."""
+    `TermFit`, at the nodes; `pooled` neighbours on each side share b and a. foretold: as of `Problem.foretold`; b and a
+    are then 1 as far as the examples do not say otherwise, and these are too few for the features."""
     P, K, C = columns.shape[0], columns.shape[1], columns.shape[2] - 1
     q = F.shape[1] - near.shape[1]
     y = columns[..., 0] / np.where(scale > 0, scale, 1)
@@ -120,6 +125,8 @@ def at_nodes(
     centre = F.mean(0)
     F = F - centre
     regressors = np.concatenate([(F[:, q:] @ near.T)[..., None], n], 2)
+    if foretold:
+        r = r - regressors.sum(2)
     slopes, leverage = np.zeros((K, 1 + C)), np.full((P, K), 1 / P)
     if np.any(regressors):
         for k in range(K):
@@ -130,13 +137,16 @@ def at_nodes(
             # terms are about proportional to the expected errors: a slope beyond 1 is not believed where the errors of
             # these examples hardly differ, since those of others may differ much
             ridge[0] += (b**2).mean() / _STEEPEST**2
+            if foretold:
+                ridge += (b**2).mean() / _CALIBRATED**2
             inverse = np.linalg.inv(gram + np.diag(ridge))
             slopes[k] = inverse @ (A.T @ b)
             own = regressors[:, k]
             leverage[:, k] += np.einsum("ij,jk,ik->i", own, inverse, own)
     residual = r - (regressors * slopes).sum(-1)
+    slopes += foretold
     weights, fitted, features = np.zeros((K, q)), np.zeros((P, K)), np.zeros(P)
-    if q and P > 4:
+    if q and P > 4 and not foretold:
         own = F[:, :q]
         G = own.T @ own
         best = np.inf
@@ -199,9 +209,12 @@ def _smooth(v: np.ndarray) -> np.ndarray:
     return (padded[:-2] + padded[1:-1] + padded[2:]) / 3
 
 
-def spread_over_cells(node: dict[str, np.ndarray], nodes: Tensor, cells: Cells, near: np.ndarray) -> TermFit:
+def spread_over_cells(
+    node: dict[str, np.ndarray], nodes: Tensor, cells: Cells, near: np.ndarray, foretold: bool = False
+) -> TermFit:
     """The fit at the nodes interpolated to every cell, linearly in the coordinate (the mean's logarithm per unit of
-    scale). near (M, E): as of `TermFit`."""
+    scale). near (M, E): as of `TermFit`. foretold: standard deviations then are a curve along the chain, see `_curve`.
+    """
     place, scale = cells.place.numpy(), cells.scale.numpy()
     at = place[nodes.numpy()]
 
@@ -225,11 +238,23 @@ def spread_over_cells(node: dict[str, np.ndarray], nodes: Tensor, cells: Cells, 
     }
     bare = size / scale
     for name in ("raw", "residual", "noise"):
+        if foretold and len(at) > _DEGREE:
+            values[name] = (_curve(at, node["size"] * np.sqrt(node[name]), place) / bare) ** 2
+            continue
         spread = _guarded(node["size"] * np.sqrt(_smooth(node[name])))
         floor = _TRACE * max(1e-300, float(spread.max()))
         between = np.maximum(along(spread), np.exp(along(np.log(np.maximum(spread, floor)))))
         values[name] = (between / bare) ** 2
     return as_fit(values)
+
+
+def _curve(at: np.ndarray, spread: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """Standard deviations at `place` (M,) by a quadratic of their logarithm through those at the nodes `at` (K,), large
+    ones first; what examples few as a pilot's show at a node is less sure than that."""
+    floor = _LEAST_NEIGHBOUR**2 * max(1e-300, float(spread.max()))
+    kept = np.maximum(spread, floor)
+    curve = np.polynomial.Polynomial.fit(at, np.log(kept), _DEGREE, w=np.sqrt(kept))
+    return np.maximum(np.exp(np.clip(curve(place), np.log(floor), np.log(2 * kept.max()))), floor)
 
 
 def _guarded(spread: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nelbo.bound.problem import Problem
-from nelbo.bound.tokens import controls
+from nelbo.bound.tokens.controls import TokenControls, expected_errors, features
 from nelbo.bound.tokens.ngrams import NGrams
 from nelbo.errors import NumericalError
 from nelbo.model.tokens.model import TokenModel
@@ -21,6 +21,8 @@ from nelbo.workers import Workers
 
 SLICES = 256
 """Cells of a continuous chain, and of one over counts of sequences of unequal length."""
+CORPUS = 8192
+"""Most sequences of a corpus that are counted: tables are of a bounded size."""
 _CPU = torch.device("cpu")
 
 
@@ -34,7 +36,8 @@ def logsnr(noise: float, places: int) -> float:
 class TokenChain(Problem):
     """A model on its grid, checked sequences data (N, L) int64, and the places scored (N, L), at least one a row.
 
-    condition: keywords of the network, one row an example. device: where the network computes.
+    condition: keywords of the network, one row an example. device: where the network computes. corpus (M, L'): other
+    sequences of the kind, which n-grams are counted in; the data themselves where None.
     """
 
     model: TokenModel
@@ -43,6 +46,7 @@ class TokenChain(Problem):
     condition: Condition = field(default_factory=dict)
     seed: int = 0
     device: torch.device = _CPU
+    corpus: Tensor | None = None
 
     @property
     def examples(self) -> int:
@@ -95,14 +99,20 @@ class TokenChain(Problem):
         each = self.model.prior.divergence(x, last, self.kernel, self.model.domain.vocabulary)
         return each.masked_fill(~scored, 0.0).sum(1)
 
-    def fit_controls(self, examples: Tensor, workers: Workers) -> NGrams:
-        """Counts of neighbours among `examples`: whole numbers, the same on every worker."""
-        return NGrams.fit(self.data[examples], self.scored[examples], self.model.domain.vocabulary)
+    def fit_controls(self, examples: Tensor, workers: Workers) -> TokenControls:
+        """Counts of neighbours in the corpus, or among `examples`: whole numbers, the same on every worker."""
+        V = self.model.domain.vocabulary
+        if self.corpus is not None:
+            rows = self.corpus[:CORPUS]
+            return TokenControls(NGrams.fit(rows, torch.ones_like(rows).bool(), V, own=0))
+        return TokenControls(NGrams.fit(self.data[examples], self.scored[examples], V))
 
-    def features(self, examples: Tensor, controls_: object) -> tuple[Tensor, Tensor]:
-        """Closed-form features and expected errors of `controls.features`."""
-        assert isinstance(controls_, NGrams)
-        return controls.features(controls_, self.data[examples], self.scored[examples])
+    def features(self, examples: Tensor, controls: object) -> tuple[Tensor, Tensor]:
+        """Those of `controls.features`, and expected errors at one place: the mean cost given all neighbours."""
+        assert isinstance(controls, TokenControls)
+        scored = self.scored[examples]
+        of_sequence = features(controls.tables.nll(self.data[examples]), scored)
+        return of_sequence.float(), expected_errors(0.1 + of_sequence[:, 2:3], of_sequence[:, 3]).float()
 
     def finite(self, columns: Tensor, examples: Tensor, what: str) -> Tensor:
         """`columns` (b, …) on the CPU. Errors: NumericalError where a term is not finite."""

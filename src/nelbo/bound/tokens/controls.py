@@ -1,56 +1,62 @@
-"""Controls and features of a chain over hidden places: functions of a place and the pattern of its neighbours.
+"""The control and the features of a chain over hidden places: what its places are foretold to cost.
 
-For M uniform among the subsets of its size, and any function φ(place, pattern of visible neighbours),
+For M uniform among the subsets of its size, or a place and independent others, and any function f(place, pattern of
+visible neighbours),
 
-    E[ mean of φ over M ] = (1/n) Σ_i Σ_p P(pattern p around i | i ∈ M) φ(i, p)
+    E[ mean of f over M ] = (1/n) Σ_i Σ_p P(pattern p around i | i ∈ M) f(i, p)
 
-in closed form (`counts.pattern_probabilities`), so that the difference is a control of mean zero, whatever φ. Here
-φ is the cost that an n-gram of the visible neighbours foretells, its probability, the costs given all neighbours and
-given none, and whether both nearest neighbours are hidden, or both visible.
+in closed form (`counts.pattern_probabilities`, `counts.independent_probabilities`). So the mean of f over M less this
+is a control of mean zero, whatever f, and the expectation itself foretells the term of the sequence along the chain. f
+is `PlaceFit.foretold`, of costs by n-grams.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from nelbo.bound.tokens.ngrams import PATTERNS, NGrams
-from nelbo.process.tokens import counts
+from nelbo.bound.tokens.place_fit import PlaceFit
 
-COLUMNS = 6
-_NEAREST = sum(1 << k for k, offset in enumerate(counts.OFFSETS) if abs(offset) == 1)
-_LEFT = sum(1 << k for k, offset in enumerate(counts.OFFSETS) if offset == -1)
-
-
-def columns(tables: NGrams, x: Tensor, scored: Tensor, masked: Tensor, probabilities: Tensor | None = None) -> Tensor:
-    """The controls (B, 6): means of φ over the masked places less their expectations given the count.
-
-    x, scored, masked (B, L) on the CPU. probabilities: as of `counts.pattern_probabilities` of the counts, if known.
-    """
-    nll = tables.nll(x)
-    if probabilities is None:
-        probabilities = counts.pattern_probabilities(scored, masked.sum(1))
-    number, hidden = scored.sum(1).double(), masked.sum(1).double()
-    pattern = counts.patterns(masked)
-    here = nll.gather(-1, pattern[..., None])[..., 0]
-    every = torch.arange(PATTERNS) & _NEAREST
-    means, expected = [], []
-    for of_place, of_pattern in ((here, nll), ((-here).exp(), (-nll).exp())):
-        means.append((of_place * masked).sum(1) / hidden)
-        expected.append((probabilities * of_pattern).sum((1, 2)) / number)
-    for value in (nll[..., -1], nll[..., 0]):
-        means.append((value * masked).sum(1) / hidden)
-        expected.append((value * scored).sum(1) / number)
-    for which in (every == 0, every == _NEAREST):
-        means.append((which[pattern] & masked).sum(1) / hidden)
-        expected.append((probabilities[..., which].sum((1, 2)) / number).expand(len(x)))
-    return torch.stack(means, 1) - torch.stack(expected, 1)
+COLUMNS = 1
+_LEFT = 1
+"""The pattern of the first neighbour alone."""
+_LEAST = 0.05
+"""Least expected error of a sequence, of the mean one's: the fit may extrapolate to less than nothing."""
 
 
-def features(tables: NGrams, x: Tensor, scored: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean costs (n, 3) of the scored places given no neighbour, the left one, and all; and the last, as an expected
-    error (n, 1)."""
-    nll = tables.nll(x)[..., [0, _LEFT, PATTERNS - 1]]
-    means = (nll * scored[..., None]).sum(1) / scored.sum(1, keepdim=True).clamp_min(1)
-    number = scored.sum(1, keepdim=True).double()
-    return torch.cat([means, number], 1).float(), (number * (0.1 + means[:, 2:])).float()
+@dataclass(frozen=True, eq=False)
+class TokenControls:
+    """Tables of n-grams, and what was fitted by them to the pilot's draws; None before."""
+
+    tables: NGrams
+    fit: PlaceFit | None = None
+
+
+def column(foretold: Tensor, pattern: Tensor, scored: Tensor, hidden: Tensor, probabilities: Tensor) -> Tensor:
+    """The mean (B,) of f over the hidden places less its expectation, for f (B, L, 16), patterns, scored and hidden
+    places (B, L), and the probabilities (B, L, 16) of patterns around a scored place, which is hidden."""
+    here = foretold.gather(-1, pattern[..., None])[..., 0]
+    mean = (here * hidden).sum(1) / hidden.sum(1)
+    return mean - expectation(foretold, scored, probabilities)
+
+
+def expectation(foretold: Tensor, scored: Tensor, probabilities: Tensor) -> Tensor:
+    """(1/n) Σ_i Σ_p P f, (B,)."""
+    return (probabilities * foretold).sum((1, 2)) / scored.sum(1)
+
+
+def features(nll: Tensor, scored: Tensor) -> Tensor:
+    """Mean costs (n, 3) of the scored places given no neighbour, one, and all, of nll (n, L, 16); and how many
+    they are."""
+    means = (nll[..., [0, _LEFT, PATTERNS - 1]] * scored[..., None]).sum(1) / scored.sum(1, keepdim=True)
+    return torch.cat([means, scored.sum(1, keepdim=True).double()], 1)
+
+
+def expected_errors(means: Tensor, number: Tensor) -> Tensor:
+    """Expected errors (n, E) from mean costs of a place (n, E) at E places along the chain: in proportion to them and
+    to the number (n,) of places, and above zero."""
+    errors = means * number[:, None]
+    return torch.maximum(errors, _LEAST * errors.mean(0).clamp_min(1e-12))

@@ -15,12 +15,14 @@ from nelbo.bound import checks
 from nelbo.bound.estimate import Estimate, PerExample, PerSequence, Stratum, TermEstimate
 from nelbo.bound.estimators import Estimator
 from nelbo.bound.evaluate import choose, estimated
+from nelbo.bound.planned.adaptive import Adaptive
 from nelbo.bound.prepare import PRECISIONS, Prepared
 from nelbo.bound.result import Bound
 from nelbo.bound.runner import Runner
 from nelbo.bound.tokens import answers
 from nelbo.bound.tokens.blocks import BlockChain
 from nelbo.bound.tokens.chain import TokenChain
+from nelbo.bound.tokens.foretold import ForetoldChain
 from nelbo.bound.tokens.masked import MaskedChain
 from nelbo.bound.tokens.noised import NoisedChain
 from nelbo.bound.tolerance import Relative
@@ -38,6 +40,8 @@ from nelbo.process.tokens import counts
 from nelbo.process.tokens.kernel import Absorbing
 from nelbo.workers import Run
 
+PILOT = 10
+"""Sequences of a pilot: every draw shows the costs of dozens of places."""
 ROUNDING = 1e-6
 """Of logits in float32."""
 SYMBOLS = 16
@@ -58,14 +62,16 @@ def evaluate(
     condition: Mapping[str, Tensor] | None = None,
     prompt: Tensor | int | None = None,
     mask: Tensor | None = None,
+    corpus: Tensor | Any | None = None,
     watch: Callable[[float, float], None] | None = None,
 ) -> Bound:
     """The variational bound of sequences `data` (N, L) of integers under `model`, in bits a scored token.
 
     prompt (N, L): the places that are given, never noised and never scored; a number: so many at the beginning.
     mask (N, L): the places that are scored; the others (padding) are shown to the network as they are, so that the
-    bound is of p(x | length). Both besides those of the `Examples`. All else is as of
-    `nelbo.bound.evaluate.evaluate`.
+    bound is of p(x | length). Both besides those of the `Examples`. corpus (M, L'): other sequences of the kind, such
+    as those that the network was trained on, by whose n-grams costs are foretold: evaluations are saved, and what is
+    estimated stays the same. All else is as of `nelbo.bound.evaluate.evaluate`.
 
     The value is Σ nats/Σ scored places, and where sequences differ in length the error of the data is that of a ratio.
 
@@ -73,6 +79,10 @@ def evaluate(
     """
     started = time.perf_counter()
     prepared = prepare(model, data, run, grid=grid, condition=condition, prompt=prompt, mask=mask, watch=watch)
+    counted = None
+    if corpus is not None:
+        counted = Examples(model.domain.symbols(torch.as_tensor(corpus)))
+        prepared = dataclasses.replace(prepared, chain=dataclasses.replace(prepared.chain, corpus=counted.data))
     chain, runner = prepared.chain, prepared.runner
     notes = [*checks.overlap(model, prepared.examples), *model.notes]
     scored = Examples(chain.scored.long()).fingerprint
@@ -82,6 +92,8 @@ def evaluate(
             chain = dataclasses.replace(chain, all_hidden=chain.ask_all_hidden())
             runner.count(1)
     chosen = choose(estimator, chain, tolerance, max_nfe, per_example, any_cost)
+    if isinstance(chain, ForetoldChain) and isinstance(chosen, Adaptive) and chosen is not estimator:
+        chosen = dataclasses.replace(chosen, pilot=PILOT)
     estimate, fields = estimated(
         prepared,
         chain,
@@ -92,6 +104,7 @@ def evaluate(
         per_example=per_example,
         max_nfe=max_nfe,
         scored=scored,
+        corpus="none" if counted is None else counted.fingerprint,
     )
     total = int(chain.number.sum())
     fields["data"] |= {"tokens": total, "scored": scored, "law": law(chain, prepared.examples, prompt, mask)}

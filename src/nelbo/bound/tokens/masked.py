@@ -22,19 +22,20 @@ from torch import Tensor
 from nelbo.bound.problem import Cells, Draws
 from nelbo.bound.tokens import controls as control_columns
 from nelbo.bound.tokens import terms
-from nelbo.bound.tokens.chain import SLICES, TokenChain, logsnr
-from nelbo.bound.tokens.ngrams import NGrams
+from nelbo.bound.tokens.chain import SLICES, logsnr
+from nelbo.bound.tokens.controls import TokenControls
+from nelbo.bound.tokens.foretold import ForetoldChain
 from nelbo.equation import equation
 from nelbo.maths.keys import Purpose
 from nelbo.model.tokens.model import surprise
 from nelbo.process.grid import Continuous, Full
-from nelbo.process.tokens import counts
+from nelbo.process.tokens import counts, streams
 from nelbo.process.tokens.kernel import Absorbing
 from nelbo.process.tokens.levels import TokenLevels
 
 
 @dataclass(frozen=True, eq=False)
-class MaskedChain(TokenChain):
+class MaskedChain(ForetoldChain):
     """See the module. all_hidden: log p (1, L, V) where every place is hidden, if that is shared."""
 
     all_hidden: Tensor | None = None
@@ -93,9 +94,10 @@ class MaskedChain(TokenChain):
         """A cell a step, or a slice; without the step that is exact."""
         continuous = self.by_length or (not self.model.counted and isinstance(self.model.grid, Continuous))
         edges = self.edges if self.all_hidden is None else self.edges[:-1]
-        start, stop = edges[:-1], edges[1:]
-        place = (start + stop) / 2 if continuous else stop
-        return Cells(start, stop, place, stop - start, continuous)
+        place = (edges[:-1] + edges[1:]) / 2 if continuous else edges[1:]
+        # with few hidden places the errors of a draw change fast, so that a logarithm serves interpolation
+        along = edges.log1p()
+        return Cells(along[:-1], along[1:], place.log1p(), edges.diff(), continuous)
 
     @property
     def first_cost(self) -> int:
@@ -103,9 +105,9 @@ class MaskedChain(TokenChain):
         return int(not self.model.counted and isinstance(self.model.grid, Continuous) and float(self.rates[0]) > 0)
 
     @property
-    def control_columns(self) -> int:
-        """Those of `controls.py`."""
-        return control_columns.COLUMNS
+    def whole(self) -> float:
+        """The number of places, or 1."""
+        return float(self.edges[-1]) if self.model.counted else 1.0
 
     def position(self, u: float) -> tuple[float, float]:
         """Time, of a chain over counts the share of hidden places, and log-SNR log α/(1 − α), at a fraction of the
@@ -137,7 +139,7 @@ class MaskedChain(TokenChain):
             return torch.zeros(len(examples), dtype=torch.float64)
         x, scored = self.data[examples], self.scored[examples]
         each = surprise(self.all_hidden.expand(len(x), -1, -1), x)
-        weight = self._weight(examples, torch.full_like(examples, len(self.edges) - 2))
+        weight = self.weight_of(examples, torch.full_like(examples, len(self.edges) - 2))
         return terms.revealed(self.model, each, scored, scored, weight)
 
     def ask_all_hidden(self) -> Tensor:
@@ -149,13 +151,15 @@ class MaskedChain(TokenChain):
             return self.model.predict(x.masked_fill(scored, self.mask), scored, at).cpu()
 
     def columns(self, draws: Draws, controls: object, rows: Tensor) -> Tensor:
-        """(b, 1 + 6): the term and the controls, which are weighted as the term is."""
-        columns = torch.zeros(len(rows), 1 + control_columns.COLUMNS, dtype=torch.float64)
+        """(b, 2): the term and the control, which is weighted as the term is. Of observed draws the cost of every place
+        follows, (b, L), −1 where it is not hidden."""
+        watched = self.observed(draws)
+        columns = torch.zeros(len(rows), 1 + control_columns.COLUMNS + watched, dtype=torch.float64)
         if draws.cells is None and not self.first_cost:
             return columns  # there is no such term
         examples = draws.examples[rows]
         x, scored = self.rows(examples)
-        masked, weight, at = self._draw(draws, rows)
+        masked, weight, share, at = self._draw(draws, rows)
         z = x.masked_fill(masked, self.mask)
         with torch.no_grad():
             on_device = None if at is None else at.to(self.device)
@@ -165,43 +169,75 @@ class MaskedChain(TokenChain):
             passes = weights if self.by_length else 1.0
             cost = terms.revealed(self.model, each, masked, scored, weights, passes)
         columns[:, 0] = cost.cpu()
-        if isinstance(controls, NGrams) and draws.cells is not None:
+        if draws.cells is not None and isinstance(controls, TokenControls) and controls.fit is not None:
             unit = weight / self.cells.scale[draws.cells[rows]]
-            of_pattern = control_columns.columns(controls, self.data[examples], self.scored[examples], masked.cpu())
-            columns[:, 1:] = unit[:, None] * of_pattern
+            columns[:, 1] = unit * self.control(controls, examples, masked.cpu(), share)
+        if watched:
+            columns[:, -watched:] = torch.where(masked, each, -1.0).cpu()
         return self.finite(columns, examples, "diffusion" if draws.cells is not None else "reconstruction")
 
+    def edge_at(self, cells: Tensor, inner: Tensor) -> Tensor:
+        """The coordinate of the edges at draws, (b,)."""
+        if not self.cells.continuous:
+            return self.edges[cells + 1]
+        return self.edges[cells] + inner.double() * (self.edges[cells + 1] - self.edges[cells])
+
+    @property
+    def strands(self) -> bool:
+        """The sets of a strand are pieces of a stream of permutations."""
+        return True
+
     @equation("token-first-level")
-    def _draw(self, draws: Draws, rows: Tensor) -> tuple[Tensor, Tensor, TokenLevels | None]:
-        """Hidden places (b, L) on the device, the weight of the step (b,) and its levels."""
+    def _draw(self, draws: Draws, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, TokenLevels | None]:
+        """Hidden places (b, L) on the device, the weight of the step (b,), the share of places that are hidden or the
+        rate (b,), and its levels."""
         examples = draws.examples[rows]
-        keys, numbers, L = draws.keys[rows], draws.numbers[rows], self.data.shape[1]
-        scored, number = self.scored[examples].to(self.device), self.number[examples]
-        v = Purpose.TERM_NOISE.uniform(self.seed, examples, keys, numbers, (L + 1,), device=self.device)
+        masked = self._sets(draws, rows)[1] if not draws.together else self._of_streams(draws, rows)
         cells = None if draws.cells is None else draws.cells[rows]
-        if cells is None:
-            rate, weight = self.rates[:1].expand(len(rows)), self.rates[0] * number
+        if cells is None or draws.inner is None:
+            rate, weight = self.rates[:1].expand(len(rows)), self.rates[0] * self.number[examples]
         else:
-            assert draws.inner is not None  # every draw of a cell has a place in it
-            rate, weight = self.cells.at(cells, draws.inner[rows].double()), self._weight(examples, cells)
+            rate, weight = self.edge_at(cells, draws.inner[rows]), self.weight_of(examples, cells)
         if self.model.counted:
-            assert cells is not None  # such a chain has no first level
-            if self.by_length:
-                count = torch.ceil(rate * number).long().clamp(min=1)
-            else:
-                count = self.counts.expand(self.examples, -1)[examples, cells + 1]
-            return counts.subset(v[:, :L], scored, count.to(self.device)), weight, None
-        masked = counts.around_a_place(v[:, :L], v[:, L], scored, rate.to(self.device))
+            return masked, weight, masked.sum(1).cpu() / self.number[examples], None
         if isinstance(self.model.grid, Continuous):
             assert self.model.schedule is not None  # a chain over times has one
-            at = self.model.schedule.at(self.model.schedule.time_of(rate))
+            return masked, weight, rate, self.model.schedule.at(self.model.schedule.time_of(rate))
+        assert cells is not None
+        return masked, weight, rate, self.levels[cells]
+
+    def _sets(self, draws: Draws, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Uniform numbers (b, L) and hidden places (b, L) of draws, each by itself, on the device."""
+        examples, L = draws.examples[rows], self.data.shape[1]
+        scored, number = self.scored[examples].to(self.device), self.number[examples]
+        keys, numbers = draws.keys[rows], draws.numbers[rows]
+        v = Purpose.TERM_NOISE.uniform(self.seed, examples, keys, numbers, (L + 1,), device=self.device)
+        if draws.cells is None or draws.inner is None:
+            rate = self.rates[:1].expand(len(rows))
         else:
-            assert cells is not None
-            at = self.levels[cells]
-        return masked, weight, at
+            cells = draws.cells[rows]
+            rate = self.edge_at(cells, draws.inner[rows])
+            if self.model.counted:
+                if self.by_length:
+                    count = torch.ceil(rate * number).long().clamp(min=1)
+                else:
+                    count = self.counts.expand(self.examples, -1)[examples, cells + 1]
+                return v[:, :L], counts.subset(v[:, :L], scored, count.to(self.device))
+        return v[:, :L], counts.around_a_place(v[:, :L], v[:, L], scored, rate.to(self.device))
+
+    def _of_streams(self, draws: Draws, rows: Tensor) -> Tensor:
+        """Hidden places (b, L) of draws in strands: as many as of each by itself, from the stream of its strand."""
+        strand = rows // draws.together * 2 + rows % 2
+        distinct, of = strand.unique(return_inverse=True)
+        every = distinct[:, None] // 2 * draws.together + distinct[:, None] % 2 + 2 * torch.arange(draws.together // 2)
+        v, alone = self._sets(draws, every.flatten())
+        shape = every.shape
+        scored = self.scored[draws.examples[every[:, 0]]].to(self.device)
+        sets = streams.subsets(v.reshape(*shape, -1), scored, alone.sum(1).reshape(shape))
+        return sets[of.to(self.device), (rows % draws.together // 2).to(self.device)]
 
     @equation("token-posterior-masked", "token-bound-steps", "token-bound-continuous")
-    def _weight(self, examples: Tensor, cells: Tensor) -> Tensor:
+    def weight_of(self, examples: Tensor, cells: Tensor) -> Tensor:
         """How many places the step of a cell reveals, (b,) float64."""
         if self.model.counted and not self.by_length:
             each = self.counts.diff(dim=1).double().expand(self.examples, -1)

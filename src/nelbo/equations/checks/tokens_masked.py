@@ -66,7 +66,7 @@ def _(c: Checks) -> None:
     joint = {"kept": (1 - s) * 1.0, "shown": s * (1 - t / s)}  # of z_s masked or x, and z_t masked
     exact = joint["shown"] / sum(joint.values())
     chain = _chain(AlphaTable(twins.double(ALPHAS)))
-    weight = chain._weight(torch.zeros(4, dtype=torch.long), torch.arange(4)).numpy()
+    weight = chain.weight_of(torch.zeros(4, dtype=torch.long), torch.arange(4)).numpy()
     rates = 1 - np.array(ALPHAS)
     c.holds("nelbo's weight of a step = n P(masked at t) P(revealed in it)", weight[2] - L * (1 - t) * exact, 1e-14)
     c.holds("(α_s − α_t)/(1 − α_t) by Bayes' rule", exact - (s - t) / (1 - t), 1e-15)
@@ -78,7 +78,7 @@ def _(c: Checks) -> None:
 def _(c: Checks) -> None:
     schedule = AlphaTable(twins.double(ALPHAS))
     chain = _chain(schedule)
-    weights = chain._weight(torch.zeros(4, dtype=torch.long), torch.arange(4)).tolist()
+    weights = chain.weight_of(torch.zeros(4, dtype=torch.long), torch.arange(4)).tolist()
     parts = [twins.around(chain.model, X, 1 - a, w) for a, w in zip(ALPHAS, weights, strict=True)]
     exact = TABLE.by_paths(X, ALPHAS, "masked")
     c.holds("nelbo's steps = E_q log q(path)/p(path) over all paths", sum(parts) - exact, 1e-12)
@@ -105,7 +105,7 @@ def _(c: Checks) -> None:
     chain = _chain(Linear(), grid=Continuous())
     nodes, weights = np.polynomial.legendre.leggauss(4)
     slices = len(chain.cells)
-    w = float(chain._weight(torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long)))
+    w = float(chain.weight_of(torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long)))
     rates = (nodes + 1) / 2
     found = sum(
         wi / 2 * twins.around(chain.model, X, float(r), w * slices) for r, wi in zip(rates, weights, strict=True)

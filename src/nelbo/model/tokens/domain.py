@@ -59,7 +59,13 @@ class TokenDomain(Part, family="token_domain", kind="tokens"):
                 f"give (N, {self.length}) integers: one row a sequence, shorter ones padded and told apart by `mask`"
                 + ("" if self.longest is None else f"; the network takes sequences of up to {self.longest} places"),
             )
-        if not len(data):
+        return self.symbols(data)
+
+    def symbols(self, data: Tensor) -> Tensor:
+        """data (N, any) as int64. Errors: ShapeError; DomainError for what is no symbol."""
+        if data.ndim != 2:
+            raise ShapeError(f"sequences of shape {tuple(data.shape)}", "give (N, L) integers: one row a sequence")
+        if not data.numel():
             raise ShapeError("no sequences", "give at least one")
         if data.is_floating_point() or data.is_complex() or data.dtype == torch.bool:
             raise DomainError(f"symbols as {data.dtype}", "give integers, one symbol a place")

@@ -15,14 +15,15 @@ which stays bounded as u → 0.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from nelbo.equation import equation
 
-WIDTH = 2
-"""Neighbours on each side whose being hidden or visible makes a pattern: 16 patterns."""
-OFFSETS = tuple(o for o in range(-WIDTH, WIDTH + 1) if o)
+OFFSETS = (-2, -1, 1, 2)
+"""Neighbours whose being hidden or visible makes a pattern: 16 patterns."""
 
 
 def even(n: int, steps: int) -> list[int]:
@@ -69,42 +70,67 @@ def shifted(values: Tensor, offset: int, fill: bool) -> Tensor:
     return out
 
 
-def patterns(masked: Tensor) -> Tensor:
-    """The pattern 0..15 of every place (B, L): bit k is set where the neighbour at `OFFSETS[k]` exists and is
-    visible."""
+def patterns(masked: Tensor, offsets: Sequence[int] = OFFSETS) -> Tensor:
+    """The pattern 0..2^K − 1 of every place (B, L): bit k is set where the neighbour at `offsets[k]`, of K, exists and
+    is visible."""
     patterns = torch.zeros_like(masked, dtype=torch.long)
-    for k, offset in enumerate(OFFSETS):
+    for k, offset in enumerate(offsets):
         patterns |= shifted(~masked, offset, False).long() << k
     return patterns
 
 
 @equation("token-pattern-probability")
-def pattern_probabilities(scored: Tensor, count: Tensor) -> Tensor:
-    """P(pattern p around i | i ∈ M) for uniform M of `count` (B,) of the `scored` places (B, L), (B, L, 16).
+def pattern_probabilities(scored: Tensor, count: Tensor, offsets: Sequence[int] = OFFSETS) -> Tensor:
+    """P(pattern p around i | i ∈ M) for uniform M of `count` (B,) of the `scored` places (B, L), (B, L, 2^K).
 
         C(n − 1 − a − b, l − 1 − a) / C(n − 1, l − 1),    a of the scored neighbours hidden, b visible
 
     Places that are given are always visible. Zero where i is not scored or a count is 0.
     """
+    scored, hidden, visible, possible = _neighbourhoods(scored, offsets)
+    a, b = _numbers(len(offsets), scored.device)
+    others, masked = scored.sum(1)[:, None, None] - 1, count[:, None, None] - 1  # of those besides i
+    table = (_choose(others - a - b, masked - a) - _choose(others, masked)).exp()
+    return _looked_up(table, hidden, visible, possible)
+
+
+def independent_probabilities(scored: Tensor, rate: Tensor, offsets: Sequence[int] = OFFSETS) -> Tensor:
+    """The same for M of one uniform place and each other one with probability `rate` (B,), of a uniform place i of M:
+    rate^a (1 − rate)^b, (B, L, 2^K). M is `around_a_place`, and i has in it the law of that place."""
+    scored, hidden, visible, possible = _neighbourhoods(scored, offsets)
+    a, b = _numbers(len(offsets), scored.device)
+    rate = rate[:, None, None]
+    return _looked_up(rate**a * (1 - rate) ** b, hidden, visible, possible)
+
+
+def _neighbourhoods(scored: Tensor, offsets: Sequence[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The scored places, one row where all are alike; of every pattern (B, L, 2^K) how many of the scored neighbours it
+    hides and shows; and whether it is possible."""
     if bool(scored.all()):
-        scored = scored[:1]  # all alike
-    number = scored.sum(1)
-    every = torch.arange(1 << len(OFFSETS), device=scored.device)
+        scored = scored[:1]
+    every = torch.arange(1 << len(offsets), device=scored.device)
     hidden = torch.zeros(*scored.shape, len(every), dtype=torch.long, device=scored.device)
     visible, possible = torch.zeros_like(hidden), scored[..., None].expand(hidden.shape)
-    for k, offset in enumerate(OFFSETS):
+    for k, offset in enumerate(offsets):
         seen = (every >> k & 1).bool()
         there = shifted(torch.ones_like(scored), offset, False)[..., None]
         free = shifted(scored, offset, False)[..., None]
         possible = possible & torch.where(seen, there, ~there | free)
         hidden += (free & ~seen).long()
         visible += (free & seen).long()
-    size = len(OFFSETS) + 1
-    a, b = (v.to(scored.device) for v in torch.meshgrid(*[torch.arange(size)] * 2, indexing="ij"))
-    others, masked = number[:, None, None] - 1, count[:, None, None] - 1  # of those besides i
-    table = (_choose(others - a - b, masked - a) - _choose(others, masked)).exp().flatten(1)
-    of_place = (hidden * size + visible).flatten(1).expand(len(table), -1)
-    return torch.where(possible, table.gather(1, of_place).reshape(len(table), *hidden.shape[1:]), 0.0)
+    return scored, hidden, visible, possible
+
+
+def _numbers(most: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Numbers a of hidden and b of visible neighbours, 0 to `most`, each (K + 1, K + 1)."""
+    a, b = torch.meshgrid(*[torch.arange(most + 1, device=device)] * 2, indexing="ij")
+    return a, b
+
+
+def _looked_up(table: Tensor, hidden: Tensor, visible: Tensor, possible: Tensor) -> Tensor:
+    """Probabilities (B, L, 2^K) of patterns from a table (B, K + 1, K + 1) by their numbers; 0 of impossible ones."""
+    of_place = (hidden * table.shape[2] + visible).flatten(1).expand(len(table), -1)
+    return torch.where(possible, table.flatten(1).gather(1, of_place).reshape(-1, *hidden.shape[1:]), 0.0)
 
 
 def _choose(n: Tensor, k: Tensor) -> Tensor:
