@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from nelbo.bound.checks import NelboWarning
 from nelbo.cli.main import execute
 from nelbo.errors import UsageError
 from tests.diagnosis.tokens.mistakes import MISTAKES, RIGHT, L, V, attends, data, tokens
+from tests.model.tokens import checks
 
 QUICK = ("logits of the next place", "t for σ", "padding scored", "ratios as logits")
 NAMES = [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in MISTAKES]
@@ -38,6 +40,23 @@ def test_a_right_declaration_stands(name):
     case = RIGHT[name]
     diagnosis = nelbo.diagnose(case.model(), case.sequences(), max_nfe=1500)
     assert diagnosis.verdict.ok and diagnosis.best.as_declared and diagnosis.verdict.change is None, diagnosis
+
+
+def test_blocks_are_looked_at_as_blocks():
+    """A network that knows nothing once a place is visible behind a hidden one is scored where none is."""
+
+    def left(z: torch.Tensor) -> torch.Tensor:
+        hidden = z == V
+        apart = (hidden.long().cummax(1).values.bool() & ~hidden).any(1)
+        logits = checks.TRANSITION.log()[z.roll(1, 1).clamp(max=V - 1)]
+        logits[:, 0] = checks.INITIAL.log()
+        return logits.masked_fill(apart[:, None, None], 0.0)
+
+    model = tokens.from_callable(left, vocabulary=V, length=L, kernel=tokens.absorbing(V), block=1)
+    diagnosis = nelbo.diagnose(model, data(), max_nfe=700)
+    exact = -float(checks.markov(L).log_prob(data()).mean()) / L / math.log(2)
+    row = diagnosis.declared
+    assert abs(row.bits_per_dim - exact) < 4 * row.standard_error < 0.4 and diagnosis.verdict.ok
 
 
 def test_padding_that_is_attended():

@@ -134,6 +134,24 @@ def test_probabilities():
         )
 
 
+def test_log_probabilities_with_rules_are_logits():
+    """MDLM's networks return log-probabilities: the mask's is removed, visible symbols are certain. The rules of the
+    model are the same, so that nothing changes."""
+    data = checks.markov()
+    exact = data.denoiser(Absorbing(3))
+
+    def substituted(z: torch.Tensor) -> torch.Tensor:
+        log_p = torch.cat([exact(z, z == 3, None), torch.full((*z.shape, 1), -1e6)], -1)
+        certain = torch.full_like(log_p, -1e6).scatter(-1, z[..., None], 0.0)
+        return log_p.where((z == 3)[..., None], certain)
+
+    given = {"vocabulary": 3, "length": 4, "kernel": nelbo.tokens.absorbing(3)}
+    z = torch.tensor([[3, 0, 3, 1]])
+    found = nelbo.tokens.from_callable(substituted, **given).predict(z, z == 3, None)
+    checks.close(found[z == 3].exp(), data.model().predict(z, z == 3, None)[z == 3].exp())
+    assert bool((found[z != 3].exp().amax(-1) > 1 - 1e-9).all())
+
+
 def test_what_has_no_ratios():
     rates = Rates(torch.tensor([[-1.0, 1.0], [0.5, -0.5]]))
     for kernel, law, words in (

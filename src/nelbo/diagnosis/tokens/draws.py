@@ -2,6 +2,7 @@
 
     masks        u uniform in strata of (0, 1], one scored place and each other one hidden with probability u:
                  y = mean cost of a hidden place, whose mean is the bound a place of every chain to its end
+    blocks       the share u of the places hidden, block by block: y = mean cost of a hidden place of its block
     noise        a cell of the chain and a place in it, of the declared chain: y = number of cells × its term / places
 
 in nats a scored place. The first level of a chain of noise is left out: it is the same for all but what the network
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from nelbo.bound.problem import Draws
 from nelbo.bound.tokens import terms
+from nelbo.bound.tokens.blocks import BlockChain
 from nelbo.bound.tokens.noised import NoisedChain
 from nelbo.maths.keys import Purpose
 from nelbo.model.tokens.model import TokenModel
@@ -69,12 +71,16 @@ def _of_masks(model: TokenModel, subject: Subject, stage: Stage) -> Tensor:
     v = Purpose.DIAGNOSIS_NOISE.uniform(
         subject.seed, stage.examples, 1, stage.numbers, (x.shape[1] + 1,), device=subject.device
     )
+    condition = {name: rows[stage.examples].to(subject.device) for name, rows in subject.condition.items()}
+    share = scored.sum(1) / subject.scored.sum(1).double().mean().to(subject.device)
+    if model.reverse.block is not None:
+        chain = BlockChain(model, subject.data, subject.scored)
+        count = torch.ceil(stage.u.to(subject.device) * scored.sum(1)).long().clamp(min=1)
+        return (share * chain.mean_cost(x, scored, count, v[:, :-1], condition)).cpu()
     hidden = counts.around_a_place(v[:, :-1], v[:, -1], scored, stage.u.to(subject.device))
     at = None if model.schedule is None else model.schedule.at(model.schedule.time_of(stage.u)).to(subject.device)
-    condition = {name: rows[stage.examples].to(subject.device) for name, rows in subject.condition.items()}
     z = x.masked_fill(hidden, model.kernel.mask)
     each = model.costs(x, z, hidden, at, condition, hidden)
-    share = scored.sum(1) / subject.scored.sum(1).double().mean().to(subject.device)
     return (share * terms.mean_over(each, hidden)).cpu()
 
 
