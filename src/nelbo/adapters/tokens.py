@@ -18,6 +18,7 @@ from nelbo.model.tokens.model import TokenModel, grid_for, prior_for
 from nelbo.model.tokens.reverse import AllMasked, MatchedMask, SymbolPrior, TokenPrior, TokenReverse
 from nelbo.process.grid import Grid
 from nelbo.process.tokens.kernel import Absorbing, Kernel, Rates, Steps, Uniform, gaussian_steps
+from nelbo.process.tokens.masks_and_uniform import MasksAndUniform
 from nelbo.process.tokens.survival import AlphaTable, Cosine, Geometric, Linear, Survival
 from nelbo.typing import Json
 
@@ -28,6 +29,7 @@ __all__ = [
     "gaussian",
     "geometric",
     "linear",
+    "masks_and_uniform",
     "matrix",
     "table",
     "text",
@@ -60,7 +62,8 @@ def from_callable(
     """The model p(x) of sequences x ∈ {0, …, V − 1}^L that a network fn(z), or fn(z, time), defines.
 
     fn: z (B, L) int64 ↦ logits (B, L, V), or (B, L, V + 1) with the mask's as the last; other keywords are conditions.
-    vocabulary, length: V and L. kernel: `absorbing(mask)`, `uniform()`, `matrix(Q)` or `gaussian(V, betas)`.
+    vocabulary, length: V and L. kernel: `absorbing(mask)`, `uniform()`, `matrix(Q)`, `gaussian(V, betas)` or
+    `masks_and_uniform(γ)`.
 
     time: what fn is told besides z: None; "count" or "mask_fraction" of the hidden places; "unit" time t ∈ [0, 1], or
     "sigma", −log α_t. A network over masks that is told neither t nor σ has one bound under every schedule, and its
@@ -170,6 +173,12 @@ def absorbing(mask: int) -> Absorbing:
 def uniform() -> Uniform:
     """Noise that replaces a symbol by any of the vocabulary alike."""
     return Uniform()
+
+
+def masks_and_uniform(masked: Tensor | Any) -> MasksAndUniform:
+    """Noise that replaces a symbol by the mask or by any other (VQ-Diffusion): masked (T,), the probability of the mask
+    at every level of a schedule `table(alphas)`. The mask is the last symbol of the vocabulary."""
+    return MasksAndUniform(torch.as_tensor(masked, dtype=torch.float64))
 
 
 def matrix(Q: Tensor | Any) -> Kernel:

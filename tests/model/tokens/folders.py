@@ -11,6 +11,7 @@ from nelbo.model.tokens.reverse import MatchedMask, SymbolPrior, TokenReverse
 from nelbo.process.grid import Even
 from nelbo.process.tokens import survival
 from nelbo.process.tokens.kernel import Absorbing, Rates, Uniform, gaussian_steps
+from nelbo.process.tokens.masks_and_uniform import MasksAndUniform
 
 V, L = 4, 3
 R = torch.full((V, V), 0.5).double() - 2 * torch.eye(V).double()
@@ -42,6 +43,12 @@ CASES: dict[str, dict] = {
     },
     "rates": {"kernel": Rates(R), "time": "unit", "schedule": survival.Linear(0.1)},
     "steps": {"kernel": gaussian_steps(V, torch.tensor([0.5, 2.0])), "time": "unit"},
+    "masks and uniform": {
+        "kernel": MasksAndUniform(torch.tensor([0.2, 0.5])),
+        "schedule": survival.AlphaTable(torch.tensor([0.6, 0.1])),
+        "time": "unit",
+        "reverse": TokenReverse(absent=(0,)),
+    },
     "provenance": {"provenance": {"seed": 3}, "trained_on": torch.arange(5)},
 }
 

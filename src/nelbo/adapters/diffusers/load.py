@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nelbo.adapters.callable import from_callable
-from nelbo.adapters.diffusers import extras, folder, network, pipeline, whole
+from nelbo.adapters.diffusers import extras, folder, network, pipeline, symbols, whole
 from nelbo.adapters.diffusers.scheduler import chain
 from nelbo.arguments import numbers
 from nelbo.errors import UsageError
@@ -16,6 +16,7 @@ from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.domain import DataDomain
 from nelbo.model.latent.model import LatentModel
 from nelbo.model.reverse import Variance
+from nelbo.model.tokens.model import TokenModel
 from nelbo.nets.diffusers import library
 from nelbo.typing import Json, Shape
 
@@ -33,11 +34,12 @@ def from_diffusers(
     subfolder: str | None = None,
     revision: str | None = None,
     local_files_only: bool = False,
-) -> DiffusionModel | LatentModel:
+) -> DiffusionModel | LatentModel | TokenModel:
     """The model p_θ that is defined by a network and a scheduler of diffusers, with the autoencoder of a latent one.
 
     source: a pipeline; a folder that `save_pretrained` wrote; a model of the hub (`org/name`, with `subfolder`,
-    `revision`, `local_files_only` as of `from_pretrained`); or a pair (network, scheduler).
+    `revision`, `local_files_only` as of `from_pretrained`); or a pair (network, scheduler). A pipeline or pair of
+    VQ-Diffusion is a model of its codes, a `TokenModel`.
 
     The chain is all T levels of the scheduler's own table, rebuilt in float64 from its configuration, with its
     prediction_type, variance_type and clipping (DDPM's clip_sample is on by default); flow matching and EDM are laws
@@ -64,6 +66,8 @@ def from_diffusers(
     >>> model.steps, model.reverse.clip.high
     (100, 1.0)
     """
+    if (found := symbols.parts_of(source)) is not None:
+        return symbols.token_model(*found)
     if bins == "auto" and (decoder == "continuous_gaussian" or isinstance(decoder, ContinuousGaussian)):
         bins = None
     if bins is not None:

@@ -53,8 +53,9 @@ REFUSED = {
     "TCDScheduler": DISTILLED,
     "FlowMatchLCMScheduler": DISTILLED,
     "SCMScheduler": DISTILLED,
-    "VQDiffusionScheduler": "its chain is one of discrete tokens, not of Gaussians",
-    "AmusedScheduler": "its chain unmasks discrete tokens and is not one of Gaussians",
+    "VQDiffusionScheduler": "its chain is one of codes: give nelbo.from_diffusers((transformer, scheduler))",
+    "AmusedScheduler": "it reveals the codes of which its network is surest first, which is no chain with a known law",
+    "BlockRefinementScheduler": "it edits the symbols of a block by confidence, which is no chain with a known law",
     "KarrasVeScheduler": "its pipeline rescales image and σ in ways that the configuration does not describe",
     "IPNDMScheduler": "its table is not one of β, and its networks get an angle as time",
 }
