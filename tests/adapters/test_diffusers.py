@@ -262,7 +262,7 @@ def test_thresholding_stays(net):
     [
         ("LCMScheduler", {}, "distilled"),
         ("CMStochasticIterativeScheduler", {}, "distilled"),
-        ("VQDiffusionScheduler", {"num_vec_classes": 4}, "one of codes"),
+        ("VQDiffusionScheduler", {"num_vec_classes": 4}, "no network over codes"),
         ("CosineDPMSolverMultistepScheduler", {}, "unknown scheduler"),
         ("FlowMatchEulerDiscreteScheduler", {"invert_sigmas": True}, "invert_sigmas"),
         ("DDPMScheduler", {"variance_type": "learned_range"}, "predicts no variance"),
