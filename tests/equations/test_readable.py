@@ -24,6 +24,7 @@ from nelbo.errors import UnknownNameError
         (r"{\mathbb{E}}_{q}\Bigl[\log\frac pq\Bigr]\ \ge 0", "E_q[log p/q] ≥ 0"),
         (r"\underbrace{a}_{L_T}+b", "a [L_T]+b"),
         (r"\hat{\mathbf{x}}", "x̂"),
+        (r"\binom{L}{l} x_{A\setminus B}", "C(L, l) x_{A∖ B}"),
         (r"\xrightarrow[a\to0]{}0", "→ (a→0) 0"),
         (r"\begin{cases}\infty&x=1\\x&x<1\end{cases}", "{ ∞ x=1; x x<1"),
         (r"D_{\mathrm{KL}}", "D_KL"),

@@ -15,13 +15,26 @@ tau τ phi φ varphi ϕ chi χ psi ψ omega ω Gamma Γ Delta Δ Theta Θ Lambda
 sum Σ prod Π int ∫ infty ∞ nabla ∇ partial ∂ prime ′ star * top ᵀ ell ℓ sim ~ approx ≈ equiv ≡ propto ∝
 le ≤ leq ≤ ge ≥ geq ≥ ne ≠ neq ≠ in ∈ cdot · times × pm ± to → rightarrow → mapsto ↦ Rightarrow ⇒ forall ∀ ll ≪ gg ≫
 ldots … dots … cdots … mid | vert | langle ⟨ rangle ⟩ lceil ⌈ rceil ⌉ lfloor ⌊ rfloor ⌋ lVert ‖ rVert ‖ Vert ‖ colon :
+setminus ∖ subset ⊂
 """
 _SYMBOLS = {**dict(re.findall(r"(\w+) (\S)", _NAMED)), "quad": "  ", "qquad": "    "}
 _WORDS = {"log", "ln", "exp", "max", "min", "arg", "det", "lim", "tan", "cos", "sin", "tr", "inf", "sup"}
 _SILENT = {"left", "right", "displaystyle", "textstyle", "limits", "nolimits", "rm", "bf"} | {
     f"{size}{side}" for size in ("big", "Big", "bigg", "Bigg") for side in ("", "l", "r", "m")
 }
-_PLAIN = {"mathbf", "mathrm", "boldsymbol", "mathbb", "mathit", "operatorname", "text", "mathcal", "textbf", "bm"}
+_PLAIN = {
+    "mathbf",
+    "mathrm",
+    "boldsymbol",
+    "mathbb",
+    "mathit",
+    "operatorname",
+    "text",
+    "mathcal",
+    "textbf",
+    "bm",
+    "mathsf",
+}
 _ACCENTS = {"bar": "\u0304", "tilde": "\u0303", "hat": "\u0302", "dot": "\u0307", "overline": "\u0304"}
 _SPACES = {
     ",": " ",
@@ -105,6 +118,8 @@ class _TokenReader:
             if above == "1" and below == "2":
                 return "½"
             return f"{above}/{below}" if re.fullmatch(_ATOM, below) else f"{above}/({below})"
+        if name == "binom":
+            return f"C({self.argument()}, {self.argument()})"
         if name == "sqrt":
             return f"√{_factor(self.argument())}"
         if name in _ACCENTS:
