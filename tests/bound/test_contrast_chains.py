@@ -175,6 +175,27 @@ def test_batches_and_workers_change_nothing(name):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["counts", "finite"])
+def test_the_covariance_is_that_of_many_runs(name):
+    """One example under 400 keys of noise, of symbols and of a chain of few levels."""
+    if name == "finite":
+        laws = gaussians(3, 2)
+        model: Any = model_of(laws, nelbo.schedules.linear(12, 1e-3, 0.3), "index")
+        data = laws[0].sample(1).expand(400, -1)
+    else:
+        model, data = of_class(), SYMBOLS[:1].expand(400, -1)
+    budget = (2 if name == "finite" else 1) * 3 * (400 * 32 + 12 * 16) + 10  # with the pilot and the trial
+    found = nelbo.contrast(model, data, "y", range(3), confidence=None, tolerance=1e-9, max_nfe=budget)
+    assert len(set(found.evaluations.tolist())) == 1 and found.covariance is not None
+    claimed = found.covariance.mean(0)
+    for b, c in ((0, 1), (0, 2), (1, 2)):
+        seen = float((found.difference[:, b] - found.difference[:, c]).var())
+        variance = float(claimed[b, b] + claimed[c, c] - 2 * claimed[b, c])
+        assert 0.8 < variance / seen < 2  # neighbouring strata are unlike: a little long
+        assert float(claimed[b, b] + claimed[c, c]) > 1.3 * variance  # what pairing saves
+
+
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_tightened_chain():
     """Its differences are those of its bounds, by an estimator that shares nothing among conditions."""
