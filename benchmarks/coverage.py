@@ -28,6 +28,7 @@ import math
 import multiprocessing
 import time
 from collections import Counter
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -177,14 +178,24 @@ CASES = {
 }
 
 
+@dataclass(frozen=True, eq=False)
+class KnownPriors(GaussianChain):
+    """A chain whose exact terms (N,) are computed once for all repetitions: they do not depend on the seed."""
+
+    known: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def priors(self) -> Tensor:
+        return self.known
+
+
 def repeat(case: str, N: int, tolerance: float, seeds: range, settings: dict) -> list[dict]:
     """One dictionary an evaluation: error and SE in bits/dim, design, stages, evaluations."""
     torch.set_num_threads(1)
     model, data, exact = CASES[case](N)
     D = model.domain.dimensions
-    found = []
+    found, known = [], GaussianChain(model, data).priors()
     for seed in seeds:
-        chain = GaussianChain(model, data, seed=seed)
+        chain = KnownPriors(model, data, seed=seed, known=known)
         runner = Runner(Run(batch_size=8192), D)
         estimate = Adaptive(tolerance=tolerance, **settings).estimate(chain, runner)
         unit = 1 / (D * math.log(2))

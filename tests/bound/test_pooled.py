@@ -45,18 +45,18 @@ def test_error_bars_of_normal_draws_are_those_of_student():
     """For normal draws ν is their number, and the error bar is within a few per cent of t's."""
     values = torch.randn(4000, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     plain = float((values[:, 0] - values[:, 1]).square().sum()) / 4 / 4000**2
-    _, variance, freedom = error_bars.of_pairs([values], [4000], [1.0])
+    _, variance, freedom, _ = error_bars.of_pairs([values], [4000], [1.0])
     assert freedom == pytest.approx(4000, rel=0.1)
     assert variance / plain == pytest.approx(1 + 2.42 / 4000, abs=1e-4)
     draws = values.flatten()
-    value, variance, _ = error_bars.of_draws([draws], [1.0])
+    value, variance, *_ = error_bars.of_draws([draws], [1.0])
     assert value == pytest.approx(float(draws.mean()))
     assert variance == pytest.approx(float(draws.var()) / 8000 * (1 + 2.42 / 8000), rel=1e-4)
 
 
 def test_groups_are_averaged_by_their_shares():
     pairs = [torch.tensor([[1.0, 3.0]]).double(), torch.tensor([[0.0, 4.0], [2.0, 2.0]]).double()]
-    value, variance, _ = error_bars.of_pairs(pairs, [1, 2], [0.25, 0.75])
+    value, variance, *_ = error_bars.of_pairs(pairs, [1, 2], [0.25, 0.75])
     assert value == pytest.approx(0.25 * 2 + 0.75 * 2)
     plain = 0.25**2 * 4 / 4 + 0.75**2 * 16 / 4 / 4
     assert variance == pytest.approx(plain * error_bars.widening(0))

@@ -63,7 +63,7 @@ BREAKS = [
           error_exhaustive),
     Break("the variance of a stratum is not divided by its two draws", "Stratified.estimate", number(4).to(2),
           error_stratified),
-    Break("draws that are added do not shorten the errors they have", "_with_errors", operation("*").keep_right(),
+    Break("draws that are added do not shorten the errors they have", "with_errors", operation("*").keep_right(),
           drawn_again),
     Break("the data error keeps the estimator's noise", "TermEstimate.of", call("Spread").argument(1).times(0),
           bound.check_data_error),

@@ -90,7 +90,10 @@ class Adaptive(Estimator):
             for evaluations in stages:
                 if count:
                     result = _latest(design, runner, prior, result)
-                    if runner.stopped or (result is not None and self._reached(design, result, target())):
+                    if runner.stopped:
+                        break
+                    if result is not None and self._reached(design, result, target()):
+                        result = result.stopped() if count > 1 or design.name == "per_example" else result
                         break
                 if count:
                     runner.plan(runner.nfe + evaluations)
@@ -136,7 +139,7 @@ class Adaptive(Estimator):
         runner.announce(round(runner.nfe + planned), cost.in_numbers(planned, problem.examples, seconds))
 
     def _reached(self, design: PooledDesign | PerExampleDesign, result: Summary, target: float) -> bool:
-        enough = design.name == "per_example" or result.freedom >= error_bars.ENOUGH
+        enough = result.freedom >= error_bars.ENOUGH
         return design.complete and self.strata is None and enough and math.sqrt(result.variance) <= target
 
     def _design(

@@ -1,14 +1,23 @@
 """Means and their variances from draws: of pairs in strata, or of a simple sample; in groups that are averaged.
 
 A variance from few or skewed draws is itself a random number, and value ± 1.96 SE then covers less than 95 % although
-the variance is right on average. It is therefore multiplied by 1 + 2.42/ν, with ν its degrees of freedom: about what
-Student's t in place of the normal would do. ν comes from the scatter of the squares c_j that add up to the variance,
+the variance is right on average. It is therefore multiplied by
+
+    1 + max(2.42/ν, 2.42/n + 2.16 γ²)
+
+First, with ν its degrees of freedom, about what Student's t in place of the normal would do. ν comes from the scatter
+of the squares c_j that add up to the variance,
 
     pairs           3 (Σ c)²/Σ c²               for normal differences E c² = 3 (E c)², and ν is their number
     simple sample   2n/(n Σ c²/(Σ c)² − 1)      the variance of a sample variance by the kurtosis, at most n
 
-(Satterthwaite 1946, with fourth moments in place of assumed normality), at least FREEDOM. Where a few draws make up the
-variance, more of their kind are missing than the factor can make good, and the variance is not to be relied on.
+(Satterthwaite 1946, with fourth moments in place of assumed normality), at least FREEDOM. Second, with γ the skewness
+of the mean of n draws, K₃/V^{3/2} by its third cumulant: what a skewed sample covers less, to order 1/n (Hall 1992,
+section 2.6, the expansion of a studentized mean at 1.96, of which 2.16 γ² is the larger part). Where a few draws make
+up the variance, more of their kind are missing than the factor can make good, and the variance is not to be relied on.
+
+Draws that stop when the variance is small enough stop too early where skewed errors have not shown yet. By Wald's
+identity E[n (mean − μ)] = 0, with n as the variance seen, this leaves a bias of −K₃/V, to first order; it is known.
 """
 
 from __future__ import annotations
@@ -22,6 +31,8 @@ from torch import Tensor
 
 WIDENING = 2.42
 """(t²/z² − 1) ν at 95 % of Student's t, to 3 % for ν ≥ 10."""
+OF_SKEWNESS = 2.16
+"""Share of the variance that γ² = 1 asks for."""
 FREEDOM = 4.0
 """Fewest degrees of freedom that an error bar is taken to have."""
 ALIKE = 6
@@ -32,11 +43,12 @@ ENOUGH = 48.0
 
 
 class Mean(NamedTuple):
-    """A mean, its variance, and the degrees of freedom of the latter."""
+    """A mean, its variance, the degrees of freedom of the latter, and the third cumulant K₃ of the mean."""
 
     value: float
     variance: float
     freedom: float
+    third: float = 0.0
 
 
 def together(variances: Sequence[float], freedoms: Sequence[float]) -> float:
@@ -60,7 +72,10 @@ def of_pairs(groups: list[Tensor], strata: list[int], shares: list[float]) -> Me
         share**2 * (pairs[:, 0] - pairs[:, 1]).square() / (4 * len(pairs) ** 2)
         for pairs, share in zip(groups, shares, strict=True)
     ]
-    return Mean(value, *of_squares(torch.cat(squares)))
+    c = torch.cat(squares)
+    third = _third([pairs.flatten() for pairs in groups], shares)
+    freedom = _of_sum(c, 1)
+    return Mean(value, float(c.sum()) * widening(freedom, 2 * len(c), _square(third, float(c.sum()))), freedom, third)
 
 
 def of_draws(groups: list[Tensor], shares: list[float]) -> Mean:
@@ -76,16 +91,25 @@ def of_draws(groups: list[Tensor], shares: list[float]) -> Mean:
     )
     n, variance, fourth = len(c), float(c.sum()), float(c.square().sum())
     kurtosis = n * fourth / variance**2 if variance > 0 else 3.0
-    freedom = min(n, 2 * n / max(kurtosis - 1, 1e-9))
-    return Mean(value, variance * widening(freedom), freedom)
+    freedom, third = min(n, 2 * n / max(kurtosis - 1, 1e-9)), _third(groups, shares)
+    return Mean(value, variance * widening(freedom, n, _square(third, variance)), freedom, third)
 
 
 def of_squares(c: Tensor, freedom: int | Tensor = 1) -> tuple[float, float]:
     """The widened sum of independent squares c (h,) of `freedom` degrees each, and its own degrees; 1: squared
-    differences of pairs."""
-    variance, fourth = float(c.sum()), float((c.square() / (freedom + 2)).sum())
-    of_sum = variance**2 / fourth if fourth > 0 else math.inf
-    return variance * widening(of_sum), of_sum
+    differences of pairs.
+
+    Squares do not tell the skewness. It is taken to be as large as their scatter allows, that of rare events: of n with
+    probability p, Σ c²/(Σ c)² and γ² are both 1/(n p).
+    """
+    variance = float(c.sum())
+    of_sum = _of_sum(c, freedom)
+    if not variance > 0:
+        return variance, of_sum
+    degrees = torch.as_tensor(freedom, dtype=torch.float64)
+    normal = float((1 + 2 / degrees).mean()) / len(c)
+    skewness = max(0.0, float(c.square().sum()) / variance**2 - normal)
+    return variance * widening(of_sum, float((degrees + 1).mean()) * len(c), skewness), of_sum
 
 
 def of_strands(errors: Tensor) -> float:
@@ -109,6 +133,22 @@ def with_freedom(mean: Mean, freedom: float) -> Mean:
     return Mean(mean.value, mean.variance * widening(both) / widening(mean.freedom), both)
 
 
-def widening(freedom: float) -> float:
-    """1 + 2.42/ν."""
-    return 1 + WIDENING / max(FREEDOM, freedom)
+def widening(freedom: float, draws: float = math.inf, skewness: float = 0.0) -> float:
+    """1 + max(2.42/ν, 2.42/n + 2.16 γ²), from ν, n and γ², which counts up to 1."""
+    return 1 + max(WIDENING / max(FREEDOM, freedom), WIDENING / draws + OF_SKEWNESS * min(1.0, skewness))
+
+
+def _of_sum(c: Tensor, freedom: int | Tensor) -> float:
+    fourth = float((c.square() / (freedom + 2)).sum())
+    return float(c.sum()) ** 2 / fourth if fourth > 0 else math.inf
+
+
+def _third(groups: list[Tensor], shares: list[float]) -> float:
+    """K₃ of Σ share · mean of independent draws (n,) of every group."""
+    parts = zip(groups, shares, strict=True)
+    return sum(s**3 * float((g - g.mean()).pow(3).sum()) / len(g) ** 3 for g, s in parts if len(g))
+
+
+def _square(third: float, variance: float) -> float:
+    """γ² from K₃ and the variance."""
+    return third**2 / variance**3 if variance > 0 else 0.0

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -18,6 +17,7 @@ from torch import Tensor
 from nelbo.bound.estimate import Spread
 from nelbo.bound.planned import allocation, crossfit, error_bars
 from nelbo.bound.planned.allocation import FALL, LEAST_STRATA, CellDensity, DesignPlan, Scatter
+from nelbo.bound.planned.blocks import Block, merged, third_of_pairs, with_errors
 from nelbo.bound.planned.crossfit import Observations
 from nelbo.bound.planned.error_bars import Mean
 from nelbo.bound.planned.pilot import Pilot
@@ -31,18 +31,6 @@ AGAIN = 40
 """Most times that a block of examples is drawn again because the variance is more than what was planned for."""
 _REFIT = 2000
 """Fewest draws, of a block and of those before it, that correct a fit."""
-
-
-@dataclass(eq=False)
-class Block:
-    """Examples that are drawn together: their rows, the strata and first-level draws they had, where along the chain
-    their values lie (BINS, 3)."""
-
-    rows: Tensor
-    weight: float = 0.0
-    draws: int = 0
-    strata: int = 0
-    bins: Tensor = field(default_factory=lambda: torch.zeros(BINS, 3, dtype=torch.float64))
 
 
 class PerExampleDesign:
@@ -151,8 +139,8 @@ class PerExampleDesign:
         y = (columns[:, 0] - self.pilot.reconstruction.control(one_cell, columns[:, 1:])).reshape(b, n)
         share = n / (block.draws + n)
         errors = (y - y.mean(1, keepdim=True)) / math.sqrt(n * (n - 1))
-        self.r_values[rows] = _merged(self.r_values[rows], y.mean(1), share)
-        self.r_errors = _with_errors(self.r_errors, rows, block.draws, errors, share)
+        self.r_values[rows] = merged(self.r_values[rows], y.mean(1), share)
+        self.r_errors = with_errors(self.r_errors, rows, block.draws, errors, share)
         self.r_freedom[rows] += n - 1
         block.draws += n
 
@@ -162,7 +150,7 @@ class PerExampleDesign:
         fold, fits = self._fits(block, observed)
         share = strata**FALL / (block.weight + strata**FALL)
         values, errors = torch.empty(b).double(), torch.empty(b, strata).double()
-        bins = torch.zeros_like(block.bins)
+        bins, third = torch.zeros_like(block.bins), 0.0
         for k, fit in enumerate(fits):
             mine, own = fold == k, rows[fold == k]
             of = mine.repeat_interleave(n)
@@ -171,13 +159,15 @@ class PerExampleDesign:
             pairs = residual.reshape(len(own), strata, 2)
             values[mine] = fit.mean.sum() + pilot.features.times(fit.total_weights, own) + pairs.mean((1, 2))
             errors[mine] = (pairs[..., 0] - pairs[..., 1]) / n
+            third += third_of_pairs(pairs)
             made = torch.isfinite(residual)
             mean = pilot.features[own].mean(0)
             bins += binned(problem, cells[made], residual[made], fit, mean, len(own) / problem.examples)
-        self.values[rows] = _merged(self.values[rows], values, share)
-        self.errors = _with_errors(self.errors, rows, block.strata, errors, share)
+        self.values[rows] = merged(self.values[rows], values, share)
+        self.errors = with_errors(self.errors, rows, block.strata, errors, share)
         kept = torch.tensor([[1 - share, (1 - share) ** 2, 1.0], [share, share**2, 1.0]], dtype=torch.float64)
         block.bins = block.bins * kept[0] + bins * kept[1]
+        block.third = block.third * (1 - share) ** 3 + third * share**3
         block.strata += strata
         block.weight += strata**FALL
         if not self.runner.stopped and sum(len(d.examples) for d in self._past) < crossfit.MOST:
@@ -262,6 +252,7 @@ class PerExampleDesign:
             bins=bins,
             examples=ExampleValues(self.values, self.r_values, errors, self.r_errors) if whole else None,
             freedom=error_bars.together([p.variance for p in parts], [p.freedom for p in parts]),
+            third=(sum(b.third for b in self.blocks) / len(done) ** 3, 0.0),
         )
 
     def spreads(self, prior: Tensor) -> list[Spread]:
@@ -279,21 +270,6 @@ def _more(part: float) -> float:
     """The weight, of what there is, that takes `part` of a variance away; at most all but a thousandth of it."""
     part = min(max(part, 0.0), 0.999)
     return part / (1 - part)
-
-
-def _merged(old: Tensor, new: Tensor, share: float) -> Tensor:
-    return new if share == 1 else old + share * (new - old)
-
-
-def _with_errors(every: Tensor, rows: Tensor, columns: int, errors: Tensor, share: float) -> Tensor:
-    """Errors (N, k), where `rows` have `columns` of them, with `errors` (n, m) of these rows, whose values get a share
-    of the average."""
-    missing = columns + errors.shape[1] - every.shape[1]
-    if missing > 0:
-        every = torch.cat([every, every.new_zeros(len(every), missing)], 1)
-    every[rows, :columns] *= 1 - share
-    every[rows, columns : columns + errors.shape[1]] = share * errors
-    return every
 
 
 def _mean(fit: TermFit, pilot: Pilot, done: Tensor, values: Tensor, squares: Tensor, freedom: int | Tensor) -> Mean:

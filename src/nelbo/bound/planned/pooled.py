@@ -33,7 +33,9 @@ from nelbo.maths.keys import Purpose
 LOOKS = tuple(0.12 * 1.07**i for i in range(84))
 """Multiples of the plan, to 33, at which the error bar is looked at: 7 % apart, so that little is drawn in vain."""
 FIRST = 64, 32
-"""Pairs, and first-level draws, of the first stage, at least: fewer would not tell their own variance."""
+"""Pairs, and first-level draws, of the first stage, at least: fewer would not tell their own variance. Of first-level
+draws that the pilot finds to vary hardly, _AS_PLANNED times as many as planned are enough."""
+_AS_PLANNED = 4
 LEAST = 32
 """Pairs, or first-level draws, of the smallest stage but the first."""
 _LEAST_VARIANCE = 0.3
@@ -90,10 +92,12 @@ class PooledDesign:
         which a standard error of `target` nats is not to be expected. Before each, yields what it, or the rest of the
         plan, will take."""
         done = [0, 0]
+        of_first = _AS_PLANNED * FIRST[0] * plan.reconstructions / plan.strata
+        first = FIRST[0], max(2 * len(self.folds), min(FIRST[1], math.ceil(of_first)))
         for look in LOOKS:
-            size = [math.ceil(n * look) - d for n, d in zip((plan.strata, plan.reconstructions), done, strict=True)]
+            size = self._size(plan, look, done)
             if not done[0]:
-                size = [max(least, n) for least, n in zip(FIRST, size, strict=True)]
+                size = [max(least, n) for least, n in zip(first, size, strict=True)]
             elif max(size) < LEAST or (look < LOOKS[-1] and self._far(size, target())):
                 continue
             size = [max(0, n) for n in size]
@@ -112,6 +116,19 @@ class PooledDesign:
             if last:
                 return
             done = [d + n for d, n in zip(done, size, strict=True)]
+
+    def _size(self, plan: DesignPlan, look: float, done: list[int]) -> list[int]:
+        """The draws of both terms that are missing at a `look`, where `done` are made: by Neyman's ratio as the draws
+        have shown it, at most _AS_PLANNED times away from the pilot's, at the cost that is planned."""
+        ratio, cell, first = plan.reconstructions / plan.strata, self.problem.cell_cost, self.problem.first_cost
+        pairs = look * plan.strata
+        if min(done) and cell and first:
+            n, m = 2 * done[0], done[1]
+            of_cells, of_first = self.summary().diffusion[1] * n * first, self.summary().reconstruction[1] * m * cell
+            seen = 2 * math.sqrt(of_first / max(of_cells, 1e-300))
+            ratio = min(max(seen, ratio / _AS_PLANNED), ratio * _AS_PLANNED)
+            pairs = look * plan.cost / (2 * cell + ratio * first)
+        return [math.ceil(pairs) - done[0], math.ceil(pairs * ratio) - done[1]]
 
     def _far(self, size: list[int], target: float) -> bool:
         """Whether a further stage of `size` is small and not expected to bring the standard error to `target` nats."""
@@ -186,9 +203,9 @@ class PooledDesign:
         for draws, residual in zip(first, of_stages, strict=True):
             for k, group in enumerate(groups):
                 group.append(residual[(folds.fold[draws.examples] == k) & torch.isfinite(residual)])
-        value, r_variance, r_freedom = error_bars.of_draws([torch.cat(group) for group in groups], folds.shares)
-        r_variance = self._credited(r_variance, first, of_stages, None)
-        r_value = value + folds.fitted(fits, pilot)
+        of_first = error_bars.of_draws([torch.cat(group) for group in groups], folds.shares)
+        r_variance = self._credited(of_first.variance, first, of_stages, None)
+        r_value = of_first.value + folds.fitted(fits, pilot)
 
         second = [s.diffusion for s in stages]
         d_fits = self._refitted(1, pilot.diffusion, self.along, second)
@@ -211,12 +228,14 @@ class PooledDesign:
                     shares.append(share * len(f) / n)
             residual, mean = torch.cat(finished).reshape(-1), folds.mean(pilot, k)
             bins += binned(self.problem, torch.cat(cells), residual, d_fits[k], mean, share)
-        value, variance, freedom = error_bars.of_pairs(pairs, planned, shares)
+        of_cells = error_bars.of_pairs(pairs, planned, shares)
+        variance = of_cells.variance
         if len(self.problem.cells):
             variance = self._credited(variance, second, of_stages, d_fits)
-        diffusion = folds.fitted(d_fits, pilot) + value, variance
-        freedom = error_bars.together([variance, r_variance], [freedom, r_freedom])
-        return (fits, d_fits), Summary(diffusion, (r_value, r_variance), bins, None, freedom)
+        diffusion = folds.fitted(d_fits, pilot) + of_cells.value, variance
+        freedom = error_bars.together([variance, r_variance], [of_cells.freedom, of_first.freedom])
+        third = of_cells.third, of_first.third
+        return (fits, d_fits), Summary(diffusion, (r_value, r_variance), bins, None, freedom, third)
 
     def _refitted(self, term: int, fit: TermFit, along: Tensor, draws: list[Observations]) -> list[TermFit]:
         """The corrected fits of a term, corrected anew where it has a quarter more draws than at the last time."""
@@ -280,30 +299,6 @@ class PooledDesign:
             examples, cells, columns = draws.examples[rows], draws.cells[rows], draws.columns[rows]
             residual[rows] = residuals(fit, self.pilot.features, examples, cells, columns)
         return residual * draws.weight
-
-
-def random_examples(seed: int, chance: Tensor, sample: int, draws: Tensor) -> Tensor:
-    """An example, 0..N−1, for every draw (n,), each by itself with the probabilities `chance` (N,).
-
-    sample: which of the independent samples of `Purpose.LAP_ORDER`; 0 is that of `checks.precision_shift`.
-
-    Laps of N draws, each a systematic sample of all examples in keyed random order: example i comes ⌊N q_i⌋ or
-    ⌈N q_i⌉ times, so that n ≤ N draws with equal probabilities are of different examples. A lap is then shuffled, which
-    makes every part of it a sample of the same kind.
-    """
-    N = len(chance)
-    lap = draws // N
-    parts = [draws[:0]]
-    for k in torch.unique_consecutive(lap).tolist():
-        order = Purpose.LAP_ORDER.permutation(seed, N, sample, k)
-        if bool((chance != chance[0]).any()):
-            edges = chance[order].cumsum(0)
-            v = Purpose.LAP_START.uniform(seed, 0, sample, k)
-            at = (torch.arange(N, dtype=torch.float64) + v) / N * edges[-1]
-            order = order[torch.searchsorted(edges, at, right=True).clamp_max(N - 1)]
-            order = order[Purpose.LAP_SHUFFLE.permutation(seed, N, sample, k)]
-        parts.append(order[draws[lap == k] % N])
-    return torch.cat(parts)
 
 
 def _even(count: int, parts: int) -> list[int]:

@@ -12,7 +12,8 @@ cost nothing: cheapest for a fine one. Both correct the fit by their own draws (
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -39,14 +40,15 @@ class ExampleValues:
 @dataclass(frozen=True, eq=False)
 class Summary:
     """The mean over examples by all draws so far, in nats: values and Monte Carlo variances of the two random terms,
-    contributions (value, variance, draws) of BINS bins of cells, per-example values or None, and the degrees of freedom
-    of the variance."""
+    contributions (value, variance, draws) of BINS bins of cells, per-example values or None, the degrees of freedom of
+    the variance, and the third cumulants of both terms' errors, nats³."""
 
     diffusion: tuple[float, float]
     reconstruction: tuple[float, float]
     bins: Tensor
     examples: ExampleValues | None
     freedom: float
+    third: tuple[float, float] = (0.0, 0.0)
 
     @property
     def value(self) -> float:
@@ -57,6 +59,27 @@ class Summary:
     def variance(self) -> float:
         """Of both terms; their draws are independent."""
         return self.diffusion[1] + self.reconstruction[1]
+
+    def stopped(self) -> Summary:
+        """The result where draws were stopped by its variance, less the bias −K₃/V of that (see `error_bars.py`), at
+        most one standard error. The bins take the diffusion term's by their variances, the examples equal parts."""
+        V = self.variance
+        if not 0 < V < math.inf:
+            return self
+        most = math.sqrt(V)
+        d, r = (min(max(third / V, -most), most) for third in self.third)
+        bins = self.bins.clone()
+        bins[:, 0] += d * bins[:, 1] / bins[:, 1].sum().clamp_min(1e-300)
+        rows = self.examples
+        if rows is not None:
+            rows = replace(rows, diffusion=rows.diffusion + d, reconstruction=rows.reconstruction + r)
+        return replace(
+            self,
+            examples=rows,
+            diffusion=(self.diffusion[0] + d, self.diffusion[1]),
+            reconstruction=(self.reconstruction[0] + r, self.reconstruction[1]),
+            bins=bins,
+        )
 
 
 def residuals(fit: TermFit, features: Features, examples: Tensor, cells: Tensor, columns: Tensor) -> Tensor:
