@@ -258,7 +258,8 @@ def next_block(
     goal = scatter.goal(target, N)
     k, m = cheapest(problem, scatter, max((goal - scatter.total) / remaining, _LEAST_SHARE * goal / N))
     # of few examples each counts: none is to have its error from a pair or two
-    return max(min(k, _FINER_THAN_PLANNED * plan.strata), LEAST_STRATA, MIN_DRAWS / N), min(m, max(1.0, 2 * plan.reconstructions))
+    k = min(k, _FINER_THAN_PLANNED * plan.strata)
+    return max(k, LEAST_STRATA, MIN_DRAWS / N), min(m, max(1.0, 2 * plan.reconstructions))
 
 
 def cheapest(problem: Problem, scatter: Scatter, variance: float) -> tuple[float, float]:
