@@ -151,3 +151,8 @@ def laps_of(seed: int, chance: Tensor, sample: int, laps: Tensor) -> Tensor:
         order = order.gather(1, torch.searchsorted(edges, at, right=True).clamp_max(N - 1))
         order = order.gather(1, Purpose.LAP_SHUFFLE.permutations(seed, N, sample, laps))
     return order
+
+
+def even(count: int, parts: int) -> list[int]:
+    """`count` in `parts` that differ by at most one."""
+    return [count // parts + (k < count % parts) for k in range(parts)]

@@ -145,12 +145,12 @@ class PooledDesign:
 
         order = Purpose.RECONSTRUCTION_ORDER.permutation(seed, reconstructions, draw=offset)
         past = [s.reconstruction for s in self.stages]
-        examples, numbers, weight, lap = folds.draws(_even(reconstructions, len(folds)), 0, offset, order, past)
+        examples, numbers, weight, lap = folds.draws(laps.even(reconstructions, len(folds)), 0, offset, order, past)
         draws = Draws.first_level(examples, numbers)
         columns = self.runner.columns(problem, draws, controls, partial=True)
         first = Observations(examples, draws.keys, columns, weight, lap)
 
-        planned = _even(strata if len(problem.cells) else 0, len(folds))
+        planned = laps.even(strata if len(problem.cells) else 0, len(folds))
         counts = [0] * len(planned) if self.runner.stopped else planned
         # in random order, so that an interrupt leaves a sample of the strata and not the first stretch of the chain
         pairs = Purpose.DIFFUSION_ORDER.permutation(seed, sum(counts), draw=offset)
@@ -299,8 +299,3 @@ class PooledDesign:
             examples, cells, columns = draws.examples[rows], draws.cells[rows], draws.columns[rows]
             residual[rows] = residuals(fit, self.pilot.features, examples, cells, columns)
         return residual * draws.weight
-
-
-def _even(count: int, parts: int) -> list[int]:
-    """`count` in `parts` that differ by at most one."""
-    return [count // parts + (k < count % parts) for k in range(parts)]
