@@ -179,3 +179,16 @@ def test_samples_are_of_the_model():
     u = nelbo.maths.keys.Purpose.SAMPLE_CODE.uniform(1, torch.arange(200), shape=(1,))
     value = middle + SCALE * torch.special.ndtri(u)
     assert torch.equal(drawn, ((value + 1) * (K - 1) / 2).round().clamp(0, K - 1).long())
+
+
+@pytest.mark.filterwarnings("ignore:the chain does not end at its prior", "ignore:max_nfe=")
+def test_a_budget_counts_encoding_and_trials():
+    """All draws of a short chain where they fit, else a plan within the budget; too few are refused by name."""
+    x = linear.X.repeat(4, 1)
+    steps = linear.prior().steps
+    whole = 12 * (1 + 2 * (steps + 1)) + 15
+    for budget, name in ((whole, "exhaustive"), (whole - 1, "adaptive")):
+        bound = nelbo.evaluate(linear.model(), x, max_nfe=budget, progress=False)
+        assert bound.estimator["name"] == name and bound.nfe_total <= budget
+    with pytest.raises(UsageError, match=r"max_nfe=20 of a latent model.*12 examples"):
+        nelbo.evaluate(linear.model(), x, max_nfe=20, progress=False)

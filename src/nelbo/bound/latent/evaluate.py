@@ -17,14 +17,15 @@ from nelbo.bound.estimate import Estimate, LatentEstimate, LatentPerExample, Ter
 from nelbo.bound.estimators import Estimator
 from nelbo.bound.evaluate import choose, estimated
 from nelbo.bound.latent.chain import LatentChain
+from nelbo.bound.planned.adaptive import Adaptive
 from nelbo.bound.planned.laps import random_examples
 from nelbo.bound.prepare import PRECISIONS, Prepared
 from nelbo.bound.problem import Draws
 from nelbo.bound.result import Bound
 from nelbo.bound.runner import Runner
 from nelbo.bound.tolerance import Relative
-from nelbo.bound.trial import trial, tried
-from nelbo.errors import UnknownNameError
+from nelbo.bound.trial import EVALUATIONS, trial, tried
+from nelbo.errors import UnknownNameError, UsageError
 from nelbo.maths.keys import Purpose
 from nelbo.maths.units import bits_per_dim
 from nelbo.model.calling import condition_rows
@@ -69,7 +70,16 @@ def evaluate(
             "the scale of the likelihood was not fitted, and the bound is larger for it: "
             "model = nelbo.latent.fit_likelihood(model, other_images) fits it to images that are not evaluated"
         )
-    chosen = choose(estimator, chain, tolerance, max_nfe, per_example, any_cost)
+    beside = runner.nfe + 3 * EVALUATIONS + FirstLevel.cost(chain, every=per_example)
+    left = None if max_nfe is None else max_nfe - beside
+    if left is not None and left < 1:
+        raise UsageError(
+            f"max_nfe={max_nfe} of a latent model and {chain.examples} examples",
+            f"allow more than {beside}, which encoding them and trying the networks take, or give fewer examples",
+        )
+    chosen = choose(estimator, chain, tolerance, left, per_example, any_cost)
+    if isinstance(chosen, Adaptive) and chosen is not estimator:
+        chosen = dataclasses.replace(chosen, max_nfe=max_nfe)  # it counts what was spent before
     of_prior: list[FirstLevel] = []
 
     def before() -> list[str]:
@@ -165,6 +175,11 @@ class FirstLevel:
     term: TermEstimate
     of_each: Tensor
     random: bool
+
+    @staticmethod
+    def cost(chain: LatentChain, *, every: bool) -> int:
+        """Evaluations of `of`."""
+        return 0 if chain.free_first else (2 * chain.examples if every else min(SPLIT, 2 * chain.examples))
 
     @classmethod
     def of(cls, chain: LatentChain, runner: Runner, *, every: bool) -> FirstLevel:
