@@ -78,7 +78,7 @@ BREAKS = [
     Break("twice the step forgotten", "bound.contrast.score:_summed", operation("/")[-1].keep_left(), one_number),
     Break("the gradient of a mean", "bound.contrast.score:_gradient", call("sum").to("mean"), several),
     Break("the ratio upside down", "bound.contrast.log_ratio:log_ratio", operation("-")[0].swapped(), ratio),
-    Break("the priors forgotten", "bound.contrast.contrast:raced", operation("+")[-1].keep_left(), whole),
+    Break("the priors forgotten", "bound.contrast.contrast:raced", operation("+")[-2].keep_left(), whole),
     Break("a decoder of its own is forgotten", "bound.contrast.alternatives:Chains.first_differs",
           call("any").becomes(False), whole),
     Break("two tails for one", "maths.student:quantile", number(2)[0].to(1), quantiles),
