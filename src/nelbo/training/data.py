@@ -21,7 +21,7 @@ from nelbo.errors import UsageError
 from nelbo.maths.keys import Purpose
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
-from nelbo.model.tokens.domain import scored_places
+from nelbo.model.tokens.domain import check_same_symbols, scored_places
 from nelbo.model.tokens.model import TokenModel
 from nelbo.training.config import Augmentation, TrainConfig
 from nelbo.typing import Condition, Json
@@ -112,6 +112,7 @@ def split(examples: Examples, validation: Examples | None, settings: TrainConfig
     if every is None:
         return TrainingData(examples, rows, none, condition, None, False)
     if validation is not None:
+        check_same_symbols(examples.facts, validation.facts, validation.name)
         part = validation.first(count or MOST_VALIDATED)
         if settings.condition is not None and examples.classes:
             part = classes.by_name(part, examples.classes, "the training data have")

@@ -152,6 +152,11 @@ def test_a_text(tmp_path):
     bound = nelbo.evaluate(tmp_path / "run", spec, tolerance=0.5)
     assert {"bits_per_byte"} <= {u["name"] if isinstance(u, dict) else u for u in bound.to_dict()["units"]}
     assert nelbo.sample(tmp_path / "run", 2).shape == (2, 16)
+    (tmp_path / "b.txt").write_text("abc " * 40)
+    other = f"text:{tmp_path / 'b.txt'}#length=16#tokenizer=chars"
+    with pytest.raises(UsageError, match="differ in their alphabet: 7 and 4 characters"):
+        nelbo.evaluate(tmp_path / "run", other)
+    assert nelbo.evaluate(tmp_path / "run", f"{other}#alphabet={tmp_path / 'a.txt'}", tolerance=0.5).nfe_total > 0
 
 
 @pytest.mark.slow

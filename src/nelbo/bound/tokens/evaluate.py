@@ -33,7 +33,7 @@ from nelbo.maths.units import LOG_2, bits_per_dim
 from nelbo.model.calling import condition_rows
 from nelbo.model.examples import Examples
 from nelbo.model.tokens.denoiser import NetworkTokenDenoiser
-from nelbo.model.tokens.domain import scored_places
+from nelbo.model.tokens.domain import check_same_symbols, scored_places
 from nelbo.model.tokens.model import TokenModel
 from nelbo.process.grid import Grid
 from nelbo.process.tokens import counts
@@ -152,6 +152,7 @@ def prepare(
     model = model.for_data(examples.data)
     if grid is not None:
         model = model.with_grid(grid)
+    check_same_symbols(model.provenance.get("data", {}), examples.facts, examples.name)
     checked = model.domain.checked(examples.data)
     scored = scored_places(checked, prompt, mask)
     if examples.prompt is not None or examples.mask is not None:

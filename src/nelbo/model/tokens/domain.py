@@ -12,7 +12,7 @@ from nelbo.arguments import numbers
 from nelbo.equation import equation
 from nelbo.errors import DomainError, ShapeError, UsageError
 from nelbo.parts import Part
-from nelbo.typing import Shape
+from nelbo.typing import Json, Shape
 
 
 @numbers
@@ -85,6 +85,23 @@ def first_places(data: Tensor, count: int) -> Tensor:
     if isinstance(count, bool) or not 0 <= count < L:
         raise UsageError(f"prompt={count} of sequences of {L} places", f"give a number from 0 to {L - 1}")
     return (torch.arange(L) < count).expand(data.shape)
+
+
+def check_same_symbols(trained: Json, given: Json, name: str) -> None:
+    """Errors: UsageError where facts of data say that symbols stand for something else than in a model's training: the
+    same numbers would be other characters, and no bound would show it."""
+    for key in ("tokenizer", "alphabet", "tokenizer_fingerprint"):
+        one, other = trained.get(key), given.get(key)
+        if key == "tokenizer" and "tokenizer_fingerprint" in trained and "tokenizer_fingerprint" in given:
+            continue  # a path
+        if one is None or other is None or (one == other if key != "alphabet" else set(one) == set(other)):
+            continue
+        what = {"alphabet": f"{len(one)} and {len(other)} characters"}.get(key, f"{one} and {other}")
+        raise UsageError(
+            f"the symbols of the model's training and those of {name} differ in their {key.replace('_', ' ')}: {what}",
+            "read the text by the symbols of the training: #tokenizer=chars#alphabet=FILE with the text that it was "
+            "trained on, or the same #tokenizer",
+        )
 
 
 @equation("token-prompt")
