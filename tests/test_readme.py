@@ -205,3 +205,11 @@ def test_newcomers_need_no_more_than_contributing_says(tmp_path):
         [sys.executable, "-c", NEWCOMERS, str(tmp_path / "model")], capture_output=True, text=True, check=False
     )
     assert done.stdout.strip() == "all of it works", done.stderr
+
+
+def test_the_version_is_the_same_everywhere():
+    """In the changelog's newest section, the citation, and the result that the README prints."""
+    released = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    cited = re.search(r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    printed = re.search(r"^fingerprints .*nelbo (\S+)$", README, re.MULTILINE)
+    assert {found[1] for found in (released, cited, printed) if found} == {nelbo.__version__}
