@@ -6,14 +6,16 @@ exact bound of the given examples, and all give an unbiased estimate of their ow
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from nelbo.arguments import numbers
 from nelbo.bound.estimate import Estimate, Stratum
+from nelbo.bound.planned import error_bars
 from nelbo.bound.problem import Draws, Problem
 from nelbo.bound.runner import Runner
 from nelbo.errors import UsageError
@@ -60,6 +62,12 @@ class Exhaustive(Estimator):
                 "give draws ≥ 2, or draws = 1 with at least 2 paired examples, so that there is an error bar",
             )
 
+    @classmethod
+    def of(cls, problem: Problem) -> Exhaustive:
+        """Two draws, or as many as tell an error bar where draws can be `alike`."""
+        levels = problem.examples * len(problem.cells)
+        return cls(1 + math.ceil(error_bars.ENOUGH / levels)) if problem.alike and levels else cls()
+
     def describe(self) -> Json:
         paired = {"paired": self.paired} if self.draws == 1 else {}
         return {"name": self.name, "draws": self.draws, **paired}
@@ -85,7 +93,10 @@ class Exhaustive(Estimator):
             value += v
             variance += w
             strata.append(Stratum.between(problem.edge(cell), problem.edge(cell + 1), v, w, len(examples)))
-        return Estimate.of(prior, (value, variance), reconstruction, strata, self.describe())
+        estimate = Estimate.of(prior, (value, variance), reconstruction, strata, self.describe())
+        n = problem.examples
+        differences = problem.steps * (min(self.paired, n) if self.draws == 1 else n * (self.draws - 1))
+        return replace(estimate, note=error_bars.of_few(differences) if problem.alike else None)
 
     def _draws(self, problem: Problem) -> tuple[Tensor, Tensor]:
         """Examples and draw numbers of one level."""

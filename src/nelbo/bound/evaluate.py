@@ -169,7 +169,9 @@ def choose(
     any_cost: bool = False,
 ) -> Estimator:
     """The estimator called `name`, or what `auto` picks: every level twice where the whole of that costs no more than
-    a pilot would, else `Adaptive` to the tolerance. Errors: UnknownNameError listing the names."""
+    a pilot would and two draws are never alike, else `Adaptive` to the tolerance.
+
+    Errors: UnknownNameError listing the names."""
     if isinstance(name, Estimator):
         return name
     design = name if name in ("pooled", "per_example") else "per_example" if per_example else "auto"
@@ -177,7 +179,7 @@ def choose(
     if name == "auto":
         every = Exhaustive()
         pilot = EXAMPLES * (NODES + 2)
-        if problem.steps is not None and every.cost(problem) <= min(pilot, max_nfe or pilot):
+        if problem.steps is not None and not problem.alike and every.cost(problem) <= min(pilot, max_nfe or pilot):
             return every
         return adaptive
     if name == design:
@@ -190,4 +192,4 @@ def choose(
         )
     if name not in [*ESTIMATORS]:
         raise UnknownNameError.of("estimator", name, ["auto", *ESTIMATORS])
-    return Exhaustive() if name == "exhaustive" else Stratified()
+    return Exhaustive.of(problem) if name == "exhaustive" else Stratified()

@@ -151,6 +151,12 @@ class Problem(ABC):
         return False
 
     @property
+    def alike(self) -> bool:
+        """Whether two draws of a term can be one and the same, as those of a few hidden places can: a few draws that
+        agree then do not show that nothing varies."""
+        return False
+
+    @property
     def control_columns(self) -> int:
         """C."""
         return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import subprocess
 import sys
@@ -10,7 +11,11 @@ import pytest
 import torch
 
 import nelbo
+from nelbo.bound.checks import NelboWarning
+from nelbo.bound.estimators import Exhaustive
 from nelbo.errors import DomainError, ShapeError, UsageError
+from nelbo.model.tokens.reverse import TokenReverse
+from tests.bound.tokens import oracles
 from tests.bound.workers import on_two
 from tests.model.tokens.checks import markov
 
@@ -38,6 +43,24 @@ def test_a_corpus_changes_no_value():
         data = nelbo.exact.CategoricalData(torch.full((4, 17), 1 / 17))
         images = data.model(nelbo.schedules.logsnr_linear(8.0, -8.0), nelbo.grids.continuous())
         nelbo.evaluate(images, data.sample(4), corpus=X)
+
+
+def test_draws_that_agree_by_chance():
+    """Of one sequence of two symbols each step has two draws, and two of them agree half of the time."""
+    data = oracles.joint(2, 2, seed=3)
+    x = data.sample(1, seed=1)
+    exact = float(-data.log_prob(x)) / 2 / math.log(2)
+    for seed, estimator in ((0, "auto"), (3, "auto"), (0, "exhaustive"), (3, "exhaustive")):
+        bound = nelbo.evaluate(data.model(), x, seed=seed, estimator=estimator)
+        error = bound.standard_error.estimator
+        assert 0 < error < 0.01 and abs(bound.bits_per_dim - exact) < 4 * error and not bound.warnings
+    for few in ({"estimator": Exhaustive(2)}, {"max_nfe": 9}):  # of which the first has an error bar of 0
+        with pytest.warns(NelboWarning, match="may agree by chance"):
+            nelbo.evaluate(data.model(), x, seed=0, **few)
+    one = dataclasses.replace(data.model(), reverse=TokenReverse(block=1))  # nothing is random
+    bound = nelbo.evaluate(one, x)
+    assert (bound.estimator["draws"], bound.standard_error.estimator) == (2, 0)
+    assert abs(bound.bits_per_dim - exact) < 1e-6
 
 
 @pytest.mark.slow

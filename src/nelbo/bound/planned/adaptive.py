@@ -73,7 +73,7 @@ class Adaptive(Estimator):
         return self.max_nfe or 0
 
     def estimate(self, problem: Problem, runner: Runner) -> Estimate:
-        prior = problem.priors()
+        prior, before = problem.priors(), runner.nfe
         pilot = run(problem, runner, self.pilot, regressed=self.regression, controlled=self.controls)
         known = cost.of_pilot(problem, pilot, prior)
         result: Summary | None = None
@@ -120,6 +120,8 @@ class Adaptive(Estimator):
             note = f"the tolerance {self.tolerance} was not reached with {runner.nfe} evaluations"
             if self.max_nfe is not None:
                 note = f"max_nfe={self.max_nfe} was reached before the tolerance {self.tolerance}"
+        elif problem.alike:
+            note = error_bars.of_few((runner.nfe - before - pilot.nfe) / 2)
         estimator = {
             **self.describe(),
             "picked": design.name,

@@ -112,6 +112,16 @@ def of_squares(c: Tensor, freedom: int | Tensor = 1) -> tuple[float, float]:
     return variance * widening(of_sum, float((degrees + 1).mean()) * len(c), skewness), of_sum
 
 
+def of_few(differences: float) -> str | None:
+    """A note on an error bar of so few differences of draws that can be alike (`Problem.alike`); None of enough."""
+    if differences >= ENOUGH:
+        return None
+    return (
+        f"the error bar is of {differences:g} differences of draws, which may agree by chance: it may be far too "
+        f"short, or 0; {ENOUGH:g} would tell it: leave estimator='auto', or give more draws, or a larger max_nfe"
+    )
+
+
 def of_strands(errors: Tensor) -> float:
     """The factor of errors (n, k) of single strata, where draws of other strata of a strand depend on them.
 

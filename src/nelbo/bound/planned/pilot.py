@@ -127,7 +127,8 @@ def run(problem: Problem, runner: Runner, examples: int, *, regressed: bool = Tr
     reconstruction = regression.at_nodes(first[:P].reshape(P, 1, width).numpy(), np.ones(1), F, first_near.numpy(), 0)
     regression.noise_of_two(reconstruction, first.reshape(2, P, width).numpy())
     near = near.double().numpy()
-    diffusion = regression.at_nodes(columns.numpy(), cells.scale[nodes].numpy(), F, near[nodes], 1, problem.foretold)
+    at = near[nodes.numpy()]  # a tensor of one node would index as a number does
+    diffusion = regression.at_nodes(columns.numpy(), cells.scale[nodes].numpy(), F, at, 1, problem.foretold)
     return Pilot(
         controls=controls,
         features=features,

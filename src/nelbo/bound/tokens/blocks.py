@@ -55,6 +55,11 @@ class BlockChain(TokenChain):
         """0: there is no such term."""
         return 0
 
+    @property
+    def alike(self) -> bool:
+        """Of blocks of one place nothing is random, and a draw of every step is exact."""
+        return self.model.reverse.block != 1 or self.ragged
+
     def position(self, u: float) -> tuple[float, float]:
         """The share of hidden places, and log-SNR, at a fraction of the cells."""
         place = u * len(self.cells)

@@ -82,6 +82,11 @@ class TokenChain(Problem):
         """The kernel of its steps."""
         return self._chain[1]
 
+    @property
+    def alike(self) -> bool:
+        """Noise of symbols has finitely many values."""
+        return self.cell_cost + self.first_cost > 0
+
     def rows(self, examples: Tensor) -> tuple[Tensor, Tensor]:
         """x and the scored places of `examples` (b,), on the device."""
         return self.data[examples].to(self.device), self.scored[examples].to(self.device)
