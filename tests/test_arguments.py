@@ -83,6 +83,20 @@ def coded(net) -> nelbo.DiffusionModel:
 CODED = coded(zeros)
 
 
+class Shifted(torch.nn.Module):
+    """A network with a parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.shift = torch.nn.Parameter(torch.zeros(()))
+
+    def forward(self, z, t):
+        return torch.zeros_like(z) + self.shift
+
+
+TRAINED = coded(Shifted())
+
+
 def compress(**options):
     written = nelbo.codec.compress(CODED, X, ARCHIVE["path"], few=True, **options)
     return written.bytes
@@ -121,7 +135,7 @@ EXAMPLES: dict[Callable[..., Any], dict[str, Any]] = {
     nelbo.data.resolve: dict(data=X, limit=9),
     nelbo.Monitor: dict(model=EXACT, data=X, budget=128, seed=3, patience=2, errors=0.5, batch_size=20),
     nelbo.bound_loss: dict(model=CODED, x=X, reconstruction_share=0.5, seed=3, step=2),
-    nelbo.RatioEstimator: dict(model=EXACT, reference=EXACT, data=X, seed=3),
+    nelbo.RatioEstimator: dict(model=TRAINED, reference=CODED, data=X, seed=3),
     nelbo.monitoring.planned_times: dict(model=CODED, data=X, seed=3, cells=8),
     nelbo.tighten: dict(model=EXACT, data=X, steps=2, limit=40, seed=3, batch_size=20, first_level="own"),
     nelbo.sample: dict(model=CODED, n=3, steps=2, seed=3, batch_size=2),

@@ -98,7 +98,7 @@ def makes():
 
 
 OTHERS = {
-    "nothing": (lambda: None, "the model is None", "DiffusionModel"),
+    "nothing": (lambda: None, "the model is None", "a model of nelbo"),
     "a module": (Network, "class Network", r"nelbo\.from_callable\(net, schedule=…, domain=…"),
     "a class of networks": (lambda: Network, "the class Network, not an object", r"Network\(…\).*from_callable\(net"),
     "a class of diffusers": (lambda: diffusers.UNet2DModel, "the class UNet2DModel", r"nelbo\.from_diffusers"),
@@ -119,11 +119,11 @@ OTHERS = {
     "weights": (lambda: Network().state_dict(), "OrderedDict of 0 entries", "load_state_dict"),
     "a tensor": (lambda: CODES, "class Tensor", r"\(model, data\)"),
     "an array": (CODES.numpy, "class ndarray", r"\(model, data\)"),
-    "a number": (lambda: 3, "class int", "DiffusionModel"),
-    "a schedule": (lambda: nelbo.schedules.linear(5), "class Table", "DiffusionModel"),
-    "the text of a network": (lambda: str(tiny()), r"a text of \d+ characters, 'UNet2DModel\(", "DiffusionModel"),
+    "a number": (lambda: 3, "class int", "a model of nelbo"),
+    "a schedule": (lambda: nelbo.schedules.linear(5), "class Table", "a model of nelbo"),
+    "the text of a network": (lambda: str(tiny()), r"a text of \d+ characters, 'UNet2DModel\(", "a model of nelbo"),
     "an address": (lambda: "https://somewhere/org/name", "is an address", "org/name"),
-    "a zero byte": (lambda: "run\0", "a text of 4 characters", "DiffusionModel"),
+    "a zero byte": (lambda: "run\0", "a text of 4 characters", "a model of nelbo"),
 }  # fmt: skip
 
 
@@ -144,7 +144,7 @@ FILES = {
     "pipe/model_index.json": ("give the folder", "pipe$"),
     "run/model.json": ("give the folder", "run$"),
     "mine.py": ("function in it", "mine:function"),
-    "data.nelbo": ("DiffusionModel", "package"),
+    "data.nelbo": ("a model of nelbo", "package"),
 }
 
 

@@ -137,7 +137,7 @@ def test_names_of_old_versions(tmp_path):
 
 @pytest.mark.parametrize("file", [PLAIN, BIN])
 def test_what_is_fetched_from_the_hub(saved, tmp_path, pipeline, monkeypatch, file):
-    """The description first; then safetensors, and .bin only where there are none."""
+    """The index and the descriptions first; then safetensors, and .bin only where there are none."""
     from nelbo.adapters.diffusers import folder
 
     (rewritten(dict, BIN) if file == BIN else with_copy)(saved)
@@ -158,7 +158,7 @@ def test_what_is_fetched_from_the_hub(saved, tmp_path, pipeline, monkeypatch, fi
     model = nelbo.from_diffusers("someone/something", bins=17)
     assert model.fingerprint() == nelbo.from_diffusers(pipeline, bins=17).fingerprint()
     weights = sorted(path.name for path in local.rglob("*") if path.suffix in (".safetensors", ".bin"))
-    assert weights == [file] and len(asked) == (2 if file == PLAIN else 3)
+    assert weights == [file] and len(asked) == (3 if file == PLAIN else 4)
 
 
 # ---------------------------------------------------------------- what is refused

@@ -64,7 +64,7 @@ def test_json_is_pure_whatever_a_plugin_prints(nelbo, trained, tmp_path, monkeyp
     assert "hello from the network" in result.err
 
 
-EXTRAS = {"train", "diffusers", "codec", "data", "lightning", "torchmetrics", "text"}
+EXTRAS = {"train", "diffusers", "codec", "data", "lightning", "torchmetrics", "transformers", "text"}
 
 
 def test_extras_are_those_of_the_package():

@@ -41,7 +41,8 @@ def codes(n: int, seed: int = 0) -> Tensor:
 
 
 CODED = [name for name in CASES if name not in
-         ("continuous", "density", "density, network", "exact ends", "mixture ends", "code mixture")]  # fmt: skip
+         ("continuous", "density", "density, network", "exact ends", "mixture ends", "code mixture", "of a scale",
+          "logistic")]  # fmt: skip
 
 
 def images(model: DiffusionModel, n: int, seed: int = 0) -> Tensor:

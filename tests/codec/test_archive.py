@@ -78,9 +78,12 @@ def test_round_trip_and_inspection(model, file, tmp_path):
 
 
 class Calls(list):
-    """Calls of a progress, with its note at the time."""
+    """Calls of a progress, with what is known of the result at the time."""
 
     note = ""
+
+    def result(self, text):
+        self.note = text
 
     def __call__(self, done, planned):
         self.append((done, planned, self.note))

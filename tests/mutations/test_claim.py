@@ -7,12 +7,12 @@ import pytest
 from nelbo.equations.derivation import derivations
 from nelbo.equations.registry import catalogue
 from tests.maths import test_units as units
-from tests.mutations import test_bound, test_model, test_process, test_verbs
+from tests.mutations import test_bound, test_contrast, test_latent, test_model, test_process, test_tokens, test_verbs
 from tests.mutations.breaks import apply
 from tests.mutations.functions import function_at
 from tests.mutations.places import call, number, operation
 
-TABLES = (test_process, test_model, test_bound, test_verbs)
+TABLES = (test_process, test_model, test_bound, test_verbs, test_tokens, test_contrast, test_latent)
 BREAKS = [row for table in TABLES for row in table.BREAKS]
 
 
@@ -22,7 +22,18 @@ def test_every_entry_and_every_derivation_notices_a_break():
 
 def test_formulas_of_every_room_are_broken():
     rooms = {function_at(row.target).__module__.split(".")[1] for row in BREAKS}
-    assert rooms == {"maths", "process", "model", "bound", "likelihood", "training", "sampling", "tightening", "codec"}
+    assert rooms == {
+        "maths",
+        "data",
+        "process",
+        "model",
+        "bound",
+        "likelihood",
+        "training",
+        "sampling",
+        "tightening",
+        "codec",
+    }
 
 
 def test_a_stale_break_says_so(monkeypatch):

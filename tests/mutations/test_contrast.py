@@ -47,6 +47,8 @@ summed = test_profile.test_looks_add_up
 polynomial = test_profile.test_a_curve_that_is_a_polynomial_is_read_exactly
 
 BREAKS = [
+    Break("a step's loss without its 1 −", "process.forward:one_minus_snr_ratio", call("expm1").to("exp"),
+          "contrast-difference"),
     Break("pairs without their opposite", "bound.gaussian_chain:GaussianChain._noise", call("column").becomes(1.0),
           opposite, "contrast-odd"),
     Break("a posterior upside down", "bound.contrast.race:Race.posterior", operation("-")[0].to("+"),

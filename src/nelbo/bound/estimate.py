@@ -83,8 +83,16 @@ class Stratum:
         return cls(far[0], near[0], far[1], near[1], mean, variance, evaluations)
 
 
+class Rows:
+    """Tensors (N,), a row an example, as the fields of a dataclass."""
+
+    def columns(self) -> dict[str, Tensor]:
+        """The tensors that there are, by name."""
+        return {name: rows for name, rows in vars(self).items() if rows is not None}
+
+
 @dataclass(frozen=True, eq=False)
-class PerExample:
+class PerExample(Rows):
     """Per-example bounds and terms in nats, each (N,) float64; standard_error is Monte Carlo noise alone."""
 
     nats: Tensor
@@ -92,10 +100,6 @@ class PerExample:
     prior: Tensor
     diffusion: Tensor
     reconstruction: Tensor
-
-    def columns(self) -> dict[str, Tensor]:
-        """The rows that there are, by name."""
-        return {name: rows for name, rows in vars(self).items() if rows is not None}
 
     @classmethod
     def of_nats(cls, nats: Sequence[float | None]) -> PerExample:

@@ -15,7 +15,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from nelbo.bound import checks
-from nelbo.bound.estimate import PerExample, TermEstimate
+from nelbo.bound.estimate import PerExample, Rows, TermEstimate
 from nelbo.bound.gaussian_chain import GaussianChain
 from nelbo.bound.prepare import prepare
 from nelbo.bound.result import Bound
@@ -50,7 +50,7 @@ class FlowTerms:
 
 
 @dataclass(frozen=True, eq=False)
-class FlowPerExample:
+class FlowPerExample(Rows):
     """Per-example values in nats, each (N,) float64: the sum, its Monte Carlo error (dequantisation and probes), its
     terms, and the estimated error of the solve by step doubling."""
 

@@ -4,8 +4,9 @@
     times         M around a place at rate u                the same, over the range of u
     uniform       u in a slice of [u_1, u_K]                (u_K − u_1)/α times the rate's cost, and the first level
 
-u is the unit time of an example, spread evenly over the batch (`times`): with counts that are stratified in this way
-the variance of the gradient is a fraction of that of times with a weight 1/t. `bound/tokens` has the same terms.
+u is the unit time of an example, spread evenly over the batch (`times`). In a small network the variance of the
+gradient with counts that are stratified in this way was two thirds of that of random times with a weight 1/t; in
+trained networks of text the difference was within the measurement's error. `bound/tokens` has the same terms.
 """
 
 from __future__ import annotations
