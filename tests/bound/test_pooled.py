@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from nelbo.bound.planned import crossfit, error_bars
+from nelbo.bound.planned.allocation import DesignPlan
 from nelbo.bound.planned.laps import Folds, credit, laps_of, random_examples
+from nelbo.bound.planned.pooled import PooledDesign
 from nelbo.bound.planned.regression import Features, TermFit
 
 N = 120
@@ -136,3 +140,12 @@ def test_laps_that_are_kept_are_the_same():
     parts = [folds._own(0, 1, torch.arange(a, b)) for a, b in ((0, 50), (50, 50), (50, 300), (300, 330))]
     assert torch.equal(torch.cat(parts), random_examples(7, q, 2, torch.arange(330)))
     assert torch.equal(laps_of(7, q, 2, torch.arange(2)).flatten(), random_examples(7, q, 2, torch.arange(2 * N)))
+
+
+@pytest.mark.parametrize("known", [(math.inf, math.inf), (math.inf, 1.0), (1.0, math.inf)])
+def test_a_stage_that_tells_no_variance_leaves_the_ratio_of_the_plan(known):
+    """As after an interrupt in the first stage, where a term has too few draws."""
+    design: Any = object.__new__(PooledDesign)
+    design.problem = SimpleNamespace(cell_cost=1, first_cost=1)
+    design.summary = lambda: SimpleNamespace(diffusion=(0.0, known[0]), reconstruction=(0.0, known[1]))
+    assert design._size(DesignPlan(100.0, 25.0, 225.0, 225.0), 1.0, [10, 5]) == [90, 20]

@@ -46,8 +46,8 @@ from nelbo import runtime
 from nelbo.runtime.processes import _lost
 whole = runtime.Processes.__init__
 
-def late(self):
-    whole(self)
+def late(self, *signals):
+    whole(self, *signals)
     if self.rank == 0:  # still connecting when another has reported its failure and ended
         self._store.wait(["nelbo/failed/0"])
         raise _lost("the processes did not find each other")

