@@ -39,6 +39,7 @@ from nelbo.bound.planned.adaptive import Adaptive
 from nelbo.bound.problem import Draws
 from nelbo.bound.tokens.evaluate import PILOT, prepare
 from nelbo.bound.tokens.masked import MaskedChain
+from nelbo.model.examples import Examples
 from nelbo.workers import Run
 
 EPS = 1e-3
@@ -141,7 +142,8 @@ def table(one: TokenCase, args: argparse.Namespace) -> None:
         began = time.process_time()
         draws = recorded(chain, runner, args.draws)
         bare = (time.process_time() - began) / args.draws
-        shared = replace(chain, all_hidden=chain.ask_all_hidden(), corpus=one.corpus)
+        corpus = None if one.corpus is None else Examples(one.corpus)
+        shared = replace(chain, all_hidden=chain.ask_all_hidden(), corpus=corpus)
         n_star = limits(shared, runner, 0.01 * unit)
     few = one.held_out[: args.per_sequence]
     each = nelbo.evaluate(

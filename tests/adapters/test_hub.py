@@ -7,12 +7,16 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 import nelbo
 from nelbo.errors import UsageError
+from tests.expected import untrained
+from tests.model.tokens.folders import make
 from tests.training.cases import codes, small
 
 hub = pytest.importorskip("huggingface_hub")
+pytestmark = untrained
 
 
 @pytest.fixture
@@ -53,6 +57,24 @@ def test_a_model_of_nelbo_goes_and_comes_back(stored, tmp_path):
     errors = bound.standard_error
     for error in (errors.estimator, errors.data):  # each by itself, beside the whole
         assert f"{error:.5f} of the" in text or f"{error:.5f} of these" in text
+
+
+def test_a_model_of_symbols_goes_and_comes_back(stored, tmp_path):
+    """With its bound in bits a symbol, since its networks have no bits/dim."""
+    model = make("counts")
+    bound = nelbo.evaluate(model, torch.tensor([[1, 2, 3], [0, 1, 1]]), estimator="exhaustive")
+    assert nelbo.push_to_hub(model, "someone/symbols", bound=bound) == "hub:someone/symbols"
+    assert nelbo.load("someone/symbols").fingerprint() == model.fingerprint()
+    assert nelbo.load(nelbo.save_pretrained(model, tmp_path / "kept")).fingerprint() == model.fingerprint()
+    text = (stored / "someone" / "symbols" / "README.md").read_text()
+    assert "sequences of 3 symbols of 4" in text and f"{bound.bits_per_dim:.3f}" in text and "bits/token" in text
+    assert 'type: "bits_per_token"' in text and "bits_per_dim" not in text and "pipeline_tag" not in text
+    assert "pipeline_tag" not in (tmp_path / "kept" / "README.md").read_text()
+    with pytest.raises(UsageError, match="a callable that a folder cannot hold"):
+        network = nelbo.tokens.from_callable(
+            lambda z: torch.zeros(*z.shape, 4), vocabulary=4, length=3, kernel=nelbo.tokens.absorbing(4)
+        )
+        nelbo.push_to_hub(network, "someone/none")
 
 
 def test_a_model_of_diffusers_goes_as_its_folder(stored):

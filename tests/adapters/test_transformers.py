@@ -269,3 +269,7 @@ def test_code_of_a_folder(tmp_path, monkeypatch, kind):
     logits[[PAD, MASK]] = -torch.inf
     found = model.for_data(z).predict(z, z == MASK, None)[0, 1]
     assert float((found.exp() - logits.double().softmax(-1)).abs().max()) < 1e-6
+    net = model.denoiser.net.inner  # type: ignore[attr-defined]
+    net.config.max_sequence_length = None  # nothing says how many places it takes: any number
+    free = nelbo.from_transformers(net, tokenizer=language.tokenizer(around=False))
+    assert free.domain.length == 128 and free.for_data(torch.zeros(1, 300).long()).domain.length == 300

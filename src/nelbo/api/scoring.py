@@ -21,6 +21,7 @@ from nelbo.bound.ragged import evaluate as ragged_bounds
 from nelbo.bound.ragged import padding
 from nelbo.bound.result import Bound
 from nelbo.bound.tokens import evaluate as token_bounds
+from nelbo.bound.tokens.chain import CORPUS
 from nelbo.bound.tolerance import Relative
 from nelbo.data import readers
 from nelbo.errors import UsageError
@@ -124,7 +125,7 @@ def evaluate(
         if isinstance(loaded, TokenModel):
             tokens = TokenInputs.of(data, limit=limit, condition=condition, grid=grid, prompt=prompt, mask=mask)
             places = {"condition": tokens.condition, "prompt": tokens.prompt, "mask": tokens.mask}
-            counted = None if corpus is None else readers.resolve(corpus).data
+            counted = None if corpus is None else readers.resolve(corpus, limit=CORPUS)
             return token_bounds.evaluate(loaded, tokens.examples, run, grid=grid, corpus=counted, **places, **how)
         if prompt is not None or corpus is not None:
             raise UsageError("prompt or corpus with a model of images", "they are of sequences of symbols")

@@ -37,6 +37,7 @@ def evaluate(
     condition: options.Condition = None,
     prompt: options.Prompt = None,
     mask: options.Mask = None,
+    corpus: options.Corpus = None,
     surprisal: Annotated[
         Path | None,
         typer.Option(
@@ -77,6 +78,7 @@ def evaluate(
                 limit=limit,
                 condition=condition,
                 prompt=given,
+                corpus=corpus,
                 overrides=choices.overrides(),
                 trust_code=trust_code,
                 precision=precision,

@@ -55,6 +55,15 @@ Mask = Annotated[
         "--mask", metavar="KEY", help="Of symbols: the array of the npz file that says what is scored and no padding."
     ),
 ]
+Corpus = Annotated[
+    str | None,
+    typer.Option(
+        "--corpus",
+        metavar="DATA",
+        help="Of symbols: other sequences, such as the network's training data, whose neighbours foretell costs: fewer "
+        "evaluations for the same bound.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Use only the first N examples.")]
 Steps = Annotated[

@@ -13,21 +13,24 @@ import shlex
 from typing import Any
 
 from nelbo._version import __version__
+from nelbo.bound import units
 from nelbo.bound.evaluate import ESTIMATORS
 from nelbo.bound.result import Bound
 from nelbo.bound.values import error_in_words
 from nelbo.documents.numbers import plus_minus
 from nelbo.documents.tables import NOT_MEASURABLE
 from nelbo.model.diffusion import DiffusionModel
+from nelbo.model.tokens.model import TokenModel
 from nelbo.typing import Json
 
 TASK = "unconditional-image-generation"
+OF_TEXT = "text-generation"
 _SIGNS = "\\`*_[]#|~"
 """Signs of Markdown within a line, beside those of HTML."""
 
 
 def card(
-    model: DiffusionModel,
+    model: DiffusionModel | TokenModel,
     bound: Bound | None = None,
     *,
     name: str,
@@ -38,7 +41,7 @@ def card(
 
     license: an identifier of the hub ("apache-2.0"); left out where None. library: what loads the folder.
     """
-    meta = metadata(bound, name=name, license=license, library=library)
+    meta = metadata(bound, name=name, license=license, library=library, task=task_of(model))
     sections = [f"---\n{yaml(meta)}---\n", f"# {escaped(name)}\n", _about(model, library)]
     if bound is not None:
         sections.append(_likelihood(bound))
@@ -46,17 +49,28 @@ def card(
     return "\n".join(sections)
 
 
-def metadata(bound: Bound | None, *, name: str, license: str | None, library: str) -> Json:
+def task_of(model: DiffusionModel | TokenModel) -> str | None:
+    """The hub's name for what a model makes; None of symbols that are not known to be a text."""
+    if isinstance(model, DiffusionModel):
+        return TASK
+    text = "tokenizer" in model.provenance.get("data", {}) or "transformers" in model.provenance
+    return OF_TEXT if text else None
+
+
+def metadata(bound: Bound | None, *, name: str, license: str | None, library: str, task: str | None = TASK) -> Json:
     """The metadata of the hub: library, license, tags, and the bound as a metric of the model index."""
     meta: Json = {"library_name": library}
     if license is not None:
         meta["license"] = license
-    meta |= {"pipeline_tag": TASK, "tags": ["diffusion", "ddpm", "nelbo", "likelihood"]}
+    if task is not None:
+        meta["pipeline_tag"] = task
+    kind = "ddpm" if task == TASK else "discrete-diffusion"
+    meta["tags"] = ["diffusion", kind, "nelbo", "likelihood"]
     if bound is None:
         return meta
-    unit = _unit(bound)
+    unit, measure = _unit(bound), _measure(bound)
     metric = {
-        "type": "bits_per_dim",
+        "type": measure,
         "name": f"variational bound, {unit}",
         "value": round(bound.bits_per_dim, 6),
         "args": {
@@ -68,8 +82,8 @@ def metadata(bound: Bound | None, *, name: str, license: str | None, library: st
     }
     # the hub expects the identifier of a data set: the name without its split
     dataset = {"name": bound.data["name"], "type": bound.data["name"].split(":")[0]}
-    result = {"task": {"type": TASK}, "dataset": dataset, "metrics": [metric]}
-    return {**meta, "metrics": ["bits_per_dim"], "model-index": [{"name": name, "results": [result]}]}
+    result = {"task": {"type": task or "other"}, "dataset": dataset, "metrics": [metric]}
+    return {**meta, "metrics": [measure], "model-index": [{"name": name, "results": [result]}]}
 
 
 def yaml(value: Any, indent: int = 0) -> str:
@@ -105,7 +119,9 @@ def fenced(text: str, language: str = "") -> str:
     return f"{fence}{language}\n{text}\n{fence}\n"
 
 
-def _about(model: DiffusionModel, library: str) -> str:
+def _about(model: DiffusionModel | TokenModel, library: str) -> str:
+    if isinstance(model, TokenModel):
+        return _about_symbols(model)
     domain = model.domain
     codes = f"{domain.bins} codes a value, on [{domain.low:g}, {domain.high:g}]" if domain.bins else "real values"
     steps = "continuous time" if model.steps is None else f"{model.steps} steps"
@@ -125,6 +141,16 @@ def _about(model: DiffusionModel, library: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _about_symbols(model: TokenModel) -> str:
+    domain = model.domain
+    steps = "continuous time" if model.steps is None else f"{model.steps} steps"
+    code = "import nelbo\n\nmodel = nelbo.load(FOLDER)\nsequences = nelbo.sample(model, n=16)"
+    return (
+        f"A diffusion model of sequences of {domain.length} symbols of {domain.vocabulary:,}, noised by the kernel "
+        f"{model.kernel.kind!r}: {steps}, {model.parameters:,} parameters.\n\n{fenced(code, 'python')}"
+    )
+
+
 def _likelihood(bound: Bound) -> str:
     measured = not math.isnan(bound.standard_error.total)
     errors = bound.standard_error.total if measured else bound.standard_error.estimator
@@ -135,15 +161,19 @@ def _likelihood(bound: Bound) -> str:
         if measured
         else f"of the estimator alone; with so few or equal examples, that of their sampling is {NOT_MEASURABLE}"
     )
+    of_tokens = units.is_of_tokens(bound.description)
     kind = (
-        "a code length: per value and on average, −log2 of the model's probability of an example is at most this"
+        "a code length: per symbol and on average, −log2 of the model's probability of a sequence is at most this"
+        if of_tokens
+        else "a code length: per value and on average, −log2 of the model's probability of an example is at most this"
         if bound.description["domain"]["bins"]
         else "a negative log density in the units of the data, and no code length"
     )
     name = bound.estimator["name"]
     named = f" --estimator {name}" if name in ESTIMATORS else ""
     fields = bound.to_dict()
-    parts = ("grid", "variance", "clipping", "decoder", "prior", "domain", "estimator")
+    parts = ("grid", "variance", "clipping", "decoder", "kernel", "schedule", "reverse", "prior", "domain", "units")
+    parts += ("estimator",)
     facts = {k: fields[k] for k in parts if k in fields}
     facts |= {k: fields[k] for k in ("precision", "seed", "examples", "nfe_total", "data", "model", "version")}
     return "\n".join(
@@ -165,7 +195,7 @@ def _likelihood(bound: Bound) -> str:
     )
 
 
-def _parts(model: DiffusionModel) -> str:
+def _parts(model: DiffusionModel | TokenModel) -> str:
     return "\n".join(
         [
             "## Parts\n",
@@ -182,7 +212,13 @@ def _parts(model: DiffusionModel) -> str:
     )
 
 
+def _measure(bound: Bound) -> str:
+    return "bits_per_token" if units.is_of_tokens(bound.description) else "bits_per_dim"
+
+
 def _unit(bound: Bound) -> str:
+    if units.is_of_tokens(bound.description):
+        return f"bits/{units.symbol(bound.data)}"
     return "bits/dim" if bound.description["domain"]["bins"] else "bits/dim (density)"
 
 

@@ -145,6 +145,10 @@ def test_commands_take_a_folder(good, tmp_path, capsys):
     assert execute(["evaluate", str(good), "--data", f"text:{text}#length=3", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["units"] == nelbo.evaluate(good, f"text:{text}#length=3").to_dict()["units"]
+    given = ["evaluate", str(good), "--data", f"text:{text}#length=3", "--corpus", f"text:{text}#length=5", "--json"]
+    assert execute(given) == 0
+    assert json.loads(capsys.readouterr().out)["data"] == printed["data"]
+    assert execute([*given[:5], f"{tmp_path / 'nothing'}.npz"]) == 2 and "nothing.npz" in capsys.readouterr().err
     assert execute(["info", str(good)]) == 0
     out = capsys.readouterr().out
     assert "absorbing (mask 4)" in out and "transformer" not in out and f"{make('counts').fingerprint()}" in out

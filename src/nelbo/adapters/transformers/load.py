@@ -25,7 +25,8 @@ LENGTH = 128
 """Places of a sequence, where nothing says another number and the network takes so many."""
 LIMITS = ("max_position_embeddings", "max_sequence_length", "n_positions")
 """Entries of configurations that say how many places a network takes."""
-_NONE = 10**9
+ANY = TokenDomain.limits["length"]
+"""Most places where nothing says it: networks with relative positions take any number."""
 
 
 @numbers
@@ -54,10 +55,11 @@ def from_transformers(
     text, and which never stand in a text: padding and those around it. around: those that are set around a text are
     shown to the network; they are no part of x, and the bound is of p(x | length). remove_special: what the network
     puts on symbols that never stand in a text is removed; data must not hold them at scored places. Places at the end
-    that hold the padding are not attended. length: L, 128 where None; data of another length, up to what the network
-    takes, are scored as sequences of their own length. mask: the mask's number, where neither says it. shift: the
-    logits at a place are those of the next (as the kind of network has it where None). block, grid, remove_mask: as of
-    `nelbo.tokens.from_callable`. trust_code: run the code of a folder that has its own.
+    that hold the padding are not attended. length: L, 128 where None; data of another length, up to what its files say
+    that the network takes (any where they do not), are scored as sequences of their own length. mask: the mask's
+    number, where neither says it. shift: the logits at a place are those of the next (as the kind of network has it
+    where None). block, grid, remove_mask: as of `nelbo.tokens.from_callable`. trust_code: run the code of a folder that
+    has its own.
 
     Errors: UsageError with the reason for a network that sees one side only, has no head or needs more than z;
     ModelFolderError for a folder that is damaged, lacks weights or would run code.
@@ -85,7 +87,7 @@ def from_transformers(
     absent = tuple(sorted(special.absent(around) - {special.mask})) if remove_special else ()
     inner = MaskedNetwork(net, _plain(config), before, after, pad)
     return TokenModel(
-        domain=TokenDomain(vocabulary, L, longest if longest < _NONE else None),
+        domain=TokenDomain(vocabulary, L, longest),
         kernel=Absorbing(special.mask),
         denoiser=NetworkTokenDenoiser(inner, vocabulary, shift=found.shift if shift is None else shift).eval(),
         grid=grid or Full(),
@@ -168,12 +170,12 @@ def _source(model: Any, tokenizer: Any, trust_code: bool) -> tuple[Json, Any, Js
 
 
 def _longest(config: Json, tokenizer: Any, special: Special) -> int:
-    """The most places that the network takes, a very large number where nothing says it."""
+    """The most places that the network takes; see `ANY`."""
     stated = [config[name] for name in LIMITS if isinstance(config.get(name), int) and config[name] > 0]
     if "roberta" in str(config.get("model_type")) and stated and special.pad is not None:
         stated = [stated[0] - special.pad - 1]  # its positions begin after the number of the padding
     written = getattr(tokenizer, "model_max_length", None)
-    return min([*stated, *([written] if isinstance(written, int) else []), _NONE])
+    return min([*stated, *([written] if isinstance(written, int) else []), ANY])
 
 
 def _vocabulary(net: nn.Module, config: Json) -> int:

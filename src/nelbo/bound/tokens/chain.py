@@ -13,6 +13,8 @@ from nelbo.bound.problem import Problem
 from nelbo.bound.tokens.controls import TokenControls, expected_errors, features
 from nelbo.bound.tokens.ngrams import NGrams
 from nelbo.errors import NumericalError
+from nelbo.model.examples import Examples
+from nelbo.model.tokens.domain import scored_places
 from nelbo.model.tokens.model import TokenModel
 from nelbo.process.tokens.kernel import Kernel
 from nelbo.process.tokens.levels import TokenLevels
@@ -36,8 +38,8 @@ def logsnr(noise: float, places: int) -> float:
 class TokenChain(Problem):
     """A model on its grid, checked sequences data (N, L) int64, and the places scored (N, L), at least one a row.
 
-    condition: keywords of the network, one row an example. device: where the network computes. corpus (M, L'): other
-    sequences of the kind, which n-grams are counted in; the data themselves where None.
+    condition: keywords of the network, one row an example. device: where the network computes. corpus: other sequences
+    of the kind, of any length, in which n-grams are counted; the data themselves where None.
     """
 
     model: TokenModel
@@ -46,7 +48,7 @@ class TokenChain(Problem):
     condition: Condition = field(default_factory=dict)
     seed: int = 0
     device: torch.device = _CPU
-    corpus: Tensor | None = None
+    corpus: Examples | None = None
 
     @property
     def examples(self) -> int:
@@ -108,8 +110,8 @@ class TokenChain(Problem):
         """Counts of neighbours in the corpus, or among `examples`: whole numbers, the same on every worker."""
         V = self.model.domain.vocabulary
         if self.corpus is not None:
-            rows = self.corpus[:CORPUS]
-            return TokenControls(NGrams.fit(rows, torch.ones_like(rows).bool(), V, own=0))
+            rows = self.corpus.first(CORPUS)
+            return TokenControls(NGrams.fit(rows.data, scored_places(rows.data, rows.prompt, rows.mask), V, own=0))
         return TokenControls(NGrams.fit(self.data[examples], self.scored[examples], V))
 
     def features(self, examples: Tensor, controls: object) -> tuple[Tensor, Tensor]:

@@ -62,7 +62,7 @@ def evaluate(
     condition: Mapping[str, Tensor] | None = None,
     prompt: Tensor | int | None = None,
     mask: Tensor | None = None,
-    corpus: Tensor | Any | None = None,
+    corpus: Examples | Tensor | Any | None = None,
     watch: Callable[[float, float], None] | None = None,
 ) -> Bound:
     """The variational bound of sequences `data` (N, L) of integers under `model`, in bits a scored token.
@@ -79,10 +79,8 @@ def evaluate(
     """
     started = time.perf_counter()
     prepared = prepare(model, data, run, grid=grid, condition=condition, prompt=prompt, mask=mask, watch=watch)
-    counted = None
-    if corpus is not None:
-        counted = Examples(model.domain.symbols(torch.as_tensor(corpus)))
-        prepared = dataclasses.replace(prepared, chain=dataclasses.replace(prepared.chain, corpus=counted.data))
+    counted = None if corpus is None else corpus_of(model, corpus)
+    prepared = dataclasses.replace(prepared, chain=dataclasses.replace(prepared.chain, corpus=counted))
     chain, runner = prepared.chain, prepared.runner
     notes = [*checks.overlap(model, prepared.examples), *model.notes]
     scored = Examples(chain.scored.long()).fingerprint
@@ -124,6 +122,13 @@ def evaluate(
     D = chain.dimensions
     a_token = estimate.over(chain.number).scaled(D * chain.examples / total)
     return Bound.of(a_token, D, fields, representative=representative)
+
+
+def corpus_of(model: TokenModel, corpus: Examples | Tensor | Any) -> Examples:
+    """The sequences in which neighbours are counted. Errors: DomainError; UsageError where their symbols are others."""
+    given = corpus if isinstance(corpus, Examples) else Examples(torch.as_tensor(corpus))
+    check_same_symbols(model.provenance.get("data", {}), given.facts, given.name)
+    return dataclasses.replace(given, data=model.domain.symbols(given.data))
 
 
 def law(chain: TokenChain, examples: Examples, prompt: Tensor | int | None, mask: Tensor | None) -> str:

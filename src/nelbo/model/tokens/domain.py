@@ -56,7 +56,8 @@ class TokenDomain(Part, family="token_domain", kind="tokens"):
         if data.ndim != 2 or data.shape[1] != self.length:
             raise ShapeError(
                 f"sequences of shape {tuple(data.shape)}",
-                f"give (N, {self.length}) integers: one row a sequence, shorter ones padded and told apart by `mask`"
+                f"give (N, {self.length}) integers: one row a sequence, shorter ones padded and told apart by `mask`; "
+                f"a text is cut so by text:FILE#length={self.length}"
                 + ("" if self.longest is None else f"; the network takes sequences of up to {self.longest} places"),
             )
         return self.symbols(data)
