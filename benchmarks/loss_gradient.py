@@ -40,8 +40,8 @@ def variance(model, network, data, times, steps: int, first: int) -> float:
 
 def learned(model, data, steps: int = 200) -> TimeSampler:
     """A density learned from losses, at the network as it is."""
+    from nelbo.training.batches import Batch
     from nelbo.training.criterion import Criterion
-    from nelbo.training.data import Batch
     from nelbo.training.objective import BoundObjective
     from nelbo.training.weighting import FLAT
 

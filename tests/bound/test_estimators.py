@@ -168,12 +168,12 @@ def test_conditions_follow_their_examples():
 
 def test_names_and_objects():
     finite = GaussianChain(checks.mixture_model(grid.even(5)), checks.POINTS)
-    assert choose("auto", finite) == Exhaustive()  # four examples at six levels: nothing to save
-    assert choose("exhaustive", finite) == Exhaustive() and choose("stratified", finite) == Stratified()
+    assert choose(finite, "auto") == Exhaustive()  # four examples at six levels: nothing to save
+    assert choose(finite, "exhaustive") == Exhaustive() and choose(finite, "stratified") == Stratified()
     mine = Exhaustive(5)
-    assert choose(mine, finite) is mine
+    assert choose(finite, mine) is mine
     continuous = GaussianChain(checks.mixture_model(grid.continuous()), checks.POINTS)
-    assert not isinstance(choose("auto", continuous), Exhaustive)
+    assert not isinstance(choose(continuous, "auto"), Exhaustive)
 
 
 test_nonsense_is_refused = refusals(
@@ -186,12 +186,12 @@ test_nonsense_is_refused = refusals(
         r"continuous grid\nhint: use estimator='stratified'",
     ),
     (
-        lambda: choose("exhaust", GaussianChain(checks.mixture_model(grid.even(2)), checks.POINTS)),
+        lambda: choose(GaussianChain(checks.mixture_model(grid.even(2)), checks.POINTS), "exhaust"),
         UnknownNameError,
         r"unknown estimator 'exhaust'\nhint: did you mean 'exhaustive'\? choose one of: auto, .*stratified",
     ),
     (
-        lambda: choose("importance", GaussianChain(checks.mixture_model(grid.even(2)), checks.POINTS)),
+        lambda: choose(GaussianChain(checks.mixture_model(grid.even(2)), checks.POINTS), "importance"),
         UnknownNameError,
         r"no longer part of the library\nhint: it is OneTime\('importance'\) of benchmarks/one_time.py .*auto, exh",
     ),

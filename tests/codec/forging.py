@@ -35,7 +35,8 @@ def together(header: Header | bytes, pieces: Sequence[Piece], junk: Sequence[byt
     if isinstance(header, Header):
         data, start = bytearray(header.to_bytes()), archive.checksum_start(header)
     else:
-        from nelbo.codec.header import MAGIC, VERSION, ByteWriter
+        from nelbo.codec.bytestream import ByteWriter
+        from nelbo.codec.header import MAGIC, VERSION
 
         data = bytearray(MAGIC + bytes([VERSION]) + bytes(ByteWriter().block(header).data))
         start = zlib.crc32(data)

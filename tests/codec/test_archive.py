@@ -14,9 +14,10 @@ import torch
 import nelbo
 from nelbo import codec
 from nelbo.codec import archive
+from nelbo.codec.bytestream import ByteReader, ByteWriter
 from nelbo.codec.compress import compress
 from nelbo.codec.decompress import decompress
-from nelbo.codec.header import ByteReader, ByteWriter, Header
+from nelbo.codec.header import Header
 from nelbo.codec.stack import Damaged
 from nelbo.errors import ArchiveError, NelboError, UsageError
 from nelbo.process import every_grid as grids

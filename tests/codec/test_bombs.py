@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from nelbo.codec import archive
+from nelbo.codec.bytestream import ByteWriter
 from nelbo.codec.compress import compress
 from nelbo.codec.decompress import decompress
-from nelbo.codec.header import MAX_CONDITIONS, ByteWriter, Header
+from nelbo.codec.header import MAX_CONDITIONS, Header
 from nelbo.codec.settings import check_settings
 from nelbo.codec.stack import Damaged
 from nelbo.errors import ArchiveError, UsageError

@@ -13,9 +13,9 @@ from PIL import Image
 import nelbo
 from nelbo.codec import names
 from nelbo.codec.archive import Chunk
+from nelbo.codec.bytestream import ByteWriter
 from nelbo.codec.compress import compress
 from nelbo.codec.decompress import decompress
-from nelbo.codec.header import ByteWriter
 from nelbo.codec.source import parse_metadata
 from nelbo.codec.stack import Damaged
 from nelbo.codec.target import member

@@ -15,9 +15,10 @@ import torch
 import nelbo
 from nelbo import codec
 from nelbo.codec.archive import Chunk
+from nelbo.codec.bytestream import ByteWriter
 from nelbo.codec.compress import compress
 from nelbo.codec.decompress import decompress
-from nelbo.codec.header import DTYPES, FORMS, ByteWriter, Header
+from nelbo.codec.header import DTYPES, FORMS, Header
 from nelbo.errors import ArchiveError, UsageError
 from nelbo.process import every_grid as grids
 from tests.codec import models

@@ -15,7 +15,7 @@ import torch
 import nelbo
 from nelbo import runtime
 from nelbo.errors import Interrupted
-from nelbo.training.data import Loader
+from nelbo.training.batches import Loader
 from nelbo.typing import Json
 
 torch.set_num_threads(1)

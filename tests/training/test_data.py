@@ -24,7 +24,7 @@ from nelbo.model.examples import Examples
 from nelbo.process import grid as grids
 from nelbo.process import schedule as schedules
 from nelbo.training import check_config, checkpoint, train
-from nelbo.training.data import BatchPart, Shuffle, augmented, batch_parts
+from nelbo.training.batches import BatchPart, Shuffle, augmented, batch_parts
 from tests.training.cases import codes, small
 
 PIL = pytest.importorskip("PIL.Image")

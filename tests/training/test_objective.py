@@ -21,10 +21,10 @@ from nelbo.model.exact import CategoricalData, GaussianData
 from nelbo.model.examples import Examples
 from nelbo.process import grid as grids
 from nelbo.process import schedule as schedules
+from nelbo.training.batches import Batch, BatchPart
 from nelbo.training.build import build_model
 from nelbo.training.config import check_config
 from nelbo.training.criterion import Criterion
-from nelbo.training.data import Batch, BatchPart
 from nelbo.training.objective import BoundObjective, HybridObjective, NoisedBatch, Objective, SimpleObjective
 from nelbo.training.times import TimeSampler, TimeSampling
 from nelbo.training.weighting import EDMMonotone, Flat, MinSNR, Sigmoid

@@ -15,9 +15,9 @@ from nelbo.model.decoder import NetworkCategorical
 from nelbo.model.examples import Examples
 from nelbo.model.mixture import NetworkMixture
 from nelbo.testing import at_noise
+from nelbo.training.batches import Batch
 from nelbo.training.build import build_model
 from nelbo.training.config import TrainConfig, check_config
-from nelbo.training.data import Batch
 from nelbo.training.objective import BoundObjective, NoisedBatch
 from nelbo.training.recipe import IMAGES, with_recipe
 

@@ -14,10 +14,10 @@ from nelbo.model.exact import GaussianData
 from nelbo.process import grid as grids
 from nelbo.process import schedule as schedules
 from nelbo.testing import at_noise
+from nelbo.training.batches import Batch
 from nelbo.training.build import build_model
 from nelbo.training.config import check_config
 from nelbo.training.criterion import Criterion
-from nelbo.training.data import Batch
 from nelbo.training.learned_schedule import TrainableSchedule
 from nelbo.training.loop import train
 from nelbo.training.objective import BoundObjective, NoisedBatch

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from scipy import stats
 
-from nelbo.training.data import BatchPart
+from nelbo.training.batches import BatchPart
 from nelbo.training.times import TimeSampler, TimeSampling, inverse_transform
 
 BATCH = 16

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, overload
+from typing import Literal, TypedDict, Unpack, overload
 
 from torch import Tensor
 
@@ -20,58 +20,37 @@ from nelbo.progress import callback, shows_progress
 from nelbo.sampling import Sampler, Trajectory
 from nelbo.sampling import latent as latent_draws
 from nelbo.sampling.tokens import draw as token_draws
-from nelbo.typing import Condition
+from nelbo.typing import Condition, Json
 from nelbo.workers import Alone, Run, Workers
 
 
-@overload
-def sample(
-    model: Model,
-    n: int,
-    *,
-    sampler: str | Sampler = ...,
-    steps: int | None = ...,
-    grid: str | Grid | None = ...,
-    codes: bool = ...,
-    condition: Condition | None = ...,
-    guidance: float | None = ...,
-    null_condition: Condition | None = ...,
-    start: Tensor | None = ...,
-    prompt: Tensor | None = ...,
-    trajectory: Literal[True],
-    overrides: Overrides | None = ...,
-    trust_code: bool = ...,
-    seed: int = ...,
-    batch_size: int | None = ...,
-    device: Device | None = ...,
-    progress: Progress | None = ...,
-    workers: Workers | None = ...,
-) -> Trajectory: ...
+class Options(TypedDict, total=False):
+    """The options of `sample`, but for `trajectory`, by which its result differs."""
+
+    sampler: str | Sampler
+    steps: int | None
+    grid: str | Grid | None
+    codes: bool
+    condition: Condition | None
+    guidance: float | None
+    null_condition: Condition | None
+    start: Tensor | None
+    prompt: Tensor | None
+    overrides: Overrides | None
+    trust_code: bool
+    seed: int
+    batch_size: int | None
+    device: Device | None
+    progress: Progress | None
+    workers: Workers | None
 
 
 @overload
-def sample(
-    model: Model,
-    n: int,
-    *,
-    sampler: str | Sampler = ...,
-    steps: int | None = ...,
-    grid: str | Grid | None = ...,
-    codes: bool = ...,
-    condition: Condition | None = ...,
-    guidance: float | None = ...,
-    null_condition: Condition | None = ...,
-    start: Tensor | None = ...,
-    prompt: Tensor | None = ...,
-    trajectory: Literal[False] = ...,
-    overrides: Overrides | None = ...,
-    trust_code: bool = ...,
-    seed: int = ...,
-    batch_size: int | None = ...,
-    device: Device | None = ...,
-    progress: Progress | None = ...,
-    workers: Workers | None = ...,
-) -> Tensor: ...
+def sample(model: Model, n: int, *, trajectory: Literal[True], **options: Unpack[Options]) -> Trajectory: ...
+
+
+@overload
+def sample(model: Model, n: int, *, trajectory: Literal[False] = ..., **options: Unpack[Options]) -> Tensor: ...
 
 
 @shows_progress("sampling")
@@ -130,54 +109,26 @@ def sample(
     """
     loaded = load(model, overrides=overrides, trust_code=trust_code)
     run = Run(device=device, batch_size=batch_size, seed=seed, progress=callback(progress), workers=workers or Alone())
+    how: Json = {
+        "sampler": sampler,
+        "steps": steps,
+        "grid": grid,
+        "condition": condition,
+        "guidance": guidance,
+        "null_condition": null_condition,
+        "start": start,
+    }
     if isinstance(loaded, TokenModel):
         if not codes or trajectory or not isinstance(sampler, str) or isinstance(grid, str):
             raise UsageError(
                 f"codes={codes}, trajectory={trajectory}, sampler={sampler!r}, grid={grid!r} for a model of symbols",
                 f"its samplers are {', '.join(token_draws.SAMPLERS)}; choose its chain by steps=K, or by a Grid",
             )
-        return token_draws.sample(
-            loaded,
-            n,
-            run,
-            sampler=sampler,
-            steps=steps,
-            grid=grid,
-            condition=condition,
-            guidance=guidance,
-            null_condition=null_condition,
-            start=start,
-            prompt=prompt,
-        )
+        return token_draws.sample(loaded, n, run, prompt=prompt, **how)
     if prompt is not None:
         raise UsageError("prompt is of models of symbols, and this is one of images", "leave it out")
     if isinstance(loaded, LatentModel):
         if trajectory:
             raise UsageError("a trajectory of a latent model", "sample its chain over latents, model.prior")
-        return latent_draws.sample(
-            loaded,
-            n,
-            run,
-            sampler=sampler,
-            steps=steps,
-            grid=grid,
-            codes=codes,
-            condition=condition,
-            guidance=guidance,
-            null_condition=null_condition,
-            start=start,
-        )
-    return sampling.sample(
-        loaded,
-        n,
-        run,
-        sampler=sampler,
-        steps=steps,
-        grid=grid,
-        codes=codes,
-        condition=condition,
-        guidance=guidance,
-        null_condition=null_condition,
-        start=start,
-        trajectory=trajectory,
-    )
+        return latent_draws.sample(loaded, n, run, codes=codes, **how)
+    return sampling.sample(loaded, n, run, codes=codes, trajectory=trajectory, **how)

@@ -4,30 +4,45 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from torch import Tensor
 
-from nelbo.arguments import check_function
 from nelbo.bound import calibration, checks, contradictions, lattices
 from nelbo.bound.estimate import Estimate
 from nelbo.bound.estimators import Estimator, Exhaustive, Stratified
 from nelbo.bound.gaussian_chain import GaussianChain
 from nelbo.bound.planned.adaptive import Adaptive
 from nelbo.bound.planned.pilot import EXAMPLES, NODES
-from nelbo.bound.prepare import PRECISIONS, Prepared, prepare
+from nelbo.bound.prepare import PRECISIONS, Prepared, in_bits, prepare
 from nelbo.bound.problem import Problem
 from nelbo.bound.result import Bound
 from nelbo.bound.tolerance import Relative, parse
 from nelbo.bound.trial import trial
 from nelbo.equation import equation
 from nelbo.errors import CostError, UnknownNameError, UsageError
-from nelbo.maths.units import bits_per_dim
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
 from nelbo.process.grid import Grid
 from nelbo.typing import Json
 from nelbo.workers import Run
+
+
+class Effort(TypedDict, total=False):
+    """What an evaluation may spend, and how: the same for every kind of model.
+
+    tolerance: standard error of the estimator to reach, in bits/dim or relative to the value ("5%", `Relative(0.05)`),
+    0.01 by default. max_nfe: most network evaluations to spend. Without it, an estimate that is planned to take more
+    than is usual (`planned.cost.unasked`) stops after the pilot; any_cost: go on all the same. estimator: "auto" (plans
+    its budget from a pilot), another name of `ESTIMATORS`, or an `Estimator`. per_example: keep the per-example bounds,
+    with their own standard errors, in `Bound.per_example`.
+    """
+
+    tolerance: float | str | Relative
+    max_nfe: int | None
+    any_cost: bool
+    estimator: str | Estimator
+    per_example: bool
 
 
 @equation("vlb-average-data")
@@ -36,53 +51,37 @@ def evaluate(
     data: Examples | Tensor | Any,
     run: Run | None = None,
     *,
-    tolerance: float | str | Relative = 0.01,
-    max_nfe: int | None = None,
-    any_cost: bool = False,
     grid: Grid | None = None,
-    estimator: str | Estimator = "auto",
-    per_example: bool = False,
     condition: Mapping[str, Tensor] | None = None,
     watch: Callable[[float, float], None] | None = None,
+    **effort: Unpack[Effort],
 ) -> Bound:
     """The variational bound −log p_θ(x) ≤ prior + diffusion + reconstruction of `data` under `model`.
 
     data: `Examples`, or an array or tensor (N, *shape) of codes (real values where the domain has no bins).
     run: device, precision, batches, seed, state, workers, progress. bf16 says how far it shifts the value.
-    tolerance: standard error of the estimator to reach, in bits/dim or relative to the value ("5%", `Relative(0.05)`);
-    max_nfe: most network evaluations to spend. Without it, an estimate that is planned to take more than is usual
-    (`planned.cost.unasked`) stops after the pilot; any_cost: go on all the same.
     grid: another grid than the model's own (the network, decoder and prior stay).
-    estimator: "auto" (plans its budget from a pilot), another name of `ESTIMATORS`, or an `Estimator`.
-    per_example: keep the per-example bounds, with their own standard errors, in `Bound.per_example`.
     condition: keyword arguments of the network, one row an example.
     watch: called with (bits/dim, standard error) as they become known.
+    effort: see `Effort`.
 
     Errors: ShapeError, DomainError, UsageError, UnknownNameError, NumericalError, CostError.
     Source: Ho et al. 2020, eq. 5; Kingma et al. 2021, eq. 11–17.
     """
     started = time.perf_counter()
     D = model.domain.dimensions
-
-    def in_bits(nats: float, error: float) -> None:
-        if watch is not None:
-            watch(float(bits_per_dim(nats, D)), float(bits_per_dim(error, D)))
-
-    check_function("watch", watch, "bits/dim, standard error")
-    prepared = prepare(model, data, run, grid=grid, condition=condition, watch=in_bits)
+    prepared = prepare(model, data, run, grid=grid, condition=condition, watch=in_bits(watch, D))
     chain, runner = prepared.chain, prepared.runner
     notes = checks.overlap(model, prepared.examples)
     notes += lattices.notes(model.domain, chain.data, chain.release)
-    chosen = choose(estimator, chain, tolerance, max_nfe, per_example, any_cost)
     estimate, fields = estimated(
         prepared,
         chain,
-        chosen,
+        choose(chain, **effort),
         notes,
+        effort,
         before=lambda: trial(chain, runner),
         amiss=lambda estimate: _amiss(chain, estimate),
-        per_example=per_example,
-        max_nfe=max_nfe,
     )
     fields["seconds"] = time.perf_counter() - started
     return Bound.of(estimate, D, fields, representative=prepared.examples.representative)
@@ -93,12 +92,11 @@ def estimated(
     problem: Any,
     chosen: Estimator,
     notes: list[str],
+    effort: Effort,
     *,
     before: Callable[[], list[str]] = list,
     finish: Callable[[Estimate], Estimate] = lambda estimate: estimate,
     amiss: Callable[[Estimate], list[str]],
-    per_example: bool,
-    max_nfe: int | None,
     **how: str,
 ) -> tuple[Estimate, Json]:
     """The estimate of a prepared chain by the estimator that was chosen, and the fields of its result but for the time
@@ -112,6 +110,7 @@ def estimated(
     and where per-example values are asked for that the estimator does not have.
     """
     runner, precision = prepared.runner, prepared.run.precision
+    per_example, max_nfe = effort.get("per_example", False), effort.get("max_nfe")
     prepared.agree("evaluate", estimator=repr(chosen), per_example=repr(per_example), **how)
     claims = prepared.claims()
     prepared.open_state(estimator=repr(chosen), **how)
@@ -161,19 +160,20 @@ _FOR_COMPARISON = ("uniform", "low_discrepancy", "importance")
 
 
 def choose(
-    name: str | Estimator,
     problem: Problem,
+    estimator: str | Estimator = "auto",
     tolerance: float | str | Relative = 0.01,
     max_nfe: int | None = None,
     per_example: bool = False,
     any_cost: bool = False,
 ) -> Estimator:
-    """The estimator called `name`, or what `auto` picks: every level twice where the whole of that costs no more than
+    """The estimator of that name, or what `auto` picks: every level twice where the whole of that costs no more than
     a pilot would and two draws are never alike, else `Adaptive` to the tolerance.
 
     Errors: UnknownNameError listing the names."""
-    if isinstance(name, Estimator):
-        return name
+    if isinstance(estimator, Estimator):
+        return estimator
+    name = estimator
     design = name if name in ("pooled", "per_example") else "per_example" if per_example else "auto"
     adaptive = Adaptive(parse(tolerance), max_nfe, design, any_cost=any_cost)
     if name == "auto":

@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 
 from nelbo._version import __version__
+from nelbo.arguments import check_function
 from nelbo.bound.gaussian_chain import GaussianChain
 from nelbo.bound.runner import Runner
 from nelbo.errors import UnknownNameError
+from nelbo.maths.units import bits_per_dim
 from nelbo.model.calling import condition_rows
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
@@ -95,6 +97,64 @@ class Prepared(Generic[M, C]):
         }
 
 
+@dataclass(frozen=True, eq=False)
+class Setup(Generic[M]):
+    """What chains of every kind are prepared from: model, on the grid that is asked for; examples as they are given."""
+
+    model: M
+    examples: Examples
+    run: Run
+
+    @classmethod
+    def of(cls, model: M, data: Examples | Tensor | Any, run: Run | None, grid: Grid | None = None) -> Setup[M]:
+        """Errors: UnknownNameError for a precision, and those of the grid."""
+        run = run or Run()
+        if run.precision not in [*PRECISIONS]:
+            raise UnknownNameError.of("precision", run.precision, PRECISIONS)
+        return cls(model if grid is None else model.with_grid(grid), examples_of(data), run)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network computes."""
+        return torch.device(self.run.device or "cpu")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of control columns."""
+        return torch.float64 if self.run.precision == "float64" else torch.float32
+
+    def in_precision(self) -> M:
+        """The model as the run computes with it."""
+        return self.model.in_precision(PRECISIONS[self.run.precision], self.device)
+
+    def prepared(
+        self,
+        checked: Tensor,
+        chain: C,
+        size: int,
+        watch: Callable[[float, float], None] | None = None,
+        runner: Runner | None = None,
+    ) -> Prepared[M, C]:
+        """size: numbers of the largest tensor of an example, by which batches are chosen. watch: as of `Runner`;
+        runner: one to share."""
+        runner = runner or Runner(self.run, size, watch)
+        return Prepared(self.model, dataclasses.replace(self.examples, data=checked), chain, runner, self.run)
+
+
+def examples_of(data: Examples | Tensor | Any) -> Examples:
+    """`data` as they are, or an array or tensor as `Examples`."""
+    return data if isinstance(data, Examples) else Examples(torch.as_tensor(data))
+
+
+def in_bits(watch: Callable[[float, float], None] | None, dimensions: int) -> Callable[[float, float], None] | None:
+    """A function that is called with nats an example and their standard error, and calls `watch` with bits/dim.
+    Errors: UsageError where that is no function."""
+    check_function("watch", watch, "bits/dim, standard error")
+    if watch is None:
+        return None
+    return lambda nats, error: watch(*(float(bits_per_dim(v, dimensions)) for v in (nats, error)))
+
+
 def prepare(
     model: DiffusionModel,
     data: Examples | Tensor | Any,
@@ -109,24 +169,18 @@ def prepare(
 
     Errors: ShapeError, DomainError, UsageError, UnknownNameError.
     """
-    run = run or Run()
-    examples = data if isinstance(data, Examples) else Examples(torch.as_tensor(data))
-    if grid is not None:
-        model = model.with_grid(grid)
-    checked = model.domain.checked(examples.data, release=examples.release)
-    if run.precision not in [*PRECISIONS]:
-        raise UnknownNameError.of("precision", run.precision, PRECISIONS)
-    device = torch.device(run.device or "cpu")
+    setup = Setup.of(model, data, run, grid)
+    domain, examples = setup.model.domain, setup.examples
+    checked = domain.checked(examples.data, release=examples.release)
     rows = condition_rows(condition, len(checked))
     chain = GaussianChain(
-        model=model.in_precision(PRECISIONS[run.precision], device),
+        model=setup.in_precision(),
         data=checked,
         condition=rows,
-        seed=run.seed,
-        device=device,
-        dtype=torch.float64 if run.precision == "float64" else torch.float32,
+        seed=setup.run.seed,
+        device=setup.device,
+        dtype=setup.dtype,
         mapped=examples.mapped,
         release=examples.release,
     )
-    runner = runner or Runner(run, model.domain.dimensions, watch)
-    return Prepared(model, dataclasses.replace(examples, data=checked), chain, runner, run)
+    return setup.prepared(checked, chain, domain.dimensions, watch, runner)

@@ -20,7 +20,8 @@ from typing import BinaryIO
 import numpy as np
 from torch import Tensor
 
-from nelbo.codec.header import MAX_HEADER, ByteReader, ByteWriter, Header
+from nelbo.codec.bytestream import ByteReader, ByteWriter
+from nelbo.codec.header import MAX_HEADER, Header
 from nelbo.codec.stack import LEAST, Damaged
 from nelbo.errors import ArchiveError
 from nelbo.files import regular

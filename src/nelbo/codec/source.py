@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nelbo.codec.header import DTYPES, MAX_CONDITIONS, ByteReader, ByteWriter
+from nelbo.codec.bytestream import ByteReader, ByteWriter
+from nelbo.codec.header import DTYPES, MAX_CONDITIONS
 from nelbo.codec.names import LONGEST, MOST, Restored, Unusable, packed, unpacked
 from nelbo.codec.stack import Damaged
 from nelbo.data import classes, idx, numpy_files, places, readers, symbols

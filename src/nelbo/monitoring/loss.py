@@ -11,8 +11,8 @@ from nelbo.arguments import numbers
 from nelbo.errors import UnknownNameError, UsageError
 from nelbo.model.calling import condition_rows
 from nelbo.model.diffusion import DiffusionModel
+from nelbo.training.batches import Batch
 from nelbo.training.criterion import Criterion
-from nelbo.training.data import Batch
 from nelbo.training.objective import BoundObjective
 from nelbo.training.times import TimeSampler, TimeSampling
 from nelbo.training.weighting import FLAT

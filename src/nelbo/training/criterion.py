@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from nelbo.errors import UsageError
 from nelbo.model.tokens.model import TokenModel
 from nelbo.nets.build import TOKEN_NETS
+from nelbo.training.batches import Batch
 from nelbo.training.config import ObjectiveConfig, TrainConfig
-from nelbo.training.data import AnyModel, Batch
+from nelbo.training.data import AnyModel
 from nelbo.training.learned_schedule import TrainableSchedule
 from nelbo.training.objective import (
     BoundObjective,

@@ -22,9 +22,10 @@ from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
 from nelbo.model.tokens.model import TokenModel
 from nelbo.training import checkpoint
+from nelbo.training.batches import Loader
 from nelbo.training.build import build_model
 from nelbo.training.config import TrainConfig, check_config
-from nelbo.training.data import Loader, TrainingData, split
+from nelbo.training.data import TrainingData, split
 from nelbo.training.log import Log, SilentLog
 from nelbo.training.recipe import with_recipe
 from nelbo.training.summary import summary

@@ -29,7 +29,7 @@ from nelbo.process import forward
 from nelbo.process.levels import Levels
 from nelbo.process.prediction import Output, Prediction, from_x0
 from nelbo.process.schedule import Table
-from nelbo.training.data import Batch, BatchPart
+from nelbo.training.batches import Batch, BatchPart
 from nelbo.training.learned_schedule import TrainableSchedule
 from nelbo.training.times import TimeSampler
 from nelbo.training.weighting import FLAT, Weighting

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from nelbo.equation import equation
 from nelbo.maths.keys import Purpose
-from nelbo.training.data import BatchPart
+from nelbo.training.batches import BatchPart
 
 
 class TimeSampling(enum.Enum):

@@ -16,9 +16,10 @@ from torch.optim.swa_utils import AveragedModel
 from nelbo import runtime
 from nelbo.errors import NumericalError, WorkerError
 from nelbo.model.examples import Examples
+from nelbo.training.batches import Batch, Loader, batch_parts
 from nelbo.training.config import Precision, TrainConfig
 from nelbo.training.criterion import Criterion, make_criterion
-from nelbo.training.data import AnyModel, Batch, Loader, batch_parts
+from nelbo.training.data import AnyModel
 from nelbo.training.optimizer import learning_rate_factor, make_optimizer
 from nelbo.typing import Json
 from nelbo.workers import Alone, Workers

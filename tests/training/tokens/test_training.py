@@ -13,10 +13,10 @@ from nelbo.model.examples import Examples
 from nelbo.model.tokens.model import TokenModel
 from nelbo.process.tokens.survival import Linear
 from nelbo.training import train
+from nelbo.training.batches import Batch, BatchPart
 from nelbo.training.build import build_model
 from nelbo.training.config import check_config
 from nelbo.training.criterion import Criterion, make_criterion
-from nelbo.training.data import Batch, BatchPart
 from nelbo.training.tokens.objective import TokenBound
 from nelbo.typing import Json
 from tests.codec.tokens.test_sequences import MODELS

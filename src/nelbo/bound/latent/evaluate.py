@@ -7,27 +7,24 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
 from nelbo.bound import calibration, checks, contradictions, lattices
 from nelbo.bound.estimate import Estimate, LatentEstimate, LatentPerExample, TermEstimate
-from nelbo.bound.estimators import Estimator
-from nelbo.bound.evaluate import choose, estimated
+from nelbo.bound.evaluate import Effort, choose, estimated
 from nelbo.bound.latent.chain import LatentChain
 from nelbo.bound.planned.adaptive import Adaptive
 from nelbo.bound.planned.laps import random_examples
-from nelbo.bound.prepare import PRECISIONS, Prepared
+from nelbo.bound.prepare import Prepared, Setup, in_bits
 from nelbo.bound.problem import Draws
 from nelbo.bound.result import Bound
 from nelbo.bound.runner import Runner
-from nelbo.bound.tolerance import Relative
 from nelbo.bound.trial import EVALUATIONS, trial, tried
-from nelbo.errors import UnknownNameError, UsageError
+from nelbo.errors import UsageError
 from nelbo.maths.keys import Purpose
-from nelbo.maths.units import bits_per_dim
 from nelbo.model.calling import condition_rows
 from nelbo.model.examples import Examples
 from nelbo.model.latent.model import UNFITTED, LatentModel
@@ -43,14 +40,10 @@ def evaluate(
     data: Examples | Tensor | Any,
     run: Run | None = None,
     *,
-    tolerance: float | str | Relative = 0.01,
-    max_nfe: int | None = None,
-    any_cost: bool = False,
     grid: Grid | None = None,
-    estimator: str | Estimator = "auto",
-    per_example: bool = False,
     condition: Mapping[str, Tensor] | None = None,
     watch: Callable[[float, float], None] | None = None,
+    **effort: Unpack[Effort],
 ) -> Bound:
     """The bound −log p(x) ≤ pixels + encoder + prior + diffusion + reconstruction of images under a latent model.
 
@@ -70,6 +63,7 @@ def evaluate(
             "the scale of the likelihood was not fitted, and the bound is larger for it: "
             "model = nelbo.latent.fit_likelihood(model, other_images) fits it to images that are not evaluated"
         )
+    max_nfe, per_example = effort.get("max_nfe"), effort.get("per_example", False)
     beside = runner.nfe + 3 * EVALUATIONS + FirstLevel.cost(chain, every=per_example)
     left = None if max_nfe is None else max_nfe - beside
     if left is not None and left < 1:
@@ -77,8 +71,8 @@ def evaluate(
             f"max_nfe={max_nfe} of a latent model and {chain.examples} examples",
             f"allow more than {beside}, which encoding them and trying the networks take, or give fewer examples",
         )
-    chosen = choose(estimator, chain, tolerance, left, per_example, any_cost)
-    if isinstance(chosen, Adaptive) and chosen is not estimator:
+    chosen = choose(chain, **{**effort, "max_nfe": left})
+    if isinstance(chosen, Adaptive) and chosen is not effort.get("estimator"):
         chosen = dataclasses.replace(chosen, max_nfe=max_nfe)  # it counts what was spent before
     of_prior: list[FirstLevel] = []
 
@@ -92,11 +86,10 @@ def evaluate(
         chain,
         chosen,
         notes,
+        effort,
         before=before,
         finish=lambda estimate: in_five(chain, of_prior[0], estimate),
         amiss=lambda estimate: _amiss(chain, estimate),
-        per_example=per_example,
-        max_nfe=max_nfe,
     )
     fields["seconds"] = time.perf_counter() - started
     return Bound.of(estimate, chain.dimensions, fields, representative=prepared.examples.representative)
@@ -112,23 +105,13 @@ def prepare(
     watch: Callable[[float, float], None] | None = None,
 ) -> Prepared[LatentModel, LatentChain]:
     """`data` under `model`, checked and encoded."""
-    run = run or Run()
-    examples = data if isinstance(data, Examples) else Examples(torch.as_tensor(data))
-    if grid is not None:
-        model = model.with_grid(grid)
+    setup = Setup.of(model, data, run, grid)
+    model, examples, device = setup.model, setup.examples, setup.device
     checked = model.domain.checked(examples.data, release=examples.release)
-    if run.precision not in [*PRECISIONS]:
-        raise UnknownNameError.of("precision", run.precision, PRECISIONS)
-    device = torch.device(run.device or "cpu")
     rows = condition_rows(condition, len(checked))
     D = model.domain.dimensions
-
-    def in_bits(nats: float, error: float) -> None:
-        if watch is not None:
-            watch(float(bits_per_dim(nats, D)), float(bits_per_dim(error, D)))
-
-    runner = Runner(run, max(D, model.prior.domain.dimensions), in_bits)
-    asked = model.in_precision(PRECISIONS[run.precision], device)
+    runner = Runner(setup.run, max(D, model.prior.domain.dimensions), in_bits(watch, D))
+    asked = setup.in_precision()
     mean, std = encoded(asked, checked, runner.batch_size, device, examples.release)
     runner.count(len(checked))
     chain = LatentChain(
@@ -137,12 +120,12 @@ def prepare(
         mean=mean,
         std=std,
         condition=rows,
-        seed=run.seed,
+        seed=setup.run.seed,
         device=device,
-        dtype=torch.float64 if run.precision == "float64" else torch.float32,
+        dtype=setup.dtype,
         release=examples.release,
     )
-    return Prepared(model, dataclasses.replace(examples, data=checked), chain, runner, run)
+    return setup.prepared(checked, chain, D, runner=runner)
 
 
 def encoded(

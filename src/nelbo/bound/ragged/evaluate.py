@@ -6,26 +6,23 @@ import dataclasses
 import inspect
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from nelbo.bound import checks
 from nelbo.bound.estimate import Estimate, SizedPerExample
-from nelbo.bound.estimators import Estimator
-from nelbo.bound.evaluate import choose, estimated
-from nelbo.bound.prepare import PRECISIONS, Prepared
+from nelbo.bound.evaluate import Effort, choose, estimated
+from nelbo.bound.prepare import Prepared, Setup, in_bits
 from nelbo.bound.ragged import chain as chains
 from nelbo.bound.ragged.chain import RaggedChain
 from nelbo.bound.ragged.padding import aligned
 from nelbo.bound.result import Bound
 from nelbo.bound.runner import Runner
-from nelbo.bound.tolerance import Relative
 from nelbo.bound.trial import trial
-from nelbo.errors import UnknownNameError, UsageError
+from nelbo.errors import UsageError
 from nelbo.maths.keys import Purpose
-from nelbo.maths.units import bits_per_dim
 from nelbo.model.calling import condition_rows
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
@@ -48,14 +45,10 @@ def evaluate(
     mask: Tensor | Any,
     run: Run | None = None,
     *,
-    tolerance: float | str | Relative = 0.01,
-    max_nfe: int | None = None,
-    any_cost: bool = False,
     grid: Grid | None = None,
-    estimator: str | Estimator = "auto",
-    per_example: bool = False,
     condition: Mapping[str, Tensor] | None = None,
     watch: Callable[[float, float], None] | None = None,
+    **effort: Unpack[Effort],
 ) -> Bound:
     """The bound of examples (N, n, …) of which only the elements of `mask` are there, (N, n) or of the data's shape.
 
@@ -70,7 +63,6 @@ def evaluate(
     started = time.perf_counter()
     prepared = prepare(model, data, mask, run, grid=grid, condition=condition, watch=watch)
     chain, runner = prepared.chain, prepared.runner
-    chosen = choose(estimator, chain, tolerance, max_nfe, per_example, any_cost)
     there = Examples(chain.there.long()).fingerprint
 
     def before() -> list[str]:
@@ -81,13 +73,12 @@ def evaluate(
     estimate, fields = estimated(
         prepared,
         chain,
-        chosen,
+        choose(chain, **effort),
         checks.overlap(model, prepared.examples),
+        effort,
         before=before,
         finish=lambda estimate: _with_sizes(chain, estimate),
         amiss=lambda estimate: [],
-        per_example=per_example,
-        max_nfe=max_nfe,
         there=there,
     )
     sizes = chain.sizes
@@ -112,35 +103,24 @@ def prepare(
     watch: Callable[[float, float], None] | None = None,
 ) -> Prepared[DiffusionModel, RaggedChain]:
     """`data` and `mask` under `model`, checked."""
-    run = run or Run()
-    examples = data if isinstance(data, Examples) else Examples(torch.as_tensor(data))
-    if grid is not None:
-        model = model.with_grid(grid)
+    setup = Setup.of(model, data, run, grid)
+    model = setup.model
     chains.check(model)
-    values, there, of_positions = aligned(examples.data, mask, model.domain)
+    values, there, of_positions = aligned(setup.examples.data, mask, model.domain)
     checked = model.domain.checked(values)
-    if run.precision not in [*PRECISIONS]:
-        raise UnknownNameError.of("precision", run.precision, PRECISIONS)
     rows = condition_rows(condition, len(checked))
     shown = there.reshape(*there.shape[:2], -1)[..., 0] if of_positions else there
     rows = {**rows, **_mask_rows(model.denoiser, shown, rows)}
-    device = torch.device(run.device or "cpu")
     chain = RaggedChain(
-        model=model.in_precision(PRECISIONS[run.precision], device),
+        model=setup.in_precision(),
         data=checked,
         condition=rows,
-        seed=run.seed,
-        device=device,
-        dtype=torch.float64 if run.precision == "float64" else torch.float32,
+        seed=setup.run.seed,
+        device=setup.device,
+        dtype=setup.dtype,
         there=there,
     )
-
-    def in_bits(nats: float, error: float) -> None:
-        if watch is not None:
-            watch(*(float(bits_per_dim(v, chain.dimensions)) for v in (nats, error)))
-
-    runner = Runner(run, model.domain.dimensions, in_bits)
-    return Prepared(model, dataclasses.replace(examples, data=checked), chain, runner, run)
+    return setup.prepared(checked, chain, model.domain.dimensions, in_bits(watch, chain.dimensions))
 
 
 def _mask_rows(denoiser: Predictor, there: Tensor, given: Mapping[str, Tensor]) -> dict[str, Tensor]:

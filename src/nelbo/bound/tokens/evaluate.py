@@ -6,17 +6,16 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
 from nelbo.bound import checks
 from nelbo.bound.estimate import Estimate, PerExample, PerSequence, Stratum, TermEstimate
-from nelbo.bound.estimators import Estimator
-from nelbo.bound.evaluate import choose, estimated
+from nelbo.bound.evaluate import Effort, choose, estimated
 from nelbo.bound.planned.adaptive import Adaptive
-from nelbo.bound.prepare import PRECISIONS, Prepared
+from nelbo.bound.prepare import Prepared, Setup, examples_of, in_bits
 from nelbo.bound.result import Bound
 from nelbo.bound.runner import Runner
 from nelbo.bound.tokens import answers
@@ -25,11 +24,9 @@ from nelbo.bound.tokens.chain import TokenChain
 from nelbo.bound.tokens.foretold import ForetoldChain
 from nelbo.bound.tokens.masked import MaskedChain
 from nelbo.bound.tokens.noised import NoisedChain
-from nelbo.bound.tolerance import Relative
 from nelbo.bound.trial import tried
-from nelbo.errors import UnknownNameError
 from nelbo.maths.keys import Purpose
-from nelbo.maths.units import LOG_2, bits_per_dim
+from nelbo.maths.units import LOG_2
 from nelbo.model.calling import condition_rows
 from nelbo.model.examples import Examples
 from nelbo.model.tokens.denoiser import NetworkTokenDenoiser
@@ -53,17 +50,13 @@ def evaluate(
     data: Examples | Tensor | Any,
     run: Run | None = None,
     *,
-    tolerance: float | str | Relative = 0.01,
-    max_nfe: int | None = None,
-    any_cost: bool = False,
     grid: Grid | None = None,
-    estimator: str | Estimator = "auto",
-    per_example: bool = False,
     condition: Mapping[str, Tensor] | None = None,
     prompt: Tensor | int | None = None,
     mask: Tensor | None = None,
     corpus: Examples | Tensor | Any | None = None,
     watch: Callable[[float, float], None] | None = None,
+    **effort: Unpack[Effort],
 ) -> Bound:
     """The variational bound of sequences `data` (N, L) of integers under `model`, in bits a scored token.
 
@@ -89,18 +82,17 @@ def evaluate(
         if isinstance(chain, MaskedChain) and chain.shareable:
             chain = dataclasses.replace(chain, all_hidden=chain.ask_all_hidden())
             runner.count(1)
-    chosen = choose(estimator, chain, tolerance, max_nfe, per_example, any_cost)
-    if isinstance(chain, ForetoldChain) and isinstance(chosen, Adaptive) and chosen is not estimator:
+    chosen = choose(chain, **effort)
+    if isinstance(chain, ForetoldChain) and isinstance(chosen, Adaptive) and chosen is not effort.get("estimator"):
         chosen = dataclasses.replace(chosen, pilot=PILOT)
     estimate, fields = estimated(
         prepared,
         chain,
         chosen,
         notes,
+        effort,
         finish=lambda estimate: with_last_step(chain, estimate),
         amiss=lambda estimate: worse_than_none(chain, estimate),
-        per_example=per_example,
-        max_nfe=max_nfe,
         scored=scored,
         corpus="none" if counted is None else counted.fingerprint,
     )
@@ -152,11 +144,9 @@ def prepare(
     watch: Callable[[float, float], None] | None = None,
 ) -> Prepared[TokenModel, TokenChain]:
     """`data` under `model`, checked, as `nelbo.bound.prepare` does it for images."""
-    run = run or Run()
-    examples = data if isinstance(data, Examples) else Examples(torch.as_tensor(data))
-    model = model.for_data(examples.data)
-    if grid is not None:
-        model = model.with_grid(grid)
+    examples = examples_of(data)
+    setup = Setup.of(model.for_data(examples.data), examples, run, grid)
+    model = setup.model
     check_same_symbols(model.provenance.get("data", {}), examples.facts, examples.name)
     checked = model.domain.checked(examples.data)
     scored = scored_places(checked, prompt, mask)
@@ -165,26 +155,17 @@ def prepare(
             checked, ~scored if examples.prompt is None else examples.prompt | ~scored, examples.mask
         )
     model.check_symbols(checked, scored)
-    if run.precision not in [*PRECISIONS]:
-        raise UnknownNameError.of("precision", run.precision, PRECISIONS)
-    device = torch.device(run.device or "cpu")
     made = NoisedChain if not model.kernel.absorbing else MaskedChain if model.reverse.block is None else BlockChain
     chain = made(
-        model=model.in_precision(PRECISIONS[run.precision], device),
+        model=setup.in_precision(),
         data=checked,
         scored=scored,
         condition=condition_rows(condition, len(checked)),
-        seed=run.seed,
-        device=device,
+        seed=setup.run.seed,
+        device=setup.device,
     )
-
-    def in_bits(nats: float, error: float) -> None:
-        if watch is not None:
-            watch(*(float(bits_per_dim(v, chain.dimensions)) for v in (nats, error)))
-
     size = max(1, model.domain.length * model.domain.vocabulary // SYMBOLS)
-    runner = Runner(run, size, in_bits)
-    return Prepared(model, dataclasses.replace(examples, data=checked), chain, runner, run)
+    return setup.prepared(checked, chain, size, in_bits(watch, chain.dimensions))
 
 
 def trial(chain: TokenChain, runner: Runner) -> list[str]:

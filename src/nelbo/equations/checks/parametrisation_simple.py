@@ -18,8 +18,8 @@ from nelbo.model.exact import GaussianData
 from nelbo.process import forward
 from nelbo.process import schedule as schedules
 from nelbo.process.prediction import Output, from_x0
+from nelbo.training.batches import Batch
 from nelbo.training.criterion import Criterion
-from nelbo.training.data import Batch
 from nelbo.training.objective import SimpleObjective
 
 TABLE = Ddpm()

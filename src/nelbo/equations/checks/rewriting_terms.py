@@ -15,8 +15,8 @@ from nelbo.equations.oracles.linear import LinearChain, QuadraticForm, forward_l
 from nelbo.equations.oracles.quadrature import hermite, log_normal, trapezoid
 from nelbo.equations.twins import BETAS, POINTS, gaussian_data, grid_twin, linear_twin, misspecified, nonlinear
 from nelbo.model.examples import Examples
+from nelbo.training.batches import Batch
 from nelbo.training.criterion import Criterion
-from nelbo.training.data import Batch
 from nelbo.training.objective import BoundObjective
 from nelbo.workers import Run
 

@@ -18,7 +18,7 @@ from nelbo.process.levels import Levels, Path
 from nelbo.process.mixture import Mixture
 from nelbo.process.prediction import Output, Prediction, from_x0
 from nelbo.testing import at_noise
-from nelbo.training.data import Batch
+from nelbo.training.batches import Batch
 from nelbo.training.learned_schedule import TrainableSchedule
 from nelbo.training.objective import HybridObjective, NoisedBatch, SimpleObjective
 from nelbo.training.times import inverse_transform

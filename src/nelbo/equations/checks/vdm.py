@@ -15,8 +15,8 @@ from nelbo.equations.oracles.ddpm import Ddpm
 from nelbo.maths import gaussian
 from nelbo.process import forward
 from nelbo.testing import at_noise
+from nelbo.training.batches import Batch
 from nelbo.training.criterion import Criterion
-from nelbo.training.data import Batch
 from nelbo.training.objective import BoundObjective
 
 XS = (-1.3, 0.2, 1.7)

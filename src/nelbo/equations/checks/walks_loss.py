@@ -19,8 +19,8 @@ from nelbo.process import forward, schedule
 from nelbo.process.levels import Levels
 from nelbo.process.prediction import Output, from_x0
 from nelbo.testing import at_noise
+from nelbo.training.batches import Batch
 from nelbo.training.criterion import Criterion
-from nelbo.training.data import Batch
 from nelbo.training.objective import SimpleObjective
 
 

@@ -16,8 +16,8 @@ from nelbo.process import schedule as schedules
 from nelbo.process.levels import Levels, Path
 from nelbo.process.prediction import Output, from_x0
 from nelbo.testing import at_noise
+from nelbo.training.batches import Batch
 from nelbo.training.criterion import Criterion
-from nelbo.training.data import Batch
 from nelbo.training.objective import SimpleObjective
 from nelbo.training.weighting import Sigmoid, augmentation_level
 

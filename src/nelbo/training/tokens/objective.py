@@ -24,7 +24,7 @@ from nelbo.maths.keys import Purpose
 from nelbo.model.tokens.model import TokenModel, surprise
 from nelbo.process.tokens import counts
 from nelbo.process.tokens.levels import TokenLevels
-from nelbo.training.data import Batch, BatchPart
+from nelbo.training.batches import Batch, BatchPart
 from nelbo.training.objective import Losses
 from nelbo.training.times import TimeSampler
 from nelbo.typing import Condition
