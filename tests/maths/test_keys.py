@@ -31,6 +31,7 @@ CALLS = [
     {"contrast", "trial"},
     {"monitor", "evaluate", "pilot"},
     {"surprisal"},
+    *({"calibrate", "tighten", "trial"} | e for e in CERTIFICATES),
     *({"tighten", "trial", "latent", "latent_fit"} | e for e in CERTIFICATES),
     *({"train"} | e for e in ESTIMATES),
     {"sample"},

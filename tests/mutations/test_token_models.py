@@ -11,6 +11,7 @@ from tests.model.tokens import test_outputs as outputs
 from tests.mutations.breaks import Break, each_is_noticed
 from tests.mutations.places import call, comparison, operation
 from tests.nets import test_transformer as nets
+from tests.tightening import test_tokens as tightening
 
 two_places = functools.partial(blocks.test_against_all_orders, 2)
 found = functools.partial(functools.partial, diagnosis.test_a_diagnosis_finds_it)
@@ -44,6 +45,17 @@ BREAKS = [
     # ------------------------------------------------------------ folders of transformers
     Break("the end symbol is not attended", "MaskedNetwork._around", operation("+")[-1].keep_left(),
           transformers.test_what_a_network_is_shown),
+    # ------------------------------------------------------------ calibrations
+    Break("a calibration that is no law", "Calibration.combined", call("log_softmax").drop(),
+          tightening.test_a_calibration_is_a_law),
+    Break("the end of a curve is its beginning", "Calibration.combined", operation("-")[0].to("+"),
+          tightening.test_a_calibration_is_a_law),
+    Break("n-grams of the first neighbour alone", "NGrams.log_law", operation(">>")[-1].keep_left(),
+          tightening.test_ngrams_say_what_the_tables_hold),
+    Break("a draw counts once for each of its places", "answers:_masked", operation("/").keep_left(),
+          tightening.test_a_known_fault_is_undone),
+    Break("a step costs what the next one does", "best_counts", operation("-")[0].plus(1),
+          tightening.test_chosen_steps_are_the_cheapest),
     # ------------------------------------------------------------ diagnosis
     Break("the shift is not tried", "siblings:_shift", call("_network").keep_argument(0),
           found("logits of the next place")),

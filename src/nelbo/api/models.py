@@ -12,7 +12,7 @@ from nelbo import runtime
 from nelbo.adapters.choices import Overrides
 from nelbo.adapters.load import Model, load, load_images
 from nelbo.ambient import neutral
-from nelbo.api.inputs import Data, Device, Progress, conditioned
+from nelbo.api.inputs import Data, Device, Progress, TokenInputs, conditioned
 from nelbo.arguments import checked_path, numbers
 from nelbo.data import arrays
 from nelbo.errors import UsageError
@@ -28,6 +28,7 @@ from nelbo.tightening import latent as latent_tightenings
 from nelbo.tightening import tighten as tightenings
 from nelbo.tightening.certificate import Certificate
 from nelbo.tightening.decoders import DecoderKind
+from nelbo.tightening.tokens import tighten as token_tightenings
 from nelbo.training import TrainConfig, check_config
 from nelbo.training import train as train_model
 from nelbo.typing import Condition, Json
@@ -97,6 +98,7 @@ def tighten(
     *,
     target: float | None = None,
     held_out: Data | None = None,
+    corpus: Data | None = None,
     first_level: str | DecoderKind = "auto",
     out: str | Path | None = None,
     limit: int | None = None,
@@ -109,18 +111,23 @@ def tighten(
     device: Device | None = None,
     progress: Progress | None = None,
     message: Callable[[str], None] | None = None,
-) -> tuple[DiffusionModel | LatentModel, Certificate]:
+) -> tuple[DiffusionModel | LatentModel | TokenModel, Certificate]:
     """The same weights with a better bound in `steps` evaluations (25): (tightened model, certificate).
 
     Chooses the levels of the chain, the first of them with a decoder fitted there, and reverse covariances, on a half
     of `data`, which the model must not have been trained on, and certifies the bound on the other half. Of a latent
-    model the scale of its likelihood is fitted before, and the width τ of a deterministic encoder.
+    model the scale of its likelihood is fitted before, and the width τ of a deterministic encoder. Of a TokenModel a
+    temperature along the chain, a bias of symbols and a mixture with n-grams are fitted to the network's law, each kept
+    where other sequences show that it helps; a plug-in step of a denoiser becomes the mixture, which is the plug-in of
+    its leave-one-out law; its chain stays as it is, or has `steps` of masked places at chosen counts.
 
     model, data: as of `evaluate`. steps: evaluations of a pass of the result. target: in place of steps, a bound in
     bits/dim: the fewest steps for which the fit predicts it. held_out: data to certify on, so that all of `data` are
     fitted to; held_out_condition: their rows of the condition. first_level: "auto", or the decoder there: "own",
-    "gaussian", "histogram", "pixel", "context". out: a folder to write the model and certificate.json to; a model of
-    package.module:function is kept as that name and the fitted parts. limit: only the first so many examples of `data`.
+    "gaussian", "histogram", "pixel", "context". corpus: of a TokenModel the sequences in which n-grams are counted,
+    such as those that it was trained on; where None, those of `data` that are neither fitted to nor held out. out: a
+    folder to write the model and certificate.json to; a model of package.module:function is kept as that name and the
+    fitted parts. limit: only the first so many examples of `data`.
     message: called with a line at every stage. condition, overrides, trust_code, seed, batch_size, device and progress
     are as of `evaluate`.
 
@@ -139,28 +146,43 @@ def tighten(
     runtime.check_first("tighten")
     out = None if out is None else checked_path("out", out)
     source, loaded = model, load(model, overrides=overrides, trust_code=trust_code)
-    if not isinstance(loaded, LatentModel):
+    if not isinstance(loaded, (LatentModel, TokenModel)):
         loaded = load_images(loaded)
     if out is not None:
         _check_tightened_folder(source, loaded, out)
-    chain = loaded.prior if isinstance(loaded, LatentModel) else loaded
-    examples, rows = conditioned(condition, readers.resolve(data, limit=limit), chain)
-    other = None if held_out is None else readers.resolve(held_out)
-    if other is not None and isinstance(condition, str):
-        other, held_out_condition = conditioned(condition, other, chain)
     run = Run(device=device, batch_size=batch_size, seed=seed, progress=callback(progress))
-    rest: Json = {"held_out": other, "condition": rows, "held_out_condition": held_out_condition, "message": message}
-    if isinstance(loaded, LatentModel):
-        if target is not None or first_level != "auto":
-            raise UsageError(
-                f"target={target}, first_level={first_level!r} of a latent model",
-                "leave them out: its chain over latents gets `steps`, and its first level is chosen",
-            )
-        tight, certificate = latent_tightenings.tighten(loaded, examples, steps, run=run, **rest)
-    else:
-        tight, certificate = tightenings.tighten(
-            loaded, examples, steps, target=target, first_level=first_level, run=run, **rest
+    latent = isinstance(loaded, LatentModel)
+    if isinstance(loaded, (LatentModel, TokenModel)) and (target is not None or first_level != "auto"):
+        raise UsageError(
+            f"target={target}, first_level={first_level!r} of a {'latent model' if latent else 'model of symbols'}",
+            "leave them out: they are of images alone"
+            + ("; its chain over latents gets `steps`, and its first level is chosen" if latent else ""),
         )
+    if corpus is not None and not isinstance(loaded, TokenModel):
+        raise UsageError("a corpus with a model of images", "leave it out: n-grams are of sequences of symbols")
+    given = readers.resolve(data, limit=limit)
+    other = None if held_out is None else readers.resolve(held_out)
+    if isinstance(loaded, TokenModel):
+        rows = TokenInputs.of(given, condition=condition).condition
+        if other is not None and isinstance(condition, str):
+            held_out_condition = TokenInputs.of(other, condition=condition).condition
+        counted = None if corpus is None else readers.resolve(corpus)
+        rows_of: Json = {"condition": rows, "held_out_condition": held_out_condition, "corpus": counted}
+        tight, certificate = token_tightenings.tighten(
+            loaded, given, steps, held_out=other, run=run, message=message, **rows_of
+        )
+    else:
+        chain = loaded.prior if isinstance(loaded, LatentModel) else loaded
+        examples, rows = conditioned(condition, given, chain)
+        if other is not None and isinstance(condition, str):
+            other, held_out_condition = conditioned(condition, other, chain)
+        rest: Json = {"held_out": other, "condition": rows, "held_out_condition": held_out_condition}
+        rest |= {"run": run, "message": message}
+        if isinstance(loaded, LatentModel):
+            tight, certificate = latent_tightenings.tighten(loaded, examples, steps, **rest)
+        else:
+            how: Json = {"target": target, "first_level": first_level}
+            tight, certificate = tightenings.tighten(loaded, examples, steps, **how, **rest)
     if out is not None:
         document = json.dumps(certificate.to_dict(), indent=1, allow_nan=False) + "\n"
         place = Path(out) / certificates.FILE
@@ -170,7 +192,7 @@ def tighten(
     return tight, certificate
 
 
-def _check_tightened_folder(source: Model, model: DiffusionModel | LatentModel, out: str | Path) -> None:
+def _check_tightened_folder(source: Model, model: DiffusionModel | LatentModel | TokenModel, out: str | Path) -> None:
     """Errors: UsageError where `out` cannot hold the tightened model, or is the model's own folder; before the work."""
     folder.check_keepable(model)
     path = Path(out)

@@ -12,6 +12,7 @@ from torch import Tensor
 from nelbo._version import __version__
 from nelbo.bound.result import Bound
 from nelbo.bound.tolerance import Relative, Tolerance, parse
+from nelbo.bound.units import is_of_tokens
 from nelbo.bound.values import StandardError, error_in_words
 from nelbo.documents import frames, html, plots, tables
 from nelbo.documents.document import Document
@@ -191,4 +192,5 @@ def compare_results(a: Bound | Any, b: Bound | Any) -> Comparison:
 
 
 def _scores(result: Bound) -> str:
-    return result.estimator.get("scores") or ("mass" if result.description["domain"]["bins"] else "density")
+    mass = is_of_tokens(result.description) or result.description["domain"]["bins"]
+    return result.estimator.get("scores") or ("mass" if mass else "density")

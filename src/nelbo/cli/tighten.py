@@ -32,6 +32,10 @@ def tighten(
         str | None,
         typer.Option("--held-out", metavar="DATA", help="Certify on these data instead of on half of DATA."),
     ] = None,
+    corpus: Annotated[
+        str | None,
+        typer.Option("--corpus", metavar="DATA", help="Of symbols: count n-grams in these, such as the training data."),
+    ] = None,
     first_level: Annotated[
         str,
         typer.Option("--first-level", metavar="NAME", help="auto, own, gaussian, histogram, pixel or context."),
@@ -46,7 +50,8 @@ def tighten(
     """Tighten the bound of a model without training it.
 
     Better steps, first level, decoder and reverse covariances are fitted on half of DATA, which the model must not have
-    been trained on; the other half certifies the gain. DIR is a model folder like any other.
+    been trained on; the other half certifies the gain. Of a model of symbols a calibration of its network and a mixture
+    with n-grams are. DIR is a model folder like any other.
     """
     with session(as_json, one_process=True) as output:
         check_folder(out, "--out")
@@ -61,6 +66,7 @@ def tighten(
                 steps,
                 target=target,
                 held_out=held_out,
+                corpus=corpus,
                 first_level=first_level,
                 out=out,
                 limit=limit,

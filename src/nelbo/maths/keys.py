@@ -166,6 +166,13 @@ class Purpose(enum.Enum):
     REGRESSION_PLACES = Keys("tighten", Stream.SELECT, _CHAIN)
     """Which blocks or pixels of an example a regression sees at a node."""
 
+    CALIBRATION_NOISE = Keys("calibrate", Stream.FORWARD, range(2), range((1 << 30) + (1 << 24), (1 << 30) + (1 << 25)))
+    """Draws of a chain over symbols to which a calibration is fitted: level 0 for the first level, 1 for the others."""
+    CALIBRATION_PLACE = Keys("calibrate", Stream.TIME, _only(6), range((1 << 30) + (1 << 24), (1 << 30) + (1 << 25)))
+    """Places of those draws along the chain."""
+    CALIBRATION_SPLIT = Keys("calibrate", Stream.SELECT, draws=_only(14), examples=_ZERO)
+    """Which of the sequences that are not held out a calibration is fitted to, and by which it is chosen."""
+
     # training: the example index is the place in the batch and the level is the step, unless said otherwise
     BATCH_ORDER = Keys("train", Stream.SELECT, range(1 << 32), examples=_ZERO)
     """Order of the training examples; the level is the epoch."""

@@ -123,14 +123,19 @@ class Examples:
 
     def first(self, n: int | None) -> Examples:
         """The first n examples (all where n is None)."""
-        if n is None or n >= len(self):
-            return self
-        labels = None if self.labels is None else self.labels[:n]
-        facts = {name: fact for name, fact in self.facts.items() if name not in _OF_ALL}
-        shorter: Json = {"data": self.data[:n], "labels": labels, "names": self.names[:n], "facts": facts}
-        rows = {name: getattr(self, name) for name in _OF_PLACES}
-        shorter |= {name: None if v is None else v[:n] for name, v in rows.items()}
-        return replace(self, name=f"{self.name}[:{n}]", **shorter)
+        return self if n is None or n >= len(self) else self.take(slice(n), f"{self.name}[:{n}]")
+
+    def take(self, rows: slice | Tensor, name: str) -> Examples:
+        """Some of the examples, in this order, called `name`; facts that are of all together do not go with them."""
+        labels = None if self.labels is None else self.labels[rows]
+        names = self.names
+        if names:
+            names = names[rows] if isinstance(rows, slice) else tuple(names[k] for k in rows.tolist())
+        facts = {key: fact for key, fact in self.facts.items() if key not in _OF_ALL}
+        some: Json = {"data": self.data[rows], "labels": labels, "names": names, "facts": facts}
+        of_places = {key: getattr(self, key) for key in _OF_PLACES}
+        some |= {key: None if v is None else v[rows] for key, v in of_places.items()}
+        return replace(self, name=name, **some)
 
     def chunks(self) -> Iterator[Tensor]:
         """The data piece by piece; memory for one piece at a time."""

@@ -14,6 +14,11 @@ covariance: {family, note, tried: {family: bits_per_dim}}    predicted bounds of
 curve: [{steps, bits_per_dim}]               predicted bounds of the best chain of every number of steps
 error: [{logsnr, mean_square}]               E(x − x̂)² an element
 nfe: {fit, fit_per_example, certificate}
+Of a model of symbols there are, in the place of chain, decoder, covariance, curve and error:
+unit                                         of bits_per_dim, such as bits/char
+calibration: {tried: [{name, gain, standard_error, kept}], coefficients, bias (range) and weights (null: none),
+ngrams: {sequences, bytes, offsets} or null, numbers}      gains in bits a token on the sequences that chose
+counts                                       of hidden places that the chosen steps visit (null: the model's own chain)
 """
 
 from __future__ import annotations
@@ -117,10 +122,14 @@ class Certificate(Document):
 
     def _summary(self) -> str:
         bits, data = self.details["bits_per_dim"], self.details["data"]["held_out"]
-        ends = f"{fixed(bits['before'], 3)} → {fixed(bits['after'], 3)} bits/dim in {self.details['steps']} steps"
-        return (
-            f"{ends}, gain {in_short(*self.gain, 'bits/dim')}, {data['examples']} held-out examples of {data['name']}"
-        )
+        steps = self.details["steps"] or "∞"
+        ends = f"{fixed(bits['before'], 3)} → {fixed(bits['after'], 3)} {self.unit} in {steps} steps"
+        return f"{ends}, gain {in_short(*self.gain, self.unit)}, {data['examples']} held-out examples of {data['name']}"
+
+    @property
+    def unit(self) -> str:
+        """Of the bounds."""
+        return self.details.get("unit", "bits/dim")
 
     def _view(self) -> html.View:
         return html.View(self._summary(), "stages", (tables.stages(self.details),), self.warnings)
@@ -132,7 +141,7 @@ class Certificate(Document):
         rows = self.details["stages"]
         errors = [math.nan if row["standard_error"] is None else row["standard_error"] for row in rows]
         names, values = [row["name"] for row in rows], [row["bits_per_dim"] for row in rows]
-        plots.rows(axes, names, values, errors, "held-out bound, bits/dim")
+        plots.rows(axes, names, values, errors, f"held-out bound, {self.unit}")
         return axes
 
     def to_frame(self) -> Any:
@@ -149,7 +158,7 @@ class Certificate(Document):
         gain, error = self.gain
         spread = f"(± {NOT_MEASURABLE})" if math.isnan(error) else f"± {error:.4f}"
         lines = [
-            f"{'held-out bound of':<34}{'steps':>7}{'bits/dim':>11}{'gained':>11}{'±':>9}{'predicted':>11}",
+            f"{'held-out bound of':<34}{'steps':>7}{self.unit:>11}{'gained':>11}{'±':>9}{'predicted':>11}",
             "─" * 83,
         ]
         for stage in self.details["stages"]:
@@ -162,15 +171,32 @@ class Certificate(Document):
         d = self.details
         lines += [
             "─" * 83,
-            f"gain          {fixed(gain, 4)} {spread} bits/dim, "
+            f"gain          {fixed(gain, 4)} {spread} {self.unit}, "
             f"paired over {d['data']['held_out']['examples']} held-out examples",
-            f"chain         {_chain(d['chain']['logsnr'])}",
-            f"decoder       {d['decoder']['kind']} at log-SNR {d['chain']['logsnr'][0]:.2f}",
-            f"covariance    {d['covariance']['family']}",
+            *(_of_symbols(d) if "calibration" in d else _of_images(d)),
             f"cost          {d['nfe']['fit']} evaluations to fit, {d['nfe']['fit_per_example']:.3g} an example; "
             f"{d['nfe']['certificate']} for the certificate",
         ]
         return "\n".join([*lines, *(f"warning: {w}" for w in self.warnings)])
+
+
+def _of_images(d: Json) -> list[str]:
+    return [
+        f"chain         {_chain(d['chain']['logsnr'])}",
+        f"decoder       {d['decoder']['kind']} at log-SNR {d['chain']['logsnr'][0]:.2f}",
+        f"covariance    {d['covariance']['family']}",
+    ]
+
+
+def _of_symbols(d: Json) -> list[str]:
+    lines = []
+    for trial in d["calibration"]["tried"]:
+        verdict = "kept" if trial["kept"] else "not kept: no more than chance"
+        lines.append(f"tried         {trial['name']}: {trial['gain']:.4f} ± {trial['standard_error']:.4f}, {verdict}")
+    table = d["calibration"]["ngrams"]
+    if table is not None:
+        lines.append(f"n-grams       of {table['sequences']} sequences, {table['bytes']:,} bytes of the model")
+    return lines
 
 
 def _row(last: Stage | None, stage: Stage) -> Json:

@@ -18,9 +18,7 @@ from nelbo.bound.checks import NelboWarning
 from nelbo.bound.estimators import Stratified
 from nelbo.bound.latent import evaluate as bounds
 from nelbo.bound.result import Bound
-from nelbo.errors import Interrupted
 from nelbo.maths.keys import Purpose
-from nelbo.model.calling import condition_rows
 from nelbo.model.examples import Examples
 from nelbo.model.latent.encoder import DeterministicEncoder
 from nelbo.model.latent.fit import with_likelihood
@@ -28,6 +26,7 @@ from nelbo.model.latent.likelihood import LIKELIHOODS
 from nelbo.model.latent.model import LatentModel
 from nelbo.tightening import tighten as chains
 from nelbo.tightening.certificate import Certificate, Stage
+from nelbo.tightening.held_out import bound_of, described, rows_of
 from nelbo.tightening.split import split
 from nelbo.typing import Condition, Json
 from nelbo.workers import Run
@@ -62,8 +61,8 @@ def tighten(
     other = None if held_out is None else _examples(model, held_out)
     parts = split(model, examples, other, run.seed)
     fit, certify = parts.fit_examples, parts.held_out_examples
-    rows = _rows(condition, parts.fit, len(examples))
-    held_rows = _rows(held_out_condition if other else condition, parts.held_out, len(other or examples))
+    rows = rows_of(condition, parts.fit, len(examples))
+    held_rows = rows_of(held_out_condition if other else condition, parts.held_out, len(other or examples))
     models: list[tuple[str, LatentModel]] = [("the model as it was", model)]
     kinds = {kind: name for name, kind in LIKELIHOODS.items()}
     kind = kinds.get(type(model.likelihood))  # type: ignore[arg-type]
@@ -108,7 +107,7 @@ def tighten(
         "version": __version__,
         "seed": run.seed,
         "seconds": time.perf_counter() - started,
-        "data": {"fit": chains._description(fit), "held_out": chains._description(certify)},
+        "data": {"fit": described(fit), "held_out": described(certify)},
         "likelihood": whole.describe()["decoder"],
         "tau": whole.encoder.tau if isinstance(whole.encoder, DeterministicEncoder) else None,
         "nfe": {
@@ -123,10 +122,6 @@ def tighten(
 def _examples(model: LatentModel, data: Any) -> Examples:
     examples = data if isinstance(data, Examples) else Examples(torch.as_tensor(data))
     return dataclasses.replace(examples, data=model.domain.checked(examples.data, release=examples.release))
-
-
-def _rows(condition: Condition | None, rows: Tensor, n: int) -> dict[str, Tensor]:
-    return {name: values[rows] for name, values in condition_rows(condition, n).items()}
 
 
 def _draws(model: LatentModel, images: Examples, seed: int, part: int) -> Examples:
@@ -177,16 +172,5 @@ def _with_width(encoder: Any, tau: float) -> DeterministicEncoder:
 
 
 def _bound(model: LatentModel, images: Examples, rows: Condition, run: Run, estimator: Any = None) -> Bound:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NelboWarning)  # about the model as it was, and not about this certificate
-        bound = bounds.evaluate(
-            model,
-            images,
-            Run(device=run.device, batch_size=run.batch_size, seed=run.seed, progress=run.progress),
-            estimator=estimator or chains.estimator_of(model.prior, len(images)),
-            per_example=True,
-            condition=rows,
-        )
-    if bound.interrupted:
-        raise Interrupted("interrupted while certifying; nothing was written", "run the same command again")
-    return bound
+    chosen = estimator or chains.estimator_of(model.prior, len(images))
+    return bound_of(bounds.evaluate, model, images, rows, run, chosen)

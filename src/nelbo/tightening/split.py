@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -98,7 +98,4 @@ def _usable(model: FrozenModel, data: Examples, seed: int, notes: list[str], wha
 
 
 def _subset(examples: Examples, rows: Tensor, what: str) -> Examples:
-    labels = None if examples.labels is None else examples.labels[rows]
-    names = tuple(examples.names[row] for row in rows.tolist()) if examples.names else ()
-    called = f"{examples.name} ({len(rows)} {what})"
-    return replace(examples, data=examples.data[rows], labels=labels, name=called, names=names)
+    return examples.take(rows, f"{examples.name} ({len(rows)} {what})")

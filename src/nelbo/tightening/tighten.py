@@ -15,7 +15,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -26,20 +25,18 @@ from torch import Tensor
 from nelbo._version import __version__
 from nelbo.arguments import check_function
 from nelbo.bound import checks
-from nelbo.bound.checks import NelboWarning
 from nelbo.bound.estimators import Estimator, Exhaustive
 from nelbo.bound.evaluate import evaluate
 from nelbo.bound.planned.adaptive import Adaptive
-from nelbo.bound.result import Bound
-from nelbo.errors import Interrupted, UnknownNameError, UsageError
+from nelbo.errors import UnknownNameError, UsageError
 from nelbo.maths.units import nats
-from nelbo.model.calling import condition_rows
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
 from nelbo.tightening.candidates import Candidates, NodePredictions
 from nelbo.tightening.certificate import Certificate, Stage
 from nelbo.tightening.decoders import DecoderKind, suitable_kinds
 from nelbo.tightening.families import Family
+from nelbo.tightening.held_out import bound_of, described, rows_of
 from nelbo.tightening.plan import DecoderCosts, Fitting, bits, decoder_costs, prior_costs
 from nelbo.tightening.shortest_path import Paths, fixed_end
 from nelbo.tightening.split import split
@@ -97,7 +94,7 @@ def tighten(
     fit_examples, certify = parts.fit_examples, parts.held_out_examples
     say(f"fitting to {len(fit_examples)} examples, certifying on {len(certify)}")
 
-    fitting = Fitting(candidates, fit_examples, _rows(condition, parts.fit, len(examples)), run)
+    fitting = Fitting(candidates, fit_examples, rows_of(condition, parts.fit, len(examples)), run)
     measured, families = fitting.covariances()
     cheapest = min(families.values(), key=lambda costs: np.diagonal(costs.edges, 1).sum())
     decoders, predictions = fitting.decoder_costs(cheapest.remaining(), kinds)
@@ -136,7 +133,7 @@ def tighten(
     provenance = {
         "from": model.fingerprint(),
         "steps": K,
-        "fit": _description(fit_examples),
+        "fit": described(fit_examples),
         "seed": run.seed,
         "version": __version__,
     }
@@ -145,10 +142,11 @@ def tighten(
     models.append((name, tight, plan.nats))
 
     stages: list[Stage] = []
-    rows = _rows(held_out_condition if other else condition, parts.held_out, len(other or examples))
+    rows = rows_of(held_out_condition if other else condition, parts.held_out, len(other or examples))
     for name, stage, predicted in models:
         say(f"certifying: {name}")
-        stages.append(Stage(name, _held_out_bound(stage, certify, rows, run), bits(base, predicted)))
+        bound = bound_of(evaluate, stage, certify, rows, run, estimator_of(stage, len(certify)))
+        stages.append(Stage(name, bound, bits(base, predicted)))
     notes = [*parts.notes, *measured.notes]
     if stages[-1].bound.bits_per_dim > stages[0].bound.bits_per_dim:
         notes.append("the tightened bound is above that of the model as it was; take more steps")
@@ -160,7 +158,7 @@ def tighten(
         "seed": run.seed,
         "seconds": time.perf_counter() - started,
         "steps": K,
-        "data": {"fit": _description(fit_examples), "held_out": _description(certify)},
+        "data": {"fit": described(fit_examples), "held_out": described(certify)},
         "chain": {
             "positions" if candidates.on_table else "times": candidates.positions[chain].tolist(),
             "logsnr": levels.logsnr[chain].tolist(),
@@ -193,11 +191,6 @@ def tighten(
 def _examples(model: DiffusionModel, data: Any) -> Examples:
     examples = data if isinstance(data, Examples) else Examples(torch.as_tensor(data))
     return dataclasses.replace(examples, data=model.domain.checked(examples.data, release=examples.release))
-
-
-def _rows(condition: Condition | None, rows: Tensor, n: int) -> dict[str, Tensor]:
-    """The condition of the examples `rows` among n."""
-    return {name: values[rows] for name, values in condition_rows(condition, n).items()}
 
 
 def _kinds(first_level: str | DecoderKind, model: DiffusionModel) -> list[DecoderKind]:
@@ -250,15 +243,6 @@ def _own_decoder(decoders: DecoderCosts, predictions: NodePredictions, levels) -
     return decoders.at_first(DecoderKind.OWN)
 
 
-def _description(examples: Examples) -> Json:
-    return {
-        "name": examples.name,
-        "examples": len(examples),
-        "fingerprint": examples.fingerprint,
-        **examples.facts,
-    }
-
-
 def _decoder_curves(predictions: NodePredictions, decoders: DecoderCosts) -> Json:
     """What each kind of decoder cost at the levels where it was fitted, in bits/dim."""
     curves: Json = {}
@@ -275,19 +259,3 @@ def estimator_of(model: DiffusionModel, examples: int) -> Estimator:
     if not model.grid.continuous and len(model.levels()) - 1 <= EVERY:
         return Exhaustive(2)
     return Adaptive(max_nfe=BUDGET * examples, design="per_example")
-
-
-def _held_out_bound(model: DiffusionModel, examples: Examples, condition: Condition, run: Run) -> Bound:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NelboWarning)  # about the model as it was, and not about this certificate
-        bound = evaluate(
-            model,
-            examples,
-            Run(device=run.device, batch_size=run.batch_size, seed=run.seed, progress=run.progress),
-            estimator=estimator_of(model, len(examples)),
-            per_example=True,
-            condition=condition,
-        )
-    if bound.interrupted:
-        raise Interrupted("interrupted while certifying; nothing was written", "run the same command again")
-    return bound

@@ -13,12 +13,12 @@ from nelbo.bound.problem import Draws, Problem
 from nelbo.bound.runner import Runner
 from nelbo.bound.tokens.controls import TokenControls
 from nelbo.bound.tokens.masked import MaskedChain
-from nelbo.bound.tokens.ngrams import NGrams
 from nelbo.bound.tokens.noised import NoisedChain
 from nelbo.bound.tokens.place_fit import PlaceFit, Sums
 from nelbo.model.exact.tokens import ProductTokens
 from nelbo.model.tokens.denoiser import NetworkTokenDenoiser
 from nelbo.model.tokens.model import TokenModel
+from nelbo.model.tokens.ngrams import NGrams
 from nelbo.model.tokens.reverse import MatchedMask, SymbolPrior
 from nelbo.process.grid import Continuous, Even, Full, Subset
 from nelbo.process.tokens import survival

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from nelbo.model.tokens.calibration import Calibration, NGramTable
 from nelbo.model.tokens.description import make_denoiser
 from nelbo.model.tokens.domain import TokenDomain
 from nelbo.model.tokens.model import TokenModel, grid_for, prior_for
@@ -48,6 +49,14 @@ CASES: dict[str, dict] = {
         "schedule": survival.AlphaTable(torch.tensor([0.6, 0.1])),
         "time": "unit",
         "reverse": TokenReverse(absent=(0,)),
+    },
+    "calibrated": {
+        "calibration": Calibration(
+            torch.tensor([1.2, 0.1, -0.1]),
+            torch.tensor([0.0, 0.3, -0.2, 0.1]),
+            torch.full((16,), 0.2),
+            NGramTable.of(torch.arange(60).remainder(4).reshape(20, 3), V),
+        )
     },
     "provenance": {"provenance": {"seed": 3}, "trained_on": torch.arange(5)},
 }

@@ -36,7 +36,12 @@ def nats(model: TokenModel) -> torch.Tensor:
 
 def test_every_kind_has_a_case():
     models = [make(name) for name in CASES]
-    for part, family in {"kernel": "kernel", "schedule": "survival", "prior": "token_prior"}.items():
+    for part, family in {
+        "kernel": "kernel",
+        "schedule": "survival",
+        "prior": "token_prior",
+        "calibration": "calibration",
+    }.items():
         assert {getattr(m, part).kind for m in models if getattr(m, part) is not None} == set(kinds(family)), family
 
 

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from nelbo.bound.problem import Problem
 from nelbo.bound.tokens.controls import TokenControls, expected_errors, features
-from nelbo.bound.tokens.ngrams import NGrams
 from nelbo.errors import NumericalError
 from nelbo.model.examples import Examples
 from nelbo.model.tokens.domain import scored_places
 from nelbo.model.tokens.model import TokenModel
+from nelbo.model.tokens.ngrams import NGrams
 from nelbo.process.tokens.kernel import Kernel
 from nelbo.process.tokens.levels import TokenLevels
 from nelbo.typing import Condition

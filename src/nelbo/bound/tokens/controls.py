@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nelbo.bound.tokens.ngrams import PATTERNS, NGrams
 from nelbo.bound.tokens.place_fit import PlaceFit
+from nelbo.model.tokens.ngrams import PATTERNS, NGrams
 
 COLUMNS = 1
 _LEFT = 1

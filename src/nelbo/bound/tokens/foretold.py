@@ -18,9 +18,9 @@ from nelbo.bound.problem import Draws
 from nelbo.bound.tokens import controls as control_columns
 from nelbo.bound.tokens.chain import TokenChain
 from nelbo.bound.tokens.controls import TokenControls
-from nelbo.bound.tokens.ngrams import PATTERNS
 from nelbo.bound.tokens.place_fit import FOLDS, POWERS, REGRESSORS, PlaceFit, Sums
 from nelbo.maths.keys import Purpose
+from nelbo.model.tokens.ngrams import PATTERNS
 from nelbo.process.tokens import counts
 from nelbo.workers import Workers
 

@@ -159,7 +159,7 @@ class MaskedChain(ForetoldChain):
             return columns  # there is no such term
         examples = draws.examples[rows]
         x, scored = self.rows(examples)
-        masked, weight, share, at = self._draw(draws, rows)
+        masked, weight, share, at = self.drawn(draws, rows)
         z = x.masked_fill(masked, self.mask)
         with torch.no_grad():
             on_device = None if at is None else at.to(self.device)
@@ -188,7 +188,7 @@ class MaskedChain(ForetoldChain):
         return True
 
     @equation("token-first-level")
-    def _draw(self, draws: Draws, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, TokenLevels | None]:
+    def drawn(self, draws: Draws, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, TokenLevels | None]:
         """Hidden places (b, L) on the device, the weight of the step (b,), the share of places that are hidden or the
         rate (b,), and its levels."""
         examples = draws.examples[rows]

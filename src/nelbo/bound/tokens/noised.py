@@ -19,9 +19,33 @@ from nelbo.bound.problem import Cells, Draws
 from nelbo.bound.tokens import terms
 from nelbo.bound.tokens.chain import SLICES, TokenChain, logsnr
 from nelbo.maths.keys import Purpose
+from nelbo.model.tokens.model import TokenModel
 from nelbo.process.grid import Continuous
-from nelbo.process.tokens.kernel import Steps
+from nelbo.process.tokens.kernel import Kernel, Steps
 from nelbo.process.tokens.levels import TokenLevels
+
+
+@dataclass(frozen=True, eq=False)
+class NoisedDraws:
+    """Of b draws x, scored and z (B, L), the levels s and t of their steps (b,), and of slices of a continuous chain
+    the length (b,), None of steps."""
+
+    x: Tensor
+    scored: Tensor
+    z: Tensor
+    s: TokenLevels
+    t: TokenLevels
+    width: Tensor | None
+
+    def to(self, device: torch.device | str) -> NoisedDraws:
+        """The same on a device."""
+        return NoisedDraws(*(None if v is None else v.to(device) for v in vars(self).values()))  # type: ignore[arg-type]
+
+    def cost(self, model: TokenModel, kernel: Kernel, log_p: Tensor) -> Tensor:
+        """The terms (b,) of what `TokenModel.predict` said of z, log_p (b, L, V)."""
+        if self.width is None:
+            return terms.step(model, kernel, log_p, self.x, self.z, self.s, self.t, self.scored)
+        return self.width * terms.rate(model, kernel, log_p, self.x, self.z, self.t, self.scored)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,26 +93,27 @@ class NoisedChain(TokenChain):
     def columns(self, draws: Draws, controls: object, rows: Tensor) -> Tensor:
         """(b, 2): the term and the control."""
         examples, V = draws.examples[rows], self.model.domain.vocabulary
-        x, scored = self.rows(examples)
-        cells = None if draws.cells is None else draws.cells[rows]
-        s, t, width = self._levels_of(draws, rows)
-        keys, numbers = draws.keys[rows], draws.numbers[rows]
-        u = Purpose.TERM_NOISE.uniform(self.seed, examples, keys, numbers, (x.shape[1], 2), device=self.device)
-        z = torch.where(scored, self.kernel.noised(x, t, u, V), x)
-        hidden = torch.zeros_like(scored)
+        drawn = self.drawn(draws, rows)
+        x, scored, z, t = drawn.x, drawn.scored, drawn.z, drawn.t
         with torch.no_grad():
-            log_p = self.model.predict(z, hidden, t, self.condition_of(examples))
-            if width is None:
-                cost = terms.step(self.model, self.kernel, log_p, x, z, s, t, scored)
-            else:
-                cost = width * terms.rate(self.model, self.kernel, log_p, x, z, t, scored)
+            log_p = self.model.predict(z, torch.zeros_like(scored), t, self.condition_of(examples))
+            cost = drawn.cost(self.model, self.kernel, log_p)
         columns = torch.zeros(len(rows), 2, dtype=torch.float64)
         columns[:, 0] = cost.cpu()
         if controls is not None:
             stays = self.kernel.likelihood(x, t, V).gather(-1, x[..., None])[..., 0]
             changed = ((z != x).double() - (1 - stays)).masked_fill(~scored, 0.0)
             columns[:, 1] = changed.sum(1).cpu()
-        return self.finite(columns, examples, "diffusion" if cells is not None else "reconstruction")
+        return self.finite(columns, examples, "diffusion" if draws.cells is not None else "reconstruction")
+
+    def drawn(self, draws: Draws, rows: Tensor) -> NoisedDraws:
+        """The sequences and levels of the draws `rows` (b,), with their noise, on the device."""
+        examples, V = draws.examples[rows], self.model.domain.vocabulary
+        x, scored = self.rows(examples)
+        s, t, width = self._levels_of(draws, rows)
+        keys, numbers = draws.keys[rows], draws.numbers[rows]
+        u = Purpose.TERM_NOISE.uniform(self.seed, examples, keys, numbers, (x.shape[1], 2), device=self.device)
+        return NoisedDraws(x, scored, torch.where(scored, self.kernel.noised(x, t, u, V), x), s, t, width)
 
     def _levels_of(self, draws: Draws, rows: Tensor) -> tuple[TokenLevels, TokenLevels, Tensor | None]:
         """The levels s and t of a step (b,) on the device, and the length Δ/α of a slice; None where it is a step."""

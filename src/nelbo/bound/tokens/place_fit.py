@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nelbo.bound.tokens.ngrams import PATTERNS
+from nelbo.model.tokens.ngrams import PATTERNS
 
 POWERS = 2
 """Powers of u, from 0."""

@@ -10,6 +10,7 @@ from nelbo import fields
 from nelbo.errors import ModelFolderError, UsageError
 from nelbo.model import entries
 from nelbo.model.entries import PLUGIN, Form, check_entries, under
+from nelbo.model.tokens.calibration import Calibration
 from nelbo.model.tokens.denoiser import NetworkTokenDenoiser, TokenDenoiser, TokenTime
 from nelbo.model.tokens.domain import TokenDomain
 from nelbo.model.tokens.model import TokenModel
@@ -20,7 +21,7 @@ from nelbo.process.tokens.kernel import Kernel
 from nelbo.process.tokens.survival import Survival
 from nelbo.typing import Json
 
-PARTS = ("kernel", "schedule", "reverse", "prior")
+PARTS = ("kernel", "schedule", "reverse", "prior", "calibration")
 DENOISERS: dict[str, dict[str, Any]] = {
     "network": {"kind": str, "time": str, "law": str, "predicts": str, "shift": bool, "stochastic": bool, "net": dict},
     "plugin": PLUGIN,
@@ -60,12 +61,13 @@ def assembled(description: Json, tensors: dict[str, Tensor], trust_code: bool) -
     config = description["denoiser"]
     denoiser = entries.denoiser_of(config, lambda: make_denoiser(config, domain), TokenDenoiser, weights, trust_code)
     families = {"kernel": Kernel, "schedule": Survival, "reverse": TokenReverse, "prior": TokenPrior}
+    families |= {"calibration": Calibration}
     parts: dict[str, Any] = {}
     for name, family in families.items():
         inner = under(tensors, f"{name}.")
-        if description[name] is None and inner:
+        if description.get(name) is None and inner:
             raise ModelFolderError(f"there are tensors of its {name}, and it has none", entries.REMEDY)
-        parts[name] = None if description[name] is None else family.from_config(description[name], inner)
+        parts[name] = None if description.get(name) is None else family.from_config(description[name], inner)
     return TokenModel(
         domain=domain,
         grid=Grid.from_config(description["grid"], {}),
@@ -79,7 +81,12 @@ def assembled(description: Json, tensors: dict[str, Tensor], trust_code: bool) -
 FORM = Form(
     schema="nelbo.token_model/1",
     kind=TokenModel,
-    entries={**entries.COMMON, **dict.fromkeys(PARTS, dict), "schedule": dict | None},
+    entries={
+        **entries.COMMON,
+        **dict.fromkeys(PARTS, dict),
+        "schedule": dict | None,
+        "calibration": entries.Optional(dict | None),
+    },
     parts=PARTS,
     denoiser=denoiser_config,
     assembled=assembled,

@@ -19,6 +19,7 @@ from torch import Tensor
 from nelbo.equation import equation
 from nelbo.errors import DomainError, UsageError
 from nelbo.model.frozen import FrozenModel
+from nelbo.model.tokens.calibration import Calibration, Surroundings
 from nelbo.model.tokens.chain import counts_of, levels_of
 from nelbo.model.tokens.denoiser import TokenDenoiser, TokenLaw, TokenOutput
 from nelbo.model.tokens.domain import TokenDomain
@@ -40,8 +41,8 @@ AT_ONCE = 1 << 23
 
 @dataclass(frozen=True, eq=False)
 class TokenModel(FrozenModel):
-    """Domain, kernel, schedule (None where none is needed), grid, denoiser, reverse and prior, with the provenance of
-    the weights.
+    """Domain, kernel, schedule (None where none is needed), grid, denoiser, reverse, prior and calibration (what was
+    fitted to the network's law after its training, None where nothing was), with the provenance of the weights.
 
     Errors: UsageError where parts do not fit each other, and where the bound is infinite for every sequence.
     """
@@ -53,12 +54,15 @@ class TokenModel(FrozenModel):
     grid: Grid = field(default_factory=Full)
     reverse: TokenReverse = field(default_factory=TokenReverse)
     prior: TokenPrior = field(default_factory=AllMasked)
+    calibration: Calibration | None = None
     provenance: Json = field(default_factory=dict)
     trained_on: Tensor | None = None
     """Hashes of the training examples (`Examples.hashes`), so that evaluating on them is noticed."""
 
     def __post_init__(self):
         self.kernel.check(self.domain.vocabulary)
+        if self.calibration is not None:
+            self.calibration.check(self.domain.vocabulary, self.kernel.absorbing)
         needed = not isinstance(self.kernel, Steps) and (not self.kernel.absorbing or self.denoiser.timed)
         if needed and self.schedule is None:
             why = "a network that is told the time" if self.kernel.absorbing else f"the kernel {self.kernel.kind!r}"
@@ -158,8 +162,25 @@ class TokenModel(FrozenModel):
 
         z (B, L) int64; hidden (B, L): where it is masked; at: levels (B,), None for a chain over counts.
         """
-        logits = self.denoiser(z, hidden, at, condition)
-        return self.reverse.log_law(logits, self.kernel, self.domain.vocabulary)
+        log_p = self.reverse.log_law(self.denoiser(z, hidden, at, condition), self.kernel, self.domain.vocabulary)
+        near = self._around(z, hidden, at, torch.ones_like(hidden))
+        return log_p if near is None else self._calibrated(log_p.flatten(0, 1), near).reshape(log_p.shape)
+
+    def _around(self, z: Tensor, hidden: Tensor, at: TokenLevels | None, places: Tensor) -> Surroundings | None:
+        """What the calibration is told of `places` (B, L); None where there is none."""
+        if self.calibration is None:
+            return None
+        return self.calibration.around(z, hidden, self.share(hidden, at), places)
+
+    def _calibrated(self, log_p: Tensor, near: Surroundings | None) -> Tensor:
+        return log_p if near is None or self.calibration is None else self.calibration.law(log_p, near)
+
+    def share(self, hidden: Tensor, at: TokenLevels | None) -> Tensor:
+        """The share of noise (B,): of hidden places (B, L), or that of the levels (B,) of a kernel without a mask; of a
+        table of steps, of the time."""
+        if self.kernel.absorbing or at is None:
+            return hidden.double().mean(1)
+        return torch.where(torch.isfinite(at.noise), at.noise, at.t)
 
     def costs(
         self,
@@ -175,8 +196,12 @@ class TokenModel(FrozenModel):
         logits = self.denoiser(z, hidden, at, condition)
         places = torch.ones_like(x, dtype=torch.bool) if places is None else places
         few, V = max(1, AT_ONCE // logits.shape[-1]), self.domain.vocabulary
-        parts = zip(logits[places].split(few), x[places].split(few), strict=True)
-        nats = torch.cat([surprise(self.reverse.log_law(rows, self.kernel, V), of) for rows, of in parts])
+        near, rows, of = self._around(z, hidden, at, places), logits[places], x[places]
+        nats = []
+        for some in (slice(a, a + few) for a in range(0, max(1, len(rows)), few)):
+            log_p = self.reverse.log_law(rows[some], self.kernel, V)
+            nats.append(surprise(self._calibrated(log_p, near and near.take(some)), of[some]))
+        nats = torch.cat(nats)
         return torch.zeros(x.shape, dtype=torch.float64, device=nats.device).masked_scatter(places, nats)
 
     def law_at(
@@ -189,7 +214,8 @@ class TokenModel(FrozenModel):
     ) -> Tensor:
         """What `predict` returns at the m places of `places` (B, L) alone, (m, V) float64."""
         logits = self.denoiser(z, hidden, at, condition)
-        return self.reverse.log_law(logits[places], self.kernel, self.domain.vocabulary)
+        log_p = self.reverse.log_law(logits[places], self.kernel, self.domain.vocabulary)
+        return self._calibrated(log_p, self._around(z, hidden, at, places))
 
     def step(self, log_law: Tensor, z: Tensor, s: TokenLevels, t: TokenLevels, kernel: Kernel) -> Tensor:
         """p(z_s | z_t = z) (B, L, V), of what `predict` returned, at a step of a kernel without a mask."""
@@ -219,12 +245,18 @@ class TokenModel(FrozenModel):
             "grid": {**self.grid.to_config(), "steps": self.steps, "over": "counts" if self.counted else "times"},
             "reverse": self.reverse.to_config(),
             "prior": self.prior.to_config(),
+            **({} if self.calibration is None else {"calibration": self.calibration.to_config()}),
         }
+
+    @property
+    def parameters(self) -> int:
+        """Number of trained scalars, and of those that were fitted or counted after the training."""
+        return super().parameters + (0 if self.calibration is None else self.calibration.numbers)
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor of the model by name: weights as the denoiser names them, tables under their part."""
         named = dict(self.denoiser.state_dict())
-        for part in ("kernel", "schedule", "prior"):
+        for part in ("kernel", "schedule", "prior", "calibration"):
             if getattr(self, part) is not None:
                 named |= {f"{part}.{k}": v for k, v in getattr(self, part).to_tensors().items()}
         return named

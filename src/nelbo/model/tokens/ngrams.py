@@ -1,4 +1,4 @@
-"""Counts of symbols and their neighbours, from which the costs of hidden places are foretold without the network.
+"""Counts of symbols and their neighbours, which say something of a hidden place without the network.
 
 For every pattern of visible neighbours a smoothed probability of the symbol,
 
@@ -6,8 +6,8 @@ For every pattern of visible neighbours a smoothed probability of the symbol,
 
 The neighbours are those at the two distances, on both sides, that tell most of a symbol: 1 and 2 in a text, 1 and the
 width in an image that is read row by row. Contexts are hashed into tables of a bounded size, so that any vocabulary
-does. Nothing here needs to be right: every function of a place and its neighbourhood's pattern is a control whose mean
-is known.
+does. For controls nothing here needs to be right: of every function of a place and its neighbourhood's pattern the mean
+is known. A model that is mixed with the tables (`calibration.py`) normalises what it makes of them.
 """
 
 from __future__ import annotations
@@ -75,6 +75,25 @@ class NGrams:
             back = p[..., pattern ^ (1 << pattern.bit_length() - 1)]
             p[..., pattern] = (joint + SMOOTHING * back) / (context + SMOOTHING)
         return -p.log()
+
+    def log_law(self, pattern: Tensor, neighbours: Tensor) -> Tensor:
+        """log p̂ of every symbol at m places, (m, V) float64, for the pattern (m,) of the visible neighbours of each and
+        the symbols (m, 4) at them, read only where they are visible. Symbols may share an entry by accident, so
+        that the sum is about 1. The tables hold other sequences (own = 0)."""
+        V, size = len(self.unigram), self.contexts.shape[1]
+        symbols = torch.arange(V)
+        p = ((self.unigram + 0.5) / (self.unigram.sum() + 0.5 * V)).double().repeat(len(pattern), 1)
+        for k in range(len(self.offsets)):
+            rows = (pattern >> k & 1).nonzero()[:, 0]
+            seen = pattern[rows] & (2 << k) - 1
+            key = seen.clone()
+            for j in range(k + 1):
+                key = torch.where((seen >> j & 1).bool(), key * (V + 1) + neighbours[rows, j] + 1, key)
+            context = self.contexts[seen, _mixed(key, size)][:, None]
+            joint = self.joints[seen[:, None], _mixed(key[:, None] * V + symbols, size)]
+            joint = torch.minimum(joint, context)
+            p[rows] = (joint + SMOOTHING * p[rows]) / (context + SMOOTHING)
+        return p.log()
 
 
 def telling(x: Tensor, scored: Tensor, unigram: Tensor) -> tuple[int, ...]:
