@@ -53,7 +53,7 @@ def test_a_stream(file):
         ("#tokens#mask=widths", "says nothing of the places"),
         ("#tokens#mask=low", "says nothing of the places"),
         ("#tokens#bytes=prompts", "no bytes of the places"),
-        ("#real#mask=lengths", "integers (N, L) are expected"),
+        ("#real#bytes=widths", "integers (N, L) are expected"),
         ("#tokens#stride=2", "it is of windows"),
         ("#tokens#length=2", "one stream"),
         ("#stream#length=4#prompt=given", "of a stream"),

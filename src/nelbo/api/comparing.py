@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+from torch import Tensor
+
 from nelbo.adapters.choices import Overrides
 from nelbo.adapters.load import Model, load_images
 from nelbo.ambient import neutral
@@ -43,6 +45,7 @@ def compare(
     any_cost: bool = False,
     limit: int | None = None,
     condition: Condition | str | None = None,
+    mask: Tensor | None = None,
     overrides: Overrides | None = None,
     trust_code: bool = False,
     seed: int = 0,
@@ -59,7 +62,7 @@ def compare(
 
     model_a, model_b: as of `evaluate`, or two of its results. tolerance: the paired standard error to reach, in
     bits/dim, or relative to the difference ("5%"); max_nfe: at most so many evaluations of both together. any_cost: as
-    of `evaluate`, where what a comparison takes is known after two strata an example. data, limit, condition and
+    of `evaluate`, where what a comparison takes is known after two strata an example. data, limit, condition, mask and
     overrides and trust_code (of both models), seed, batch_size, device, precision, progress, message and workers are as
     of `evaluate`.
 
@@ -78,7 +81,9 @@ def compare(
         return compare_results(model_a, model_b)
     if data is None:
         raise UsageError("two models are to be compared on no data", "give data, such as 'digits:test' or an array")
-    given = Inputs.of(model_a, data, limit=limit, condition=condition, overrides=overrides, trust_code=trust_code)
+    given = Inputs.of(
+        model_a, data, limit=limit, condition=condition, overrides=overrides, trust_code=trust_code, mask=mask
+    )
     other = load_images(model_b, overrides=overrides, trust_code=trust_code)
     if isinstance(condition, str):
         classes.check_same(given.model, other, condition)
@@ -166,6 +171,7 @@ def log_ratio(
     grid: Grid | None = None,
     limit: int | None = None,
     condition: Condition | str | None = None,
+    mask: Tensor | None = None,
     overrides: Overrides | None = None,
     trust_code: bool = False,
     seed: int = 0,
@@ -184,8 +190,8 @@ def log_ratio(
 
     tolerance: that standard error, in nats. max_nfe: at most so many evaluations.
     model, reference: two models of one data domain on the same levels; grid: another grid for both. data, limit,
-    condition, overrides and trust_code (of both), seed, batch_size, device, precision, progress, state and workers are
-    as of `evaluate`. Two bounds may be loose by different amounts, which the ratio inherits.
+    condition, mask, overrides and trust_code (of both), seed, batch_size, device, precision, progress, state and
+    workers are as of `evaluate`. Two bounds may be loose by different amounts, which the ratio inherits.
 
     Errors: those of `evaluate`; UsageError where domains or levels differ.
 
@@ -200,7 +206,7 @@ def log_ratio(
     True
     """
     loaded, other = (opened(one, overrides, trust_code) for one in (model, reference))
-    examples, rows, _ = read(loaded, data, limit, condition, grid)
+    examples, rows, places = read(loaded, data, limit, condition, grid, None, mask)
     if isinstance(condition, str):
         classes.check_same(loaded, other, condition)
     return ratios.log_ratio(
@@ -211,4 +217,5 @@ def log_ratio(
         tolerance=tolerance,
         max_nfe=max_nfe,
         condition=rows,
+        places=places,
     )

@@ -81,6 +81,7 @@ def contrast(
         further keywords, one row an example. prior: probabilities of the conditions, even where None; the best
         condition is that of the highest posterior. model_b: another model at the same levels in the place of
         conditions; `values` of the result are then "a" and "b".
+        mask: what is there of examples of different size, as of `evaluate`; so is a list of arrays.
         Of a TokenModel, prompt and mask (N, L) are as of `evaluate`; all conditions hide the same places, and with
         condition="prompt" values are rows of symbols, what stands at the given places.
     When it stops:
@@ -142,12 +143,14 @@ def read(
     if isinstance(model, TokenModel):
         tokens = TokenInputs.of(data, limit=limit, condition=given, grid=grid, prompt=prompt, mask=mask)
         return tokens.examples, tokens.condition, asked.Places(tokens.prompt, tokens.mask)
-    if prompt is not None or mask is not None:
-        raise UsageError("prompt or mask with a model of images", "they are of sequences of symbols")
+    if prompt is not None:
+        raise UsageError("a prompt with a model of images", "it is of sequences of symbols")
     if isinstance(model, LatentModel):
+        if mask is not None:
+            raise UsageError("a mask with a latent model", "its encoder is one of whole images")
         of_images = LatentInputs.of(model, data, limit=limit, condition=given, grid=grid)
         return of_images.examples, of_images.condition, None
-    inputs = Inputs.of(model, data, limit=limit, condition=given, grid=grid)
+    inputs = Inputs.of(model, data, limit=limit, condition=given, grid=grid, mask=mask)
     return inputs.examples, inputs.condition, None
 
 

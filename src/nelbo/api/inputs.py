@@ -118,12 +118,20 @@ class Inputs:
         overrides: Overrides | None = None,
         trust_code: bool = False,
         grid: Grid | None = None,
+        mask: Any = None,
     ) -> Inputs:
-        """From what a verb is given. Errors: those of `load` and of the readers, and UsageError."""
+        """From what a verb is given. mask: what is there of the data, besides what they say themselves. Errors: those
+        of `load` and of the readers, and UsageError."""
         _check_grid(grid)
         loaded = load_images(model, overrides=overrides, trust_code=trust_code)
-        examples, rows = conditioned(condition, readers.resolve(data, limit=limit), loaded)
+        given = readers.resolve(data, limit=limit)
+        examples, rows = conditioned(condition, given.with_mask(first_rows(mask, limit)), loaded)
         return cls(loaded if grid is None else loaded.with_grid(grid), examples, rows, overrides or Overrides())
+
+
+def first_rows(mask: Any, limit: int | None) -> Any:
+    """The rows of a mask for the first so many examples."""
+    return mask if mask is None or limit is None else mask[:limit]
 
 
 def conditioned(
@@ -133,12 +141,10 @@ def conditioned(
 
     Labels that have names are those of the model's classes of the same names, and the examples state their numbers.
     Errors: UsageError where labels are asked for that the data do not have, and where the data say which places are
-    given or padding, which no model of images knows; DataError for names unknown to the model.
+    given, which no model of images knows; DataError for names unknown to the model.
     """
-    if examples.prompt is not None or examples.mask is not None:
-        raise UsageError(
-            f"given places or padding of {examples.name} with a model of images", "leave out #prompt and #mask"
-        )
+    if examples.prompt is not None:
+        raise UsageError(f"given places of {examples.name} with a model of images", "leave out #prompt")
     if not isinstance(condition, str):
         return examples, condition
     if not condition.isidentifier():

@@ -41,6 +41,7 @@ def likelihood_profile(
     tolerance: float = 0.1,
     max_nfe: int | None = None,
     given: Condition | None = None,
+    mask: Tensor | None = None,
     grid: Grid | None = None,
     limit: int | None = None,
     overrides: Overrides | None = None,
@@ -67,8 +68,8 @@ def likelihood_profile(
     in units of its error by the data. max_nfe: at most so many evaluations, but
     for a pilot and a first look. given: further keywords, one row an observation.
 
-    model, data, grid, limit, overrides, trust_code, seed, batch_size, device, precision, progress, state and workers
-    are as of `evaluate`. The bound may be looser for some θ than for others, and θ̂ moves with it.
+    model, data, mask, grid, limit, overrides, trust_code, seed, batch_size, device, precision, progress, state and
+    workers are as of `evaluate`. The bound may be looser for some θ than for others, and θ̂ moves with it.
 
     Errors: those of `evaluate`; UsageError for values that do not rise or are too few.
 
@@ -90,7 +91,9 @@ def likelihood_profile(
             f"a profile over {len(listed)} values of {condition!r}",
             f"give {FEWEST} numbers or more, rising: torch.linspace(-1, 1, 21), say",
         )
-    inputs = Inputs.of(model, data, limit=limit, condition=given, overrides=overrides, trust_code=trust_code, grid=grid)
+    inputs = Inputs.of(
+        model, data, limit=limit, condition=given, overrides=overrides, trust_code=trust_code, grid=grid, mask=mask
+    )
     result = profiles.likelihood_profile(
         inputs.model,
         inputs.examples,
@@ -116,6 +119,7 @@ def score(
     tolerance: float = 0.1,
     max_nfe: int | None = None,
     given: Condition | None = None,
+    mask: Tensor | None = None,
     grid: Grid | None = None,
     limit: int | None = None,
     overrides: Overrides | None = None,
@@ -136,8 +140,8 @@ def score(
     Monte Carlo error of every component is at most so much of √Σ_i u_i², the spread of a score by the data. max_nfe: or
     with so many evaluations, but for a pilot and a first look.
 
-    model, data, given, grid, limit, overrides, trust_code, seed, batch_size, device, precision, progress, state and
-    workers are as of `likelihood_profile`.
+    model, data, given, mask, grid, limit, overrides, trust_code, seed, batch_size, device, precision, progress, state
+    and workers are as of `likelihood_profile`.
 
     Errors: those of `evaluate`; UsageError where the network's output cannot be differentiated in θ.
 
@@ -155,7 +159,9 @@ def score(
     """
     theta = _numbers(at, "at", "one number, or the numbers of one row")
     check_keyword(condition)
-    inputs = Inputs.of(model, data, limit=limit, condition=given, overrides=overrides, trust_code=trust_code, grid=grid)
+    inputs = Inputs.of(
+        model, data, limit=limit, condition=given, overrides=overrides, trust_code=trust_code, grid=grid, mask=mask
+    )
     return scores.score(
         inputs.model,
         inputs.examples,

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from nelbo.adapters.choices import Overrides
@@ -17,8 +16,6 @@ from nelbo.arguments import numbers
 from nelbo.bound import evaluate as bounds
 from nelbo.bound.estimators import Estimator
 from nelbo.bound.latent import evaluate as latent_bounds
-from nelbo.bound.ragged import evaluate as ragged_bounds
-from nelbo.bound.ragged import padding
 from nelbo.bound.result import Bound
 from nelbo.bound.tokens import evaluate as token_bounds
 from nelbo.bound.tokens.chain import CORPUS
@@ -134,13 +131,7 @@ def evaluate(
                 raise UsageError("a mask with a latent model", "its encoder is one of whole images")
             latent = LatentInputs.of(loaded, data, limit=limit, condition=condition, grid=grid)
             return latent_bounds.evaluate(loaded, latent.examples, run, grid=grid, condition=latent.condition, **how)
-        if mask is None and padding.is_ragged(data):
-            data, mask = padding.stacked(data)
-        given = Inputs.of(loaded, data, limit=limit, condition=condition, trust_code=trust_code, grid=grid)
-        if mask is not None:
-            rows = torch.as_tensor(mask)[:limit]
-            bound = ragged_bounds.evaluate(given.model, given.examples, rows, run, condition=given.condition, **how)
-            return dataclasses.replace(bound, overrides=(overrides or Overrides()).to_json())
+        given = Inputs.of(loaded, data, limit=limit, condition=condition, trust_code=trust_code, grid=grid, mask=mask)
         bound = bounds.evaluate(given.model, given.examples, run, condition=given.condition, **how)
     return dataclasses.replace(bound, overrides=(overrides or Overrides()).to_json())
 
@@ -166,6 +157,7 @@ def ode_likelihood(
     per_example: bool = False,
     limit: int | None = None,
     condition: Condition | str | None = None,
+    mask: Tensor | None = None,
     overrides: Overrides | None = None,
     trust_code: bool = False,
     seed: int = 0,
@@ -198,8 +190,8 @@ def ode_likelihood(
         one logarithm, −log (1/K) Σ_k p(x | z_k) p(z_k)/q(z_k | x): still a bound, biased upwards by about
         Var(weight)/2K; needs the exact trace.
 
-    model, data, grid, per_example, limit, condition, overrides, trust_code, seed, batch_size, device, precision (no
-    bf16), progress, state and workers are as of `evaluate`. After an interrupt the result is that of the examples
+    model, data, grid, per_example, limit, condition, mask, overrides, trust_code, seed, batch_size, device, precision
+    (no bf16), progress, state and workers are as of `evaluate`. After an interrupt the result is that of the examples
     finished.
 
     Errors: ShapeError, DomainError, UsageError, UnknownNameError, NumericalError, Interrupted.
@@ -214,7 +206,7 @@ def ode_likelihood(
     True
     """
     given = Inputs.of(
-        model, data, limit=limit, condition=condition, overrides=overrides, trust_code=trust_code, grid=grid
+        model, data, limit=limit, condition=condition, overrides=overrides, trust_code=trust_code, grid=grid, mask=mask
     )
     how = Settings.parse(
         given.model,

@@ -72,7 +72,7 @@ def compare(
     b = prepare(model_b, a.examples, run, condition=condition, runner=a.runner)
     both, runner = (a, b), a.runner
     notes = [note for one in both for note in checks.overlap(one.model, one.examples)]
-    D = domains[0].dimensions
+    D, sizes = a.chain.dimensions, a.examples.sizes
     how = {"compared_with": str(b.fingerprint), "tolerance": repr(tolerance), "max_nfe": repr(max_nfe)}
     a.agree("compare", **how)
     claims = [one.claims() for one in both]
@@ -87,15 +87,19 @@ def compare(
         notes.append(f"the tolerance {tolerance} was not reached with {runner.nfe} evaluations")
     values = [p.chain.priors() + r.diffusion + r.reconstruction for p, r in zip(both, rows, strict=True)]
     difference = TermEstimate.of(values[0] - values[1], _paired(*rows))
+    share = D * len(sizes) / int(sizes.sum())  # 1 but for examples of different size, whose mean D is rounded
+    if bool((sizes != sizes[0]).any()):
+        difference = difference.over(sizes).scaled(share)
     checks.warn(notes)
     return Comparison(
         difference=float(bits_per_dim(difference.mean, D)),
         standard_error=StandardError.of(
             difference.variance, difference.data_variance, D, representative=a.examples.representative
         ),
-        a=float(bits_per_dim(float(values[0].mean()), D)),
-        b=float(bits_per_dim(float(values[1].mean()), D)),
+        a=float(bits_per_dim(share * float(values[0].mean()), D)),
+        b=float(bits_per_dim(share * float(values[1].mean()), D)),
         per_example=values[0] - values[1],
+        sizes=sizes if a.examples.mask is not None else None,
         examples=len(values[0]),
         dimensions=D,
         nfe_total=runner.nfe,

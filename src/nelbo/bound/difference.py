@@ -50,6 +50,8 @@ class Comparison(Document):
     version: str
     warnings: tuple[str, ...]
     seconds: float
+    sizes: Tensor | None = None
+    """Of examples of different size the D of each, (N,)."""
     overrides: Json = field(default_factory=dict)
     """What the user chose in the place of both models' own."""
 
@@ -62,6 +64,7 @@ class Comparison(Document):
                 "standard_error": vars(self.standard_error),
                 "bits_per_dim": {"a": self.a, "b": self.b},
                 "nats_per_example": self.per_example.tolist(),
+                **({} if self.sizes is None else {"dimensions_per_example": self.sizes.tolist()}),
                 "examples": self.examples,
                 "dimensions": self.dimensions,
                 "nfe_total": self.nfe_total,
@@ -89,6 +92,7 @@ class Comparison(Document):
             a=float(document["bits_per_dim"]["a"]),
             b=float(document["bits_per_dim"]["b"]),
             per_example=torch.tensor(nats, dtype=torch.float64),
+            sizes=None if (sizes := document.get("dimensions_per_example")) is None else torch.tensor(sizes),
             tolerance=math.nan if tolerance is None else parse(tolerance),
             models=(models["a"], models["b"]),
         )
@@ -106,12 +110,14 @@ class Comparison(Document):
         and return them; those left of 0 are better under A. Errors: UsageError without matplotlib."""
         axes = plots.new(axes)
         axes.axvline(0.0, color="0.5", linewidth=0.8)
-        plots.histogram(axes, bits_per_dim(self.per_example, self.dimensions).numpy(), "A − B, bits/dim of an example")
+        D = self.dimensions if self.sizes is None else self.sizes
+        plots.histogram(axes, bits_per_dim(self.per_example / D, 1).numpy(), "A − B, bits/dim of an example")
         return axes
 
     def to_frame(self) -> Any:
         """A pandas DataFrame of the examples' differences A − B in nats. Errors: UsageError without pandas."""
-        return frames.frame({"difference_nats": self.per_example})
+        sizes = {} if self.sizes is None else {"dimensions": self.sizes}
+        return frames.frame({"difference_nats": self.per_example, **sizes})
 
     def __str__(self) -> str:
         e = self.standard_error
@@ -164,18 +170,24 @@ def compare_results(a: Bound | Any, b: Bound | Any) -> Comparison:
             "a result without per-example values cannot be compared", "evaluate both models with per_example=True"
         )
     difference = a.per_example.nats - b.per_example.nats
-    n, D = len(difference), a.dimensions
+    n, D, sizes = len(difference), a.dimensions, getattr(a.per_example, "dimensions", None)
     noise = (a.per_example.standard_error.square() + b.per_example.standard_error.square()).mean() / n
-    total = difference.var() / n if n > 1 else torch.tensor(math.nan)
+    mean, around = difference.mean(), difference
+    if sizes is not None:  # a ratio, Σ nats/Σ D, and its sampling error
+        share = D / sizes.double().mean()
+        around, noise = share * (difference - mean / sizes.double().mean() * sizes), share**2 * noise
+        mean = share * mean
+    total = around.var() / n if n > 1 else torch.tensor(math.nan)
     data = (total - noise).clamp(min=0)
     return Comparison(
-        difference=float(bits_per_dim(float(difference.mean()), D)),
+        difference=float(bits_per_dim(float(mean), D)),
         standard_error=StandardError.of(
             float(noise), float(data), D, representative=n >= REPRESENTATIVE, total=float(total)
         ),
         a=a.bits_per_dim,
         b=b.bits_per_dim,
         per_example=difference,
+        sizes=sizes,
         examples=n,
         dimensions=D,
         nfe_total=a.nfe_total + b.nfe_total,

@@ -61,6 +61,10 @@ class TermEstimate:
         spread = float("nan") if self.spread is None else self.spread.of_ratio(self.mean, sizes)
         return replace(self, data_variance=spread)
 
+    def scaled(self, factor: float) -> TermEstimate:
+        """The mean times a factor, the variances times its square."""
+        return TermEstimate(self.mean * factor, self.variance * factor**2, self.data_variance * factor**2)
+
 
 @dataclass(frozen=True)
 class Stratum:
@@ -100,6 +104,10 @@ class PerExample(Rows):
     prior: Tensor
     diffusion: Tensor
     reconstruction: Tensor
+
+    def with_sizes(self, sizes: Tensor) -> SizedPerExample:
+        """With the D of every example, (N,)."""
+        return SizedPerExample(**vars(self), dimensions=sizes)
 
     @classmethod
     def of_nats(cls, nats: Sequence[float | None]) -> PerExample:
@@ -164,12 +172,12 @@ class Estimate:
         """All means times a factor, all variances times its square; the rows of single examples stay in nats."""
         if factor == 1:
             return self
-
-        def term(one: TermEstimate) -> TermEstimate:
-            return TermEstimate(one.mean * factor, one.variance * factor**2, one.data_variance * factor**2)
-
         strata = (replace(s, mean=s.mean * factor, variance=s.variance * factor**2) for s in self.strata)
-        return replace(self.each(term), strata=tuple(strata))
+        return replace(self.each(lambda term: term.scaled(factor)), strata=tuple(strata))
+
+    def a_number(self, dimensions: int, sizes: Tensor) -> Self:
+        """For examples of `sizes` (N,) numbers: such that division by `dimensions` gives Σ nats/Σ sizes."""
+        return self.over(sizes).scaled(dimensions * len(sizes) / int(sizes.sum()))
 
     @classmethod
     @equation("vlb-three-terms")

@@ -14,8 +14,9 @@ from nelbo.bound.estimators import Estimator, Exhaustive, Stratified
 from nelbo.bound.gaussian_chain import GaussianChain
 from nelbo.bound.planned.adaptive import Adaptive
 from nelbo.bound.planned.pilot import EXAMPLES, NODES
-from nelbo.bound.prepare import PRECISIONS, Prepared, in_bits, prepare
+from nelbo.bound.prepare import PRECISIONS, Prepared, prepare
 from nelbo.bound.problem import Problem
+from nelbo.bound.ragged.chain import RaggedChain
 from nelbo.bound.result import Bound
 from nelbo.bound.tolerance import Relative, parse
 from nelbo.bound.trial import trial
@@ -58,6 +59,9 @@ def evaluate(
 ) -> Bound:
     """The variational bound −log p_θ(x) ≤ prior + diffusion + reconstruction of `data` under `model`.
 
+    Of `Examples` with a mask all terms are sums over what is there, D is that of each example, and bits/dim are all
+    nats over all of them, with the sampling error of a ratio; it is the bound of p(x | which elements are there).
+
     data: `Examples`, or an array or tensor (N, *shape) of codes (real values where the domain has no bins).
     run: device, precision, batches, seed, state, workers, progress. bf16 says how far it shifts the value.
     grid: another grid than the model's own (the network, decoder and prior stay).
@@ -69,11 +73,12 @@ def evaluate(
     Source: Ho et al. 2020, eq. 5; Kingma et al. 2021, eq. 11–17.
     """
     started = time.perf_counter()
-    D = model.domain.dimensions
-    prepared = prepare(model, data, run, grid=grid, condition=condition, watch=in_bits(watch, D))
+    prepared = prepare(model, data, run, grid=grid, condition=condition, watch=watch)
     chain, runner = prepared.chain, prepared.runner
+    sizes = chain.sizes if isinstance(chain, RaggedChain) else None
     notes = checks.overlap(model, prepared.examples)
-    notes += lattices.notes(model.domain, chain.data, chain.release)
+    if sizes is None:  # padding is no lattice
+        notes += lattices.notes(model.domain, chain.data, chain.release)
     estimate, fields = estimated(
         prepared,
         chain,
@@ -84,7 +89,11 @@ def evaluate(
         amiss=lambda estimate: _amiss(chain, estimate),
     )
     fields["seconds"] = time.perf_counter() - started
-    return Bound.of(estimate, D, fields, representative=prepared.examples.representative)
+    if sizes is not None:
+        estimate = estimate.a_number(chain.dimensions, sizes)
+        if fields["per_example"] is not None:
+            fields["per_example"] = fields["per_example"].with_sizes(sizes)
+    return Bound.of(estimate, chain.dimensions, fields, representative=prepared.examples.representative)
 
 
 def estimated(
@@ -147,7 +156,9 @@ def estimated(
 
 def _amiss(chain: GaussianChain, estimate: Estimate) -> list[str]:
     """What the draws of the pilot and the terms say against the model; that its output is not calibrated only where
-    nothing else but the last level is amiss."""
+    nothing else but the last level is amiss. Nothing is known of examples of different size."""
+    if isinstance(chain, RaggedChain):
+        return []
     notes = [*contradictions.notes(chain, estimate), *checks.sanity(chain, estimate)]
     others = [note for note in notes if not note.startswith("the chain does not end at its prior")]
     return notes if others else [*notes, *calibration.notes(chain, estimate)]

@@ -17,6 +17,10 @@ from torch import Tensor
 from nelbo._version import __version__
 from nelbo.arguments import check_function
 from nelbo.bound.gaussian_chain import GaussianChain
+from nelbo.bound.ragged import chain as ragged
+from nelbo.bound.ragged.chain import RaggedChain
+from nelbo.bound.ragged.network import mask_rows
+from nelbo.bound.ragged.padding import aligned
 from nelbo.bound.runner import Runner
 from nelbo.errors import UnknownNameError
 from nelbo.maths.units import bits_per_dim
@@ -80,6 +84,7 @@ class Prepared(Generic[M, C]):
         condition = {name: Examples(rows).fingerprint for name, rows in self.chain.condition.items()}
         settings = {"seed": self.run.seed, "precision": self.run.precision, "batch_size": self.runner.batch_size}
         scored = {"data": self.examples.fingerprint, "model": self.fingerprint, "condition": condition}
+        scored |= self._of_sizes(self.examples)
         if "classes" in self.examples.facts:
             scored["classes"] = self.examples.facts["classes"]
         return {**scored, **settings, **how, "version": __version__}
@@ -90,11 +95,20 @@ class Prepared(Generic[M, C]):
         return {
             "precision": self.run.precision,
             "seed": self.run.seed,
-            "data": {"name": scored.name, "fingerprint": scored.fingerprint, **scored.facts},
+            "data": {"name": scored.name, "fingerprint": scored.fingerprint, **scored.facts, **self._of_sizes(scored)},
             "model": {"fingerprint": self.fingerprint, "parameters": self.model.parameters},
             "description": self.model.describe(),
             "version": __version__,
         }
+
+    def _of_sizes(self, scored: Examples) -> Json:
+        """Of examples of different size their smallest and largest D and the sum, and a hash of what is there."""
+        if not isinstance(self.chain, RaggedChain):
+            return {}
+        sizes = scored.sizes
+        smallest, largest = int(sizes.min()), int(sizes.max())
+        there = Examples(self.chain.there[: len(scored)].long()).fingerprint
+        return {"sizes": {"smallest": smallest, "largest": largest, "total": int(sizes.sum())}, "mask": there}
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,11 +148,13 @@ class Setup(Generic[M]):
         size: int,
         watch: Callable[[float, float], None] | None = None,
         runner: Runner | None = None,
+        mask: Tensor | None = None,
     ) -> Prepared[M, C]:
         """size: numbers of the largest tensor of an example, by which batches are chosen. watch: as of `Runner`;
-        runner: one to share."""
+        runner: one to share. mask: what is there of the examples, where that is not as they say."""
         runner = runner or Runner(self.run, size, watch)
-        return Prepared(self.model, dataclasses.replace(self.examples, data=checked), chain, runner, self.run)
+        examples = dataclasses.replace(self.examples, data=checked, mask=self.examples.mask if mask is None else mask)
+        return Prepared(self.model, examples, chain, runner, self.run)
 
 
 def examples_of(data: Examples | Tensor | Any) -> Examples:
@@ -165,22 +181,33 @@ def prepare(
     watch: Callable[[float, float], None] | None = None,
     runner: Runner | None = None,
 ) -> Prepared[DiffusionModel, GaussianChain]:
-    """`data` (`Examples`, an array or a tensor) under `model`, checked. watch: as of `Runner`; runner: one to share.
+    """`data` (`Examples`, an array or a tensor) under `model`, checked. Examples with a mask make a chain over what is
+    there of them, and the network gets the mask under the name that it has for it. watch: called with (bits/dim,
+    standard error); runner: one to share.
 
     Errors: ShapeError, DomainError, UsageError, UnknownNameError.
     """
     setup = Setup.of(model, data, run, grid)
-    domain, examples = setup.model.domain, setup.examples
-    checked = domain.checked(examples.data, release=examples.release)
-    rows = condition_rows(condition, len(checked))
-    chain = GaussianChain(
-        model=setup.in_precision(),
-        data=checked,
-        condition=rows,
-        seed=setup.run.seed,
-        device=setup.device,
-        dtype=setup.dtype,
-        mapped=examples.mapped,
-        release=examples.release,
-    )
-    return setup.prepared(checked, chain, domain.dimensions, watch, runner)
+    model, examples = setup.model, setup.examples
+    there = mask = None
+    if examples.mask is None:
+        checked = model.domain.checked(examples.data, release=examples.release)
+        rows = condition_rows(condition, len(checked))
+    else:
+        ragged.check(model)
+        values, there, mask = aligned(examples.data, examples.mask, model.domain)
+        checked = model.domain.checked(values)
+        rows = condition_rows(condition, len(checked))
+        rows = {**rows, **mask_rows(model.denoiser, mask, rows)}
+    parts: Json = {
+        "model": setup.in_precision(),
+        "data": checked,
+        "condition": rows,
+        "seed": setup.run.seed,
+        "device": setup.device,
+        "dtype": setup.dtype,
+        "mapped": examples.mapped and there is None,
+        "release": examples.release,
+    }
+    chain = GaussianChain(**parts) if there is None else RaggedChain(**parts, there=there)
+    return setup.prepared(checked, chain, model.domain.dimensions, in_bits(watch, chain.dimensions), runner, mask)

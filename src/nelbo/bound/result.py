@@ -101,6 +101,11 @@ class Bound(Document):
             "terms": terms,
             "levels": [vars(level) for level in self.levels],
             "nats_per_example": None if self.per_example is None else self.per_example.nats.tolist(),
+            **(
+                {}
+                if (sizes := getattr(self.per_example, "dimensions", None)) is None
+                else {"dimensions_per_example": sizes.tolist()}
+            ),
             "examples": self.examples,
             "dimensions": self.dimensions,
             "nfe_total": self.nfe_total,
@@ -180,7 +185,8 @@ class Bound(Document):
             raise UsageError("the result has no levels along a chain", 'give of="terms" or of="examples"')
         axes = plots.new(axes)
         if of == "examples":
-            plots.histogram(axes, bits_per_dim(values["nats"], self.dimensions).numpy(), f"{self.unit} of an example")
+            D = values.get("dimensions", self.dimensions)
+            plots.histogram(axes, bits_per_dim(values["nats"] / D, 1).numpy(), f"{self.unit} of an example")
         elif of == "levels":
             plots.along_chain(axes, strata, "C0")
             axes.set_xlabel("log-SNR (noise on the left, data on the right)")

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from nelbo.bound.gaussian_chain import GaussianChain
+from nelbo.bound.ragged.chain import RaggedChain
+from nelbo.bound.ragged.network import check_padding
 from nelbo.bound.runner import Runner
 from nelbo.errors import UsageError
 from nelbo.maths.keys import Purpose
@@ -32,11 +34,15 @@ batch statistics give 0.1 to 1."""
 
 
 def trial(chain: GaussianChain, runner: Runner) -> list[str]:
-    """Try the chain's network if it is foreign; a note where it is declared stochastic. Inside `inference()`.
+    """Try the chain's network if it is foreign; a note where it is declared stochastic. Inside `inference()`. Of
+    examples of different size every network is tried with something else in the padding.
 
     Errors: UsageError with the probable cause and the remedy.
     """
-    return tried(chain.model.denoiser, runner, lambda: _asked(chain))
+    notes = tried(chain.model.denoiser, runner, lambda: _asked(chain))
+    if isinstance(chain, RaggedChain):
+        check_padding(chain, runner)
+    return notes
 
 
 def tried(denoiser: Predictor, runner: Runner, ask: Callable[[], tuple[Tensor, Tensor, Tensor]]) -> list[str]:

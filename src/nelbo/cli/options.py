@@ -36,9 +36,9 @@ Data = Annotated[
     typer.Option(
         "--data",
         metavar="DATA",
-        help="digits[:train|:test], FILE.npz[#key], FILE.npy, FILE.csv, an IDX file, a folder of images or its part "
-        "FOLDER:train, hf:NAME[:split], or of symbols "
-        "text:FILE[#length=L][#stride=S][#tokenizer=bytes|chars|FILE.json].",
+        help="digits[:train|:test], FILE.npz[#key], of examples of different size with #mask=KEY, #lengths=KEY or "
+        "#offsets=KEY, FILE.npy, FILE.csv, an IDX file, a folder of images or its part FOLDER:train, "
+        "hf:NAME[:split], or of symbols text:FILE[#length=L][#stride=S][#tokenizer=bytes|chars|FILE.json].",
     ),
 ]
 Prompt = Annotated[
@@ -52,7 +52,9 @@ Prompt = Annotated[
 Mask = Annotated[
     str | None,
     typer.Option(
-        "--mask", metavar="KEY", help="Of symbols: the array of the npz file that says what is scored and no padding."
+        "--mask",
+        metavar="KEY",
+        help="The array of the npz file that says what is there of padded examples: bools or lengths.",
     ),
 ]
 Corpus = Annotated[

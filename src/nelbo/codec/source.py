@@ -83,6 +83,8 @@ def source(
         return text_source(images, model, limit, condition)
     examples = images if isinstance(images, Examples) else readers.resolve(images, limit=limit)
     examples = examples.first(limit)
+    if not isinstance(model, TokenModel):
+        examples.check_whole("compression", "an archive holds images of one shape, and no sizes")
     if isinstance(model, TokenModel):
         data = model.domain.checked(torch.as_tensor(examples.data))
         model.check_symbols(data, torch.ones_like(data, dtype=torch.bool))

@@ -82,6 +82,13 @@ def read_key(path: Path, key: str, limit: int | None = None) -> np.ndarray:
         return archive.read(key, limit)
 
 
+def described(path: Path, key: str) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of the array `key` of an npz file. Errors: DataError as of `read_key`."""
+    with _archive(path) as archive:
+        header = archive.headers[arrays.chosen_key(archive.headers, key, str(path), str)]
+        return header.shape, header.dtype
+
+
 def read_npy(path: Path, limit: int | None = None) -> Examples:
     """The array of an npy file as examples (N, …); a large file is mapped, so that its size costs no memory.
 

@@ -25,6 +25,7 @@ from nelbo.data import (
     numpy_files,
     others,
     places,
+    ragged,
     table,
     text,
     token_arrays,
@@ -50,9 +51,12 @@ def _ends_in(spec: str, *endings: str) -> bool:
 
 def _read_npz(spec: str, limit: int | None) -> Examples:
     place = Place.of(spec)
-    if any(name in token_arrays.OPTIONS for name, _ in place.values):
+    names = {name for name, _ in place.values}
+    if names & {*ragged.OPTIONS} or (names == {"mask"} and not token_arrays.holds_symbols(place)):
+        return ragged.read_npz(place, limit)
+    if names & {*token_arrays.OPTIONS}:
         return token_arrays.read_tokens(place, limit)
-    layout = place.checked(("layout", *token_arrays.OPTIONS), words=1).get("layout")
+    layout = place.checked(("layout", *token_arrays.OPTIONS, *ragged.OPTIONS), words=1).get("layout")
     key = place.words[0] if place.words else None
     return arrays.channels_first(numpy_files.read_npz(place.path, key, limit), layout)
 
@@ -80,7 +84,11 @@ _FORMS = (
         lambda spec, n: text.read_text(spec[len(text.PREFIX) :], n),
     ),
     Form("hf:NAME[:split]", lambda spec: spec.startswith("hf:"), lambda spec, n: hub.read_hub(spec[3:], n)),
-    Form("FILE.npz[#key][#prompt=KEY][#mask=KEY]", lambda spec: _ends_in(spec, ".npz"), _read_npz),
+    Form(
+        "FILE.npz[#key][#prompt=KEY][#mask=KEY|#lengths=KEY|#offsets=KEY]",
+        lambda spec: _ends_in(spec, ".npz"),
+        _read_npz,
+    ),
     Form("FILE.npy", lambda spec: _ends_in(spec, ".npy"), _read_npy),
     Form("FILE.csv", lambda spec: _ends_in(spec, ".csv"), lambda spec, n: table.read_csv(Place.of(spec), n)),
     Form(
@@ -130,7 +138,8 @@ def resolve(
     A string or path is read as DATA. An array or tensor (N, …) is used as it is. A table of named columns (pandas,
     polars), a mapping of arrays (npz, scikit-learn's `Bunch`) and a `datasets.Dataset` are read by the rules of the
     files that hold the like. A torch `Dataset`, or anything with `__getitem__` and `__len__`, is stacked; its items are
-    x, (x, label), or tables with an image. layout: "nhwc" for arrays (N, H, W, C), whose channels are then moved to the
+    x, (x, label), or tables with an image. A list of arrays (n_i, …) of different length is padded, and its examples
+    have a mask. layout: "nhwc" for arrays (N, H, W, C), whose channels are then moved to the
     front. Errors: as of `read`; what is not taken is refused with the line that makes of it what is.
     """
     _check_limit(limit)
@@ -138,6 +147,8 @@ def resolve(
         examples = data.first(limit)
     elif isinstance(data, (str, Path)):
         examples = read(str(data), limit=limit)
+    elif ragged.is_ragged(data):
+        examples = ragged.read_list(data[:limit])
     elif isinstance(data, np.ndarray) or hasattr(data, "__getitem__") or containers.is_known(data):
         examples = containers.read_object(data, limit)
     else:
@@ -146,6 +157,13 @@ def resolve(
             f"give an array, a tensor, a torch Dataset, or one of: {'; '.join(FORMS)}",
         )
     return arrays.channels_first(examples, layout)
+
+
+def whole(data: Any, what: str, reason: str) -> Examples:
+    """As of `resolve`, of what needs examples of one size. Errors: UsageError where these are not, with the reason."""
+    examples = resolve(data)
+    examples.check_whole(what, reason)
+    return examples
 
 
 def _check_limit(limit: int | None) -> None:

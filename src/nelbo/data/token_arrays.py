@@ -55,6 +55,14 @@ def read_tokens(place: Place, limit: int | None) -> Examples:
     return dataclasses.replace(examples, facts=facts, **rows)
 
 
+def holds_symbols(place: Place) -> bool:
+    """Whether the array that the place names is one of sequences: integers (N, L)."""
+    if not place.words:
+        return False
+    shape, dtype = numpy_files.described(place.path, place.words[0])
+    return len(shape) == 2 and dtype.kind in "ui"
+
+
 def _stream(place: Place, options: dict[str, str], limit: int | None) -> Examples:
     """The windows of a stream (n,), and of its bytes a symbol where they are there."""
     key = place.words[0]

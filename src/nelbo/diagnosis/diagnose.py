@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from nelbo._version import __version__
 from nelbo.bound import lattices
 from nelbo.bound.gaussian_chain import GaussianChain
-from nelbo.bound.prepare import Prepared, prepare
+from nelbo.bound.prepare import Prepared, examples_of, prepare
 from nelbo.bound.runner import Runner
 from nelbo.diagnosis import conditions, domains, draws, halving, inspection, outputs, schedules, steps, times
 from nelbo.diagnosis.cached import Cache, Cached, with_net
@@ -56,6 +56,8 @@ def diagnose(
     run, limit = run or Run(), MAX_NFE if max_nfe is None else max_nfe
     if limit < 1:
         raise UsageError(f"max_nfe={max_nfe}", f"give a number of evaluations, such as {MAX_NFE}")
+    data = examples_of(data)
+    data.check_whole("a diagnosis", "its siblings are looked at by whole examples")
     prepared = prepare(model, data, dataclasses.replace(run, state=None), condition=condition)
     subject = _subject(prepared, run.seed)
     device, D = prepared.chain.device, model.domain.dimensions

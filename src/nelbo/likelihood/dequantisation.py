@@ -31,6 +31,7 @@ et al. 2016, eq. 12; Durkan et al. 2019; Zheng et al. 2023 (i-DODE), §3.2; Ho e
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -46,6 +47,7 @@ from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.domain import DataDomain
 from nelbo.process import forward
 from nelbo.process.levels import Levels, column
+from nelbo.process.prediction import Prediction
 from nelbo.typing import Choice, Condition
 
 PIECES, HIDDEN = 6, 16
@@ -120,45 +122,60 @@ def start(
     draw: int,
     condition: Condition | None = None,
     flow: DequantisationFlow | None = None,
+    reconstruction: Callable[[Tensor, Tensor, Levels, Prediction | None], Tensor] | None = None,
+    there: Tensor | None = None,
 ) -> Start:
     """The starting points of `data` (B, *shape), codes or values; first (B,) levels, examples (B,) their indices.
 
     Noise is keyed by (seed, example, draw): that of `variational` is the noise of the bound's reconstruction term.
-    flow: the fitted flow, where the kind is that.
+    flow: the fitted flow, where the kind is that. there (B, *shape), reconstruction: of examples of different size what
+    is there, and their −log p(x | z_1) of codes or values, z_1, levels and prediction; z_1 means nothing elsewhere.
     """
     domain = model.domain
     x = domain.values(data)
+    D: Tensor | int = domain.dimensions if there is None else there.flatten(1).sum(1)
     nothing = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     centre = column(first.alpha, x) * x
     if kind is Dequantisation.NONE:
         # the density of x, not of z_1: log p(x) = log p(z_1) + D log α_1, less log_volume where x is standardised
-        return Start(centre, -first.log_alpha * domain.dimensions, nothing + domain.log_volume)
+        return Start(centre, -first.log_alpha * D, nothing + domain.log_volume)
     if kind is Dequantisation.VARIATIONAL:
         eps = Purpose.ODE_START.normal(seed, examples, 0, draw, domain.shape, device=x.device)
         z = forward.noised(x, eps, first)
-        log_q = gaussian.log_density(z, centre, column(first.sigma, x).square()).flatten(1).sum(1)
+        if there is not None:
+            z = z.where(there, torch.zeros_like(z))
+        log_q = summed(gaussian.log_density(z, centre, column(first.sigma, x).square()), there)
         with torch.no_grad():
             target = data.long() if domain.discrete else x
             prediction = model.predict(z, first, condition) if model.decoder.calls_network else None
+            if reconstruction is not None:
+                return Start(z, log_q, reconstruction(data, z, first, prediction))
             return Start(z, log_q, terms.reconstruction(model, target, z, prediction, first))
     u = Purpose.ODE_START.uniform(seed, examples, 0, draw, domain.shape, device=x.device)
     if kind is Dequantisation.UNIFORM:
-        return uniform(u, centre, first, domain)
+        return uniform(u, centre, first, domain, D)
     if kind is Dequantisation.FLOW:
         if flow is None:
             raise UsageError("dequantisation 'flow' before it was fitted", "use nelbo.ode_likelihood, which fits it")
         return flow.start(u, x, slopes(model, x, first, condition), first, model)
-    return truncated_normal(u, centre, first, domain)
+    return truncated_normal(u, centre, first, domain, there)
 
 
-def uniform(u: Tensor, centre: Tensor, first: Levels, domain: DataDomain) -> Start:
+def summed(values: Tensor, there: Tensor | None) -> Tensor:
+    """Sums (B,) of values (B, …), of those that are there."""
+    return (values if there is None else values.where(there, torch.zeros_like(values))).flatten(1).sum(1)
+
+
+def uniform(u: Tensor, centre: Tensor, first: Levels, domain: DataDomain, D: Tensor | int) -> Start:
     """z_1 = α_1 (x + (u − ½) w), log q = −D log(α_1 w), for uniforms u (B, …)."""
     width = first.alpha * bin_width(domain)
     z = centre + column(width, centre) * (u - 0.5)
-    return Start(z, -domain.dimensions * width.log(), torch.zeros_like(width))
+    return Start(z, -D * width.log(), torch.zeros_like(width))
 
 
-def truncated_normal(u: Tensor, centre: Tensor, first: Levels, domain: DataDomain) -> Start:
+def truncated_normal(
+    u: Tensor, centre: Tensor, first: Levels, domain: DataDomain, there: Tensor | None = None
+) -> Start:
     """z_1 = α_1 x + σ_1 ε with |ε| ≤ c = α_1 w/(2 σ_1): log q = Σ [log N(ε; 0, 1) − log σ_1 − log(2Φ(c) − 1)].
 
     ε is the normal's quantile of Φ(−c) + u (Φ(c) − Φ(−c)), from the lower tail on either side.
@@ -168,8 +185,9 @@ def truncated_normal(u: Tensor, centre: Tensor, first: Levels, domain: DataDomai
     side = torch.where(u < 0.5, 1.0, -1.0)
     tail = torch.where(u < 0.5, u, 1 - u)
     eps = side * torch.special.ndtri(column(low, u) + tail * column(log_mass.exp(), u))
-    per_dimension = gaussian.log_density(eps, torch.zeros_like(eps), torch.ones_like(eps)).flatten(1).sum(1)
-    log_q = per_dimension - domain.dimensions * (first.log_sigma + log_mass)
+    log_q = summed(gaussian.log_density(eps, torch.zeros_like(eps), torch.ones_like(eps)), there)
+    D = domain.dimensions if there is None else there.flatten(1).sum(1)
+    log_q = log_q - D * (first.log_sigma + log_mass)
     return Start(centre + column(first.sigma, centre) * eps, log_q, torch.zeros_like(c))
 
 

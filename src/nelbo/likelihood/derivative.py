@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from nelbo.bound.gaussian_chain import GaussianChain
+from nelbo.bound.ragged.chain import RaggedChain
 from nelbo.errors import UsageError
 from nelbo.likelihood import ode
 from nelbo.likelihood.trace import signs
@@ -42,15 +43,19 @@ def check(chain: GaussianChain) -> int:
     for i, place in enumerate(PLACES):
         at = ode.level_at(law, first + place * (last - first), len(x), device)
         eps = Purpose.DERIVATIVE_NOISE.normal(chain.seed, rows, 0, i, shape, device=device)
+        there = chain.there_of(rows) if isinstance(chain, RaggedChain) else torch.ones_like(x, dtype=torch.bool)
         e = signs(Purpose.DERIVATIVE_PROBES.uniform(chain.seed, rows, i, 0, shape, device=device))
-        _compare(chain, forward.noised(x, eps, at), e, at, condition)
+        z = forward.noised(x, eps, at)
+        nothing = torch.zeros_like(z)
+        _compare(chain, z.where(there, nothing), e.where(there, nothing), there, at, condition)
     return len(PLACES) * 5 * len(rows)
 
 
-def _compare(chain: GaussianChain, z: Tensor, e: Tensor, at: Levels, condition: Condition) -> None:
+def _compare(chain: GaussianChain, z: Tensor, e: Tensor, there: Tensor, at: Levels, condition: Condition) -> None:
     def x0(state: Tensor) -> Tensor:
         with torch.no_grad():
-            return chain.model.predict(state, at, condition).x0
+            x0 = chain.model.predict(state, at, condition).x0
+            return x0.where(there, torch.zeros_like(x0))
 
     delta = 0.01 * column(at.sigma, z)
     with torch.enable_grad():

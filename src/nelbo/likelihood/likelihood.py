@@ -12,12 +12,14 @@ import time
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from nelbo.bound import checks
 from nelbo.bound.estimate import PerExample, Rows, TermEstimate
 from nelbo.bound.gaussian_chain import GaussianChain
 from nelbo.bound.prepare import prepare
+from nelbo.bound.ragged.chain import RaggedChain
 from nelbo.bound.result import Bound
 from nelbo.bound.trial import trial
 from nelbo.bound.values import StandardError, Term
@@ -62,6 +64,8 @@ class FlowPerExample(Rows):
     reconstruction: Tensor
     importance: Tensor
     solver_error: Tensor
+    dimensions: Tensor | None = None
+    """Of examples of different size the D of each."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -113,11 +117,16 @@ def ode_likelihood(
         runner.close()
     D = chain.dimensions
     done = prepared.examples.first(len(scores))
-    total = TermEstimate.of(scores.values["nats"], scores.variances["nats"])
+    sizes = chain.sizes[: len(scores)] if isinstance(chain, RaggedChain) else None
+
+    def a_number(estimate: TermEstimate) -> TermEstimate:
+        return estimate if sizes is None else estimate.over(sizes).scaled(D * len(sizes) / int(sizes.sum()))
+
+    total = a_number(TermEstimate.of(scores.values["nats"], scores.variances["nats"]))
     representative = done.representative
 
     def term(name: str) -> Term:
-        estimate = TermEstimate.of(scores.values[name], scores.variances[name])
+        estimate = a_number(TermEstimate.of(scores.values[name], scores.variances[name]))
         return Term.of(estimate, D, representative=representative)
 
     notes = checks.overlap(model, done) + tried + _notes(chain, runner.stopped, how, scores, total)
@@ -126,6 +135,7 @@ def ode_likelihood(
         **{name: scores.values[name] for name in NAMES},
         standard_error=scores.variances["nats"].sqrt(),
         solver_error=scores.errors,
+        dimensions=sizes,
     )
     return OdeLikelihood(
         bits_per_dim=float(bits_per_dim(total.mean, D)),
@@ -135,7 +145,7 @@ def ode_likelihood(
         examples=len(done),
         dimensions=D,
         nfe_total=scores.evaluations,
-        estimator=_description(model, how, scores),
+        estimator=_description(model, how, scores, D),
         **prepared.claims(done),
         per_example=rows if per_example else None,
         warnings=tuple(notes),
@@ -152,8 +162,10 @@ def _notes(chain: GaussianChain, stopped: bool, how: Settings, scores: Scores, t
     if stopped:
         notes.append(f"interrupted: the likelihood is that of the first {n} of {chain.examples} examples")
     if how.tolerance is not None:
-        missed = int((scores.errors > how.tolerance).sum())
-        tolerance = f"{bits_per_dim(how.tolerance, D):.3g}"
+        most = how.tolerance / chain.model.domain.dimensions
+        sizes = chain.sizes[:n] if isinstance(chain, RaggedChain) else torch.full((n,), D)
+        missed = int((scores.errors > most * sizes).sum())
+        tolerance = f"{bits_per_dim(most, 1):.3g}"
         if missed:
             notes.append(f"{missed} of {n} examples miss the ODE tolerance {tolerance} with {how.max_steps} steps")
         return notes
@@ -164,9 +176,9 @@ def _notes(chain: GaussianChain, stopped: bool, how: Settings, scores: Scores, t
     return notes
 
 
-def _description(model: DiffusionModel, how: Settings, scores: Scores) -> Json:
+def _description(model: DiffusionModel, how: Settings, scores: Scores, D: int) -> Json:
     """What was computed, and what the number is of; errors in bits/dim."""
-    kind, D, fit = how.dequantisation, model.domain.dimensions, dequantisation
+    kind, fit = how.dequantisation, dequantisation
     what = "mass" if model.domain.discrete else "density" if kind.random else "noisy density"
     about: Json = {"name": "probability_flow", "scores": what, "bound": kind.random}
     if kind is Dequantisation.FLOW:
@@ -183,7 +195,7 @@ def _description(model: DiffusionModel, how: Settings, scores: Scores) -> Json:
         "solver": how.solver.name,
         "steps": how.solver.steps,
         "most_steps": scores.most_steps,
-        "tolerance": None if how.tolerance is None else float(bits_per_dim(how.tolerance, D)),
+        "tolerance": None if how.tolerance is None else float(bits_per_dim(how.tolerance, model.domain.dimensions)),
         "solver_error": {name: float(bits_per_dim(e, D)) for name, e in zip(("mean", "max"), errors, strict=True)},
         "law": ode.law(model.schedule).kind,
     }

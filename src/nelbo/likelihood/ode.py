@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from nelbo.bound.ragged.chain import of_rows
 from nelbo.equation import equation
 from nelbo.errors import UsageError
 from nelbo.likelihood.solvers import Solver
@@ -86,17 +87,25 @@ def predicted(model: DiffusionModel, z: Tensor, at: Levels, condition: Condition
 
 
 def with_divergence(
-    model: DiffusionModel, y: Tensor, at: Levels, condition: Condition | None, probes: list[Tensor]
+    model: DiffusionModel,
+    y: Tensor,
+    at: Levels,
+    condition: Condition | None,
+    probes: list[Tensor],
+    there: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """dy/dλ (B, …) and its divergence (P, B) of y = z σ_VP/σ, the state on the VP path.
 
-    probes: as of `divergence`. Errors: UsageError where the prediction carries no gradient.
+    probes: as of `divergence`. there (B, …): what is there; nothing else moves, or counts. Errors: UsageError where the
+    prediction carries no gradient.
     """
     with torch.enable_grad():
         y = y.detach().requires_grad_()
         vp = at.on(Path.VP)
         x0 = predicted(model, y * column((at.log_sigma - vp.log_sigma).exp(), y), at, condition)
         v = drift(x0, y, vp)
+        if there is not None:
+            v = v.where(there, torch.zeros_like(v))
         return v.detach(), divergence(v, y, probes)
 
 
@@ -109,20 +118,22 @@ def solve(
     solver: Solver,
     condition: Condition | None = None,
     probes: Sequence[Tensor] = (),
+    there: Tensor | None = None,
 ) -> Solution:
     """Carry z (B, …), float64, from log-SNR `first` to `last` by even steps in λ; the probes stay as they are.
 
     Whatever the path, the steps are taken on the VP path, whose state neither grows nor shrinks: y = z σ_VP/σ, and the
     change of scale is added to the integral as D log of it. A solve is therefore as good on one path as on another.
+    there (B, …): of examples of different size the numbers that are there; z and the probes are zero elsewhere.
     """
     schedule = law(model.schedule)
 
     def field(y: Tensor, logsnr: float) -> tuple[Tensor, Tensor]:
-        return with_divergence(model, y, level_at(schedule, logsnr, len(y), y.device), condition, list(probes))
+        return with_divergence(model, y, level_at(schedule, logsnr, len(y), y.device), condition, list(probes), there)
 
     start, end = (_log_scale(level_at(schedule, logsnr, 1, z.device)) for logsnr in (first, last))
     y, integral = solver.integrate(field, z * start.exp(), first, last)
-    D = z[0].numel()
+    D = z[0].numel() if there is None else there.flatten(1).sum(1)
     return Solution(y * (-end).exp(), integral + D * (start - end))
 
 
@@ -139,6 +150,7 @@ def log_density(
     solver: Solver,
     condition: Condition | None = None,
     probes: Sequence[Tensor] = (),
+    there: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """log p(z_L) (B,) and ∫ ∇·(dz/dλ) dλ (P, B) in nats; their sum is log p(z_1) of the model's flow at z (B, …).
 
@@ -151,11 +163,14 @@ def log_density(
     >>> round(float(end + flow[0]), 6)              # −1.5 log 2π, the density of N(0, I) at 0
     -2.756816
     """
-    solution = solve(model, z, *span(model), solver=solver, condition=condition, probes=probes)
-    return end_density(model, solution.z), solution.divergence
+    solution = solve(model, z, *span(model), solver=solver, condition=condition, probes=probes, there=there)
+    return end_density(model, solution.z, there), solution.divergence
 
 
-def end_density(model: DiffusionModel, z: Tensor) -> Tensor:
-    """log p(z_L) of the model's prior, (B,) nats."""
+def end_density(model: DiffusionModel, z: Tensor, there: Tensor | None = None) -> Tensor:
+    """log p(z_L) of the model's prior, (B,) nats; of what is there (B, …) alone, by a prior of independent numbers."""
     last = model.levels()[-1:].to(device=z.device)
+    if there is not None:
+        rows = z[there][:, None]
+        return of_rows(model.prior.log_density(rows, last.expand(len(rows))), there)
     return model.prior.log_density(z, last.expand(len(z)))

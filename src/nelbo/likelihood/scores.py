@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nelbo.bound.gaussian_chain import GaussianChain
+from nelbo.bound.ragged.chain import RaggedChain
 from nelbo.bound.runner import Runner
 from nelbo.errors import Interrupted, NumericalError, UsageError
 from nelbo.likelihood import dequantisation as starts
@@ -142,6 +143,11 @@ def scored(chain: GaussianChain, runner: Runner, how: Settings) -> Scores:
     Errors: Interrupted where not one batch was finished; UsageError for a network whose derivative is not that of its
     values; NumericalError.
     """
+    if isinstance(chain, RaggedChain) and how.dequantisation is Dequantisation.FLOW:
+        raise UsageError(
+            "dequantisation 'flow' of examples of different size: it is fitted to whole examples",
+            "use 'variational', or 'truncated_normal' where the data are codes",
+        )
     runner.count(derivative.check(chain))
     flow = starts.fit(chain, runner) if how.dequantisation is Dequantisation.FLOW else None
     before, finished = runner.nfe, torch.zeros(0, dtype=torch.float64)
@@ -230,9 +236,14 @@ def _solved(
 ) -> _Part:
     model, device, solver = chain.model, chain.device, how.solver
     condition = chain.condition_of(examples)
+    there = chain.there_of(examples) if isinstance(chain, RaggedChain) else None
+    tolerance = None if how.tolerance is None else torch.full((len(examples),), how.tolerance, dtype=torch.float64)
+    if isinstance(chain, RaggedChain) and tolerance is not None:
+        tolerance *= chain.sizes[examples] / model.domain.dimensions
     start = starts.start(
         how.dequantisation, model, chain.data_of(examples), chain.levels[:1].expand(len(examples)),
         seed=chain.seed, examples=examples, draw=draw, condition=condition, flow=flow,
+        reconstruction=chain.reconstruction_of(examples) if isinstance(chain, RaggedChain) else None, there=there,
     )  # fmt: skip
     every = torch.arange(len(examples))
     evaluations = torch.zeros(len(examples), dtype=torch.float64)
@@ -245,13 +256,17 @@ def _solved(
     count(every, int(how.dequantisation.calls_network(model)))
     shape = model.domain.shape
     probes = [traces.rademacher(chain.seed, examples, draw, p, shape, device) for p in range(how.trace.probes)]
+    z = start.z
+    if there is not None:
+        z, probes = z.where(there, torch.zeros_like(z)), [e * there for e in probes]
 
     def solve(solver: Solver, which: Tensor) -> tuple[Tensor, Tensor]:
         at = which.to(device)
         some = {k: v[at] for k, v in condition.items()}
         end, integral = ode.log_density(
-            model, start.z[at], solver=solver, condition=some, probes=[e[at] for e in probes]
-        )
+            model, z[at], solver=solver, condition=some, probes=[e[at] for e in probes],
+            there=None if there is None else there[at],
+        )  # fmt: skip
         count(which, solver.evaluations)
         return end.cpu(), integral.cpu()
 
@@ -260,8 +275,8 @@ def _solved(
     coarse = end + integral.mean(0)
     end, integral = solve(solver, every)
     error = (end + integral.mean(0) - coarse).abs() / shrink
-    while how.tolerance is not None and 2 * solver.steps <= how.max_steps:
-        inaccurate = (error > how.tolerance).nonzero()[:, 0]
+    while tolerance is not None and 2 * solver.steps <= how.max_steps:
+        inaccurate = (error > tolerance).nonzero()[:, 0]
         if len(inaccurate) == 0:
             break
         solver = solver.with_steps(2 * solver.steps)

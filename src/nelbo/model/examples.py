@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from nelbo.arguments import numbers
-from nelbo.errors import UsageError
+from nelbo.errors import ShapeError, UsageError
 from nelbo.typing import Json
 
 REPRESENTATIVE = 8
@@ -22,7 +24,7 @@ _CHUNK = 1024
 _OF_ALL = ("bytes", "left_over", "cut", "empty", "separators")
 """Facts that are of all examples together."""
 _OF_PLACES = {"prompt": "bools", "mask": "bools", "place_bytes": "integers"}
-"""Rows that say something of every place, and of which type."""
+"""Rows that say something of every place, and of which type; a mask may be one of positions, (N, n) of (N, n, …)."""
 _LINE = 10
 """Names in a line for a person; a result lists more."""
 
@@ -84,7 +86,8 @@ class Examples:
     prompt: Tensor | None = None
     """Of sequences of symbols the places (N, L) bool that are given and never scored; none where None."""
     mask: Tensor | None = None
-    """Of sequences of symbols the places (N, L) bool that are not padding; all where None."""
+    """What is there and no padding, bool: of sequences of symbols the places (N, L), of others the positions (N, n) or
+    the elements, of the shape of the data; all where None."""
     place_bytes: Tensor | None = None
     """UTF-8 bytes of the text that each place (N, L) stands for, integers, where they are known."""
 
@@ -97,17 +100,55 @@ class Examples:
             raise UsageError(f"examples of bins={self.bins} codes", "give a whole number ≥ 2, or None")
         for name, kind in _OF_PLACES.items():
             rows = getattr(self, name)
-            if rows is not None and (rows.shape != self.data.shape or (rows.dtype == torch.bool) != (kind == "bools")):
+            shapes = [tuple(self.data.shape), *([tuple(self.data.shape[:2])] if name == "mask" else [])]
+            if rows is not None and (
+                tuple(rows.shape) not in shapes or (rows.dtype == torch.bool) != (kind == "bools")
+            ):
                 raise UsageError(
                     f"examples of shape {tuple(self.data.shape)} with {name} of shape {tuple(rows.shape)}, "
                     f"{str(rows.dtype).removeprefix('torch.')}",
-                    f"give {kind} of the shape of the data",
+                    f"give {kind} of the shape {' or '.join(map(str, shapes))}",
                 )
         if self.bins is None and self.data.dtype == torch.uint8:
             object.__setattr__(self, "bins", 256)
 
     def __len__(self) -> int:
         return len(self.data)
+
+    def with_mask(self, mask: Any) -> Examples:
+        """With what is there of them: bools (N, n) or of the shape of the data, for (N, n, …); None leaves them as they
+        are. Errors: UsageError, ShapeError."""
+        if mask is None:
+            return self
+        try:
+            there = torch.as_tensor(mask)
+        except (TypeError, ValueError, RuntimeError):
+            raise UsageError(f"a mask of type {type(mask).__name__}", "give bools, True for what is there") from None
+        if there.dtype != torch.bool:
+            kind = str(there.dtype).removeprefix("torch.")
+            raise UsageError(f"a mask of {kind}", "give bools, True for what is there")
+        whole, positions = tuple(self.data.shape), tuple(self.data.shape[:2])
+        if tuple(there.shape) not in (whole, positions):
+            raise ShapeError(
+                f"a mask of shape {tuple(there.shape)} for data of shape {whole}", f"give {positions} or {whole}"
+            )
+        return replace(self, mask=there)
+
+    @property
+    def sizes(self) -> Tensor:
+        """The numbers that every example has, (N,): all, but for those that are not there."""
+        if self.mask is None:
+            return torch.full((len(self),), math.prod(self.data.shape[1:]))
+        there = self.mask.reshape(len(self), -1)
+        return there.sum(1) * (math.prod(self.data.shape[1:]) // there.shape[1])
+
+    def check_whole(self, what: str, reason: str) -> None:
+        """Errors: UsageError where they are of different size; what: asks for them, and why not: reason."""
+        if self.mask is not None and not bool(self.mask.all()):
+            raise UsageError(
+                f"{what} of {self.name}, examples of different size: {reason}",
+                "give examples of one size, without a mask: those of every size by themselves, under a model of it",
+            )
 
     @property
     def mapped(self) -> bool:
@@ -160,7 +201,8 @@ class Examples:
             )
             here = slice(start * _CHUNK, start * _CHUNK + len(rows))
             if self.mask is not None:
-                rows = [row[kept] for row, kept in zip(rows, self.mask[here].cpu().numpy(), strict=True)]
+                there = self.mask[here].cpu().numpy().reshape(len(rows), -1)
+                rows = [row.reshape(there.shape[1], -1)[kept] for row, kept in zip(rows, there, strict=True)]
             digests = b"".join(hashlib.blake2b(row, digest_size=8).digest() for row in rows)
             into = found[here]
             into.copy_(torch.from_numpy(np.frombuffer(digests, "<i8").astype(np.int64)))

@@ -25,11 +25,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nelbo import data as readers
 from nelbo.ambient import neutral
 from nelbo.arguments import check_function, checked_path, numbers
 from nelbo.bound.prepare import PRECISIONS, Prepared, prepare
 from nelbo.bound.runner import Runner
+from nelbo.data import readers
 from nelbo.documents.reading import filled
 from nelbo.errors import UsageError
 from nelbo.maths.units import bits_per_dim
@@ -104,7 +104,7 @@ class Monitor:
         if patience is not None and patience < 1:
             raise UsageError(f"patience={patience}", "give a number of readings from 1 on, or None")
         self.model, self.budget = model, budget
-        self.examples = readers.resolve(data)
+        self.examples = readers.whole(data, "a monitor", "it reads at planned times of whole examples")
         self.condition, self.log, self.prefix = condition, log, prefix
         self.out = None if out is None else checked_path("out", out, file=True)
         self.patience, self.errors = patience, errors

@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nelbo import data as readers
 from nelbo.arguments import numbers
 from nelbo.bound.gaussian_chain import Controls, GaussianChain
 from nelbo.bound.prepare import prepare
 from nelbo.bound.problem import Problem
+from nelbo.data import readers
 from nelbo.errors import UsageError
 from nelbo.maths.keys import Purpose
 from nelbo.model.diffusion import DiffusionModel
@@ -69,7 +69,8 @@ def planned_times(model: DiffusionModel, data: Any, *, seed: int = 0, cells: int
         raise UsageError(f"times of a {type(model).__name__}", "give what nelbo.from_callable made")
     if cells < 1:
         raise UsageError(f"cells={cells}", "give a number of cells from 1 on")
-    chain: GaussianChain = prepare(model, readers.resolve(data), Run(seed=seed)).chain
+    examples = readers.whole(data, "planned times", "their density is of the gradient of whole examples")
+    chain: GaussianChain = prepare(model, examples, Run(seed=seed)).chain
     if isinstance(model.schedule, Table):
         place, scale = chain.cells.place, chain.cells.scale
     else:

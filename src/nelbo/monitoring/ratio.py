@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nelbo import data as readers
 from nelbo.arguments import numbers
 from nelbo.bound.contrast import places
 from nelbo.bound.contrast.alternatives import Chains
@@ -25,6 +24,7 @@ from nelbo.bound.contrast.places import Places
 from nelbo.bound.gaussian_chain import GaussianChain, Noised
 from nelbo.bound.prepare import prepare
 from nelbo.bound.problem import Draws
+from nelbo.data import readers
 from nelbo.errors import UsageError
 from nelbo.maths.keys import Purpose
 from nelbo.model.calling import condition_rows
@@ -79,7 +79,8 @@ class RatioEstimator:
             raise UsageError("the models score unlike data", "give models of one data domain")
         self._models = tuple(_unclipped(one) for one in (model, reference))
         self.seed = seed
-        chain = prepare(self._models[0], readers.resolve(data), Run(seed=seed), condition=condition).chain
+        examples = readers.whole(data, "a ratio in a loss", "its terms are of whole examples")
+        chain = prepare(self._models[0], examples, Run(seed=seed), condition=condition).chain
         other = dataclasses.replace(chain, model=self._models[1])
         if not same_chain(chain, other):
             raise UsageError(

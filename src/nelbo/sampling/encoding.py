@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from nelbo import data as readers
 from nelbo.adapters.load import Model, load_images
 from nelbo.ambient import neutral
 from nelbo.arguments import numbers
+from nelbo.data import readers
 from nelbo.errors import UsageError
 from nelbo.process.grid import Grid
 from nelbo.process.levels import column
@@ -53,7 +53,8 @@ def encode(
     True
     """
     model = load_images(model, trust_code=trust_code)
-    x = model.domain.values(model.domain.checked(readers.resolve(data).data, "data to encode"))
+    examples = readers.whole(data, "encoding", "what a network does to padding is not followed from level to level")
+    x = model.domain.values(model.domain.checked(examples.data, "data to encode"))
     run = Run(device=device, batch_size=batch_size, progress=progress)
     guided = make_guidance(guidance, null_condition, condition)
     paths = Paths.of(model, len(x), sampler, steps, grid, condition, guided, run)

@@ -80,6 +80,7 @@ def check_model(
     if relative < 0:
         raise UsageError(f"relative={relative}", "give a number ≥ 0, such as 1e-4")
     examples = readers.resolve(data, limit=8)
+    examples.check_whole("a check of a model", "it is of whole examples")
     rows = {k: v[:8] if v.dim() else v for k, v in condition_rows(condition).items()}
     chain = prepare(model, examples, Run(precision=precision), condition=rows).chain
     n = chain.examples

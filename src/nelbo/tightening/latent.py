@@ -17,6 +17,7 @@ from nelbo.bound import checks
 from nelbo.bound.checks import NelboWarning
 from nelbo.bound.estimators import Stratified
 from nelbo.bound.latent import evaluate as bounds
+from nelbo.bound.prepare import examples_of
 from nelbo.bound.result import Bound
 from nelbo.maths.keys import Purpose
 from nelbo.model.examples import Examples
@@ -120,7 +121,8 @@ def tighten(
 
 
 def _examples(model: LatentModel, data: Any) -> Examples:
-    examples = data if isinstance(data, Examples) else Examples(torch.as_tensor(data))
+    examples = examples_of(data)
+    examples.check_whole("tightening a latent model", "its encoder is one of whole images")
     return dataclasses.replace(examples, data=model.domain.checked(examples.data, release=examples.release))
 
 

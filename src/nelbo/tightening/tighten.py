@@ -28,6 +28,7 @@ from nelbo.bound import checks
 from nelbo.bound.estimators import Estimator, Exhaustive
 from nelbo.bound.evaluate import evaluate
 from nelbo.bound.planned.adaptive import Adaptive
+from nelbo.bound.prepare import examples_of
 from nelbo.errors import UnknownNameError, UsageError
 from nelbo.maths.units import nats
 from nelbo.model.diffusion import DiffusionModel
@@ -189,7 +190,8 @@ def tighten(
 
 
 def _examples(model: DiffusionModel, data: Any) -> Examples:
-    examples = data if isinstance(data, Examples) else Examples(torch.as_tensor(data))
+    examples = examples_of(data)
+    examples.check_whole("tightening", "its levels and variances are fitted to the errors of whole examples")
     return dataclasses.replace(examples, data=model.domain.checked(examples.data, release=examples.release))
 
 

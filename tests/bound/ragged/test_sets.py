@@ -9,9 +9,11 @@ import pytest
 import torch
 
 import nelbo
+from nelbo.bound.difference import Comparison
 from nelbo.bound.estimators import Exhaustive, Stratified
-from nelbo.bound.ragged import evaluate as ragged
+from nelbo.bound.evaluate import evaluate
 from nelbo.errors import NelboError
+from nelbo.model.examples import Examples
 from nelbo.workers import Run
 from tests.bound.latent import linear
 
@@ -110,7 +112,7 @@ def test_an_adaptive_estimate_has_the_exact_mean():
     sets = examples([1 + i % MOST for i in range(300)])
     whole, mask = padded(sets, MOST, 0.0)
     grid = nelbo.grids.even(200)
-    bound = ragged.evaluate(model(grid=grid), whole, mask, Run(precision="float64"), tolerance=0.05)
+    bound = evaluate(model(grid=grid), Examples(whole, mask=mask), Run(precision="float64"), tolerance=0.05)
     assert bound.estimator["name"] == "adaptive" and bound.data["sizes"]["smallest"] == 2
     Q, _, c = linear.chain(linear.prior(grid))
     exact = sum(float(np.einsum("ni,ij,nj->", x.numpy(), Q, x.numpy())) + len(x) * c for x in sets)
@@ -139,6 +141,96 @@ def test_codes_and_masks_of_images():
     assert torch.allclose(sum(h.per_example.nats for h in halves), same.per_example.nats, rtol=1e-9)
 
 
+@pytest.mark.parametrize("how", [{}, {"probes": 3}, {"dequantisation": "variational"}])
+def test_the_flow_of_every_length(how):
+    """Exact Gaussians: the flow scales every number by √(v_L/v_1), and what is there alone counts."""
+    sets, how = examples(), {"dequantisation": "none", "steps": 32, "precision": "float64", **how}
+    of = model(grid=nelbo.grids.even(8))
+    ode = nelbo.ode_likelihood(of, sets, per_example=True, progress=False, **how)
+    again = nelbo.ode_likelihood(of, *padded(sets, MOST + 3, 1e3)[:1], mask=padded(sets, MOST + 3, 0.0)[1],
+                                 per_example=True, progress=False, **how)  # fmt: skip
+    assert torch.equal(ode.per_example.nats, again.per_example.nats)
+    assert ode.per_example.dimensions.tolist() == [2 * n for n in SIZES] and ode.data == again.data | {
+        "name": "the list"
+    }
+    total = float(ode.per_example.nats.sum()) / (2 * sum(SIZES)) / math.log(2)
+    assert ode.bits_per_dim == pytest.approx(total, abs=1e-12)
+    first, last = torch.sigmoid(of.levels().logsnr[[0, -1]])  # α²
+    start, end = (a * V + 1 - a for a in (first, last))
+    exact = [0.5 * (first * x**2 / start * end + math.log(2 * math.pi) - (end / start).log() - first.log()).sum()
+             for x in sets]  # fmt: skip
+    if how["dequantisation"] == "none":
+        assert torch.allclose(ode.per_example.nats, torch.stack(exact), atol=2e-4)
+    else:
+        assert abs(ode.bits_per_dim - sum(exact) / (2 * sum(SIZES)) / math.log(2)) < 4 * ode.standard_error.estimator
+
+
+def test_a_comparison_of_sets():
+    """Two exact chains of other lengths: the difference of their closed forms, over all numbers."""
+    sets, grids = examples([1 + i % MOST for i in range(24)]), (nelbo.grids.even(5), nelbo.grids.even(20))
+    compared = nelbo.compare(*(model(grid=grid) for grid in grids), sets, tolerance=0.1, progress=False)
+    forms = [linear.chain(linear.prior(grid)) for grid in grids]
+    nats = [sum(np.einsum("ni,ij,nj->", x.numpy(), Q, x.numpy()) + len(x) * c for x in sets) for Q, _, c in forms]
+    numbers = 2 * sum(len(x) for x in sets)
+    exact = (nats[0] - nats[1]) / numbers / math.log(2)
+    assert abs(compared.difference - exact) < 4 * compared.standard_error.estimator < 0.5
+    assert compared.sizes.tolist() == [2 * len(x) for x in sets] == compared.to_dict()["dimensions_per_example"]
+    assert compared.difference == pytest.approx(float(compared.per_example.sum()) / numbers / math.log(2))
+    assert compared.a - compared.b == pytest.approx(compared.difference)
+    again = Comparison.from_dict(compared.to_dict())
+    assert torch.equal(again.sizes, compared.sizes) and again.data["sizes"]["total"] == numbers
+
+
+def test_results_of_sets_are_compared_by_their_numbers():
+    """Σ difference/Σ D of two results, and the sampling error of that ratio."""
+    sets = examples([1 + i % MOST for i in range(12)])
+    a, b = (nats(model(grid=nelbo.grids.even(steps)), sets) for steps in (5, 10))
+    compared = nelbo.compare(a, b)
+    assert compared.difference == pytest.approx(a.bits_per_dim - b.bits_per_dim, abs=1e-12)
+    sizes, rows = a.per_example.dimensions, a.per_example.nats - b.per_example.nats
+    around = rows - rows.sum() / sizes.sum() * sizes
+    expected = float((around.var() / 12).sqrt()) / float(sizes.double().mean()) / math.log(2)
+    assert compared.standard_error.total == pytest.approx(expected)
+
+
+def shifted(z, logsnr, theta):
+    """E[x | z] of points N(θ, V)."""
+    shift = torch.sigmoid(logsnr.double()).sqrt()[:, None, None] * theta.double()[:, None, None]
+    return exact(z - shift, logsnr) + theta.double()[:, None, None]
+
+
+def test_conditions_and_a_parameter_of_sets():
+    """Points N(θ, V): which θ, by every example; the likelihood of θ and its score by all of them; the ratio of two
+    models. Padding changes no bit."""
+    sets = [x + 0.4 for x in examples([1 + i % MOST for i in range(18)])]
+    of, law = model(shifted, grid=nelbo.grids.continuous()), {"precision": "float64", "progress": False}
+    whole, mask = padded(sets, MOST + 2, 7.0)
+    information = float((1 / V).sum()) * sum(len(x) for x in sets)
+    best = float(torch.stack([(x / V).sum() for x in sets]).sum()) / information
+    found = nelbo.contrast(of, sets, "theta", [0.4, -0.6], confidence=None, tolerance=0.2, **law)
+    again = nelbo.contrast(of, whole, "theta", [0.4, -0.6], confidence=None, tolerance=0.2, mask=mask, **law)
+    assert torch.equal(found.difference, again.difference) and found.data["sizes"]["largest"] == 2 * MOST
+    log_p = torch.stack([-0.5 * torch.stack([((x - t) ** 2 / V).sum() for t in (0.4, -0.6)]) for x in sets])
+    other = 1 - found.best
+    ratio = log_p.gather(1, found.best[:, None]) - log_p.gather(1, other[:, None])
+    errors = found.standard_error.gather(1, other[:, None])
+    assert bool(((found.difference.gather(1, other[:, None]) - ratio).abs() < 4 * errors + 0.02).all())
+    profile = nelbo.likelihood_profile(of, sets, "theta", torch.linspace(best - 0.2, best + 0.2, 5), **law)
+    assert abs(profile.maximum - best) < 4 * profile.monte_carlo_error + 0.01
+    assert profile.information == pytest.approx(information, rel=0.1)
+    score = nelbo.score(of, whole, "theta", best, mask=mask, **law)
+    assert abs(float(score.value)) < 4 * float(score.standard_error) + 0.01 * information
+
+
+def test_a_ratio_of_models_of_sets():
+    sets = examples()
+    models = [model(fn, grid=nelbo.grids.even(6)) for fn in (points, pooled)]
+    ratio = nelbo.log_ratio(*models, sets, tolerance=0.5, precision="float64", progress=False)
+    bounds = [nats(m, sets, estimator=Exhaustive(128)).per_example for m in models]
+    errors = (ratio.standard_error**2 + sum(b.standard_error**2 for b in bounds)).sqrt()
+    assert float(((ratio.value - bounds[1].nats + bounds[0].nats) / errors).abs().max()) < 4
+
+
 def test_what_is_refused():
     sets = examples()
     whole, mask = padded(sets, MOST, 0.0)
@@ -160,3 +252,26 @@ def test_what_is_refused():
     ):
         with pytest.raises(NelboError, match=match):
             nelbo.evaluate(of, data, mask=there, progress=False, estimator=Exhaustive(2))
+
+
+@pytest.mark.parametrize(
+    ("verb", "reason"),
+    [
+        (lambda: nelbo.tighten(model(), examples(), 2), "errors of whole examples"),
+        (lambda: nelbo.codec.compress(coded(), [x.round().long() for x in examples()], "x.nelbo"), "and no sizes"),
+        (lambda: nelbo.diagnose(model(), examples(), progress=False), "looked at by whole examples"),
+        (lambda: nelbo.Monitor(model(), examples()), "planned times of whole examples"),
+        (lambda: nelbo.RatioEstimator(model(), model(), examples()), "terms are of whole examples"),
+        (lambda: nelbo.contrast(linear.model(), examples(), "y", [0, 1]), "of whole images"),
+    ],
+)
+def test_what_needs_whole_examples_says_why(verb, reason):
+    with pytest.raises(NelboError, match=reason):
+        verb()
+
+
+def coded():
+    return nelbo.from_callable(
+        points, schedule=linear.LAW, domain=nelbo.DataDomain((MOST, 2), bins=3), predicts="x0", time="logsnr",
+        decoder="categorical", grid=nelbo.grids.even(3),
+    )  # fmt: skip

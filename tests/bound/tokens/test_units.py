@@ -92,8 +92,8 @@ def test_rows_of_places_that_are_none(rows):
 def test_models_of_images_know_no_places(verb):
     images = nelbo.exact.CategoricalData(torch.ones(3, 4)).model(nelbo.schedules.linear(9), nelbo.grids.full())
     codes = torch.ones(9, 3, dtype=torch.long)
-    with pytest.raises(UsageError, match="given places or padding of array with a model of images"):
-        verb(images, nelbo.Examples(codes, mask=codes > 0))
+    with pytest.raises(UsageError, match="given places of array with a model of images"):
+        verb(images, nelbo.Examples(codes, prompt=codes > 0))
 
 
 def test_rolling_windows_add_up_to_the_chain_rule():

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nelbo.bound import checks
-from nelbo.bound.contrast.asked import Scored, models_of
+from nelbo.bound.contrast.asked import Places, Scored, models_of
 from nelbo.bound.contrast.contrast import raced
 from nelbo.bound.contrast.race import Goal
 from nelbo.bound.planned import cost
@@ -50,11 +50,12 @@ def log_ratio(
     tolerance: float = 0.1,
     max_nfe: int | None = None,
     condition: Mapping[str, Tensor] | None = None,
+    places: Places | None = None,
 ) -> LogRatio:
-    """See `nelbo.log_ratio`."""
+    """See `nelbo.log_ratio`. places: of sequences of symbols."""
     cost.check_budget(max_nfe, False)
     goal = Goal(None, tolerance=tolerance)
-    asked = models_of(model, reference, data, run, condition)
+    asked = models_of(model, reference, data, run, condition, places)
     one, runner = asked.one, asked.one.runner
     how = {**asked.how, "log_ratio": repr(goal), "max_nfe": repr(max_nfe)}
     one.agree("log_ratio", **how)

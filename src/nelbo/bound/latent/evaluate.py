@@ -107,6 +107,7 @@ def prepare(
     """`data` under `model`, checked and encoded."""
     setup = Setup.of(model, data, run, grid)
     model, examples, device = setup.model, setup.examples, setup.device
+    examples.check_whole("a latent model", "its encoder is one of whole images")
     checked = model.domain.checked(examples.data, release=examples.release)
     rows = condition_rows(condition, len(checked))
     D = model.domain.dimensions

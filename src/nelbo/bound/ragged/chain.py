@@ -126,7 +126,7 @@ class RaggedChain(GaussianChain):
         there, x = self.there_of(examples), self.values(examples)
         rows = x[there][:, None]
         nats = terms.prior(self.model, rows, self.levels[-1:])
-        return _of_rows(nats, there).cpu()
+        return of_rows(nats, there).cpu()
 
     def noised(
         self, draws: Draws, rows: Tensor, each: Callable[[slice, Tensor, Tensor, Levels], None] | None = None
@@ -147,14 +147,25 @@ class RaggedChain(GaussianChain):
         one = None if prediction is None else _of_elements(prediction, there)
         rows, levels = x[there][:, None], at[of]
         if cells is None or one is None:
-            target = data[there][:, None].long() if model.domain.discrete else rows
-            nats = model.decoder.nll(target, z[there][:, None], levels, one, self._number)
-        elif self.cells.continuous:
+            return self._nll(data, z, at, prediction, there), prediction
+        if self.cells.continuous:
             slope = -2 * self.cells.scale[cells].to(self.device)
             nats = terms.diffusion_rate(rows, one, levels, slope[of])
         else:
             nats = terms.diffusion(model, rows, one, self.levels[cells.to(self.device)][of], levels)
-        return _of_rows(nats, there), prediction
+        return of_rows(nats, there), prediction
+
+    def reconstruction_of(self, examples: Tensor) -> Callable[[Tensor, Tensor, Levels, Prediction | None], Tensor]:
+        """−log p(x | z_1) of what is there of `examples` (b,), (b,) nats, as a function of codes or values (b, *shape),
+        z_1, levels (b,) and the network's prediction."""
+        there = self.there_of(examples)
+        return lambda target, z, at, prediction: self._nll(target, z, at, prediction, there)
+
+    def _nll(self, data: Tensor, z: Tensor, at: Levels, prediction: Prediction | None, there: Tensor) -> Tensor:
+        rows, of = data[there][:, None], there.nonzero()[:, 0]
+        target = rows.long() if self.model.domain.discrete else self.model.domain.values(rows)
+        one = None if prediction is None else _of_elements(prediction, there)
+        return of_rows(self.model.decoder.nll(target, z[there][:, None], at[of], one, self._number), there)
 
     @property
     def _number(self) -> DataDomain:
@@ -196,7 +207,7 @@ class RaggedChain(GaussianChain):
         return torch.cat([expected[:, ::3].log(), size.log()], 1).float().cpu(), expected.float().cpu()
 
 
-def _of_rows(nats: Tensor, there: Tensor) -> Tensor:
+def of_rows(nats: Tensor, there: Tensor) -> Tensor:
     """Sums (b,) of the nats of single elements, in the order of the elements."""
     return torch.zeros(len(there), dtype=nats.dtype, device=nats.device).index_add(0, there.nonzero()[:, 0], nats)
 

@@ -112,8 +112,7 @@ def evaluate(
         fields["per_example"] = PerSequence(**vars(fields["per_example"]), tokens=chain.number, bytes=of_rows)
     fields["seconds"] = time.perf_counter() - started
     D = chain.dimensions
-    a_token = estimate.over(chain.number).scaled(D * chain.examples / total)
-    return Bound.of(a_token, D, fields, representative=representative)
+    return Bound.of(estimate.a_number(D, chain.number), D, fields, representative=representative)
 
 
 def corpus_of(model: TokenModel, corpus: Examples | Tensor | Any) -> Examples:
