@@ -14,6 +14,8 @@ Data: Fashion-MNIST, 28 × 28, 256 levels. One run is one JSON under --out, writ
 run again, so that the whole may be cut off anywhere. Arms, of as many parameters within 10 %, in three scales:
 
     nelbo       what `nelbo train` does with such images by itself
+    latent      the same loop with latent=conv: encoder, decoder and a chain over 4×7×7 latents for one bound; then
+                "best" is with the likelihood that `nelbo tighten` fits
     diffusers   examples/unconditional_image_generation of diffusers, restated: UNet2DModel, ε, L_simple, linear
                 T = 1000, AdamW (0.95, 0.999), weight decay 1e-6, 500 steps of warm-up, cosine decay, EMA up to
                 0.9999 by a power law
@@ -231,7 +233,8 @@ HYBRID = {
     "optimizer": "adamw", "reconstruction_share": 0.125,
 }  # fmt: skip
 ARMS: dict[str, Nelbo | Plain] = {
-    "nelbo": Nelbo({}), "diffusers": Plain(DiffusersLoop), "lucidrains": Plain(LucidrainsLoop), "hybrid": Nelbo(HYBRID),
+    "nelbo": Nelbo({}), "latent": Nelbo({"latent": {"name": "conv"}}), "diffusers": Plain(DiffusersLoop),
+    "lucidrains": Plain(LucidrainsLoop), "hybrid": Nelbo(HYBRID),
 }  # fmt: skip
 
 
@@ -289,6 +292,9 @@ def scored(model: DiffusionModel, test: Tensor, tolerance: float) -> dict:
 
 def ways_of(model: DiffusionModel, fit: Tensor) -> tuple[dict[str, DiffusionModel], dict[str, DiffusionModel]]:
     """A recipe's checkpoint as its users may score it, and with a better decoder and first level."""
+    if isinstance(model, nelbo.LatentModel):
+        fits = {"local scale": {"kind": "logistic", "local": True}, "reads the codes before": {"kind": "context"}}
+        return {"own": model}, {name: nelbo.latent.fit_likelihood(model, fit, **how) for name, how in fits.items()}
     if model.schedule.table_length is None:
         ways = {"own": model}
         if model.reverse.clip is not None:
@@ -336,7 +342,7 @@ def score(model: DiffusionModel, fit: Tensor, test: Tensor, tolerance: float) ->
 
 def rough_score(model: DiffusionModel, fit: Tensor, test: Tensor, tolerance: float) -> dict:
     """What tells learning rates apart, in a tenth of the time: one way of scoring, on some of the images."""
-    if model.schedule.table_length is not None:
+    if not isinstance(model, nelbo.LatentModel) and model.schedule.table_length is not None:
         model = dataclasses.replace(model, grid=grid.full(), reverse=Reverse(parse_variance("beta_tilde"), CLIP))
         variance, of_decoder = fitted(model, fit[:64], points=12)
         model = dataclasses.replace(model, reverse=Reverse(variance, CLIP), decoder=DiscretizedGaussian(of_decoder))

@@ -9,6 +9,8 @@ BREAKS = [
     Break("the entropy of a Gaussian without its ½", "negative_entropy", number(0.5).to(1.0), "latent-bound"),
     Break("a width in the place of its log", "negative_entropy", call("log")[0].drop(), "latent-rescaling",
           "latent-width"),
+    Break("the prior's cost of a latent forgets its spread", "normal_cross_entropy", operation("+")[0].keep_left(),
+          "vae-loss-split", "vae-elbo"),
     Break("a mean is scaled and a width is not", "LatentUnits.spread", operation("*").keep_right(), "latent-rescaling"),
     Break("a shift that is scaled", "LatentUnits.to_prior", operation("-").keep_left(), "latent-rescaling"),
     Break("the way back forgets the shift", "LatentUnits.from_prior", operation("+").keep_left(), "latent-rescaling"),

@@ -12,10 +12,11 @@ from nelbo.arguments import numbers
 from nelbo.errors import UsageError
 from nelbo.model.examples import Examples
 from nelbo.model.latent.encoder import DeterministicEncoder, Encoder, GaussianEncoder, ImageDecoder
-from nelbo.model.latent.fit import with_likelihood
+from nelbo.model.latent.fit import reconstructions, with_fitted
 from nelbo.model.latent.likelihood import ScaledGaussian, ScaledLogistic
 from nelbo.model.latent.model import LatentModel
 from nelbo.model.latent.units import LatentUnits
+from nelbo.tightening.likelihoods import Likelihood
 
 __all__ = [
     "DeterministicEncoder",
@@ -37,6 +38,7 @@ def fit_likelihood(
     kind: str = "gaussian",
     *,
     per_channel: bool = False,
+    local: bool = False,
     limit: int | None = None,
     seed: int = 0,
 ) -> LatentModel:
@@ -45,8 +47,10 @@ def fit_likelihood(
 
     The data are images that the autoencoder was not trained on, and not those that the bound is then computed of: on
     its training images an autoencoder errs less, and the scale would be too small. kind: "gaussian" or "logistic";
-    per_channel: a scale for each index of an image's first axis; limit: only the first so many images; seed: of the
-    draws. Errors: UnknownNameError; UsageError; those of a domain's data.
+    or, of codes, "context", a mixture of Gaussians about x̂ and what the codes before a pixel say of it. per_channel: a
+    scale for each index of an image's first axis; local: of codes, a scale that follows the energy and the place of x̂
+    from pixel to pixel. limit: only the first so many images; seed: of the draws. Errors: UnknownNameError; UsageError;
+    those of a domain's data.
 
     >>> import nelbo, torch
     >>> prior = nelbo.exact.GaussianData(torch.zeros(1), torch.eye(1)).model(
@@ -60,4 +64,6 @@ def fit_likelihood(
     """
     if not isinstance(model, LatentModel):
         raise UsageError(f"fit_likelihood of a {type(model).__name__}", "give a model that is a nelbo.LatentModel")
-    return with_likelihood(model, readers.resolve(data, limit=limit), kind, per_channel, seed)
+    wanted = Likelihood.parse(kind, per_channel, local)
+    target, x0 = reconstructions(model, readers.resolve(data, limit=limit), seed)
+    return with_fitted(model, wanted.fitted(target, x0, model.domain))

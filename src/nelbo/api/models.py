@@ -49,7 +49,7 @@ def train(
     progress: Callable[[Json], None] | bool | None = None,
     message: Callable[[str], None] | None = None,
     workers: Workers | None = None,
-) -> DiffusionModel | TokenModel:
+) -> DiffusionModel | TokenModel | LatentModel:
     """Train a model on `data`, write it to the folder `out`, and return it (with the averaged weights).
 
     data: as of `evaluate`. out: the folder. config: settings as of `nelbo.training.TrainConfig`; a dict may name some

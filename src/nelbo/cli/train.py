@@ -13,6 +13,7 @@ from nelbo.progress import shown
 
 if TYPE_CHECKING:
     from nelbo.model.diffusion import DiffusionModel
+    from nelbo.model.latent.model import LatentModel
     from nelbo.model.tokens.model import TokenModel
     from nelbo.typing import Json
 
@@ -96,7 +97,7 @@ def run_training(
     validation: str | None = None,
     resume: bool = False,
     device: str | None = None,
-) -> tuple[DiffusionModel | TokenModel, Json]:
+) -> tuple[DiffusionModel | TokenModel | LatentModel, Json]:
     """`nelbo.train` with progress and messages; the model, and the last record with a loss ({} where none was made).
 
     Errors: those of `nelbo.train`; Interrupted where Ctrl-C stopped it, with a checkpoint saved.

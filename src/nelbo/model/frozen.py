@@ -36,6 +36,10 @@ class FrozenModel(ABC):
         """The model on another grid of the same schedule: same weights, decoder, prior."""
         return dataclasses.replace(self, grid=grid)  # type: ignore[type-var]
 
+    def with_networks(self, networks: Predictor) -> Self:
+        """The model with another module of the kind of its `denoiser` in the place of that."""
+        return dataclasses.replace(self, denoiser=networks)  # type: ignore[type-var]
+
     def in_precision(self, dtype: torch.dtype | None, device: torch.device | str | None = None) -> Self:
         """The model whose network computes in `dtype` on `device`; self is left as it is."""
         return dataclasses.replace(self, denoiser=self.denoiser.in_precision(dtype, device))  # type: ignore[type-var]

@@ -32,50 +32,75 @@ class _Residual(nn.Module):
 
 
 class ConvEncoder(nn.Module):
-    """x (B, C, H, W) → (B, 2 latents, H/2^halvings, W/2^halvings): a mean and a log variance.
+    """x (B, C, H, W) → (B, 2 latents, h, w): a mean and a log variance, h = H/(patch 2^halvings) and w likewise.
 
-    width: channels, a multiple of 8; blocks: residual blocks at every scale. Errors of a call: ShapeError where the
-    sides are not multiples of 2^halvings.
+    channels: C, or None of images (B, H, W). width: channels inside, a multiple of 8; blocks: residual blocks at every
+    scale. patch: so many pixels on a side are folded into channels first, which saves the finest scale. Errors of a
+    call: ShapeError where the sides are not multiples of patch 2^halvings.
     """
 
-    def __init__(self, channels: int, latents: int, width: int = 32, halvings: int = 2, blocks: int = 1):
+    def __init__(
+        self,
+        channels: int | None,
+        latents: int,
+        width: int = 32,
+        halvings: int = 2,
+        blocks: int = 1,
+        patch: int = 1,
+    ):
         super().__init__()
-        self.halvings = halvings
-        layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, padding=1)]
+        self.halvings, self.patch, self.planar = halvings, patch, channels is None
+        layers: list[nn.Module] = [nn.Conv2d((channels or 1) * patch**2, width, 3, padding=1)]
         for _ in range(halvings):
             layers += [_Residual(width) for _ in range(blocks)]
             layers.append(nn.Conv2d(width, width, 4, stride=2, padding=1))
         layers += [_Residual(width), nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, 2 * latents, 3, padding=1)]
         self.layers = nn.Sequential(*layers)
+        self.hidden = tuple(f"layers.{i}" for i in range(1, len(layers) - 1))
+        """Names of the inner modules: all but the first and the last layers."""
 
     def forward(self, x: Tensor) -> Tensor:
-        side = 2**self.halvings
+        side = self.patch * 2**self.halvings
         if x.shape[-1] % side or x.shape[-2] % side:
+            folds = "" if self.patch == 1 else f" and folds patches of {self.patch} × {self.patch}"
             raise ShapeError(
-                f"an encoder that halves {self.halvings} times for images of {x.shape[-2]} × {x.shape[-1]}",
+                f"an encoder that halves {self.halvings} times{folds} for images of {x.shape[-2]} × {x.shape[-1]}",
                 f"give sides that are multiples of {side}, or fewer halvings",
             )
-        return self.layers(x)
+        return self.layers(F.pixel_unshuffle(x[:, None] if self.planar else x, self.patch))
 
 
 class ConvDecoder(nn.Module):
-    """z (B, latents, h, w) → x̂ (B, C, h 2^doublings, w 2^doublings); settings as of `ConvEncoder`."""
+    """z (B, latents, h, w) → x̂ (B, C, H, W), H = h patch 2^doublings and W likewise; settings as of `ConvEncoder`."""
 
-    def __init__(self, channels: int, latents: int, width: int = 32, doublings: int = 2, blocks: int = 1):
+    hidden = ("first.1", "scales")
+    """Names of the inner modules: all but the first and the last layers."""
+
+    def __init__(
+        self,
+        channels: int | None,
+        latents: int,
+        width: int = 32,
+        doublings: int = 2,
+        blocks: int = 1,
+        patch: int = 1,
+    ):
         super().__init__()
-        self.doublings = doublings
+        self.doublings, self.patch, self.planar = doublings, patch, channels is None
         self.first = nn.Sequential(nn.Conv2d(latents, width, 3, padding=1), _Residual(width))
         self.scales = nn.ModuleList(
             nn.Sequential(nn.Conv2d(width, width, 3, padding=1), *(_Residual(width) for _ in range(blocks)))
             for _ in range(doublings)
         )
-        self.last = nn.Sequential(nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, channels, 3, padding=1))
+        outer = (channels or 1) * patch**2
+        self.last = nn.Sequential(nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, outer, 3, padding=1))
 
     def forward(self, z: Tensor) -> Tensor:
         h = self.first(z)
         for scale in self.scales:
             h = scale(F.interpolate(h, scale_factor=2.0, mode="nearest"))
-        return self.last(h)
+        x = F.pixel_shuffle(self.last(h), self.patch)
+        return x[:, 0] if self.planar else x
 
 
 class KLEncoder(nn.Module):

@@ -36,6 +36,14 @@ class Posterior(NamedTuple):
     variance: Tensor
 
 
+class Spread(NamedTuple):
+    """Of x ~ N(m, s²), with independent elements: z_t, and the mean and the standard deviation of x given z_t."""
+
+    z: Tensor
+    mean: Tensor
+    std: Tensor
+
+
 def one_minus_snr_ratio(s: Levels, t: Levels) -> Tensor:
     """c = 1 − SNR(t)/SNR(s) = −expm1(λ_t − λ_s), (B,), free of cancellation."""
     return -torch.expm1(t.logsnr - s.logsnr)
@@ -45,6 +53,18 @@ def one_minus_snr_ratio(s: Levels, t: Levels) -> Tensor:
 def noised(x: Tensor, eps: Tensor, t: Levels) -> Tensor:
     """A draw of q(z_t | x): z_t = α_t x + σ_t ε (Ho et al. 2020, eq. 4)."""
     return torch.addcmul(column(t.sigma, x) * eps, column(t.alpha, x), x)
+
+
+def noised_spread(mean: Tensor, std: Tensor, eps: Tensor, t: Levels) -> Spread:
+    """A draw of z_t of x ~ N(m, s²) by one normal for two, and what is then known of x; all (B, …):
+
+    z_t = α m + √(σ² + α² s²) ε,    x | z_t ~ N(m + g (z_t − α m), s² σ²/(σ² + α² s²)),   g = α s²/(σ² + α² s²)
+    """
+    alpha, sigma = column(t.alpha, mean), column(t.sigma, mean)
+    marginal = sigma.square() + (alpha * std).square()
+    z = alpha * mean + marginal.sqrt() * eps
+    middle = mean + alpha * std.square() / marginal * (z - alpha * mean)
+    return Spread(z, middle, std * sigma / marginal.sqrt())
 
 
 @equation("forward-transition-general", "forward-kernel", "reparam-step", "reparam-two-step")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nelbo.maths.keys import Purpose
-from nelbo.model.latent.model import LatentModel
+from nelbo.model.latent.model import LatentModel, clean
 from nelbo.process.prediction import Prediction
 from nelbo.sampling import draw
 from nelbo.workers import Run
@@ -26,12 +26,12 @@ def sample(model: LatentModel, n: int, run: Run, *, codes: bool = True, **how: A
     device = torch.device(run.device or "cpu")
     dtype = next((p.dtype for p in model.decoder.parameters()), torch.float64)
     moved = dataclasses.replace(model, decoder=model.decoder.in_precision(dtype, device))
-    level, parts = model.prior.levels()[:1], []
+    parts = []
     with torch.no_grad(), moved.decoder.inference():
         for rows in torch.arange(n).split(run.batch_size or _AT_ONCE):
             x0 = moved.decode(z[rows].to(device, torch.float64)).cpu()
             if codes and model.domain.discrete:
                 u = Purpose.SAMPLE_CODE.uniform(run.seed, rows, shape=model.domain.shape)
-                x0 = model.likelihood.draw(u, x0, level.expand(len(rows)), Prediction(x0), model.domain)
+                x0 = model.likelihood.draw(u, x0, clean(x0), Prediction(x0), model.domain)
             parts.append(x0 if model.domain.discrete else model.domain.original(x0))
     return torch.cat(parts)

@@ -1,4 +1,4 @@
-"""`tighten` of a latent model: the likelihood's scale, the width τ of a deterministic encoder, and the chain over z."""
+"""`tighten` of a latent model: the likelihood, the width τ of a deterministic encoder, and the chain over z."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ from nelbo.bound.prepare import examples_of
 from nelbo.bound.result import Bound
 from nelbo.maths.keys import Purpose
 from nelbo.model.examples import Examples
+from nelbo.model.fitted.context import ContextGaussian
 from nelbo.model.latent.encoder import DeterministicEncoder
-from nelbo.model.latent.fit import with_likelihood
-from nelbo.model.latent.likelihood import LIKELIHOODS
+from nelbo.model.latent.fit import reconstructions, with_fitted
+from nelbo.model.latent.likelihood import LIKELIHOODS, ScaledDecoder
 from nelbo.model.latent.model import LatentModel
 from nelbo.tightening import tighten as chains
 from nelbo.tightening.certificate import Certificate, Stage
 from nelbo.tightening.held_out import bound_of, described, rows_of
+from nelbo.tightening.likelihoods import CONTEXT, LOCAL, NAMES, SCALE, Likelihood, chosen
 from nelbo.tightening.split import split
 from nelbo.typing import Condition, Json
 from nelbo.workers import Run
@@ -52,9 +54,10 @@ def tighten(
 ) -> tuple[LatentModel, Certificate]:
     """The same networks with a better bound, and its certificate, on images that nothing was fitted to.
 
-    In order: the scale of the likelihood (of the kinds that have one), with τ of a deterministic encoder where there is
-    one, by the bound of the fit examples at common noise; then the chain over draws of z in `steps` evaluations, as of
-    every model of real values. All else is as of `tightening.tighten.tighten`.
+    In order: the likelihood, whose scale is fitted, and of images of codes its form as well (`likelihoods.chosen`), and
+    again at every τ of a deterministic encoder, where there is one, by the bound of the fit examples at common noise;
+    then the chain over draws of z in `steps` evaluations, as of every model of real values. A likelihood that is none
+    of these forms stays. All else is as of `tightening.tighten.tighten`.
     """
     started = time.perf_counter()
     run, say = run or Run(), message or (lambda text: None)
@@ -65,17 +68,20 @@ def tighten(
     rows = rows_of(condition, parts.fit, len(examples))
     held_rows = rows_of(held_out_condition if other else condition, parts.held_out, len(other or examples))
     models: list[tuple[str, LatentModel]] = [("the model as it was", model)]
-    kinds = {kind: name for name, kind in LIKELIHOODS.items()}
-    kind = kinds.get(type(model.likelihood))  # type: ignore[arg-type]
-    per_channel = model.likelihood.to_tensors().get("scale", torch.zeros(())).ndim > 0
-    nfe = 0
-    if kind is not None:
+    wanted, nfe = _own(model), 0
+    if wanted is not None:
         say("fitting the likelihood")
-        models.append(("+ scale of the likelihood", with_likelihood(model, fit, kind, per_channel, run.seed)))
+        pairs = reconstructions(model, fit, run.seed)
+        wanted = chosen(wanted, *pairs, model.domain)
+        fitted = with_fitted(model, wanted.fitted(*pairs, model.domain))
+        models.append((f"+ {NAMES[wanted.form]}", fitted))
         nfe += 2 * len(fit)
     if isinstance(model.encoder, DeterministicEncoder):
         say("fitting the width of the encoder")
-        best, spent = _best_width(models[-1][1], fit.first(SEEN), rows, run, kind, per_channel)
+        best, spent = _best_width(models[-1][1], fit.first(SEEN), rows, run, wanted)
+        if wanted is not None and len(fit) > SEEN:
+            best = with_fitted(best, wanted.fitted(*reconstructions(best, fit, run.seed), model.domain))
+            nfe += 2 * len(fit)
         models.append(("+ width of the encoder", best))
         nfe += spent
     say("fitting the chain over latents")
@@ -135,17 +141,17 @@ def _draws(model: LatentModel, images: Examples, seed: int, part: int) -> Exampl
 
 
 def _best_width(
-    model: LatentModel, images: Examples, rows: Condition, run: Run, kind: str | None, per_channel: bool
+    model: LatentModel, images: Examples, rows: Condition, run: Run, wanted: Likelihood | None
 ) -> tuple[LatentModel, int]:
-    """The model with the τ, and the scale of its likelihood there, of the least bound of `images`; evaluations."""
+    """The model with the τ, and its likelihood there, of the least bound of `images`; evaluations."""
     seen = {name: values[: len(images)] for name, values in rows.items()}
     spent = 0
 
     def at(log_tau: float) -> tuple[float, LatentModel]:
         nonlocal spent
         made = dataclasses.replace(model, encoder=_with_width(model.encoder, math.exp(log_tau)))
-        if kind is not None:
-            made = with_likelihood(made, images, kind, per_channel, run.seed)
+        if wanted is not None:
+            made = with_fitted(made, wanted.fitted(*reconstructions(made, images, run.seed), made.domain))
             spent += 2 * len(images)
         bound = _bound(made, images, seen, run, LOOK)
         spent += bound.nfe_total
@@ -166,6 +172,18 @@ def _best_width(
             right = low + golden * (high - low)
             tried[right] = at(right)
     return min(tried.values(), key=lambda pair: pair[0])[1], spent
+
+
+def _own(model: LatentModel) -> Likelihood | None:
+    """The likelihood that the model has, as what is fitted; None where it is of another kind."""
+    likelihood = model.likelihood
+    if isinstance(likelihood, ContextGaussian):
+        return Likelihood(form=CONTEXT)
+    name = next((name for name, kind in LIKELIHOODS.items() if isinstance(likelihood, kind)), None)
+    if name is None or not isinstance(likelihood, ScaledDecoder):
+        return None
+    local = likelihood.local is not None
+    return Likelihood(name, LOCAL if local else SCALE, not local and torch.as_tensor(likelihood.scale).ndim > 0)
 
 
 def _with_width(encoder: Any, tau: float) -> DeterministicEncoder:

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from nelbo.bound import checks, lattices
 from nelbo.errors import UsageError
-from nelbo.model import float_codes
 from nelbo.model.decoder import (
     Categorical,
     ContinuousGaussian,
@@ -27,26 +26,28 @@ from nelbo.model.folder import make_denoiser
 from nelbo.model.mixture import NetworkMixture, outputs, start_weights
 from nelbo.model.prior import GaussianPrior
 from nelbo.model.reverse import Clip, Reverse, Variance, parse_variance
-from nelbo.model.tokens.model import TokenModel
 from nelbo.nets.build import TOKEN_NETS, time_input
 from nelbo.process import grid as grids
 from nelbo.process import schedule as schedules
 from nelbo.process.schedule import Schedule, Table
 from nelbo.training.config import TrainConfig
 from nelbo.training.criterion import make_objective
+from nelbo.training.data import AnyModel
+from nelbo.training.domain import ROUNDING, classes_of, domain_of
+from nelbo.training.latent.build import build_latent_model
 from nelbo.training.tokens.build import build_token_model
-from nelbo.typing import Json, Shape
+from nelbo.typing import Json
 
-_ROUNDING = 1e-12
-"""Of a sum of equal float64 numbers, relative."""
 HIDDEN = 0.1
 """SNR of a column at the last level from which a chain does not end at its prior: 0.07 bits of such a column."""
 MOST_COUNTED = 10_000
 """Examples that histograms are counted on, of data that stay on disk: as many are read once before the first step."""
 
 
-def build_model(examples: Examples, settings: TrainConfig, rows: Tensor | None = None) -> DiffusionModel | TokenModel:
-    """The model of images or of symbols, as the network says, that `settings` describe; see `build_image_model`."""
+def build_model(examples: Examples, settings: TrainConfig, rows: Tensor | None = None) -> AnyModel:
+    """The model of images, of latents or of symbols, as `settings` say; see `build_image_model`."""
+    if settings.latent is not None:
+        return build_latent_model(examples, settings, domain_of(examples, settings, rows))
     make = build_token_model if settings.net.name in TOKEN_NETS else build_image_model
     return make(examples, settings, rows)
 
@@ -58,7 +59,7 @@ def build_image_model(examples: Examples, settings: TrainConfig, rows: Tensor | 
     digits, 256 for bytes); real data have none and get a continuous decoder. Errors: UsageError where settings and data
     do not fit.
     """
-    domain = _domain(examples, settings, rows)
+    domain = domain_of(examples, settings, rows)
     examples = _counted(examples, domain, rows)
     schedule = schedules.named(settings.schedule.name, settings.schedule.model_dump())
     _check(settings, domain, schedule)
@@ -174,53 +175,6 @@ def _counted(examples: Examples, domain: DataDomain, rows: Tensor | None) -> Exa
     return replace(examples, data=data[rows[:: -(-len(rows) // MOST_COUNTED)]])
 
 
-def _standardised(shape: Shape, examples: Examples, rows: Tensor | None) -> DataDomain:
-    """The domain of real data with the mean and the standard deviation of every column, over what is trained on."""
-    data = DataDomain(shape).checked(examples.data).double()
-    data = data if rows is None else data[rows]
-    mean, scale = data.mean(0), data.std(0, unbiased=False)
-    constant = (scale <= _ROUNDING * (1 + mean.abs())).flatten().nonzero()
-    if len(constant):
-        raise UsageError(
-            f"standardise: column {int(constant[0])} of the examples of {examples.name} does not vary, so that they "
-            "have no density",
-            "remove that column, or leave standardise out",
-        )
-    return DataDomain(shape, mean=mean, scale=scale)
-
-
-def _domain(examples: Examples, settings: TrainConfig, rows: Tensor | None) -> DataDomain:
-    shape = tuple(examples.data.shape[1:])
-    if settings.standardise and not examples.data.is_floating_point():
-        raise UsageError(
-            f"standardise = true was set, but {examples.name} holds integer codes",
-            "leave it out: the values of codes follow from their range; or give the numbers as floats",
-        )
-    if settings.standardise:
-        return _standardised(shape, examples, rows)
-    if examples.data.is_floating_point():
-        if settings.bins is not None:
-            raise UsageError(
-                f"bins = {settings.bins} was set, but {examples.name} holds real numbers",
-                "give integer codes 0..K−1, or leave bins out to train a density",
-            )
-        line = float_codes.line(examples.data, 256, whole=examples.data.ndim > 2)
-        if line is not None:
-            raise UsageError(
-                f"{examples.name} holds real numbers that are codes of 256 values; a density of them has no bound",
-                f"give x = {line}; or, for a density, add noise of the width of a code",
-            )
-        return DataDomain(shape)
-    bins = settings.bins or examples.bins
-    if bins is None:
-        largest = int(examples.data.max())
-        raise UsageError(
-            f"the number of bins of {examples.name} is not known: its codes run to {largest}",
-            f"give it: bins=256, or bins={max(1, largest) + 1} if no code is larger in any data",
-        )
-    return DataDomain(shape, bins)
-
-
 def unlike_scales(examples: Examples, first: float, last: float) -> str | None:
     """A note on a table of real numbers, some of whose columns do not fit the noise between two log-SNRs, else None.
 
@@ -229,7 +183,7 @@ def unlike_scales(examples: Examples, first: float, last: float) -> str | None:
     """
     data = torch.as_tensor(examples.data[:: -(-len(examples.data) // MOST_COUNTED)]).double().flatten(1)
     spread, size = data.std(0, unbiased=False), data.square().mean(0).sqrt()
-    varies = spread > _ROUNDING * (1 + data.mean(0).abs())
+    varies = spread > ROUNDING * (1 + data.mean(0).abs())
     if not bool(varies.any()):
         return None
     least, widest, largest = (float(v) for v in (spread[varies].min(), spread.max(), size.max()))
@@ -244,10 +198,7 @@ def unlike_scales(examples: Examples, first: float, last: float) -> str | None:
 
 def _net_settings(examples: Examples, settings: TrainConfig, domain: DataDomain) -> Json:
     """The network's own settings, with those that follow from head, variance and domain."""
-    chosen = dict(settings.net.settings)
-    if settings.condition is not None and examples.labels is not None:
-        count = max(int(examples.labels.max()) + 1, len(examples.classes))
-        chosen |= {"classes": count, "keyword": settings.condition}
+    chosen = {**settings.net.settings, **classes_of(examples, settings)}
     mixture_decoder, learned = _mixture_decoder(settings), _learned_variance(settings)
     if settings.net.head == "mixture" or mixture_decoder:
         chosen["outputs"] = outputs(settings.net.components) + mixture_decoder

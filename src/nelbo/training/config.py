@@ -6,7 +6,7 @@ import enum
 import json
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -150,6 +150,32 @@ class TokenConfig(_Strict):
     schedule: Literal["linear", "cosine"] = "linear"
 
 
+class LatentConfig(_Strict):
+    """A latent model of images: `conv` encoder and decoder of `width` channels inside, with `channels` numbers at every
+    place of the latents, whose sides are those of the image over patch · 2^halvings. `net`, `schedule`, `levels` and
+    `objective.t` are then those of the chain over latents.
+
+    `likelihood` of x about x̂, with a trained scale, one for all or one a channel (`per_channel`). stages: 1, all for
+    the one bound at once; 2, encoder and decoder under a normal prior for `first_share` of the steps, and then the
+    chain alone.
+    """
+
+    name: Literal["conv"] = "conv"
+    channels: int = Field(default=4, ge=1, description="numbers at every place of a latent")
+    width: int = Field(default=64, ge=8, multiple_of=8, description="channels inside encoder and decoder")
+    patch: int = Field(default=2, ge=1, description="pixels on a side that are folded into channels first")
+    halvings: int = Field(default=1, ge=0)
+    blocks: int = Field(default=1, ge=1, description="residual blocks at every scale")
+    likelihood: Literal["gaussian", "logistic"] = "logistic"
+    per_channel: bool = False
+    stages: Literal[1, 2] = 1
+    first_share: float = Field(default=0.5, gt=0, lt=1, description="of the steps, the first of two stages")
+
+    def first_steps(self, steps: int) -> int:
+        """Steps of the first of two stages, of a run of `steps`; 0 of one stage."""
+        return 0 if self.stages == 1 else min(max(1, round(self.first_share * steps)), steps - 1)
+
+
 class ScheduleConfig(_Strict):
     """The log-SNR law: `logsnr_linear` from `logsnr_max` to `logsnr_min`, or DDPM's tables `linear`, `cosine` (T).
 
@@ -181,6 +207,9 @@ class TrainConfig(_Strict):
     objective: Annotated[ObjectiveConfig, BeforeValidator(_named)] = ObjectiveConfig()
     schedule: Annotated[ScheduleConfig, BeforeValidator(_named)] = ScheduleConfig()
     tokens: TokenConfig = TokenConfig()
+    latent: Annotated[LatentConfig | None, BeforeValidator(_named)] = Field(
+        default=None, description="encoder and decoder of a latent model (latent=conv); null: a model of the data"
+    )
     variance: Literal["beta_tilde", "beta", "learned_range", "learned_log"] = "beta_tilde"
     decoder: Literal["plain", "histogram", "mixture"] = Field(
         default="plain",
@@ -208,6 +237,11 @@ class TrainConfig(_Strict):
     reconstruction_share: float = Field(
         default=0.125, gt=0, le=1, description="examples of a batch that also score the first level"
     )
+
+    def stage(self, step: int) -> tuple[int, int]:
+        """The first step of the stage that `step` is in, and the number of its steps."""
+        first = 0 if self.latent is None else self.latent.first_steps(self.steps)
+        return (0, first) if step < first else (first, self.steps - first)
 
 
 def read_config(file: str | Path | None = None, overrides: list[str] | None = None) -> Json:
@@ -254,6 +288,7 @@ def check_config(settings: Json | TrainConfig | None) -> TrainConfig:
             owner: Any = TrainConfig
             for part in first["loc"][:-1]:
                 owner = owner.model_fields[str(part)].annotation
+                owner = next((a for a in get_args(owner) if a is not type(None)), owner)
             known = ", ".join(owner.model_fields)
             raise UsageError(f"unknown configuration key {key!r}", f"choose one of: {known}") from None
         problem = f"configuration key {key} = {first['input']!r}: {first['msg'].lower()}"

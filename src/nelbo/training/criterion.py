@@ -17,11 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from nelbo.errors import UsageError
+from nelbo.model.diffusion import DiffusionModel
+from nelbo.model.latent.model import LatentModel
 from nelbo.model.tokens.model import TokenModel
 from nelbo.nets.build import TOKEN_NETS
 from nelbo.training.batches import Batch
 from nelbo.training.config import ObjectiveConfig, TrainConfig
 from nelbo.training.data import AnyModel
+from nelbo.training.latent.objective import LatentBound, NoisedLatents
 from nelbo.training.learned_schedule import TrainableSchedule
 from nelbo.training.objective import (
     BoundObjective,
@@ -41,13 +44,13 @@ class Criterion(nn.Module):
 
     def __init__(
         self,
-        objective: Objective | TokenBound,
+        objective: Objective | TokenBound | LatentBound,
         times: TimeSampler | None = None,
         law: TrainableSchedule | None = None,
     ):
         super().__init__()
         self.objective, self.times, self.law = objective, times or TimeSampler(), law
-        self._last: tuple[NoisedBatch | NoisedTokens, Losses] | None = None
+        self._last: tuple[NoisedBatch | NoisedTokens | NoisedLatents, Losses] | None = None
 
     def forward(self, model: AnyModel, batch: Batch) -> dict[str, Tensor]:
         """Scalars: `loss`, and its terms by name where there are several.
@@ -57,6 +60,8 @@ class Criterion(nn.Module):
         """
         if isinstance(model, TokenModel):
             noised = NoisedTokens.draw(model, batch, self.times)
+        elif isinstance(model, LatentModel):
+            noised = NoisedLatents.draw(model, batch, self.times)  # type: ignore[arg-type]  # a run's is in training
         else:
             if model.reverse.clip is not None:
                 model = dataclasses.replace(model, reverse=dataclasses.replace(model.reverse, clip=None))
@@ -88,7 +93,7 @@ class Criterion(nn.Module):
 
     def frozen(self, model: AnyModel) -> AnyModel:
         """`model` with the schedule as it is now."""
-        if self.law is None or isinstance(model, TokenModel):
+        if self.law is None or not isinstance(model, DiffusionModel):
             return model
         return dataclasses.replace(model, schedule=self.law.frozen())
 
@@ -105,6 +110,8 @@ def make_criterion(settings: TrainConfig) -> Criterion:
                 "objective=bound and objective.t=low_discrepancy, or another schedule",
             )
         law = TrainableSchedule(s.logsnr_max, s.logsnr_min, s.segments, s.fixed_ends)
+    if settings.latent is not None:
+        return Criterion(LatentBound(settings.latent.first_steps(settings.steps)), TimeSampler(TimeSampling(o.t)))
     if settings.net.name in TOKEN_NETS:
         weight = o.ce_weight if o.name == "hybrid" else 0.0
         return Criterion(TokenBound(weight, settings.reconstruction_share), TimeSampler(TimeSampling(o.t)), law)

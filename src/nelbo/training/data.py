@@ -13,6 +13,7 @@ from nelbo.errors import UsageError
 from nelbo.maths.keys import Purpose
 from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
+from nelbo.model.latent.model import LatentModel
 from nelbo.model.tokens.domain import check_same_symbols
 from nelbo.model.tokens.model import TokenModel
 from nelbo.training.config import TrainConfig
@@ -24,7 +25,7 @@ NO_PLACES: dict[str, None] = dict.fromkeys(OF_PLACES)
 MOST_VALIDATED = 1000
 """Examples of a validation set whose size is not set: the default budget still has four evaluations for each."""
 
-AnyModel = DiffusionModel | TokenModel
+AnyModel = DiffusionModel | TokenModel | LatentModel
 
 
 @dataclass(frozen=True)

@@ -18,14 +18,12 @@ from nelbo.arguments import check_function, checked_path
 from nelbo.errors import Interrupted, UsageError
 from nelbo.files import alone_in, sweep, write_atomic
 from nelbo.model import folder as model_folder
-from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
-from nelbo.model.tokens.model import TokenModel
 from nelbo.training import checkpoint
 from nelbo.training.batches import Loader
 from nelbo.training.build import build_model
 from nelbo.training.config import TrainConfig, check_config
-from nelbo.training.data import TrainingData, split
+from nelbo.training.data import AnyModel, TrainingData, split
 from nelbo.training.log import Log, SilentLog
 from nelbo.training.recipe import with_recipe
 from nelbo.training.summary import summary
@@ -48,7 +46,7 @@ def train(
     resume: bool = False,
     progress: Progress | None = None,
     message: Message | None = None,
-) -> DiffusionModel | TokenModel:
+) -> AnyModel:
     """Train a model on `examples`, write it to the folder `out`, and return it (with the averaged weights).
 
     config: settings as of `TrainConfig` (a dict may name some of them). validation: examples to bound along the way, in
@@ -74,6 +72,11 @@ def train(
         raise UsageError(f"{out} already holds a model", "continue it with resume=True, or choose another folder")
     data = split(examples, validation, settings)
     model = build_model(examples, settings, data.rows)
+    if settings.latent is not None and settings.latent.stages == 2 and workers.size > 1:
+        raise UsageError(
+            f"two stages on {workers.size} processes, which all train all weights at every step",
+            "use latent.stages=1, or a single process",
+        )
     identity = {"config": settings.model_dump(mode="json"), **data.fingerprints}
     agree(workers, {**identity, "resume": resume}, "train")
     for line in [] if resume else summary(data, model, settings):
@@ -101,7 +104,7 @@ def _run(
     out: Path,
     progress: Progress | None,
     message: Message,
-) -> DiffusionModel | TokenModel:
+) -> AnyModel:
     """All steps from where the trainer is, with bounds and checkpoints on the way; then the model is saved."""
     settings, workers = trainer.settings, trainer.workers
     checkpoints = out / "checkpoints"
@@ -114,7 +117,7 @@ def _run(
         try:
             while not watch.exhausted:
                 if watch.due(trainer.step):
-                    record = watch.evaluate(trainer.averaged, trainer.step, settings.steps)
+                    record = watch.evaluate(trainer.averaged, trainer.ema.module, trainer.step, settings.steps)
                 elif trainer.step < settings.steps:
                     record = trainer.advance()
                 else:

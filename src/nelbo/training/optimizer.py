@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nelbo.errors import UsageError
+from nelbo.model.latent.model import LatentNetworks
 from nelbo.training.config import Optimizer, TrainConfig
 
 
@@ -21,7 +22,7 @@ def make_optimizer(net: nn.Module, criterion: nn.Module, settings: TrainConfig) 
     """
     hidden: tuple[str, ...] = ()
     if settings.optimizer is Optimizer.MUON:
-        hidden = tuple(f"net.{name}." for name in getattr(getattr(net, "net", None), "hidden", ()))
+        hidden = inner_layers(net)
         if not hidden:
             raise UsageError(
                 "optimizer = 'muon' for a network that does not name its inner layers",
@@ -29,7 +30,8 @@ def make_optimizer(net: nn.Module, criterion: nn.Module, settings: TrainConfig) 
             )
     inner, decayed, others = [], [], []
     for name, parameter in net.named_parameters():
-        if parameter.ndim < 2 or name.endswith("bias") or ".norms." in name:  # scale and shift may be one table
+        plain = parameter.ndim < 2 or name.endswith(("bias", "log_scale"))
+        if plain or ".norms." in name:  # scale and shift may be one table
             others.append(parameter)
         else:
             (inner if name.startswith(hidden) else decayed).append(parameter)
@@ -42,6 +44,15 @@ def make_optimizer(net: nn.Module, criterion: nn.Module, settings: TrainConfig) 
         group = {"params": inner, "weight_decay": settings.weight_decay, "orthogonal": True}
         return Muon([group, *groups], settings.lr)
     return torch.optim.AdamW(groups, settings.lr, fused=True)
+
+
+def inner_layers(net: nn.Module) -> tuple[str, ...]:
+    """Prefixes of the names of the weights of inner layers, which the network of a denoiser names by its attribute
+    `hidden`; of a latent model those of its three networks."""
+    several = isinstance(net, LatentNetworks)
+    parts = {f"{n}.": getattr(net, n) for n in ("encoder", "decoder", "prior")} if several else {"": net}
+    named = {at: getattr(getattr(part, "net", None), "hidden", ()) for at, part in parts.items()}
+    return tuple(f"{at}net.{name}." for at, names in named.items() for name in names)
 
 
 def learning_rate_factor(step: int, steps: int, warmup: int) -> float:

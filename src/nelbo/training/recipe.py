@@ -40,6 +40,24 @@ IMAGES: Json = {
 }  # fmt: skip
 
 
+LATENT: Json = {
+    "steps": 4000,
+    "batch_size": 32,
+    "lr": 4e-3,
+    "optimizer": "muon",
+    "weight_decay": 0.01,
+    "warmup": 100,
+    "ema": 0.998,
+    "levels": 1000,
+    "net": {
+        "name": "unet", "head": "plain", "predicts": "v",
+        "width": 64, "multipliers": [1, 1], "patch": 1, "attention": False,
+    },
+    "objective": {"name": "bound", "t": "importance"},
+    "schedule": {"name": "logsnr_linear", "logsnr_max": 9.0, "logsnr_min": -7.0},
+}  # fmt: skip
+"""For a latent model of images: a U-Net over the latents, which begins as the exact network of N(0, I)."""
+
 TEXT: Json = {
     "steps": 3000,
     "batch_size": 32,
@@ -59,6 +77,8 @@ def with_recipe(config: Json | TrainConfig | None, examples: Examples) -> Json |
     Tables are merged (`net.size` keeps the recipe's head). A config that names its network, by net.name or net.head,
     describes a model of its own and gets nothing from the recipe.
     """
+    if isinstance(config, dict) and config.get("latent") is not None:
+        return _for_latents(config)
     if examples.data.is_floating_point():
         return _for_real_data(config)
     if isinstance(config, TrainConfig):
@@ -84,6 +104,15 @@ def with_recipe(config: Json | TrainConfig | None, examples: Examples) -> Json |
     return merged
 
 
+def _for_latents(given: Json) -> Json:
+    """The settings on top of those of a latent model; another network than the recipe's keeps a plain head alone."""
+    net = given.get("net", {})
+    net = {"name": net} if isinstance(net, str) else net
+    if isinstance(net, dict) and net.get("name", "unet") != LATENT["net"]["name"]:
+        return {**_merged(LATENT, {k: v for k, v in given.items() if k != "net"}), "net": {"head": "plain", **net}}
+    return _merged(LATENT, {**given, "net": net})
+
+
 def _for_real_data(config: Json | TrainConfig | None) -> Json | TrainConfig:
     """The settings with a plain head, the only one for real numbers, unless they name a head themselves."""
     if isinstance(config, TrainConfig):
@@ -104,6 +133,6 @@ def _merged(base: Json, given: Json) -> Json:
     for key, value in given.items():
         below = base.get(key)
         if key == "net" and isinstance(value, dict) and "size" in value:  # a size stands for widths of its own
-            below = {k: v for k, v in IMAGES["net"].items() if k not in ("width", "multipliers", "attention")}
+            below = {k: v for k, v in base[key].items() if k not in ("width", "multipliers", "attention")}
         merged[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
     return merged

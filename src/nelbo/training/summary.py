@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import described
+from nelbo.model.latent.model import LatentModel
 from nelbo.model.tokens.model import TokenModel
 from nelbo.training.config import TrainConfig
-from nelbo.training.data import TrainingData
+from nelbo.training.data import AnyModel, TrainingData
 
 
-def summary(data: TrainingData, model: DiffusionModel | TokenModel, settings: TrainConfig) -> list[str]:
+def summary(data: TrainingData, model: AnyModel, settings: TrainConfig) -> list[str]:
     """Lines on examples, shape and codes, classes, network; and on what the data hold besides."""
     examples, domain = data.examples, model.domain
     count = f"{len(data.rows)} of {examples.name}"
@@ -26,6 +26,8 @@ def summary(data: TrainingData, model: DiffusionModel | TokenModel, settings: Tr
     elif examples.labels is not None:
         number = max(int(examples.labels.max()) + 1, len(examples.classes))
         classes = f"{number} by the keyword {settings.condition}" + (f": {classes}" if classes else "")
+    if isinstance(model, LatentModel):
+        values += f", latents of {' × '.join(map(str, model.latent_shape))}"
     head = "" if settings.net.head == "plain" or isinstance(model, TokenModel) else f"{settings.net.head} head, "
     lines = {
         "examples": count,

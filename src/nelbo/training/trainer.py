@@ -72,7 +72,8 @@ class Trainer:
         started = time.perf_counter()
         self.net.train()
         settings = self.settings
-        lr = settings.lr * learning_rate_factor(self.step, settings.steps, settings.warmup)
+        start, length = settings.stage(self.step)
+        lr = settings.lr * learning_rate_factor(self.step - start, length, settings.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.zero_grad(set_to_none=True)
@@ -140,7 +141,7 @@ class Trainer:
 
     def with_denoiser(self, denoiser: Any, **origin: Any) -> AnyModel:
         """The run's model with another denoiser; origin: `provenance` and `trained_on`."""
-        return replace(self.criterion.frozen(self.model), denoiser=denoiser, **origin)
+        return replace(self.criterion.frozen(self.model).with_networks(denoiser), **origin)
 
     def state(self) -> dict[str, Any]:
         """All that the next step needs; noise, order and dropout follow from the step."""

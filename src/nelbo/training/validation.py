@@ -9,15 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from nelbo.bound.evaluate import evaluate
+from nelbo.bound.latent.evaluate import evaluate as evaluate_latent
 from nelbo.bound.tokens.evaluate import evaluate as evaluate_tokens
-from nelbo.model.diffusion import DiffusionModel
 from nelbo.model.examples import Examples
+from nelbo.model.latent.model import LatentModel
 from nelbo.model.tokens.model import TokenModel
 from nelbo.training import checkpoint
 from nelbo.training.config import Keep, ValidationConfig
+from nelbo.training.data import AnyModel
 from nelbo.typing import Condition, Json
 from nelbo.workers import Run
 
@@ -52,12 +54,17 @@ class Validation:
         """Whether the run is to end early: `patience` bounds in a row were no better than the best."""
         return self.settings.patience is not None and self.since >= self.settings.patience
 
-    def evaluate(self, model: DiffusionModel | TokenModel, step: int, steps: int) -> Json:
-        """The bound at `step`, as a record of the log; the best weights are written to best.pt. Errors: OSError."""
+    def evaluate(self, model: AnyModel, net: nn.Module, step: int, steps: int) -> Json:
+        """The bound at `step`, as a record of the log; the best weights, of `net`, are written to best.pt. Errors:
+        OSError."""
         started = time.perf_counter()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a budget that is used up is no news here
-            score: Any = evaluate_tokens if isinstance(model, TokenModel) else evaluate
+            score: Any = evaluate
+            if isinstance(model, TokenModel):
+                score = evaluate_tokens
+            elif isinstance(model, LatentModel):
+                score = evaluate_latent
             bound = score(
                 model,
                 self.examples,
@@ -77,7 +84,7 @@ class Validation:
         if record["best"]:
             self.best = {k: record[k] for k in ("step", "bound", "standard_error")}
             if self.run.workers.rank == 0:
-                weights = {k: v.detach().cpu() for k, v in model.denoiser.state_dict().items()}
+                weights = {k: v.detach().cpu() for k, v in net.state_dict().items()}
                 checkpoint.write(self.folder / BEST, {**self.best, "net": weights})
         self.at, self.since = step, 0 if record["best"] else self.since + 1
         return {**record, "validation_seconds": round(time.perf_counter() - started, 3)}

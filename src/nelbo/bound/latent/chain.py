@@ -7,6 +7,7 @@ cells       those of the prior, averaged over q(z | x) in closed form where they
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -51,9 +52,10 @@ class LatentChain(Problem):
 
     @cached_property
     def inner(self) -> SpreadChain:
-        """The chain over z′."""
+        """The chain over z′, trained as the whole model was, where it does not say otherwise itself."""
+        prior = self.model.prior
         return SpreadChain(
-            model=self.model.prior,
+            model=prior if prior.provenance else dataclasses.replace(prior, provenance=self.model.provenance),
             data=self.mean,
             condition=self.condition,
             seed=self.seed,

@@ -1,13 +1,9 @@
 """A Gaussian chain over examples that are Gaussians themselves, x ~ N(m, s²), averaged over them where that is exact.
 
-With q(z_t | x) = N(α x, σ²) and x's own law, element by element,
-
-    z_t           ~ N(α m, σ² + α² s²)                                        one normal for two
-    x | z_t       ~ N(m + g (z_t − α m), s² σ²/(σ² + α² s²)),     g = α s²/(σ² + α² s²)
-
-and a term that is quadratic in x is averaged over x given z_t without a draw, by its values at the two points one
-standard deviation from the middle. A term's variance is then that of its conditional mean, which is the smaller (Rao
-1945; Blackwell 1947). Where the term is not quadratic in every element by itself x is drawn, given z_t.
+z_t is drawn by one normal for two, and x given z_t is a Gaussian again (`forward.noised_spread`). A term that is
+quadratic in x is averaged over it without a draw, by its values at the two points one standard deviation from the
+middle: its variance is then that of its conditional mean, which is the smaller (Rao 1945; Blackwell 1947). Where the
+term is not quadratic in every element by itself x is drawn, given z_t.
 """
 
 from __future__ import annotations
@@ -25,6 +21,7 @@ from nelbo.maths import tiles
 from nelbo.maths.keys import Purpose
 from nelbo.model.decoder import ContinuousGaussian
 from nelbo.model.reverse import Variance
+from nelbo.process import forward
 from nelbo.process.levels import Levels, column
 from nelbo.process.prediction import Prediction
 from nelbo.typing import Condition
@@ -76,12 +73,9 @@ class SpreadChain(GaussianChain):
         data = self.data_of(examples)
         for part in tiles.tiles(len(rows), self.dimensions, self.device):
             mean, s = self.model.domain.values(data[part]), self.std_of(examples[part])
-            alpha, sigma = column(at.alpha[part], mean), column(at.sigma[part], mean)
-            marginal = sigma.square() + (alpha * s).square()
-            z[part] = alpha * mean + marginal.sqrt() * eps[part]
-            x[part] = mean + alpha * s.square() / marginal * (z[part] - alpha * mean)
+            z[part], x[part], left = forward.noised_spread(mean, s, eps[part], at[part])
             if inner is not None:
-                x[part] += s * sigma / marginal.sqrt() * inner[part]
+                x[part] += left * inner[part]
             if each is not None:
                 each(part, mean, eps[part], at[part])
         return Noised(examples, cells, data, x, z, at)

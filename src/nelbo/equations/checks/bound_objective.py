@@ -12,6 +12,7 @@ from nelbo.equations.oracles.linear import LinearChain
 from nelbo.equations.oracles.quadrature import expectation, hermite, log_normal, trapezoid
 from nelbo.equations.twins import MIXTURE, POINTS, grid_twin, linear_twin, misspecified
 from nelbo.maths import gaussian
+from nelbo.model.latent.encoder import negative_entropy, normal_cross_entropy
 
 
 def _t(value) -> torch.Tensor:
@@ -139,8 +140,13 @@ class Vae:
         """KL(q(z | x) ‖ p(z | x)) by the library."""
         return float(gaussian.kl(*self.encoder(x), _t(self.w * x / self.v), _t(self.s / self.v)))
 
-    def rate(self, x: float, mean: float = 0.0, variance: float = 1.0) -> float:
-        """KL(q(z | x) ‖ N(mean, variance)) by the library; the prior unless told otherwise."""
+    def rate(self, x: float) -> float:
+        """KL(q(z | x) ‖ N(0, 1)) by the library's terms of a VAE in training."""
+        mean, variance = (v.reshape(1, 1) for v in self.encoder(x))
+        return float(normal_cross_entropy(mean, variance.sqrt()) + negative_entropy(variance.sqrt(), (1,)))
+
+    def rate_to(self, x: float, mean: float, variance: float) -> float:
+        """KL(q(z | x) ‖ N(mean, variance)) by the library."""
         return float(gaussian.kl(*self.encoder(x), _t(mean), _t(variance)))
 
     def distortion(self, x: float) -> float:
@@ -173,7 +179,7 @@ def _(c: Checks) -> None:
     split = np.array([vae.rate(x) + vae.distortion(x) for x in points])
     c.holds("−log p + KL(q ‖ p(z | x)) = KL(q ‖ p(z)) − E log p(x | z)", route - split, 1e-10)
     mean, variance = vae.b, vae.k**2 * vae.v + vae.r  # q(z) averaged over the model's own data
-    printed = np.array([vae.rate(x, mean, variance) + vae.distortion(x) for x in points])
+    printed = np.array([vae.rate_to(x, mean, variance) + vae.distortion(x) for x in points])
     c.must_fail("002: q(z) for the prior p(z), at three x", (split - printed)[:3], 0.2)
     aggregate = float(gaussian.kl(*map(_t, (mean, variance, 0.0, 1.0))))
     c.holds(

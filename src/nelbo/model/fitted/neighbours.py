@@ -64,17 +64,25 @@ class Context:
         of_mean = torch.cat([shifted(e, AROUND), shifted(x0, AROUND), one], -1)
         quantum = quantum_of(domain)
         noise = box(e.square())
-        slope = box(F.pad(x0.diff(dim=-1), (0, 1)).square() + F.pad(x0.diff(dim=-2), (0, 0, 0, 1)).square())
-        half = (domain.high - domain.low) / 2
-        features = [
-            torch.log(noise + quantum),
-            torch.log(slope + quantum),
-            x0 / half,
-            torch.log((x0 - domain.low).abs() / half + 0.01),
-            torch.log((domain.high - x0).abs() / half + 0.01),
-            torch.ones_like(x0),
-        ]
+        features = [torch.log(noise + quantum), *of_image(x0, domain), torch.ones_like(x0)]
         return cls(x0, of_mean, torch.stack(features, -1))
+
+
+IMAGE = 4
+"""Numbers of `of_image`."""
+
+
+def of_image(x0: Tensor, domain: DataDomain) -> list[Tensor]:
+    """What x̂ (B, C, H, W) alone says of the size of x − x̂, each (B, C, H, W): the log mean square of its gradient
+    around, itself in halves of the range, and the logs of its distances to both ends."""
+    slope = box(F.pad(x0.diff(dim=-1), (0, 1)).square() + F.pad(x0.diff(dim=-2), (0, 0, 0, 1)).square())
+    half = (domain.high - domain.low) / 2
+    return [
+        torch.log(slope + quantum_of(domain)),
+        x0 / half,
+        torch.log((x0 - domain.low).abs() / half + 0.01),
+        torch.log((domain.high - x0).abs() / half + 0.01),
+    ]
 
 
 def shifted(a: Tensor, places: tuple[tuple[int, int], ...]) -> Tensor:

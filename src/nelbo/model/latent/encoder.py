@@ -151,6 +151,15 @@ class ImageDecoder(LatentNetwork):
         return answer.to(torch.promote_types(answer.dtype, torch.float32))
 
 
+@equation("vae-loss-split", "vae-elbo")
+def normal_cross_entropy(mean: Tensor, std: Tensor) -> Tensor:
+    """E_q[−log N(z; 0, I)] = ½ Σ (μ² + σ² + log 2π) in nats, (B,), of q = N(mean, std²), both (B, *latent).
+
+    With `negative_entropy` it is KL(q ‖ N(0, I)), what a VAE pays for its latents (Kingma & Welling 2014, app. B).
+    """
+    return 0.5 * (mean.square() + std.square() + math.log(2 * math.pi)).double().flatten(1).sum(1)
+
+
 @equation("latent-rescaling", "latent-bound")
 def negative_entropy(std: Tensor, shape: tuple[int, ...]) -> Tensor:
     """−H[N(·, std²)] = −½ Σ (1 + log 2π + 2 log std) in nats, (B,), of latents of `shape`; std (B, …) broadcasts."""

@@ -1,25 +1,23 @@
-"""The scale of a latent model's likelihood, fitted to images."""
+"""What a latent model makes of images: x̂ at a draw of z, to which a likelihood is fitted."""
 
 from __future__ import annotations
 
 import dataclasses
 
 import torch
+from torch import Tensor
 
-from nelbo.errors import UnknownNameError
 from nelbo.maths.keys import Purpose
+from nelbo.model.decoder import Decoder
 from nelbo.model.examples import Examples
-from nelbo.model.latent.likelihood import LIKELIHOODS, best_scale
 from nelbo.model.latent.model import UNFITTED, LatentModel
 
 _AT_ONCE = 64
 """Images encoded and decoded at once."""
 
 
-def with_likelihood(model: LatentModel, data: Examples, kind: str, per_channel: bool, seed: int) -> LatentModel:
-    """See `nelbo.latent.fit_likelihood`. Errors: UnknownNameError; those of a domain's data."""
-    if kind not in [*LIKELIHOODS]:
-        raise UnknownNameError.of("likelihood", kind, LIKELIHOODS)
+def reconstructions(model: LatentModel, data: Examples, seed: int) -> tuple[Tensor, Tensor]:
+    """Codes or values (N, *shape) and x̂ in float64, each at one draw of z. Errors: those of a domain's data."""
     checked, domain = model.domain.checked(data.data, release=data.release), model.domain
     targets, middles = [], []
     with torch.no_grad(), model.denoiser.inference():
@@ -30,6 +28,10 @@ def with_likelihood(model: LatentModel, data: Examples, kind: str, per_channel: 
             eta = Purpose.LATENT_FIT.normal(seed, rows, shape=model.latent_shape)
             middles.append(model.decode(mean.double() + std.double() * eta))
             targets.append(some.long() if domain.discrete else domain.values(some))
-    likelihood = best_scale(LIKELIHOODS[kind], torch.cat(targets), torch.cat(middles), domain, per_channel)
+    return torch.cat(targets), torch.cat(middles)
+
+
+def with_fitted(model: LatentModel, likelihood: Decoder) -> LatentModel:
+    """The model with a likelihood that was fitted."""
     provenance = {name: entry for name, entry in model.provenance.items() if name != UNFITTED}
     return dataclasses.replace(model, likelihood=likelihood, provenance=provenance)

@@ -26,11 +26,18 @@ from nelbo.model.latent.units import LatentUnits
 from nelbo.model.opened import plain
 from nelbo.model.predictor import Predictor
 from nelbo.process.grid import Grid
+from nelbo.process.levels import Levels, Path
 from nelbo.process.prediction import Prediction
 from nelbo.typing import Json, Shape
 
 UNFITTED = "likelihood not fitted"
 """Entry of the provenance of a model whose likelihood's scale is nobody's choice."""
+
+
+def clean(x0: Tensor) -> Levels:
+    """The level of x̂ (B, …) taken for a state of a chain over images, (B,): one of no noise, α = 1."""
+    logsnr = torch.full((len(x0),), 80.0, dtype=torch.float64, device=x0.device)
+    return Levels(torch.zeros_like(logsnr), logsnr, Path.VP)
 
 
 class LatentNetworks(Predictor):
@@ -134,6 +141,12 @@ class LatentModel(FrozenModel):
         """The model whose prior is on another grid."""
         return dataclasses.replace(self, prior=self.prior.with_grid(grid))
 
+    def with_networks(self, networks: Predictor) -> LatentModel:  # type: ignore[override]
+        """The model with the encoder, the decoder and the prior's network of another `LatentNetworks`."""
+        assert isinstance(networks, LatentNetworks)
+        prior = dataclasses.replace(self.prior, denoiser=networks.prior)
+        return dataclasses.replace(self, encoder=networks.encoder, decoder=networks.decoder, prior=prior)
+
     def in_precision(self, dtype: torch.dtype | None, device: torch.device | str | None = None) -> Self:
         """The model whose networks compute in `dtype` on `device`; self is left as it is."""
         parts = {name: getattr(self, name).in_precision(dtype, device) for name in ("encoder", "decoder", "prior")}
@@ -169,8 +182,8 @@ class LatentModel(FrozenModel):
     def pixels(self, data: Tensor, z: Tensor) -> Tensor:
         """−log p(x | z) in nats, (B,), of codes or values `data` (B, *shape) at z′ (B, *latent)."""
         target = data.long() if self.domain.discrete else self.domain.values(data)
-        level = self.prior.levels()[:1].expand(len(z))  # of the chain over z; a likelihood of images has none
-        nats = self.likelihood.nll(target, z, level, Prediction(self.decode(z)), self.domain)
+        x0 = self.decode(z)
+        nats = self.likelihood.nll(target, x0, clean(x0), Prediction(x0), self.domain)
         return nats if self.domain.scale is None else nats + self.domain.log_volume
 
     def describe(self) -> Json:

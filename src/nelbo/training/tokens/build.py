@@ -14,6 +14,7 @@ from nelbo.model.tokens.model import TokenModel, grid_for, prior_for
 from nelbo.process.tokens.kernel import Absorbing, Kernel, Uniform
 from nelbo.process.tokens.survival import Cosine, Linear, Survival
 from nelbo.training.config import TrainConfig
+from nelbo.training.domain import classes_of
 from nelbo.typing import Json
 
 SURVIVALS: dict[str, type[Survival]] = {"linear": Linear, "cosine": Cosine}
@@ -44,10 +45,7 @@ def build_token_model(examples: Examples, settings: TrainConfig, rows: Tensor | 
             f"the objective {settings.objective.name!r} of sequences of symbols", "use objective=bound or hybrid"
         )
     schedule = SURVIVALS[chosen.schedule]() if timed else None
-    net: Json = dict(settings.net.settings)
-    if settings.condition is not None and examples.labels is not None:
-        count = max(int(examples.labels.max()) + 1, len(examples.classes))
-        net |= {"classes": count, "keyword": settings.condition}
+    net: Json = {**settings.net.settings, **classes_of(examples, settings)}
     config: Json = {
         "kind": "network",
         "time": chosen.time,
