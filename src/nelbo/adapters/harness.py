@@ -4,9 +4,10 @@
 
 is `lm_eval` itself, whose own command knows only the models that it comes with. A log-likelihood is minus the bound of
 the answer's symbols given the context's, in nats, summed and never averaged: the mean over random orders of revealing
-them, each of which is a whole draw of the chain. Standard errors are in `records`, one for each request, and
-`record=FILE` writes them as JSON. What is longer than the model's sequences is scored in windows
-that are given what stands before, so that every symbol is scored once; what is shorter is a shorter sequence.
+them, which the options of a question share, as in `nelbo.contrast` of answers (`OptionChain`). Standard errors are in
+`records`, one for each request, and `record=FILE` writes them as JSON. What is longer than the model's sequences is
+scored in windows that are given what stands before, so that every symbol is scored once; what is shorter is a shorter
+sequence.
 """
 
 from __future__ import annotations
@@ -24,14 +25,12 @@ import torch
 from torch import Tensor
 
 from nelbo.adapters.load import load
+from nelbo.bound.tokens.options import OptionChain
 from nelbo.data import symbols as symbols_of
 from nelbo.data.windows import Cut
 from nelbo.errors import UsageError
 from nelbo.files import write_atomic
-from nelbo.maths.keys import Purpose
-from nelbo.model.tokens.domain import TokenDomain
-from nelbo.model.tokens.model import TokenModel, surprise
-from nelbo.model.tokens.revealing import prior_law, reveals
+from nelbo.model.tokens.model import TokenModel
 from nelbo.sampling.tokens.draw import sample
 from nelbo.typing import Json
 from nelbo.workers import Run, devices
@@ -115,26 +114,27 @@ class NelboLM(LM):
         return parts
 
     def _scores(self, windows: Sequence[Window], requests: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
-        """−log p in nats of every request, the mean over orders, and the variance of its estimate."""
-        orders = np.zeros((self.orders, len(requests)))
-        size = self.run.batch_size or 64
-        for n in sorted({len(w.symbols) for w in windows}):
-            some, model = [w for w in windows if len(w.symbols) == n], self._of_length(n)
-            model = model.in_precision(None, self.run.device or "cpu")
-            with torch.no_grad(), model.denoiser.inference():
-                for part in (some[a : a + size] for a in range(0, len(some), size)):
-                    docs = torch.tensor([getattr(requests[w.request], "doc_id", None) or 0 for w in part])
-                    for d in range(self.orders):
-                        v = Purpose.SAMPLE_NOISE.uniform(self.run.seed, docs, d, shape=(n,))
-                        np.add.at(orders[d], [w.request for w in part], _by_order(model, part, v))
-        return orders.mean(0), orders.var(0, ddof=1) / self.orders
-
-    def _of_length(self, n: int) -> TokenModel:
-        """The model of shorter sequences by the same network. Errors: those of the network, which may take one only."""
-        V = self.model.domain.vocabulary
-        return (
-            dataclasses.replace(self.model, domain=TokenDomain(V, n)) if n != self.model.domain.length else self.model
-        )
+        """−log p in nats of every request, and the variance of its estimate; the options of a question are paired."""
+        nats, variance = (np.zeros(len(requests)) for _ in range(2))
+        if not windows:
+            return nats, variance
+        model = self.model.in_precision(None, self.run.device or "cpu")
+        places: dict[tuple[int, int], int] = {}
+        rows, number = [], [0] * len(requests)
+        for w in windows:  # the options of a question share the noise of their first windows, of their second ones, …
+            document = getattr(requests[w.request], "doc_id", None)
+            of = w.request if document is None else -1 - document
+            rows.append(places.setdefault((of, number[w.request]), len(places)))
+            number[w.request] += 1
+        keys, symbols = torch.tensor(rows), [torch.from_numpy(w.symbols) for w in windows]
+        noise = {"keys": keys, "seed": self.run.seed, "device": self.run.device}
+        chain = OptionChain.of(model, symbols, [w.given for w in windows], **noise)
+        with model.denoiser.inference():
+            value, spread = chain.scores(self.orders, self.run.batch_size)
+        of_request = [w.request for w in windows]
+        np.add.at(nats, of_request, value.numpy())
+        np.add.at(variance, of_request, spread.numpy())
+        return nats, variance
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """(log p(continuation | context), whether left-to-right greedy decoding gives it) of every request."""
@@ -171,7 +171,7 @@ class NelboLM(LM):
             mask = self.model.kernel.mask  # type: ignore[attr-defined]  # of masked places
             start = torch.from_numpy(np.concatenate([given, np.full(wanted, mask)]))
             run = dataclasses.replace(self.run, seed=self.run.seed + r)
-            drawn = sample(self._of_length(len(start)), 1, run, start=start)[0, len(given) :]
+            drawn = sample(self.model.of_length(len(start)), 1, run, start=start)[0, len(given) :]
             text = self.symbols.text(drawn.numpy()).decode("utf-8", "replace")
             ends = settings.get("until") or []
             for end in [ends] if isinstance(ends, str) else ends:
@@ -206,25 +206,6 @@ class NelboLM(LM):
         print(f"nelbo: {kind} of {len(requests)} requests, {rate:.4f} ± {error:.4f} bits/byte", file=sys.stderr)
         if self.record is not None:
             write_atomic(Path(self.record), json.dumps({"schema": "nelbo.harness/1", "requests": self.records}) + "\n")
-
-
-def _by_order(model: TokenModel, windows: Sequence[Window], v: Tensor) -> np.ndarray:
-    """−log p in nats of what every window scores, revealed in the order of v (B, n)."""
-    x = torch.from_numpy(np.stack([w.symbols for w in windows]))
-    scored = torch.arange(x.shape[1]) >= torch.tensor([[w.given] for w in windows])
-    nats = torch.zeros(len(x), dtype=torch.float64)
-    for step in reveals(model, v, scored):
-        places = step.places
-        if not bool(places.any()):
-            continue
-        z = x.masked_fill(step.hidden, model.kernel.mask)  # type: ignore[attr-defined]
-        rows = places.nonzero()[:, 0]
-        if step.by_prior:
-            log_p = prior_law(model).log().expand(len(rows), -1)
-        else:
-            log_p = model.law_at(z, step.hidden, step.at, places).cpu()
-        nats.index_add_(0, rows, surprise(log_p, x[places]))
-    return nats.numpy()
 
 
 def _law(model: TokenModel, z: Tensor, hidden: Tensor, places: Tensor) -> Tensor:

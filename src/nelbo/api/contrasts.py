@@ -13,11 +13,13 @@ from torch import Tensor
 from nelbo.adapters.choices import Overrides
 from nelbo.adapters.load import Model
 from nelbo.ambient import neutral
+from nelbo.api import options
 from nelbo.api.inputs import Data, Device, Inputs, LatentInputs, Progress, TokenInputs, opened
 from nelbo.arguments import numbers
 from nelbo.bound.contrast import asked
 from nelbo.bound.contrast import contrast as contrasts
 from nelbo.bound.contrast.alternatives import Conditions
+from nelbo.bound.contrast.options import options_of
 from nelbo.bound.contrast.race import Goal
 from nelbo.bound.contrast.result import Contrast
 from nelbo.data import classes
@@ -51,6 +53,7 @@ def contrast(
     given: Condition | None = None,
     prompt: Tensor | int | None = None,
     mask: Tensor | None = None,
+    labels: Sequence[int] | Tensor | None = None,
     grid: Grid | None = None,
     limit: int | None = None,
     overrides: Overrides | None = None,
@@ -84,6 +87,11 @@ def contrast(
         mask: what is there of examples of different size, as of `evaluate`; so is a list of arrays.
         Of a TokenModel, prompt and mask (N, L) are as of `evaluate`; all conditions hide the same places, and with
         condition="prompt" values are rows of symbols, what stands at the given places.
+        With condition="answer", data are prompts (texts or symbols in a list, or DATA) and values C answers to all of
+        them, or a list of C for each, of any length: difference is that of −log p(answer | prompt), a sum over the
+        answer's symbols and never a mean; `Contrast.lengths` says over how many. Answers to one prompt hide the same
+        positions, and the network sees each by itself, without padding. labels: of every example the number of the
+        right value, in the place of the data's own, −1 for none; `Contrast.accuracy` is by these.
     When it stops:
         confidence: decide at this level; None: eliminate nothing. indifference: conditions within so many nats of the
         best need not be told apart. tolerance: go on until the standard error of every difference that is left is at
@@ -110,10 +118,19 @@ def contrast(
     """
     run = Run(device, precision, batch_size, seed, state, workers or Alone(), callback(progress))
     loaded = opened(model, overrides, trust_code)
-    examples, rows, places = read(loaded, data, limit, given, grid, prompt, mask)
-    loaded = loaded if grid is None else loaded.with_grid(grid)
     goal = Goal(confidence, indifference, tolerance, posterior_tolerance)
     how: Json = {"goal": goal, "max_nfe": max_nfe, "prior": prior}
+    if condition == options.ANSWER and isinstance(loaded, TokenModel) and model_b is None:
+        if given is not None or prompt is not None or mask is not None:
+            raise UsageError("given=, prompt= or mask= with answers", "the prompts are data, and are not scored")
+        loaded = loaded if grid is None else loaded.with_grid(grid)
+        asked_of = options.questions(loaded, data, values, labels, limit)
+        under, notes = options_of(loaded, asked_of, run)
+        named = options.ANSWER, asked_of.shown
+        result = contrasts.contrast(under, named, labels=asked_of.labels, notes=notes, **how)
+        return dataclasses.replace(result, lengths=asked_of.lengths)
+    examples, rows, places = read(loaded, data, limit, given, grid, prompt, mask)
+    loaded = loaded if grid is None else loaded.with_grid(grid)
     if model_b is not None:
         if condition is not None or values is not None:
             raise UsageError("a second model and values of a condition", "contrast either models or conditions")
@@ -122,10 +139,12 @@ def contrast(
         result = contrasts.contrast(both, ("model", ("a", "b")), **how)
     else:
         conditions = conditions_of(loaded, condition, values)
-        labels, notes = _labels(examples, loaded, conditions)
+        right, notes = _labels(examples, loaded, conditions)
+        if labels is not None:
+            right, notes = options.numbers_of(labels, len(examples), limit), []
         under = asked.conditions_of(loaded, examples, conditions, run, rows, places)
         named = conditions.name, conditions.shown
-        result = contrasts.contrast(under, named, labels=labels, notes=notes, **how)
+        result = contrasts.contrast(under, named, labels=right, notes=notes, **how)
     return dataclasses.replace(result, overrides=(overrides or Overrides()).to_json())
 
 

@@ -24,8 +24,8 @@ def contrast(
         typer.Option(
             "--values",
             metavar="V1,V2,…|FILE",
-            help="Numbers, class names or 'none'; or FILE.npy with one row a condition. All classes of a model of "
-            "nelbo's own where it is left out.",
+            help="Numbers, class names or 'none'; or FILE.npy with one row a condition; of --condition answer texts "
+            "that may follow each text of DATA. All classes of a model of nelbo's own where it is left out.",
         ),
     ] = None,
     confidence: Annotated[
@@ -70,7 +70,8 @@ def contrast(
         for path, name in ((out, "--out"), (state, "--state")):
             if path is not None:
                 check_target(path, name)
-        chosen = None if values is None else _values(values)
+        texts = condition == "answer"  # which may be numbers
+        chosen = None if values is None else values.split(",") if texts else _values(values)
         probabilities = None if prior is None else _probabilities(prior)
         from nelbo import api
         from nelbo.files import write_atomic

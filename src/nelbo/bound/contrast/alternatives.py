@@ -89,6 +89,10 @@ class Alternatives(ABC):
         """The exact terms of `examples` (n,) that the alternatives do not share, (n, C) nats."""
         return torch.zeros(len(examples), len(self), dtype=torch.float64)
 
+    def prices(self, examples: Tensor) -> Tensor:
+        """Network evaluations of a draw of `examples` (n,), (n, C)."""
+        return torch.ones(len(examples), len(self), dtype=torch.long)
+
     @abstractmethod
     def nats(self, runner: Runner, draws: Draws, left: Tensor) -> Tensor:
         """The terms of `draws` (n,) for the alternatives that are `left` (n, C), (n, C) nats; nan elsewhere."""

@@ -101,7 +101,7 @@ def raced(
         rest -= len(block)
         while pilot is not None and bool(race.racing.any()):
             rows, S = race.racing.nonzero()[:, 0], race.next_strata
-            price = each * S * race.left[rows].sum(1)
+            price = each * S * (alternatives.prices(block[rows]) * race.left[rows]).sum(1)
             affordable = runner.nfe + price.cumsum(0) <= most
             race.racing[rows[~affordable]] = False
             rows, price = rows[affordable], price[affordable]

@@ -60,6 +60,8 @@ class Contrast(Document):
     seconds: float
     overrides: Json = field(default_factory=dict)
     """What the user chose in the place of the model's own."""
+    lengths: Tensor | None = None
+    """Of answers to prompts, the symbols that are scored, (N, C): bounds are sums over them."""
 
     @property
     def examples(self) -> int:
@@ -77,6 +79,25 @@ class Contrast(Document):
         if self.labels is None or not bool((known := self.labels >= 0).any()):
             return None
         return float((self.best == self.labels)[known].double().mean())
+
+    @property
+    def accuracy_error(self) -> Json | None:
+        """Standard errors of the accuracy: `data`, binomial, of so many examples; `estimator`, by the draws, which
+        might have gone otherwise: p (1 − p) of an example whose decision is wrong with probability p, by its
+        differences and their errors; and `total`, the root of the sum of their squares. None without an accuracy."""
+        accuracy = self.accuracy
+        if accuracy is None or self.labels is None:
+            return None
+        known = (self.labels >= 0).nonzero()[:, 0]
+        right, best = self.labels[known], self.best[known]
+        excess = self.difference[known].nan_to_num(torch.inf) + (self.prior[best][:, None] / self.prior).log()
+        turned = torch.special.ndtr(-excess / self.standard_error[known].clamp_min(1e-300))
+        others = turned.scatter(1, best[:, None], 0.0).sum(1).clamp_max(0.5)
+        p = torch.where(right == best, others, turned.gather(1, right[:, None])[:, 0])
+        n = len(known)
+        errors = {"estimator": float((p * (1 - p)).sum()) / n**2, "data": accuracy * (1 - accuracy) / n}
+        errors["total"] = sum(errors.values())
+        return {name: value**0.5 for name, value in errors.items()}
 
     def mean_difference(self, one: Any, other: Any) -> tuple[float, float, float]:
         """The mean over examples of the bound under `one` less that under `other`, two of `values`, in nats, with its
@@ -118,6 +139,8 @@ class Contrast(Document):
                 "nfe_per_example": self.nfe_per_example,
                 "labels": None if self.labels is None else self.labels.tolist(),
                 "accuracy": self.accuracy,
+                "accuracy_error": self.accuracy_error,
+                "lengths": None if self.lengths is None else self.lengths.tolist(),
                 "precision": self.precision,
                 "seed": self.seed,
                 "data": self.data,
@@ -147,12 +170,14 @@ class Contrast(Document):
             evaluations=torch.tensor(document["evaluations"]),
             prior=torch.tensor(document["prior"], dtype=torch.float64),
             labels=None if document["labels"] is None else torch.tensor(document["labels"]),
+            lengths=None if document.get("lengths") is None else torch.tensor(document["lengths"]),
             **{name: _table(document[name]) for name in tables_of},
         )
 
     def _summary(self) -> str:
         sure = "" if self.confidence is None else f", {int(self.decided.sum())} decided at {self.confidence:g}"
-        right = "" if self.accuracy is None else f", accuracy {self.accuracy:.3f}"
+        error = self.accuracy_error
+        right = "" if error is None else f", accuracy {self.accuracy:.3f} ± {error['total']:.3f}"
         return (
             f"{self.examples} examples of {self.data['name']}, {len(self.values)} conditions{sure}{right}, "
             f"{self.nfe_per_example:.0f} network evaluations an example"

@@ -115,6 +115,14 @@ class TokenModel(FrozenModel):
         domain = self.domain.of(data)
         return self if domain.length == self.domain.length else dataclasses.replace(self, domain=domain)
 
+    def of_length(self, n: int) -> Self:
+        """The model of sequences of n places by the same network. Errors: those of the network, which may take one
+        length only."""
+        if n == self.domain.length:
+            return self
+        domain = TokenDomain(self.domain.vocabulary, n, self.domain.longest)
+        return dataclasses.replace(self, domain=domain)
+
     @property
     def notes(self) -> list[str]:
         """What whoever made the model says that its numbers mean: sentences of the entry `notes` of its provenance."""

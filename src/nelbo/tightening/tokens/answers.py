@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nelbo.bound.planned.allocation import CellDensity
 from nelbo.bound.problem import Draws
 from nelbo.bound.tokens.chain import TokenChain
 from nelbo.bound.tokens.masked import MaskedChain
@@ -199,12 +200,10 @@ def _draws(chain: TokenChain, N: int) -> list[tuple[Draws, Tensor]]:
     numbers, made = Purpose.CALIBRATION_NOISE.draw + number, []
     if len(chain.cells):
         u = (number + Purpose.CALIBRATION_PLACE.uniform(chain.seed, examples, 0, number)) / DRAWS
-        share = chain.cells.scale / chain.cells.scale.sum()
-        ends = share.cumsum(0)
-        cells = torch.searchsorted(ends, u).clamp(max=len(share) - 1)
-        inner = ((u - ends[cells] + share[cells]) / share[cells]).clamp(0, 1 - 2**-24)
+        even = CellDensity.of(chain.cells.scale)
+        cells, inner = even.place(u)
         along = Draws(examples, torch.ones_like(examples), numbers, cells, inner)
-        made.append((along, 1 / (DRAWS * share[cells])))
+        made.append((along, 1 / (DRAWS * even.p[cells])))
     if chain.first_cost:
         made.append((Draws.first_level(examples, numbers), torch.full((len(numbers),), 1 / DRAWS).double()))
     return made
