@@ -141,6 +141,27 @@ def law_schur(schedule: Schedule) -> None:
     close(q.variance, variance, 1e-9, 1e-15)
 
 
+def check_noised_spread() -> None:
+    """x ~ N(m, s²) and z_t = αx + σε as one Gaussian: z's law, and x given z by the conditional of a covariance matrix;
+    of s = 0 it is `noised`."""
+    t = schedules.logsnr_linear(3.0, -2.0).at(torch.tensor([0.1, 0.5, 0.8], dtype=torch.float64))
+    m = torch.tensor([[0.4], [-1.2], [2.0]], dtype=torch.float64)
+    s = torch.tensor([[0.3], [1.5], [0.8]], dtype=torch.float64)
+    eps = torch.tensor([[0.7], [-0.2], [1.1]], dtype=torch.float64)
+    found = forward.noised_spread(m, s, eps, t)
+    for i in range(3):
+        a, v = float(t.alpha[i]), float(t.sigma[i]) ** 2
+        mean, variance, e = float(m[i]), float(s[i]) ** 2, float(eps[i])
+        covariance = np.array([[variance, a * variance], [a * variance, a * a * variance + v]])
+        z = a * mean + np.sqrt(covariance[1, 1]) * e
+        close(found.z[i], [z])
+        close(found.mean[i], [mean + covariance[0, 1] / covariance[1, 1] * (z - a * mean)])
+        close(found.std[i], [np.sqrt(1 / np.linalg.inv(covariance)[0, 0])])
+    none = forward.noised_spread(m, torch.zeros_like(s), eps, t)
+    close(none.z, forward.noised(m, eps, t))
+    close(none.mean, m)
+
+
 def check_posterior_ho() -> None:
     """Ho et al. 2020, eq. 7: β̃_t and both coefficients from β and ᾱ at t ≥ 2."""
     betas, bar, table = uneven_table()

@@ -41,7 +41,7 @@ def load_data_model(
     if isinstance(loaded, LatentModel):
         raise UsageError(
             "a latent model where one of images themselves is needed",
-            "latent models are evaluated and sampled so far; its chain over latents is its part `prior`",
+            "evaluate, sample, contrast and tighten take latent models; its chain over latents is its part `prior`",
         )
     return loaded
 

@@ -13,6 +13,12 @@ ABOUT = {
     "diffusion": "the steps of the chain, each a KL divergence",
     "reconstruction": "the data, given the least noisy level",
 }
+ABOUT_LATENT = {
+    "pixels": "the image, given its latent",
+    "encoder": "less the entropy of the latent, given the image",
+    **ABOUT,
+    "reconstruction": "the latent, given the least noisy level",
+}
 ABOUT_ODE = {
     "prior": "the density of the noise at the end of the flow",
     "flow": "the change of volume along the flow",
@@ -31,7 +37,7 @@ def terms(bound: Json) -> list[Json]:
     rows = []
     total = bound["bits_per_dim"]
     ode = bound.get("quantity") == "ode"
-    for name, about in (ABOUT_ODE if ode else ABOUT).items():
+    for name, about in (ABOUT_ODE if ode else ABOUT_LATENT if "pixels" in bound["terms"] else ABOUT).items():
         term = bound["terms"][name]
         share = max(0.0, min(100.0, 100 * term["bits_per_dim"] / total)) if total > 0 else None
         rows.append({"name": name, "about": about, "share": share, **_term(term, bound["dimensions"])})

@@ -34,7 +34,7 @@ def chain(bound: Json, unit: str = "bits/dim") -> str:
     bound: a checked dictionary of schema nelbo.bound/1 with at least one level of positive width.
     """
     strata = plots.joined(bound["levels"], plots.STRATA)
-    terms = {name: term["bits_per_dim"] for name, term in bound["terms"].items()}
+    terms = {name: bound["terms"][name]["bits_per_dim"] for name in ("prior", "diffusion", "reconstruction")}
     return both("chain", lambda figure, narrow: _draw_chain(figure, narrow, strata, terms, unit), 400, 420)
 
 

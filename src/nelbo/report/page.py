@@ -90,6 +90,7 @@ def _chain(bound: Json | None) -> Json | None:
         "svg": _drawing(figures.chain(bound, words.unit(bound))),
         "strata": count,
         "joined": plots.STRATA if count > plots.STRATA else None,
+        "latent": "pixels" in bound["terms"],
         "errors": any(v.get("standard_error") for v in bound["levels"]),
     }
 

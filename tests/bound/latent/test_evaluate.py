@@ -13,6 +13,7 @@ import torch
 import nelbo
 from nelbo.bound.estimators import Stratified
 from nelbo.bound.latent import evaluate as latent
+from nelbo.documents import tables
 from nelbo.errors import DomainError, ShapeError, UsageError
 from nelbo.maths import bins
 from nelbo.workers import Run
@@ -71,6 +72,10 @@ def test_codes_of_one_pixel(estimator):
     assert document["terms"]["encoder"]["standard_error"] == 0 and document["latent"]["shape"] == [1]
     assert str(nelbo.Bound.from_dict(document)) == str(bound)
     assert "pixels" in str(bound) and "encoder" in str(bound)
+    shown = tables.terms(document)  # of reports and notebooks: rows that add up to the last
+    assert [row["name"] for row in shown] == ["pixels", "encoder", "prior", "diffusion", "reconstruction", "bound"]
+    values = [float(row["bits"].replace("−", "-")) for row in shown]
+    assert sum(values[:-1]) == pytest.approx(values[-1], abs=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore:max_nfe=3000", "ignore:the chain does not end at its prior")
