@@ -35,11 +35,13 @@ def make(name: str, kicked: bool = True) -> torch.nn.Module:
     return net.double()
 
 
-def call(name: str, net: torch.nn.Module, z: torch.Tensor, shift: float = 0.0, label: int = 0) -> torch.Tensor:
+def call(
+    name: str, net: torch.nn.Module, z: torch.Tensor, shift: float = 0.0, label: int = 0, **more: torch.Tensor
+) -> torch.Tensor:
     time, settings = CASES[name]
     given = () if time == "none" else (TIMES.get(time, torch.tensor([0.1, 0.5, 1.0]))[: len(z)].double() + shift,)
     y = (torch.arange(len(z)) + label) % 3
-    return net(z, *given, **({settings.get("keyword", "y"): y} if "classes" in settings else {}))
+    return net(z, *given, **more, **({settings.get("keyword", "y"): y} if "classes" in settings else {}))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -54,6 +56,8 @@ def test_laws(name):
     assert out.shape == (3, 7, V) and out.dtype == torch.float64
     for i in range(3):
         torch.testing.assert_close(call(name, net, z[[i] * 3])[i], out[i], rtol=1e-9, atol=1e-10)
+    chosen = z > 2
+    assert torch.equal(call(name, net, z, places=chosen), out[chosen])
     for place in (1, 6):
         changed = z.clone()
         changed[:, place] = (z[:, place] + 1) % V

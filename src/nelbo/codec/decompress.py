@@ -21,8 +21,8 @@ from nelbo.codec.archive import Chunk, Survey
 from nelbo.codec.coders import coder_of
 from nelbo.codec.compress import decoded
 from nelbo.codec.groups import AnyCoder
-from nelbo.codec.header import MAX_GROUP, Header
-from nelbo.codec.source import parse_metadata
+from nelbo.codec.header import MAX_GROUP, OF_FILE, Header
+from nelbo.codec.source import parse_metadata, symbols_of
 from nelbo.codec.stack import Damaged, kernels
 from nelbo.codec.tally import Clock
 from nelbo.codec.target import Target, target
@@ -102,7 +102,8 @@ def restore(
         model = load_data_model(model, trust_code=trust_code)
         _check_model(model, header, str(path))
         seen = archive.survey(file, header)
-        images = target(header, out, getattr(model.domain, "bins", None) or 0)
+        trained = symbols_of(model) if header.text.get("tokenizer") == OF_FILE else None
+        images = target(header, out, getattr(model.domain, "bins", None) or 0, trained)
         clock = Clock()
         try:
             images.check(_names(file, header, seen))

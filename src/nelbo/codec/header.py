@@ -27,6 +27,8 @@ MAX_CHUNK = 1 << 20
 MAX_HEADER = 1 << 20
 """Bytes."""
 TEXT: Any = dict[str, str | int]
+OF_FILE = "file"
+"""The tokenizer of a text whose symbols are the tokens of a file, which the header knows by its hash alone."""
 MAX_CONDITIONS = 16
 """Keywords of the network; each has an integer an image in every chunk."""
 
@@ -203,6 +205,8 @@ class Header:
 
 def _is_text(text: Json, length: int) -> bool:
     """Whether a text has a known tokenizer, its alphabet, and a last sequence of no more than `length`."""
-    known = {"bytes": {"tokenizer", "tail"}, "chars": {"tokenizer", "tail", "alphabet"}}.get(text.get("tokenizer", ""))
-    tail, alphabet = text.get("tail"), text.get("alphabet", "")
-    return set(text) == known and isinstance(alphabet, str) and isinstance(tail, int) and 0 < tail <= length
+    own = {"bytes": set(), "chars": {"alphabet"}, OF_FILE: {"fingerprint"}}.get(text.get("tokenizer", ""))
+    tail = text.get("tail")
+    if own is None or set(text) != {"tokenizer", "tail", *own} or not isinstance(tail, int):
+        return False
+    return all(isinstance(text[name], str) for name in own) and 0 < tail <= length

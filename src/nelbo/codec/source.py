@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nelbo.codec.bytestream import ByteReader, ByteWriter
-from nelbo.codec.header import DTYPES, MAX_CONDITIONS
+from nelbo.codec.header import DTYPES, MAX_CONDITIONS, OF_FILE
 from nelbo.codec.names import LONGEST, MOST, Restored, Unusable, packed, unpacked
 from nelbo.codec.stack import Damaged
 from nelbo.data import classes, idx, numpy_files, places, readers, symbols
@@ -110,31 +110,46 @@ def text_source(spec: str, model: TokenModel, limit: int | None, condition: Cond
     sequences of the model's length, the last of which may be shorter. Errors: DataError, DomainError, UsageError."""
     place = Place.of(spec.removeprefix(PREFIX))
     options = place.checked(("length", "tokenizer"))
-    chosen = symbols.of_facts(model.provenance.get("data", {}))
+    chosen = symbols_of(model)
     name = options.get("tokenizer", "bytes" if chosen is None else chosen.facts()["tokenizer"])
     with places.opened(place.path) as file:
         raw = file.read()
     if chosen is None:
         chosen = symbols.Bytes() if name == "bytes" else symbols.Characters.of([raw], str(place.path))
     facts = chosen.facts()
-    if facts["tokenizer"] not in symbols.NAMES or name != facts["tokenizer"]:
+    if name != facts["tokenizer"]:
         raise UsageError(
             f"a text by the tokenizer {name}, and a model of {facts['tokenizer']}",
-            "texts are compressed by bytes or chars, which bring every byte back; give tokens as integers, FILE.npz",
+            "leave #tokenizer out: a text is written in the symbols of the model's training, or else in bytes or chars",
         )
     if condition is not None:
         raise UsageError("a condition of a text, which is one example", "give sequences as integers with their rows")
     if not raw:
         raise DataError(f"{place.path} is empty", "give a text")
     L = model.domain.length
-    codes = chosen.stream(raw, str(place.path)).symbols
-    codes = codes if limit is None else codes[: limit * L]
+    stream = chosen.stream(raw, str(place.path))
+    if isinstance(chosen, symbols.TokenizerFile):
+        if chosen.text(stream.symbols) != raw:
+            raise UsageError(
+                f"{place.path}, which does not come back from the tokens of {facts['tokenizer']}",
+                "give a text that it leaves as it is, or a model of bytes or chars, which bring every byte back",
+            )
+        facts = {"tokenizer": OF_FILE, "fingerprint": chosen.digest}
+    some = slice(None if limit is None else limit * L)
+    codes = stream.symbols[some]
     n, tail = -(-len(codes) // L), (len(codes) - 1) % L + 1
     rows = np.zeros((n, L), np.int32)
     rows.reshape(-1)[: len(codes)] = codes
     data = model.domain.checked(torch.from_numpy(rows))
-    read = len(raw) if limit is None else len(chosen.text(codes))
+    assert stream.bytes is not None  # of a text they are known
+    read = int(stream.bytes[some].sum(dtype=np.int64))
     return Source(data, (L,), "int32", "array", facts={"bytes": read}, text={**facts, "tail": tail})
+
+
+def symbols_of(model: DiffusionModel | TokenModel) -> symbols.Symbols | None:
+    """The symbols of the text that a model was trained on, None where it was none. Errors: DataError where they are of
+    a tokenizer's file that is no longer there, or another one."""
+    return symbols.of_facts(model.provenance.get("data", {}))
 
 
 def check_names(names: Sequence[str], where: str) -> None:

@@ -19,9 +19,10 @@ from torch import Tensor
 
 from nelbo import files
 from nelbo.codec import names as names_of
-from nelbo.codec.header import Header
+from nelbo.codec.header import OF_FILE, Header
 from nelbo.codec.names import Restored
 from nelbo.data import idx, pictures, symbols
+from nelbo.data.symbols import Symbols
 from nelbo.errors import ArchiveError, UsageError
 
 FORMATS = {".png": "PNG", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF"}
@@ -131,25 +132,30 @@ class ArrayTarget(Target):
 class TextTarget(Target):
     """A text, in a file of any name, or in memory."""
 
-    def __init__(self, header: Header, out: Path | None):
+    def __init__(self, header: Header, out: Path | None, trained: Symbols | None):
         if out is not None and out.is_dir():
             raise UsageError(f"out={str(out)!r} is a folder", "give the name of a file: the archive holds a text")
-        made = symbols.of_facts(header.text)
-        assert made is not None  # a header's text has a tokenizer
+        of_file = header.text["tokenizer"] == OF_FILE
+        made = trained if of_file else symbols.of_facts(header.text)
+        if made is None or (of_file and getattr(made, "digest", None) != header.text["fingerprint"]):
+            raise UsageError(
+                f"the archive's tokens are of the tokenizer {header.text['fingerprint'][:16]}…, and not of the model's",
+                "give the model with the tokenizer's file that it was trained by",
+            )
         self.header, self.out, self.symbols = header, out, made
-        self.parts: list[bytes] = []
+        self.parts: list[np.ndarray] = []  # a character may be cut by the end of a part
 
     def add(self, images, names, first):
         rows = images.reshape(-1)
         if first + len(images) == self.header.images:
             rows = rows[: len(rows) - self.header.shape[0] + self.header.text["tail"]]
-        try:
-            self.parts.append(self.symbols.text(rows))
-        except IndexError:
-            raise ArchiveError("the archive has symbols beyond its alphabet", "fetch the file again") from None
+        self.parts.append(rows)
 
     def publish(self, partial):
-        text = b"".join(self.parts)
+        try:
+            text = self.symbols.text(np.concatenate(self.parts)) if self.parts else b""
+        except (IndexError, OverflowError):
+            raise ArchiveError("the archive has symbols beyond its alphabet", "fetch the file again") from None
         if self.out is None:
             return text
         path = recovered(self.out) if partial else self.out
@@ -256,11 +262,11 @@ def recovered(out: Path) -> Path:
     return out.with_name(f"{out.stem}.recovered{out.suffix}" if out.suffix else f"{out.name}.recovered")
 
 
-def target(header: Header, out: Path | None, bins: int) -> Target:
+def target(header: Header, out: Path | None, bins: int, trained: Symbols | None = None) -> Target:
     """The target for `out` by its name: .npz, .npy, an IDX name, else a folder; None: a tensor. A text is a file of any
-    name, or bytes. Errors: UsageError."""
+    name, or bytes; trained: the symbols of the text that its model was trained on. Errors: UsageError."""
     if header.text:
-        return TextTarget(header, out)
+        return TextTarget(header, out, trained)
     if out is None:
         return TensorTarget()
     if out.suffix.lower() in (".npz", ".npy") or idx.is_idx(out):

@@ -28,6 +28,8 @@ class Transformer(nn.Module):
 
     hidden: tuple[str, ...]
     """Its inner layers, which Muon updates."""
+    takes_places = True
+    """Whether it takes the keyword `places` (B, L), and then returns the logits (m, V) of these m places alone."""
 
     def __init__(
         self,
@@ -65,13 +67,15 @@ class Transformer(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, z: Tensor, time: Tensor | None = None, **condition: Tensor) -> Tensor:
+    def forward(
+        self, z: Tensor, time: Tensor | None = None, *, places: Tensor | None = None, **condition: Tensor
+    ) -> Tensor:
         h = self.symbols(z)
         e = self._condition(z, time, condition)
         turn = _turns(z.shape[1], self.blocks[0].size, h)  # type: ignore[arg-type]
         for block in self.blocks:
             h = block(h, turn, e)
-        return self.out(self.norm(h))
+        return self.out(self.norm(h if places is None else h[places]))
 
     def _condition(self, z: Tensor, time: Tensor | None, condition: dict[str, Tensor]) -> Tensor | None:
         if (time is None) != (self.moment is None):

@@ -60,8 +60,8 @@ LATENT: Json = {
 
 TEXT: Json = {
     "steps": 3000,
-    "batch_size": 32,
-    "lr": 4e-3,
+    "batch_size": 16,
+    "lr": 1e-2,
     "optimizer": "muon",
     "weight_decay": 0.01,
     "warmup": 100,

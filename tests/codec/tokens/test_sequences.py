@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ import nelbo
 from nelbo.codec.compress import compress
 from nelbo.codec.decompress import decompress
 from nelbo.codec.sequences import SequenceCoder
+from nelbo.data.symbols import TokenizerFile
 from nelbo.errors import ArchiveError, DataError, UsageError
 from nelbo.maths.keys import Purpose
 from nelbo.model.tokens.model import TokenModel
@@ -199,21 +202,38 @@ def test_ten_thousand_corruptions(file, tmp_path, monkeypatch):
     survive(MODELS["four steps"], file, 10_000, tmp_path / "x.nelbo", 1, DATA.sample(180))
 
 
+def byte_pairs(path: Path, normalizer: Any = None) -> dict[str, Any]:
+    """The facts of data by a tokenizer's file, whose tokens are bytes and a few pairs of them."""
+    tokenizers = pytest.importorskip("tokenizers")
+    letters = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    made = tokenizers.Tokenizer(tokenizers.models.BPE())
+    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = tokenizers.decoders.ByteLevel()
+    if normalizer is not None:
+        made.normalizer = normalizer
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=258, initial_alphabet=letters, show_progress=False)
+    made.train_from_iterator(["of of of", "many many"], trainer)
+    made.save(str(path))
+    return TokenizerFile(path).facts()
+
+
 def spelled(tmp_path, tokenizer: str, alphabet: str = "") -> TokenModel:
     """A model of sequences of 10 symbols that was trained on a text, as its provenance says."""
-    V = 256 if tokenizer == "bytes" else len(alphabet)
+    facts: dict[str, Any] = {"tokenizer": tokenizer, **({"alphabet": alphabet} if alphabet else {})}
+    if tokenizer == "file":
+        facts = byte_pairs(tmp_path / "tokenizer.json")
+    V = len(alphabet) or facts.get("vocabulary", 256)
     law = torch.linspace(0, 3, V)
     model = nelbo.tokens.from_callable(
         lambda z: law.expand(*z.shape, V), vocabulary=V, length=10, kernel=nelbo.tokens.absorbing(mask=V)
     )
-    facts = {"tokenizer": tokenizer, **({"alphabet": alphabet} if alphabet else {})}
     return dataclasses.replace(model, provenance={"data": facts})
 
 
 @pytest.mark.parametrize("text", ["", "a", "123456789é", "naïve text — of many lines\r\n\n" * 7])
-@pytest.mark.parametrize("tokenizer", ["bytes", "chars"])
+@pytest.mark.parametrize("tokenizer", ["bytes", "chars", "file"])
 def test_a_text_comes_back_to_the_byte(text, tokenizer, tmp_path):
-    """Also what is behind the last whole sequence; an empty one is refused."""
+    """Also what is behind the last whole sequence, and characters that a chunk's end cuts; an empty one is refused."""
     alphabet = "".join(sorted(set("naïve text — of many lines\r\n\n123456789é")))
     model = spelled(tmp_path, tokenizer, alphabet if tokenizer == "chars" else "")
     (tmp_path / "a.txt").write_bytes(text.encode())
@@ -226,7 +246,25 @@ def test_a_text_comes_back_to_the_byte(text, tokenizer, tmp_path):
     decompress(model, tmp_path / "x.nelbo", tmp_path / "b.txt")
     assert (tmp_path / "b.txt").read_bytes() == text.encode()
     assert result.text_bytes == len(text.encode()) and "bits/byte" in str(result)
-    assert result.tally.codes == len(text.encode() if tokenizer == "bytes" else text)
+    tokens = {"bytes": len(text.encode()), "chars": len(text), "file": len(text.encode()) - 2 * text.count("of many")}
+    assert result.tally.codes == tokens[tokenizer]
+
+
+def test_a_text_that_its_tokens_change_is_refused_and_so_are_other_tokens(tmp_path):
+    import tokenizers
+
+    path = tmp_path / "a.txt"
+    path.write_text("ABC")
+    model = spelled(tmp_path, "file")
+    compress(model, f"text:{path}", tmp_path / "x.nelbo")
+    other = byte_pairs(tmp_path / "other.json", tokenizers.normalizers.Lowercase())
+    with pytest.raises(UsageError, match="not of the model's"):
+        decompress(dataclasses.replace(model, provenance={"data": other}), tmp_path / "x.nelbo")
+    with pytest.raises(UsageError, match="does not come back"):
+        compress(dataclasses.replace(model, provenance={"data": other}), f"text:{path}", tmp_path / "y.nelbo")
+    (tmp_path / "tokenizer.json").unlink()
+    with pytest.raises(DataError, match=r"tokenizer\.json"):
+        decompress(model, tmp_path / "x.nelbo")
 
 
 def test_a_text_beyond_the_alphabet_is_refused(tmp_path):

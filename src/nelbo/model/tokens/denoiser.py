@@ -84,6 +84,12 @@ class TokenDenoiser(Predictor, ABC):
         hidden (B, L): where z is masked. at: levels (B,), None for a chain over counts.
         """
 
+    def at_places(
+        self, z: Tensor, hidden: Tensor, at: TokenLevels | None, places: Tensor, condition: Condition | None = None
+    ) -> Tensor:
+        """What `forward` returns at the m places of `places` (B, L) alone, (m, V) or (m, V + 1)."""
+        return self(z, hidden, at, condition)[places]
+
 
 class NetworkTokenDenoiser(TokenDenoiser):
     """A network fn(z) or fn(z, time) → logits (B, L, V), or (B, L, V + 1) where the mask is a symbol of its own.
@@ -127,13 +133,25 @@ class NetworkTokenDenoiser(TokenDenoiser):
         return {**how, "shift": self.shift, "stochastic": self.stochastic}
 
     def forward(self, z: Tensor, hidden: Tensor, at: TokenLevels | None, condition: Condition | None = None) -> Tensor:
+        return self._read(self._checked(self._output(z, hidden, at, condition), z), z, at)
+
+    def at_places(self, z, hidden, at, places, condition=None):
+        few = getattr(self.net, "takes_places", False) and self.predicts is TokenOutput.LOGITS and not self.shift
+        if not few:
+            return super().at_places(z, hidden, at, places, condition)
+        return self._output(z, hidden, at, condition, places=places)
+
+    def _output(
+        self, z: Tensor, hidden: Tensor, at: TokenLevels | None, condition: Condition | None, **more: Tensor
+    ) -> Tensor:
+        """What the network returns; more: keywords of its own."""
         dtype = self._dtype(torch.float32)
         time = self.time.of(hidden, at, dtype)
         rows = {k: v.to(dtype) if v.is_floating_point() else v for k, v in (condition or {}).items()}
         arguments = (z.clone(),) if time is None else (z.clone(), time)
         with entered(self.net) as function:
             try:
-                logits = function(*arguments, **rows)
+                return function(*arguments, **rows, **more)
             except (KeyboardInterrupt, MemoryError, NelboError):
                 raise
             except Exception as error:
@@ -147,7 +165,6 @@ class NetworkTokenDenoiser(TokenDenoiser):
                     "check vocabulary, length, the mask's number and `time` (None, 'count', 'mask_fraction', 'unit', "
                     "'sigma'); NELBO_TRACEBACK=1 shows where it happened",
                 ) from error
-        return self._read(self._checked(logits, z), z, at)
 
     @equation("token-logit-shift")
     def _checked(self, logits: Tensor, z: Tensor) -> Tensor:

@@ -201,13 +201,13 @@ class TokenModel(FrozenModel):
     ) -> Tensor:
         """−log p_i(x_i) of what `predict` returns, (B, L) float64, at `places` (B, L), all where None; elsewhere 0. The
         logits of a few places are in float64 at once."""
-        logits = self.denoiser(z, hidden, at, condition)
         places = torch.ones_like(x, dtype=torch.bool) if places is None else places
+        logits = self.denoiser.at_places(z, hidden, at, places, condition)
         few, V = max(1, AT_ONCE // logits.shape[-1]), self.domain.vocabulary
-        near, rows, of = self._around(z, hidden, at, places), logits[places], x[places]
+        near, of = self._around(z, hidden, at, places), x[places]
         nats = []
-        for some in (slice(a, a + few) for a in range(0, max(1, len(rows)), few)):
-            log_p = self.reverse.log_law(rows[some], self.kernel, V)
+        for some in (slice(a, a + few) for a in range(0, max(1, len(logits)), few)):
+            log_p = self.reverse.log_law(logits[some], self.kernel, V)
             nats.append(surprise(self._calibrated(log_p, near and near.take(some)), of[some]))
         nats = torch.cat(nats)
         return torch.zeros(x.shape, dtype=torch.float64, device=nats.device).masked_scatter(places, nats)
@@ -219,10 +219,11 @@ class TokenModel(FrozenModel):
         at: TokenLevels | None,
         places: Tensor,
         condition: Condition | None = None,
+        precision: torch.dtype = torch.float64,
     ) -> Tensor:
-        """What `predict` returns at the m places of `places` (B, L) alone, (m, V) float64."""
-        logits = self.denoiser(z, hidden, at, condition)
-        log_p = self.reverse.log_law(logits[places], self.kernel, self.domain.vocabulary)
+        """What `predict` returns at the m places of `places` (B, L) alone, (m, V), in a precision."""
+        logits = self.denoiser.at_places(z, hidden, at, places, condition)
+        log_p = self.reverse.log_law(logits, self.kernel, self.domain.vocabulary, precision)
         return self._calibrated(log_p, self._around(z, hidden, at, places))
 
     def step(self, log_law: Tensor, z: Tensor, s: TokenLevels, t: TokenLevels, kernel: Kernel) -> Tensor:

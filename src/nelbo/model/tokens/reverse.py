@@ -50,9 +50,11 @@ class TokenReverse(Part, family="token_reverse", kind="token_reverse"):
             raise UsageError(f"blocks of {self.block} places", "give block ≥ 1, or None for all places at once")
 
     @equation("token-mask-removed")
-    def log_law(self, logits: Tensor, kernel: Kernel, vocabulary: int) -> Tensor:
-        """log probabilities (B, L, V) float64 of the symbols of the vocabulary, of logits (B, L, V or V + 1)."""
-        logits = logits.double()
+    def log_law(
+        self, logits: Tensor, kernel: Kernel, vocabulary: int, precision: torch.dtype = torch.float64
+    ) -> Tensor:
+        """log probabilities (B, L, V) of the symbols of the vocabulary, of logits (B, L, V or V + 1)."""
+        logits = logits.to(precision)
         if self.absent:
             logits = logits.index_fill(-1, torch.tensor(self.absent, device=logits.device), -math.inf)
         mask = getattr(kernel, "mask", None)

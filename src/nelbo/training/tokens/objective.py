@@ -126,9 +126,9 @@ def _masked(model: TokenModel, batch: NoisedTokens) -> Tensor:
         at = model.schedule.at(model.schedule.time_of(rate))
         hidden, weight = counts.around_a_place(v, batch.u[:, -1, 0], scored, rate), (last - first) * number
     z = x.masked_fill(hidden, model.kernel.mask)  # type: ignore[attr-defined]
-    log_p = model.law_at(z, hidden, at, hidden, batch.condition)
-    total = torch.zeros(len(x), dtype=log_p.dtype, device=x.device)
-    total = total.index_add(0, hidden.nonzero()[:, 0], surprise(log_p, x[hidden]))
+    log_p = model.law_at(z, hidden, at, hidden, batch.condition, torch.float32)  # of many places and symbols
+    total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    total = total.index_add(0, hidden.nonzero()[:, 0], surprise(log_p, x[hidden]).double())
     return weight * total / hidden.sum(1)
 
 
