@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import nelbo
-from nelbo.bound import features
+from nelbo.bound import features, gaussian_controls
+from nelbo.bound.local_surrogate import LocalSurrogate, bands, haar, risk
 from nelbo.bound.planned import pilot
 from nelbo.bound.prepare import prepare
 from nelbo.bound.surrogate import GaussianSurrogate
@@ -64,21 +65,73 @@ def test_the_excess_of_shared_examples_and_of_another_precision():
 def test_haar_is_an_orthonormal_basis():
     """Norms and inner products survive, odd sides and three channels included; a flat image has one coefficient."""
     x = torch.randn(2, 3, 12, 20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    d = features.haar(x)
+    d = haar(x)
     assert d.shape == (2, 3 * 12 * 20)
     assert torch.allclose(d @ d.mT, x.flatten(1) @ x.flatten(1).mT, rtol=1e-12)
-    flat = features.haar(torch.full((1, 1, 8, 8), 0.5, dtype=torch.float64))
+    flat = haar(torch.full((1, 1, 8, 8), 0.5, dtype=torch.float64))
     assert int((flat.abs() > 1e-12).sum()) == 1
 
 
-def test_shrinkage_is_the_least_risk_of_a_diagonal_estimator():
+def test_the_bands_tell_the_directions_of_edges():
+    """Rows that alternate, columns that alternate, and a chequerboard lie in one finest band each."""
+    row, column = torch.tensor([1.0, -1.0]).repeat(4).double()[:, None], torch.ones(1, 8).double()
+    finest = [bands(x[None, None])[0][0] for x in ((row * column).mT, row * column, row * row.mT)]
+    assert [three.flatten(1).any(1).tolist() for three in finest] == torch.eye(3).bool().tolist()
+
+
+def check_local_surrogate() -> None:
+    """h by its definition, with variances by neighbourhoods counted one by one: excess and expectation."""
+    x = random.normal(4, torch.arange(2), 0, 0, (3, 8, 12)) * torch.linspace(0.02, 1, 12)
+    surrogate = LocalSurrogate.of(torch.full((288,), 0.25).double(), (3, 8, 12))
+    assert surrogate is not None
+    eps, logsnr = random.normal(5, torch.arange(6000), 0, 0, (3, 8, 12)), 1.3
+    d, e = bands(x[:1] - 0.25), bands(eps)
+    h = torch.zeros(len(eps), dtype=torch.float64)
+    for band, noise in zip(d, e, strict=True):
+        _, C, H, W = band.shape
+        for c in range(C):
+            energy = band[0, c].square()
+            for i in range(H):
+                for j in range(W):
+                    rows, columns = ([min(max(k, 0), n - 1) for k in (a - 1, a, a + 1)] for a, n in ((i, H), (j, W)))
+                    near = energy[rows][:, columns].mean() if min(H, W) >= 3 else energy[i, j]
+                    snr = math.exp(logsnr) * float((near * energy.mean()).sqrt())
+                    p = snr / (1 + snr)
+                    h += (p * noise[:, c, i, j] - (1 - p) * math.exp(logsnr / 2) * band[0, c, i, j]).square()
+    at = torch.full((len(eps),), logsnr, dtype=torch.float64)
+    excess, expected = surrogate.excess(x[:1].expand(len(eps), -1, -1, -1), eps, at), surrogate.expected(x, at[:1])
+    assert torch.allclose(h - expected[0, 0], excess, atol=1e-9)
+    assert abs(float(excess.mean())) <= 4 * float(excess.std()) / math.sqrt(len(eps))
+    shared = surrogate.excess(x, eps[:4], at[:4], torch.tensor([0, 0, 1, 1]))
+    assert torch.equal(shared, surrogate.excess(x[[0, 0, 1, 1]], eps[:4], at[:4]))
+    single = surrogate.excess(x[[0, 0]].float(), eps[:2].float(), at[:2])
+    assert torch.allclose(single, excess[:2], rtol=0, atol=1e-3)
+
+
+def test_the_surrogate_of_one_image_is_as_it_says():
+    check_local_surrogate()
+    assert LocalSurrogate.of(torch.zeros(12), (12,)) is None
+    assert LocalSurrogate.of(torch.zeros(20), (2, 10)) is None
+
+
+def test_the_risk_of_known_variances_is_the_least_of_a_diagonal_estimator():
     """min over gains g of E Σ (g (√snr d + ε) − √snr d)²: snr d²/(1 + snr d²) a coefficient, by a search over g."""
-    d = torch.tensor([[0.0, 0.1, -2.0]], dtype=torch.float64)
+    square = torch.tensor([[0.0, 0.1, -2.0]], dtype=torch.float64).square()
     logsnr = torch.tensor([1.3], dtype=torch.float64)
     g = torch.linspace(0, 1, 100001, dtype=torch.float64)[:, None]
-    signal = math.exp(1.3) * d.square()
-    risk = ((1 - g).square() * signal + g.square()).amin(0).sum()
-    assert float(features.shrinkage(d, logsnr)) == pytest.approx(float(risk), rel=1e-8)
+    signal = math.exp(1.3) * square
+    least = ((1 - g).square() * signal + g.square()).amin(0).sum()
+    assert float(risk(square, square, logsnr)) == pytest.approx(float(least), rel=1e-8)
+
+
+@pytest.mark.parametrize("followed", [0.0, 0.3, 1.0])
+def test_the_share_of_the_local_surrogate_is_that_which_terms_follow(followed):
+    """Terms that are a power of each surrogate's expected error, with a control's noise: the powers' share."""
+    errors = random.normal(6, torch.arange(2), 0, 0, (40, 5)).mul(0.1).exp()
+    noise = random.normal(7, torch.arange(1), 0, 0, (40, 5))[0]
+    terms = 3 * errors[0].pow(1 - followed) * errors[1].pow(followed) + 0.3 * noise
+    found = gaussian_controls.share(torch.stack([terms, noise], 2), errors[0], errors[1])
+    assert found == pytest.approx(followed, abs=0.05)
 
 
 def test_features_of_images_are_finite_standardised_and_say_where_it_is_black():

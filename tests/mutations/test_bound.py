@@ -9,6 +9,7 @@ from tests.bound import ddpm
 from tests.bound import test_checks as warned
 from tests.bound.test_cost import check_what_the_pilot_knows
 from tests.bound.test_per_example import test_draws_of_the_same_examples_are_averaged as drawn_again
+from tests.bound.test_surrogate import check_local_surrogate as local_surrogate
 from tests.likelihood import checks as ode
 from tests.mutations.breaks import Break, each_is_noticed
 from tests.mutations.places import call, display, field, number, operation, result, subscript
@@ -56,6 +57,9 @@ BREAKS = [
           bound.check_noise_keys),
     Break("noise is reused across levels", "GaussianChain._noise", call("normal").argument(2).times(0),
           error_exhaustive),
+    Break("the local surrogate's products count once", "LocalSurrogate.excess", number(2)[-1].to(1), local_surrogate),
+    Break("neighbourhoods alone, without their band", "local_surrogate:_variances", operation("*")[0].keep_left(),
+          local_surrogate),
     # ------------------------------------------------------------ estimators and error bars
     Break("a level is forgotten by the exhaustive estimator", "Exhaustive.estimate", call("range").argument(0).plus(-1),
           "vlb-average-data"),
@@ -83,7 +87,7 @@ BREAKS = [
     Break("the divergence has the wrong sign", "ode:log_density", field("divergence").negated(), ode.check_exact),
     Break("the end of the flow is scored where it began", "ode:log_density", field("z").becomes("z"), ode.check_exact),
     # ------------------------------------------------------------ where the flow starts
-    Break("uniform dequantisation without its Jacobian", "dequantisation:uniform", field("dimensions").times(0),
+    Break("uniform dequantisation without its Jacobian", "dequantisation:uniform", call("log").times(0),
           ode.check_dequantisation),
     Break("a bin is 1/K of the range", "bin_width", operation("-")[-1].keep_left(), ode.check_dequantisation),
     Break("a cut normal without its normaliser", "truncated_normal", operation("+")[1].keep_left(),

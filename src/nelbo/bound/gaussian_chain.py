@@ -7,7 +7,8 @@ c E‖ε − ε̂‖² nats, a smooth function of λ times c:
     continuous  cell j: λ in a slice of width Δ,         c = Δ/2,                      λ uniform in the slice
 
 The continuous bound does not depend on the shape of the schedule, so its slices are in λ and not in t. The controls
-are those of a Gaussian surrogate of the data (`surrogate.py`): its excess, and ‖ε‖² − D.
+are those of a Gaussian surrogate of the data (`surrogate.py`): its excess, and ‖ε‖² − D; of images also the excess of
+a surrogate of each of them (`local_surrogate.py`).
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ import torch
 from torch import Tensor
 
 from nelbo.bound import features, readings, terms
+from nelbo.bound.gaussian_controls import Controls
+from nelbo.bound.local_surrogate import is_image
 from nelbo.bound.problem import Cells, Draws, Problem
 from nelbo.bound.readings import Observations
-from nelbo.bound.surrogate import GaussianSurrogate
 from nelbo.equation import equation
 from nelbo.errors import NumericalError
 from nelbo.maths import tiles
@@ -78,13 +80,6 @@ class Noised(NamedTuple):
         )  # fmt: skip
 
 
-class Controls(NamedTuple):
-    """The surrogate that features are made of, and the same in the precision of the control columns."""
-
-    surrogate: GaussianSurrogate
-    of_draws: GaussianSurrogate
-
-
 @dataclass(frozen=True, eq=False)
 class GaussianChain(Problem):
     """A model on its grid, and checked data (N, *shape): codes of any integer type, or real values.
@@ -136,8 +131,8 @@ class GaussianChain(Problem):
 
     @property
     def control_columns(self) -> int:
-        """The surrogate's excess, and ‖ε‖² − D."""
-        return 2
+        """The surrogate's excess, ‖ε‖² − D, and of images the local surrogate's excess."""
+        return 2 + is_image(self.model.domain.shape)
 
     def data_of(self, examples: Tensor) -> Tensor:
         """`examples` (n,) as the data hold them, on the device; a few at a time from a mapped file."""
@@ -179,8 +174,8 @@ class GaussianChain(Problem):
         return float(self.levels.t[j]), float(self.levels.logsnr[j])
 
     def columns(self, draws: Draws, controls: object, rows: Tensor) -> Tensor:
-        """(b, 3): the term, the surrogate's excess and ‖ε‖² − D. What precedes the network is done in `tiles`."""
-        columns = torch.zeros(len(rows), 3, dtype=torch.float64, device=self.device)
+        """(b, 1 + C): the term and its controls. What precedes the network is done in `tiles`."""
+        columns = torch.zeros(len(rows), 1 + self.control_columns, dtype=torch.float64, device=self.device)
 
         def control(part: slice, x: Tensor, eps: Tensor, at: Levels) -> None:
             if controls is not None:
@@ -195,11 +190,10 @@ class GaussianChain(Problem):
         return columns.cpu()
 
     def controls_of(self, examples: Tensor, x: Tensor, eps: Tensor, at: Levels, controls: object) -> Tensor:
-        """The surrogate's excess and ‖ε‖² − D of draws of `examples` (b,) with values x and noise ε (b, *shape)."""
+        """The control columns of draws of `examples` (b,) with values x and noise ε (b, *shape)."""
         assert isinstance(controls, Controls)
         distinct, of = self._distinct(examples, x)
-        excess = controls.of_draws.excess(distinct, eps, at.logsnr, of)
-        return torch.stack([excess.to(torch.float64), tiles.squared_norm(eps) - self.dimensions], 1)
+        return controls.columns(distinct, eps, at.logsnr, of)
 
     def noised(
         self, draws: Draws, rows: Tensor, each: Callable[[slice, Tensor, Tensor, Levels], None] | None = None
@@ -267,29 +261,25 @@ class GaussianChain(Problem):
         return x[(counts.cumsum(0) - counts).to(self.device)], of.to(self.device)
 
     def fit_controls(self, examples: Tensor, workers: Workers) -> Controls:
-        """The surrogate fitted to `examples` by the worker of rank 0, whose numbers all take: another machine may round
-        otherwise, and all are to plan the same draws."""
-        D = self.dimensions
-        table, scale = torch.zeros(0, D, dtype=torch.float64), torch.zeros(0, 1, dtype=torch.float64)
-        if workers.rank == 0:
-            surrogate = GaussianSurrogate.fit(self.values(examples).flatten(1).cpu())
-            if workers.size == 1:
-                return self._controls(surrogate)
-            table = torch.cat([surrogate.mean[None], surrogate.basis.mT]).double()
-            scale = torch.cat([surrogate.variances, torch.tensor([surrogate.rest])])[:, None].double()
-        table, scale = workers.gather(table)[0], workers.gather(scale)[0][:, 0]
-        basis = table[1:].mT.float().contiguous()
-        return self._controls(GaussianSurrogate(table[0].float(), basis, scale[:-1], float(scale[-1])))
+        """The surrogates fitted to `examples` by the worker of rank 0."""
+        x = self.values(examples).flatten(1).cpu() if workers.rank == 0 else None
+        return Controls.fit(x, self.model.domain.shape, workers, self.device, self.dtype)
 
-    def _controls(self, surrogate: GaussianSurrogate) -> Controls:
-        surrogate = surrogate.to(self.device)
-        return Controls(surrogate, surrogate.in_precision(self.dtype))
+    def refine(self, controls: object, draws: Draws, columns: Tensor, workers: Workers) -> tuple[object, Tensor]:
+        """The share of the local surrogate in the expected errors, by the pilot's draws of every example at all
+        nodes."""
+        if not isinstance(controls, Controls) or controls.local is None or draws.cells is None:
+            return controls, columns
+        examples = torch.unique_consecutive(draws.examples)
+        nodes = draws.cells[: len(draws) // len(examples)]
+        x, logsnr = self.values(examples).float(), -self.cells.place[nodes].to(self.device)
+        return controls.weighed(x, logsnr, columns.reshape(len(examples), len(nodes), -1)), columns
 
     def features(self, examples: Tensor, controls: object) -> tuple[Tensor, Tensor]:
         """Features (n, q) as of `features.py`, and the surrogate's expected errors (n, PLACES)."""
         assert isinstance(controls, Controls)
         ends = self.levels.logsnr
-        return features.of(self.values(examples), self.model.domain, controls.surrogate, ends[0], ends[-1])
+        return features.of(self.values(examples), self.model.domain, controls, ends[0], ends[-1])
 
 
 def check_finite(values: Tensor, noised: Noised) -> None:

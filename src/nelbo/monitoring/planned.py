@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from nelbo.arguments import numbers
-from nelbo.bound.gaussian_chain import Controls, GaussianChain
+from nelbo.bound.gaussian_chain import GaussianChain
+from nelbo.bound.gaussian_controls import Controls
 from nelbo.bound.prepare import prepare
 from nelbo.bound.problem import Problem
 from nelbo.data import readers

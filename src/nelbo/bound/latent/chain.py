@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from nelbo.bound import features
-from nelbo.bound.gaussian_chain import Controls
+from nelbo.bound.gaussian_controls import Controls
 from nelbo.bound.latent.spread import SpreadChain
 from nelbo.bound.problem import Cells, Draws, Problem
 from nelbo.errors import NumericalError
@@ -123,11 +123,11 @@ class LatentChain(Problem):
         return self.inner.edge(j)
 
     def columns(self, draws: Draws, controls: object, rows: Tensor) -> Tensor:
-        """(b, 3) and what is observed: of cells those of the chain over z′; at the first level with −log p(x | z)."""
+        """Of cells those of the chain over z′, and what is observed; at the first level with −log p(x | z)."""
         if draws.cells is not None:
             return self.inner.columns(draws, controls, rows)
         if self.free_first:
-            columns = torch.zeros(len(rows), 3, dtype=torch.float64)
+            columns = torch.zeros(len(rows), 1 + self.control_columns, dtype=torch.float64)
         else:
             columns = self.inner.columns(draws, controls, rows)
         nats, square = self.pixels(draws, rows)
@@ -169,6 +169,10 @@ class LatentChain(Problem):
     def fit_controls(self, examples: Tensor, workers: Workers) -> Controls:
         """As of the chain over z′."""
         return self.inner.fit_controls(examples, workers)
+
+    def refine(self, controls: object, draws: Draws, columns: Tensor, workers: Workers) -> tuple[object, Tensor]:
+        """As of the chain over z′."""
+        return self.inner.refine(controls, draws, columns, workers)
 
     def features(self, examples: Tensor, controls: object) -> tuple[Tensor, Tensor]:
         """As of the chain over z′, and what is counted on the images, which foretells the likelihood's term."""

@@ -118,6 +118,11 @@ class RaggedChain(GaussianChain):
         """D on average, rounded."""
         return max(1, round(float(self.sizes.double().mean())))
 
+    @property
+    def control_columns(self) -> int:
+        """The surrogate's excess and ‖ε‖² − D over the elements that are there."""
+        return 2
+
     def there_of(self, examples: Tensor) -> Tensor:
         """The elements of `examples` (n,) that are there, (n, *shape), on the device."""
         return self.there[examples].to(self.device)
