@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from typing import Any
 
@@ -110,7 +109,7 @@ def check_dequantisation() -> None:
         alpha, sigma = float(first.alpha[0]), float(first.sigma[0])
         c = alpha / (2 * sigma)
         for draw, entropy in (
-            (functools.partial(dequantisation.uniform, D=1), math.log(alpha)),
+            (dequantisation.uniform, math.log(alpha)),
             (dequantisation.truncated_normal, stats.truncnorm(-c, c, scale=sigma).entropy()),
         ):
             drawn = draw(u, torch.full_like(u, 0.3), first, domain)

@@ -87,7 +87,7 @@ BREAKS = [
     Break("the divergence has the wrong sign", "ode:log_density", field("divergence").negated(), ode.check_exact),
     Break("the end of the flow is scored where it began", "ode:log_density", field("z").becomes("z"), ode.check_exact),
     # ------------------------------------------------------------ where the flow starts
-    Break("uniform dequantisation without its Jacobian", "dequantisation:uniform", call("log").times(0),
+    Break("uniform dequantisation without its Jacobian", "dequantisation:uniform", call("_numbers").times(0),
           ode.check_dequantisation),
     Break("a bin is 1/K of the range", "bin_width", operation("-")[-1].keep_left(), ode.check_dequantisation),
     Break("a cut normal without its normaliser", "truncated_normal", operation("+")[1].keep_left(),

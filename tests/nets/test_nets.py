@@ -15,6 +15,7 @@ SMALL = {
     "mlp": {"width": 16, "embedding": 8, "blocks": 1},
     "unet": {"width": 8, "multipliers": [1, 2, 2]},
     "unet2d": {"block_out_channels": [8, 16]},
+    "set": {"width": 16, "blocks": 2, "embedding": 8},
 }
 CASES = {
     "mlp (D,)": ("mlp", (5,), {}),
@@ -30,8 +31,10 @@ CASES = {
     "unet of other widths": ("unet", (9, 6), {"patch": 3, "width": 16, "multipliers": [1, 1.5, 2]}),
     "unet2d (H, W)": ("unet2d", (8, 8), {}),
     "unet2d (C, H, W)": ("unet2d", (3, 4, 8), {"layers_per_block": 2}),
+    "set (n, F)": ("set", (5, 2), {}),
+    "set (n,)": ("set", (4,), {"heads": 2}),
 }
-PLAIN = {"unet2d"}
+PLAIN = {"unet2d", "set"}
 """Networks without a categorical head."""
 
 
@@ -106,6 +109,26 @@ def test_pixels_are_not_mixed_up(name):
     assert bool((correlation.argmax(0) == torch.arange(flat_in.shape[1])).float().mean() > 0.9)
 
 
+def test_a_set_has_no_order_and_no_padding():
+    """Equivariant to permutations; what the padding holds changes no bit, and points in it change nothing; with labels,
+    too."""
+    for classes in (None, 3):
+        torch.manual_seed(0)
+        net = build("set", {"width": 16, "blocks": 2, "classes": classes}, shape=(6, 2), codes=None, **ENDS).double()
+        with torch.no_grad():
+            for p in net.parameters():
+                p.add_(0.2 * torch.randn_like(p))
+        z, logsnr, order = torch.randn(2, 6, 2).double(), torch.tensor([3.0, -2.0]).double(), torch.randperm(6)
+        told = {} if classes is None else {"y": torch.tensor([0, 2])}
+        mask = torch.arange(6) < torch.tensor([[6], [4]])
+        out = net(z, logsnr, mask=mask, **told)
+        torch.testing.assert_close(net(z[:, order], logsnr, mask=mask[:, order], **told), out[:, order])
+        other = torch.where(mask[..., None], z, torch.full_like(z, float("nan")))
+        assert torch.equal(net(other, logsnr, mask=mask, **told)[mask], out[mask])
+        alone = {name: rows[1:] for name, rows in told.items()}
+        torch.testing.assert_close(net(z[1:, :4], logsnr[1:], **alone), out[1:, :4])
+
+
 def test_start_of_the_logit_heads():
     """`start_at` makes the first softmax the given frequencies: per pixel, or averaged over the pixels of a channel."""
     p = torch.rand(2, 3, 4, 5).double() + 0.1
@@ -154,7 +177,7 @@ def test_dropout_is_off_in_evaluation():
 @pytest.mark.parametrize(
     ("name", "shape", "settings", "error", "match"),
     [
-        ("unett", (4, 4), {}, UnknownNameError, "mlp, unet"),
+        ("unett", (4, 4), {}, UnknownNameError, "mlp, set, unet"),
         ("unet2d", (4,), {}, ShapeError, r"\(4,\)"),
         ("unet2d", (8, 8), {"widths": 3}, UnknownNameError, "block_out_channels"),
         ("unet2d", (8, 8), {"block_out_channels": [7]}, UsageError, "unet2d"),

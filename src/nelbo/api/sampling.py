@@ -36,6 +36,7 @@ class Options(TypedDict, total=False):
     null_condition: Condition | None
     start: Tensor | None
     prompt: Tensor | None
+    mask: Tensor | None
     overrides: Overrides | None
     trust_code: bool
     seed: int
@@ -69,6 +70,7 @@ def sample(
     null_condition: Condition | None = None,
     start: Tensor | None = None,
     prompt: Tensor | None = None,
+    mask: Tensor | None = None,
     trajectory: bool = False,
     overrides: Overrides | None = None,
     trust_code: bool = False,
@@ -89,7 +91,8 @@ def sample(
     `grid` says; None: the model's own. grid: "even", "quadratic", "karras", "logsnr", or a `Grid` in the place of both.
     condition: keywords of the network, one row a sample. guidance, null_condition: the scale w of classifier-free
     guidance, x̂ = x̂_null + w (x̂_condition − x̂_null), and the one row that the network takes for no condition. start:
-    z_L (n, *shape) in the place of draws of the prior, as `nelbo.sampling.encode` gives it. trajectory: return a
+    z_L (n, *shape) in the place of draws of the prior, as `nelbo.sampling.encode` gives it. mask: what is to be there
+    of samples of different size, bools (n, positions) or (n, *shape); they are zero elsewhere. trajectory: return a
     `Trajectory` with every level. workers: the processes that share the samples (`nelbo.runtime.workers()`); every one
     gets all of them.
 
@@ -118,6 +121,11 @@ def sample(
         "null_condition": null_condition,
         "start": start,
     }
+    if mask is not None and isinstance(loaded, (TokenModel, LatentModel)):
+        raise UsageError(
+            "a mask of samples of a latent model or of symbols",
+            "a latent model has images of one size; of symbols prompt= and start= say what is given",
+        )
     if isinstance(loaded, TokenModel):
         if not codes or trajectory or not isinstance(sampler, str) or isinstance(grid, str):
             raise UsageError(
@@ -131,4 +139,4 @@ def sample(
         if trajectory:
             raise UsageError("a trajectory of a latent model", "sample its chain over latents, model.prior")
         return latent_draws.sample(loaded, n, run, codes=codes, **how)
-    return sampling.sample(loaded, n, run, codes=codes, trajectory=trajectory, **how)
+    return sampling.sample(loaded, n, run, codes=codes, trajectory=trajectory, mask=mask, **how)

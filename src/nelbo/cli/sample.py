@@ -60,6 +60,14 @@ def sample(
     prompt: Annotated[
         str | None, typer.Option("--prompt", metavar="TEXT", help="Of a text: how every sample begins.")
     ] = None,
+    mask: Annotated[
+        str | None,
+        typer.Option(
+            "--mask",
+            metavar="FILE.npz#KEY",
+            help="What is to be there of samples of different size: bools, or lengths, a row a sample.",
+        ),
+    ] = None,
     running: options.Running,
     as_json: options.Json = False,
     trust_code: options.TrustCode = False,
@@ -77,11 +85,16 @@ def sample(
         started = time.perf_counter()
         overrides = choices.overrides()
         loaded = load(model, overrides=overrides, trust_code=trust_code)
+        if mask is not None and out.suffix.lower() != ".npz":
+            raise UsageError(
+                f"samples of different size as {out.name}", "give --out FILE.npz, which holds the mask too"
+            )
         if out.suffix.lower() == ".png":
             check_pictures(loaded)
         if out.suffix.lower() == ".txt":
             check_text(loaded)
         start = None if prompt is None else prompted(loaded, prompt)
+        there = None if mask is None else masks(loaded, mask, n)
         none = None if null_condition is None else {k: v[0] for k, v in rows_of(null_condition, 1, "--null-").items()}
         with shown("sampling", silent=output.silent) as progress:
             drawn = api.sample(
@@ -95,11 +108,12 @@ def sample(
                 guidance=guidance,
                 null_condition=none,
                 start=start,
+                mask=there,
                 workers=runtime.workers(),
                 **running.keywords(),
             )
         if not output.silent:
-            write_atomic(out, written(out, drawn, loaded))
+            write_atomic(out, npz(samples=drawn, mask=there) if there is not None else written(out, drawn, loaded))
         document = {
             "schema": "nelbo.sample/1",
             "file": str(out),
@@ -114,6 +128,7 @@ def sample(
             "guidance": guidance,
             "null_condition": null_condition,
             "prompt": prompt,
+            **({} if there is None else {"mask": mask, "positions": there.flatten(1).sum(1).tolist()}),
             "model": {"fingerprint": loaded.fingerprint(), "parameters": loaded.parameters},
             "seconds": round(time.perf_counter() - started, 3),
         }
@@ -132,6 +147,16 @@ def rows_of(condition: str, n: int, prefix: str = "--") -> dict[str, Tensor]:
             f"give the name of the network's keyword and a class: {prefix}condition y=3",
         )
     return {name: torch.full((n,), int(value))}
+
+
+def masks(model: DiffusionModel | TokenModel | LatentModel, text: str, n: int) -> Tensor:
+    """The mask of n samples that an array of an npz file holds. Errors: DataError, UsageError."""
+    from nelbo.data import ragged
+    from nelbo.model.diffusion import DiffusionModel
+
+    if not isinstance(model, DiffusionModel):
+        raise UsageError("a mask of samples of a latent model or of symbols", "leave it out")
+    return ragged.read_mask(text, n, model.domain.shape[0])
 
 
 def check_pictures(model: DiffusionModel | TokenModel | LatentModel) -> None:

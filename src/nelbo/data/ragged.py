@@ -82,6 +82,23 @@ def read_npz(place: Place, limit: int | None) -> Examples:
     return Examples(data, points.name, _labels(place, len(lengths), limit), facts=points.facts, mask=mask)
 
 
+def read_mask(text: str, n: int, positions: int) -> Tensor:
+    """The mask of n samples from an array of an npz file, FILE.npz#KEY: bools (n, …), or lengths (n,) up to the number
+    of positions. Errors: DataError."""
+    place = Place.of(text)
+    place.checked((), words=1)
+    if not place.words:
+        raise DataError(f"a mask from {text}", "name its array: FILE.npz#KEY")
+    values = numpy_files.read_key(place.path, place.words[0])
+    if values.shape == (n,):
+        return _mask(values, (n, positions), text)
+    if values.ndim < 2 or len(values) != n:
+        raise DataError(
+            f"{text} holds an array of shape {values.shape} for {n} samples", "give a row, or a length, each"
+        )
+    return _mask(values, values.shape, text)
+
+
 def _labels(place: Place, n: int, limit: int | None) -> Tensor | None:
     """Labels of the n examples, whose number is not that of the points."""
     for key in arrays.LABEL_KEYS:

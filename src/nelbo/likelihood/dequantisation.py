@@ -133,12 +133,11 @@ def start(
     """
     domain = model.domain
     x = domain.values(data)
-    D: Tensor | int = domain.dimensions if there is None else there.flatten(1).sum(1)
     nothing = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     centre = column(first.alpha, x) * x
     if kind is Dequantisation.NONE:
         # the density of x, not of z_1: log p(x) = log p(z_1) + D log α_1, less log_volume where x is standardised
-        return Start(centre, -first.log_alpha * D, nothing + domain.log_volume)
+        return Start(centre, -first.log_alpha * _numbers(domain, there), nothing + domain.log_volume)
     if kind is Dequantisation.VARIATIONAL:
         eps = Purpose.ODE_START.normal(seed, examples, 0, draw, domain.shape, device=x.device)
         z = forward.noised(x, eps, first)
@@ -153,7 +152,7 @@ def start(
             return Start(z, log_q, terms.reconstruction(model, target, z, prediction, first))
     u = Purpose.ODE_START.uniform(seed, examples, 0, draw, domain.shape, device=x.device)
     if kind is Dequantisation.UNIFORM:
-        return uniform(u, centre, first, domain, D)
+        return uniform(u, centre, first, domain, there)
     if kind is Dequantisation.FLOW:
         if flow is None:
             raise UsageError("dequantisation 'flow' before it was fitted", "use nelbo.ode_likelihood, which fits it")
@@ -166,11 +165,16 @@ def summed(values: Tensor, there: Tensor | None) -> Tensor:
     return (values if there is None else values.where(there, torch.zeros_like(values))).flatten(1).sum(1)
 
 
-def uniform(u: Tensor, centre: Tensor, first: Levels, domain: DataDomain, D: Tensor | int) -> Start:
+def _numbers(domain: DataDomain, there: Tensor | None) -> Tensor | int:
+    """D, or that of every example, (B,)."""
+    return domain.dimensions if there is None else there.flatten(1).sum(1)
+
+
+def uniform(u: Tensor, centre: Tensor, first: Levels, domain: DataDomain, there: Tensor | None = None) -> Start:
     """z_1 = α_1 (x + (u − ½) w), log q = −D log(α_1 w), for uniforms u (B, …)."""
     width = first.alpha * bin_width(domain)
     z = centre + column(width, centre) * (u - 0.5)
-    return Start(z, -D * width.log(), torch.zeros_like(width))
+    return Start(z, -_numbers(domain, there) * width.log(), torch.zeros_like(width))
 
 
 def truncated_normal(
@@ -186,8 +190,7 @@ def truncated_normal(
     tail = torch.where(u < 0.5, u, 1 - u)
     eps = side * torch.special.ndtri(column(low, u) + tail * column(log_mass.exp(), u))
     log_q = summed(gaussian.log_density(eps, torch.zeros_like(eps), torch.ones_like(eps)), there)
-    D = domain.dimensions if there is None else there.flatten(1).sum(1)
-    log_q = log_q - D * (first.log_sigma + log_mass)
+    log_q = log_q - _numbers(domain, there) * (first.log_sigma + log_mass)
     return Start(centre + column(first.sigma, centre) * eps, log_q, torch.zeros_like(c))
 
 

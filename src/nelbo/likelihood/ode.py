@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from nelbo.bound.ragged.chain import of_rows
+from nelbo.bound.ragged.elements import over
 from nelbo.equation import equation
 from nelbo.errors import UsageError
 from nelbo.likelihood.solvers import Solver
@@ -171,6 +171,5 @@ def end_density(model: DiffusionModel, z: Tensor, there: Tensor | None = None) -
     """log p(z_L) of the model's prior, (B,) nats; of what is there (B, …) alone, by a prior of independent numbers."""
     last = model.levels()[-1:].to(device=z.device)
     if there is not None:
-        rows = z[there][:, None]
-        return of_rows(model.prior.log_density(rows, last.expand(len(rows))), there)
+        return over(there, model.prior.log_density, z, last.expand(len(z)))
     return model.prior.log_density(z, last.expand(len(z)))

@@ -8,9 +8,12 @@ import torch
 from torch import Tensor
 
 from nelbo.arguments import numbers
+from nelbo.bound.ragged import chain as ragged
+from nelbo.bound.ragged.padding import aligned
 from nelbo.errors import UnknownNameError, UsageError
 from nelbo.model.calling import condition_rows
 from nelbo.model.diffusion import DiffusionModel
+from nelbo.model.examples import Examples
 from nelbo.training.batches import Batch
 from nelbo.training.criterion import Criterion
 from nelbo.training.objective import BoundObjective
@@ -27,6 +30,7 @@ def bound_loss(
     x: Tensor | Any,
     *,
     condition: Condition | None = None,
+    mask: Tensor | None = None,
     times: str | TimeSampler = "low_discrepancy",
     reconstruction_share: float = 0.125,
     seed: int | None = None,
@@ -37,12 +41,13 @@ def bound_loss(
         (1/B) Σ_i [ diffusion(x_i, t_i)/p(t_i) + prior(x_i) ]  +  the mean reconstruction of a share of the batch
 
     model: made of the network in training. x: the batch, as codes or values. condition: keywords of the network, one
-    row an example. times: one an example; "low_discrepancy" (one uniform number for the batch, spread evenly over it,
-    so that the loss varies less), "uniform" (independent ones), `nelbo.monitoring.planned_times(model, data)` (drawn
-    where the gradient is expected to be large, so that it varies less), or another `nelbo.training.times.TimeSampler`,
-    which with importance sampling learns p from the losses that its `observe` is given. reconstruction_share: the part
-    of the batch that the first level is scored on. seed, step: the noise is keyed by both; None draws a seed from
-    torch's global generator, as dropout does.
+    row an example. mask: what is there of examples of different size, (B, n) or (B, *shape), as of `nelbo.evaluate`;
+    bits/dim are then all nats of the batch over all of its numbers. times: one an example; "low_discrepancy" (one
+    uniform number for the batch, spread evenly over it, so that the loss varies less), "uniform" (independent ones),
+    `nelbo.monitoring.planned_times(model, data)` (drawn where the gradient is expected to be large, so that it varies
+    less), or another `nelbo.training.times.TimeSampler`, which with importance sampling learns p from the losses that
+    its `observe` is given. reconstruction_share: the part of the batch that the first level is scored on. seed, step:
+    the noise is keyed by both; None draws a seed from torch's global generator, as dropout does.
 
     The network is called in the mode it is in, with one evaluation an example and one for each of that share where the
     decoder calls it. A clip of x̂ is left out, since it has no gradient outside of its range.
@@ -70,7 +75,12 @@ def bound_loss(
         raise UsageError(f"reconstruction_share={reconstruction_share}", "give a share of the batch, above 0 up to 1")
     if seed is None:
         seed = int(torch.randint(_LARGEST, ()))
-    target = model.domain.checked(torch.as_tensor(x))
+    data, there = torch.as_tensor(x), None
+    if mask is not None:
+        ragged.check(model)
+        given = Examples(data).with_mask(mask)
+        data, _, there = aligned(given.data, given.mask, model.domain)  # type: ignore[arg-type]  # as given
+    target = model.domain.checked(data)
     rows = condition_rows(condition, len(target))
-    batch = Batch(target, seed, step, condition=rows or None)
+    batch = Batch(target, seed, step, condition=rows or None, mask=there)
     return Criterion(BoundObjective(FLAT, reconstruction_share), times)(model, batch)["loss"]

@@ -13,11 +13,17 @@ from nelbo.errors import UnknownNameError, UsageError
 from nelbo.nets.classes import ClassConditional
 from nelbo.nets.diffusers import OTHERS, UNET2D, NetworkMaker
 from nelbo.nets.mlp import ResidualMLP
+from nelbo.nets.sets import SetNetwork
 from nelbo.nets.transformer import Transformer
 from nelbo.nets.unet import UNet
 from nelbo.typing import Json, Shape
 
-NETS: dict[str, Callable[..., nn.Module]] = {"mlp": ResidualMLP, "unet": UNet, "unet2d": UNET2D}
+NETS: dict[str, Callable[..., nn.Module]] = {
+    "mlp": ResidualMLP,
+    "unet": UNet,
+    "unet2d": UNET2D,
+    "set": SetNetwork,
+}
 """Networks by name. Each takes (shape, codes, logsnr_max, logsnr_min, **settings)."""
 
 TOKEN_NETS: dict[str, Callable[..., nn.Module]] = {"transformer": Transformer}
@@ -33,6 +39,11 @@ SIZES: dict[str, dict[str, Json]] = {
         "tiny": {"width": 128, "blocks": 2},
         "small": {"width": 256, "blocks": 4},
         "base": {"width": 768, "blocks": 6},
+    },
+    "set": {
+        "tiny": {"width": 64, "blocks": 3},
+        "small": {"width": 128, "blocks": 4},
+        "base": {"width": 256, "blocks": 6, "heads": 8},
     },
     "unet": {
         "tiny": {"width": 32, "multipliers": [1, 2, 2], "blocks": 1},

@@ -32,10 +32,16 @@ class ClassConditional(nn.Module):
         """The head of the network."""
         return self.net.head  # type: ignore[return-value]
 
+    @property
+    def keywords(self) -> tuple[str, ...]:
+        """What the network takes besides z, λ and the labels."""
+        return getattr(self.net, "keywords", ())
+
     def forward(self, z: Tensor, logsnr: Tensor, **condition: Tensor) -> Tensor:
+        others = {name: condition.pop(name) for name in self.keywords if name in condition}
         y = labels(condition, self.keyword, self.classes)
         wide = torch.promote_types(logsnr.dtype, torch.float32)  # bf16 has no 257
-        return self.net(z, torch.stack([logsnr.to(wide), y.to(wide)], -1))
+        return self.net(z, torch.stack([logsnr.to(wide), y.to(wide)], -1), **others)
 
 
 def labels(condition: Mapping[str, Tensor], keyword: str, classes: int) -> Tensor:

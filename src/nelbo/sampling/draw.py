@@ -44,6 +44,7 @@ def sample(
     guidance: float | None = None,
     null_condition: Mapping[str, Tensor] | None = None,
     start: Tensor | None = None,
+    mask: Tensor | None = None,
     trajectory: bool = False,
 ) -> Tensor | Trajectory:
     """n draws of p_θ(x), (n, *shape): integer codes where the domain has bins and `codes`, else real values, unclipped.
@@ -57,6 +58,7 @@ def sample(
     condition: keywords of the network, one row a sample. guidance, null_condition: the scale w of classifier-free
     guidance, x̂ = x̂_null + w (x̂_condition − x̂_null), and the one row that the network takes for no condition.
     start: z_L (n, *shape) in the place of draws of the prior, as `encode` gives it.
+    mask: what is there of the samples, (n, positions) or (n, *shape); they are zero elsewhere.
     trajectory: return a `Trajectory` with every level. run: device, batch_size, seed, progress, and the workers that
     share the samples, each of which gets all of them; the precision is that of the network's parameters.
     Errors: UsageError, UnknownNameError, ShapeError, NumericalError. Source: Ho et al. 2020, algorithm 2.
@@ -68,7 +70,9 @@ def sample(
     workers = run.workers
     if trajectory and workers.size > 1:
         raise UsageError(f"a trajectory was asked of {workers.size} processes", "draw trajectories in one process")
-    paths = Paths.of(model, n, sampler, steps, grid, condition, make_guidance(guidance, null_condition, condition), run)
+    paths = Paths.of(
+        model, n, sampler, steps, grid, condition, make_guidance(guidance, null_condition, condition), run, mask
+    )
     paths.agree(n, start, codes)
     own = torch.arange(n).tensor_split(workers.size)[workers.rank]
     paths.planned = len(own) * paths.evaluations(paths.model.decoder.calls_network)
@@ -93,6 +97,7 @@ def _down(paths: Paths, rows: Tensor, start: Tensor | None, codes: bool, keep: b
     L = len(levels)
     predict = paths.predictor(rows)
     z = model.prior.draw(paths.normal(rows, L)) if start is None else start.to(paths.device, torch.float64)
+    z = paths.only_there(z, rows)
     trail: list[tuple[Tensor, Tensor]] = []
     previous = None
     for j in range(L - 1, 0, -1):
@@ -110,6 +115,7 @@ def _down(paths: Paths, rows: Tensor, start: Tensor | None, codes: bool, keep: b
     if codes and model.domain.discrete:
         u = Purpose.SAMPLE_CODE.uniform(paths.run.seed, rows, shape=model.domain.shape, device=paths.device)
         mean = model.decoder.draw(u, z, first, prediction, model.domain)
+    mean = paths.only_there(mean, rows)
     zs, denoised = (torch.stack(v) for v in zip(*trail, strict=True)) if keep else (z, z)
     return Trajectory(mean.cpu(), zs, denoised, levels.logsnr.flip(0).cpu())
 

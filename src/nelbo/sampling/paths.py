@@ -9,6 +9,9 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from nelbo.bound.ragged import chain as ragged
+from nelbo.bound.ragged.network import mask_rows
+from nelbo.bound.ragged.padding import of_samples
 from nelbo.errors import NumericalError, UnknownNameError, UsageError
 from nelbo.maths.keys import Purpose
 from nelbo.model.calling import condition_rows
@@ -61,6 +64,8 @@ class Paths:
     guidance: Guidance | None
     run: Run
     device: torch.device
+    there: Tensor | None = None
+    """What is there of the samples (n, *shape); states are zero elsewhere."""
     planned: int = 0
     done: int = 0
 
@@ -75,14 +80,20 @@ class Paths:
         condition: Mapping[str, Tensor] | None,
         guidance: Guidance | None,
         run: Run,
+        mask: Tensor | None = None,
     ) -> Paths:
         chosen, condition = parse(sampler), condition_rows(condition, n, "samples")
+        there = None
+        if mask is not None:
+            ragged.check(model)
+            there, shown = of_samples(mask, n, model.domain)
+            condition = {**condition, **mask_rows(model.denoiser, shown, condition)}
         variance = chosen.reverse_variance or model.reverse.variance
         reverse = dataclasses.replace(model.reverse, variance=variance)
         model = dataclasses.replace(model, grid=_grid(model, steps, grid), reverse=reverse)
         model = model.in_precision(_dtype(model), run.device)
         device = torch.device(run.device or "cpu")
-        return cls(model, chosen, model.levels().to(device=device), condition, guidance, run, device)
+        return cls(model, chosen, model.levels().to(device=device), condition, guidance, run, device, there)
 
     def agree(self, n: int, start: Tensor | None, codes: bool) -> None:
         """Check that all processes draw the same samples in the same way. Errors: UsageError."""
@@ -94,6 +105,7 @@ class Paths:
             "condition": {name: _fingerprint(rows) for name, rows in self.condition.items()},
             "null_condition": {name: _fingerprint(rows) for name, rows in null.items()},
             "start": None if start is None else _fingerprint(start),
+            **({} if self.there is None else {"mask": _fingerprint(self.there.long())}),
             "guidance": None if self.guidance is None else self.guidance.scale,
             "sampler": self.sampler.describe(),
         }
@@ -125,6 +137,12 @@ class Paths:
 
         return predict
 
+    def only_there(self, values: Tensor, rows: Tensor) -> Tensor:
+        """Values of the samples `rows` (b, *shape), zero where nothing is."""
+        if self.there is None:
+            return values
+        return values.where(self.there[rows].to(values.device), torch.zeros_like(values))
+
     def normal(self, rows: Tensor, level: int) -> Tensor:
         """The noise of the samples `rows` at level 1, 2, …, keyed by (seed, sample, level)."""
         shape = self.model.domain.shape
@@ -146,7 +164,7 @@ class Paths:
             normal=lambda: self.normal(rows, j),
             at=lambda logsnr: at_logsnr(self.model.schedule, logsnr),
         )
-        z, x0 = self.sampler.step(step)
+        z, x0 = (self.only_there(values, rows) for values in self.sampler.step(step))
         if not math.isfinite(float(z.sum())):  # NaN and infinities survive a sum
             raise NumericalError(f"level {j} of a sample is not finite", "check the network's weights and precision")
         return z, PreviousStep(t, x0)

@@ -19,6 +19,7 @@ from nelbo.errors import UsageError
 from nelbo.maths.keys import Purpose
 from nelbo.model.examples import Examples
 from nelbo.model.tokens.domain import scored_places
+from nelbo.nets.build import TOKEN_NETS
 from nelbo.training.config import Augmentation, TrainConfig
 from nelbo.typing import Condition
 
@@ -52,7 +53,8 @@ class Batch:
     part: their positions in the batch of the step; the whole batch where None. condition: keywords of the network, one
     row an example. report: whether the loss will be reported; terms that train nothing are otherwise left out (0).
     Of sequences of symbols, scored (b, L): the places that are scored, all where None; places: their mean number in a
-    sequence of the run.
+    sequence of the run. Of examples of different size, mask (b, n) or (b, *shape): what is there, all where None;
+    numbers: the mean D of an example of the run.
     """
 
     target: Tensor
@@ -63,6 +65,8 @@ class Batch:
     report: bool = True
     scored: Tensor | None = None
     places: float | None = None
+    mask: Tensor | None = None
+    numbers: float | None = None
 
 
 def batch_parts(batch_size: int, rank: int, size: int, accumulate: int) -> list[BatchPart]:
@@ -110,13 +114,16 @@ class Loader:
     ):
         self.examples, self.settings, self.device, self.condition = examples, settings, device, condition
         self.shuffle = Shuffle(rows, settings.batch_size, settings.seed)
-        if settings.augment and examples.data.ndim < 3:
+        if settings.augment and (examples.data.ndim < 3 or examples.mask is not None):
             shape, changes = tuple(examples.data.shape[1:]), [a.value for a in settings.augment]
             raise UsageError(
                 f"augment = {changes} on examples of shape {shape}",
                 "flips are for images; leave augment out",
             )
-        self.scored = scored_of(examples)
+        symbols = settings.net.name in TOKEN_NETS
+        self.scored = scored_of(examples) if symbols else None
+        self.mask = None if symbols else examples.mask
+        self.numbers = None if self.mask is None else float(examples.sizes[rows].double().mean())
         self.places = None if self.scored is None else float(self.scored[rows].sum(1).double().mean())
         in_memory = isinstance(examples.data, Tensor)
         self.data = examples.data.to(device) if in_memory else examples.data
@@ -151,6 +158,8 @@ class Loader:
             batch = Batch(augmented(target, self.settings, step, part), self.settings.seed, step, part, condition)
             if self.scored is not None:
                 batch = replace(batch, scored=self.scored[own].to(self.device), places=self.places)
+            if self.mask is not None:
+                batch = replace(batch, mask=self.mask[own].to(self.device), numbers=self.numbers)
             yield batch
         self.examples.release()
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nelbo.bound import checks, lattices
+from nelbo.bound.ragged import chain as ragged
 from nelbo.errors import UsageError
 from nelbo.model.decoder import (
     Categorical,
@@ -26,7 +27,7 @@ from nelbo.model.folder import make_denoiser
 from nelbo.model.mixture import NetworkMixture, outputs, start_weights
 from nelbo.model.prior import GaussianPrior
 from nelbo.model.reverse import Clip, Reverse, Variance, parse_variance
-from nelbo.nets.build import TOKEN_NETS, time_input
+from nelbo.nets.build import NETS, TOKEN_NETS, time_input
 from nelbo.process import grid as grids
 from nelbo.process import schedule as schedules
 from nelbo.process.schedule import Schedule, Table
@@ -59,10 +60,12 @@ def build_image_model(examples: Examples, settings: TrainConfig, rows: Tensor | 
     digits, 256 for bytes); real data have none and get a continuous decoder. Errors: UsageError where settings and data
     do not fit.
     """
-    domain = domain_of(examples, settings, rows)
+    domain, sized = domain_of(examples, settings, rows), examples.mask is not None
     examples = _counted(examples, domain, rows)
     schedule = schedules.named(settings.schedule.name, settings.schedule.model_dump())
     _check(settings, domain, schedule)
+    if sized:
+        _check_sets(settings)
     grid: grids.Grid
     if isinstance(schedule, Table):
         grid = grids.Full()
@@ -78,6 +81,9 @@ def build_image_model(examples: Examples, settings: TrainConfig, rows: Tensor | 
         decoder=_decoder(examples, domain, schedule, settings, variance),
         prior=GaussianPrior(),
     )
+    if sized:
+        ragged.check(model)
+        return model
     for note in lattices.notes(domain, torch.as_tensor(examples.data)):
         checks.warn([note])
     if not domain.discrete and domain.scale is None and len(domain.shape) == 1:
@@ -126,6 +132,21 @@ def _check(settings: TrainConfig, domain: DataDomain, schedule: Schedule) -> Non
         )
 
 
+def _check_sets(settings: TrainConfig) -> None:
+    """Errors: UsageError where settings do not fit examples of different size."""
+    if "mask" not in getattr(NETS.get(settings.net.name), "keywords", ()):
+        raise UsageError(
+            f"the network {settings.net.name!r} for examples of different size, which takes no mask",
+            "use net=set, or train a network of your own with nelbo.bound_loss(…, mask=mask)",
+        )
+    if settings.standardise or settings.decoder != "plain":
+        raise UsageError(
+            f"standardise={settings.standardise}, decoder={settings.decoder!r} for examples of different size, whose "
+            "positions have no numbers of their own",
+            "leave standardise out, and use decoder=plain",
+        )
+
+
 def _denoiser(examples: Examples, domain: DataDomain, schedule: Schedule, settings: TrainConfig) -> Denoiser:
     """The network of the settings, with the weights of its head started from the frequencies of the codes."""
     head, mixture_decoder, learned = settings.net.head, _mixture_decoder(settings), _learned_variance(settings)
@@ -168,7 +189,7 @@ def _counted(examples: Examples, domain: DataDomain, rows: Tensor | None) -> Exa
 
     Of data that stay on disk these are about MOST_COUNTED, evenly spaced. Errors: those of the domain's checks.
     """
-    data = domain.checked(examples.data)
+    data, examples = domain.checked(examples.data), replace(examples, mask=None)
     if isinstance(data, Tensor):
         return replace(examples, data=data if rows is None or len(rows) == len(data) else data[rows])
     rows = torch.arange(len(data)) if rows is None else rows

@@ -104,8 +104,8 @@ class NetConfig(_Strict):
     """The network: `name`, its `head`, what a plain head `predicts`, and the network's own `settings` (net.size: tiny,
     small or base).
 
-    `name`: mlp, unet, or diffusers' unet2d, which needs a plain head and a schedule with a table; for sequences of
-    symbols transformer.
+    `name`: mlp, unet, set (points without an order), or diffusers' unet2d, which needs a plain head and a schedule with
+    a table; for sequences of symbols transformer.
     """
 
     name: str = "mlp"

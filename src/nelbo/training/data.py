@@ -8,10 +8,12 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from nelbo.bound.ragged.padding import aligned
 from nelbo.data import classes
 from nelbo.errors import UsageError
 from nelbo.maths.keys import Purpose
 from nelbo.model.diffusion import DiffusionModel
+from nelbo.model.domain import DataDomain
 from nelbo.model.examples import Examples
 from nelbo.model.latent.model import LatentModel
 from nelbo.model.tokens.domain import check_same_symbols
@@ -82,6 +84,16 @@ class TrainingData:
                 "examples": len(self.held_out),
             }
         return description
+
+
+def with_zeros(examples: Examples) -> Examples:
+    """Examples of different size with zeros where nothing is, of as many positions as the longest has. Errors: as of
+    `bound.ragged.padding.aligned`."""
+    if examples.mask is None:
+        return examples
+    used = int(examples.mask.reshape(*examples.mask.shape[:2], -1).any(2).any(0).nonzero().max()) + 1
+    data, _, mask = aligned(examples.data, examples.mask, DataDomain((used, *examples.data.shape[2:])))
+    return replace(examples, data=data, mask=mask)
 
 
 def split(examples: Examples, validation: Examples | None, settings: TrainConfig) -> TrainingData:

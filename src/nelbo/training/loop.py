@@ -19,11 +19,12 @@ from nelbo.errors import Interrupted, UsageError
 from nelbo.files import alone_in, sweep, write_atomic
 from nelbo.model import folder as model_folder
 from nelbo.model.examples import Examples
+from nelbo.nets.build import TOKEN_NETS
 from nelbo.training import checkpoint
 from nelbo.training.batches import Loader
 from nelbo.training.build import build_model
 from nelbo.training.config import TrainConfig, check_config
-from nelbo.training.data import AnyModel, TrainingData, split
+from nelbo.training.data import AnyModel, TrainingData, split, with_zeros
 from nelbo.training.log import Log, SilentLog
 from nelbo.training.recipe import with_recipe
 from nelbo.training.summary import summary
@@ -70,6 +71,8 @@ def train(
     model_folder.check_target(out)
     if (out / "model.json").exists() and not resume:
         raise UsageError(f"{out} already holds a model", "continue it with resume=True, or choose another folder")
+    if settings.net.name not in TOKEN_NETS:
+        examples = with_zeros(examples)
     data = split(examples, validation, settings)
     model = build_model(examples, settings, data.rows)
     if settings.latent is not None and settings.latent.stages == 2 and workers.size > 1:

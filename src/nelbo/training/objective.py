@@ -14,12 +14,16 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from nelbo.bound import terms
+from nelbo.bound.ragged.chain import first_level
+from nelbo.bound.ragged.elements import over
+from nelbo.bound.ragged.network import mask_rows
 from nelbo.equation import equation
 from nelbo.errors import UsageError
 from nelbo.maths.keys import Purpose
@@ -50,6 +54,10 @@ class NoisedBatch(NamedTuple):
     part: BatchPart
     condition: Condition | None
     report: bool
+    there: Tensor | None = None
+    """(b, *shape), of examples of different size what is there; x and ε are zero elsewhere."""
+    numbers: float | None = None
+    """Their mean D in the run, by which nats are divided."""
 
     @classmethod
     def draw(cls, model: DiffusionModel, batch: Batch, times: TimeSampler | None = None) -> NoisedBatch:
@@ -60,7 +68,32 @@ class NoisedBatch(NamedTuple):
         eps = Purpose.TRAINING_NOISE.normal(seed, part.positions, step, shape=domain.shape, device=device).float()
         unit, weight = (times or TimeSampler()).draw(seed, step, part, device)
         target = batch.target.long() if domain.discrete else domain.values(batch.target)
-        return cls(x, eps, target, unit, weight, seed, step, part, batch.condition, batch.report)
+        whole = cls(x, eps, target, unit, weight, seed, step, part, batch.condition, batch.report)
+        if batch.mask is None:
+            return whole
+        told = batch.condition or {}
+        mask = batch.mask.reshape(*batch.mask.shape, *[1] * (x.ndim - batch.mask.ndim)).expand_as(x)
+        numbers = batch.numbers or float(mask.flatten(1).sum(1).double().mean())
+        return whole._replace(
+            x=x * mask,
+            eps=eps * mask,
+            condition={**told, **mask_rows(model.denoiser, batch.mask, told)},
+            there=mask,
+            numbers=numbers,
+        )
+
+    def in_bits(self, nats: Tensor, model: DiffusionModel) -> Tensor:
+        """Nats an example as bits/dim: of examples of different size by their mean D, so that a mean over them is that
+        of all nats over all numbers."""
+        D = model.domain.dimensions
+        return bits_per_dim(nats, D) if self.numbers is None else bits_per_dim(nats / self.numbers, 1)
+
+    def mean_of_elements(self, values: Tensor) -> Tensor:
+        """Means (b,) of values (b, *shape) of elements; of examples of different size sums of what is there over the
+        mean D."""
+        if self.there is None or self.numbers is None:
+            return values.flatten(1).mean(1)
+        return values.where(self.there, torch.zeros_like(values)).flatten(1).sum(1) / self.numbers
 
     def mean(self, losses: Tensor) -> Tensor:
         """The mean of ℓ/p over the whole batch, of losses ℓ (b,); the means of the parts of a batch add up to it."""
@@ -122,29 +155,39 @@ class BoundObjective(Objective):
         z_1 = _first_latent(model, batch, first, scored)
         prediction, prediction_1 = _predictions(model, batch, forward.noised(x, eps, t), t, z_1, first)
         if of_table:
-            diffusion = steps * terms.diffusion(model, x, prediction, s, t)
+            diffusion = steps * over(batch.there, partial(terms.diffusion, model), x, prediction, s, t)
         else:
-            diffusion = terms.diffusion_rate(x, prediction, t, slope)
+            diffusion = over(batch.there, terms.diffusion_rate, x, prediction, t, slope)
         reconstruction = x.new_zeros(())
         if scored:
             t_1 = first.expand(scored)
-            reconstruction = terms.reconstruction(model, batch.target[:scored], z_1, prediction_1, t_1).mean()
-        prior = terms.prior(model, x.double(), last)
-        D = model.domain.dimensions
+            reconstruction = _reconstruction(model, batch, scored, z_1, prediction_1, t_1).mean()
+        prior = over(batch.there, lambda x: terms.prior(model, x, last), x.double())
         return Losses(
             "diffusion",
-            self.weighting(t.logsnr) * bits_per_dim(diffusion, D),
+            self.weighting(t.logsnr) * batch.in_bits(diffusion, model),
             {
-                "reconstruction": own / count * self.weighting(first.logsnr)[0] * bits_per_dim(reconstruction, D),
-                "prior": batch.part.share * self.weighting(last.logsnr)[0] * bits_per_dim(prior.mean(), D),
+                "reconstruction": own / count * self.weighting(first.logsnr)[0] * batch.in_bits(reconstruction, model),
+                "prior": batch.part.share * self.weighting(last.logsnr)[0] * batch.in_bits(prior.mean(), model),
             },
         )
+
+
+def _reconstruction(
+    model: DiffusionModel, batch: NoisedBatch, count: int, z: Tensor, prediction: Prediction | None, first: Levels
+) -> Tensor:
+    """−log p(x | z_1) of the first `count` examples, (count,) nats."""
+    if batch.there is None:
+        return terms.reconstruction(model, batch.target[:count], z, prediction, first)
+    return first_level(model, batch.target[:count], z, first, prediction, batch.there[:count])
 
 
 def _first_latent(model: DiffusionModel, batch: NoisedBatch, first: Levels, count: int) -> Tensor:
     """z_1 of the first `count` examples, (count, …) in float64, with noise of its own."""
     positions, shape, device = batch.part.positions[:count], model.domain.shape, batch.x.device
     eps = Purpose.FIRST_LEVEL_NOISE.normal(batch.seed, positions, batch.step, shape=shape, device=device)
+    if batch.there is not None:
+        eps = eps * batch.there[:count]
     return forward.noised(batch.x[:count].double(), eps, first.expand(count))
 
 
@@ -186,7 +229,7 @@ class SimpleObjective(Objective):
         z = forward.noised(batch.x, batch.eps, t)
         prediction = model.predict(z, t, batch.condition)
         error = batch.eps - from_x0(Output.EPS, prediction.x0, z, t)
-        return Losses("simple", self.weighting(t.logsnr) * error.square().flatten(1).mean(1), {})
+        return Losses("simple", self.weighting(t.logsnr) * batch.mean_of_elements(error.square()), {})
 
 
 @dataclass(frozen=True)
@@ -214,14 +257,18 @@ class HybridObjective(Objective):
         t = levels[i].to(dtype=torch.float32)
         z = forward.noised(batch.x, batch.eps, t)
         prediction = model.predict(z, t, batch.condition)
-        simple = (batch.eps - from_x0(Output.EPS, prediction.x0, z, t)).square().flatten(1).mean(1)
+        simple = batch.mean_of_elements((batch.eps - from_x0(Output.EPS, prediction.x0, z, t)).square())
         fixed_mean = replace(prediction, x0=prediction.x0.detach())
         s = levels[(i - 1).clamp(min=0)].to(dtype=torch.float32)
         below = levels[torch.where(i > 0, i, 1)].to(dtype=torch.float32)  # at level 1 any other: replaced below
-        vlb = model.reverse.kl_sum(batch.x, fixed_mean, s, below)
+        vlb = over(batch.there, model.reverse.kl_sum, batch.x, fixed_mean, s, below)
         first = (i == 0).nonzero()[:, 0]
         if len(first):  # of those alone: near the end of the chain the decoder's mass at x̂ and its gradient overflow
-            nll = model.decoder.nll(batch.target[first], z[first], t[first], fixed_mean.rows(first), model.domain)
+            of_first = batch.target[first], z[first], t[first], fixed_mean.rows(first)
+            if batch.there is None:
+                nll = model.decoder.nll(*of_first, model.domain)
+            else:
+                nll = first_level(model, *of_first, batch.there[first])
             vlb = vlb.index_put((first,), nll.to(vlb))
-        vlb = T * bits_per_dim(vlb, model.domain.dimensions)
+        vlb = T * batch.in_bits(vlb, model)
         return Losses("hybrid", simple + self.vlb_weight * vlb, {})

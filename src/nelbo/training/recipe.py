@@ -58,6 +58,9 @@ LATENT: Json = {
 }  # fmt: skip
 """For a latent model of images: a U-Net over the latents, which begins as the exact network of N(0, I)."""
 
+SETS: Json = {"net": {"name": "set", "head": "plain"}}
+"""For examples of different size."""
+
 TEXT: Json = {
     "steps": 3000,
     "batch_size": 16,
@@ -79,6 +82,8 @@ def with_recipe(config: Json | TrainConfig | None, examples: Examples) -> Json |
     """
     if isinstance(config, dict) and config.get("latent") is not None:
         return _for_latents(config)
+    if examples.mask is not None and (examples.data.is_floating_point() or examples.data.ndim > 2):
+        return _for_sets(config)
     if examples.data.is_floating_point():
         return _for_real_data(config)
     if isinstance(config, TrainConfig):
@@ -111,6 +116,16 @@ def _for_latents(given: Json) -> Json:
     if isinstance(net, dict) and net.get("name", "unet") != LATENT["net"]["name"]:
         return {**_merged(LATENT, {k: v for k, v in given.items() if k != "net"}), "net": {"head": "plain", **net}}
     return _merged(LATENT, {**given, "net": net})
+
+
+def _for_sets(config: Json | TrainConfig | None) -> Json | TrainConfig:
+    """The settings with a network over sets and a plain head, unless they name another."""
+    if isinstance(config, TrainConfig):
+        return config
+    given = config or {}
+    net = given.get("net", {})
+    net = {"name": net} if isinstance(net, str) else net
+    return {**given, "net": {**SETS["net"], **net}} if isinstance(net, dict) else given
 
 
 def _for_real_data(config: Json | TrainConfig | None) -> Json | TrainConfig:

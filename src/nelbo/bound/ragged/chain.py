@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -18,10 +19,10 @@ from nelbo.bound import terms
 from nelbo.bound.features import LEVELS, PLACES
 from nelbo.bound.gaussian_chain import GaussianChain, Noised
 from nelbo.bound.problem import Draws
+from nelbo.bound.ragged.elements import over, summed
 from nelbo.errors import UsageError
 from nelbo.model.decoder import Categorical, ContinuousGaussian, DiscretizedGaussian, NetworkCategorical
 from nelbo.model.diffusion import DiffusionModel
-from nelbo.model.domain import DataDomain
 from nelbo.model.latent.likelihood import ScaledDecoder
 from nelbo.model.prior import GaussianPrior
 from nelbo.model.reverse import Beta, BetaTilde, Clip, LearnedLog, LearnedRange, VarianceTable
@@ -63,6 +64,19 @@ def check(model: DiffusionModel) -> None:
             )
 
 
+def first_level(
+    model: DiffusionModel, data: Tensor, z: Tensor, at: Levels, prediction: Prediction | None, there: Tensor
+) -> Tensor:
+    """−log p(x | z_1) of what is there (b, *shape), (b,), of codes or values `data`."""
+    number = replace(model.domain, shape=(1,))
+
+    def nll(codes: Tensor, z: Tensor, at: Levels, prediction: Prediction | None) -> Tensor:
+        target = codes.long() if number.discrete else number.values(codes)
+        return model.decoder.nll(target, z, at, prediction, number)
+
+    return over(there, nll, data, z, at, prediction)
+
+
 class Elements(NamedTuple):
     """The surrogate x_e ~ N(mean, variance), independent elements, the same at all positions, (*shape[1:])."""
 
@@ -90,11 +104,7 @@ class Elements(NamedTuple):
 
 
 def _summed(values: Tensor, there: Tensor) -> Tensor:
-    """Sums (b,) over the elements that are there, one after the other: the same to the bit for any padding."""
-    rows = there.nonzero()[:, 0]
-    return torch.zeros(len(values), dtype=torch.float64, device=values.device).index_add(
-        0, rows, values[there].to(torch.float64)
-    )
+    return summed(values[there].to(torch.float64), there)
 
 
 def _nowhere() -> Tensor:
@@ -128,10 +138,8 @@ class RaggedChain(GaussianChain):
         return self.there[examples].to(self.device)
 
     def prior(self, examples: Tensor) -> Tensor:
-        there, x = self.there_of(examples), self.values(examples)
-        rows = x[there][:, None]
-        nats = terms.prior(self.model, rows, self.levels[-1:])
-        return of_rows(nats, there).cpu()
+        last = self.levels[-1:]
+        return over(self.there_of(examples), lambda x: terms.prior(self.model, x, last), self.values(examples)).cpu()
 
     def noised(
         self, draws: Draws, rows: Tensor, each: Callable[[slice, Tensor, Tensor, Levels], None] | None = None
@@ -148,34 +156,19 @@ class RaggedChain(GaussianChain):
         asked = cells is not None or model.decoder.calls_network
         prediction = model.predict(z, at, condition) if asked else None
         there = self.there_of(examples)
-        of = there.nonzero()[:, 0]
-        one = None if prediction is None else _of_elements(prediction, there)
-        rows, levels = x[there][:, None], at[of]
-        if cells is None or one is None:
-            return self._nll(data, z, at, prediction, there), prediction
+        if cells is None or prediction is None:
+            return first_level(model, data, z, at, prediction, there), prediction
         if self.cells.continuous:
             slope = -2 * self.cells.scale[cells].to(self.device)
-            nats = terms.diffusion_rate(rows, one, levels, slope[of])
-        else:
-            nats = terms.diffusion(model, rows, one, self.levels[cells.to(self.device)][of], levels)
-        return of_rows(nats, there), prediction
+            return over(there, terms.diffusion_rate, x, prediction, at, slope), prediction
+        s = self.levels[cells.to(self.device)]
+        return over(there, partial(terms.diffusion, model), x, prediction, s, at), prediction
 
     def reconstruction_of(self, examples: Tensor) -> Callable[[Tensor, Tensor, Levels, Prediction | None], Tensor]:
         """−log p(x | z_1) of what is there of `examples` (b,), (b,) nats, as a function of codes or values (b, *shape),
         z_1, levels (b,) and the network's prediction."""
         there = self.there_of(examples)
-        return lambda target, z, at, prediction: self._nll(target, z, at, prediction, there)
-
-    def _nll(self, data: Tensor, z: Tensor, at: Levels, prediction: Prediction | None, there: Tensor) -> Tensor:
-        rows, of = data[there][:, None], there.nonzero()[:, 0]
-        target = rows.long() if self.model.domain.discrete else self.model.domain.values(rows)
-        one = None if prediction is None else _of_elements(prediction, there)
-        return of_rows(self.model.decoder.nll(target, z[there][:, None], at[of], one, self._number), there)
-
-    @property
-    def _number(self) -> DataDomain:
-        """The domain of one element."""
-        return replace(self.model.domain, shape=(1,))
+        return lambda target, z, at, prediction: first_level(self.model, target, z, at, prediction, there)
 
     def controls_of(self, examples: Tensor, x: Tensor, eps: Tensor, at: Levels, controls: object) -> Tensor:
         """The surrogate's excess and ‖ε‖² − D over the elements that are there."""
@@ -210,25 +203,3 @@ class RaggedChain(GaussianChain):
         expected = controls.expected(x, logsnr, there).clamp_min(1e-9)
         size = there.flatten(1).sum(1, keepdim=True).to(expected)
         return torch.cat([expected[:, ::3].log(), size.log()], 1).float().cpu(), expected.float().cpu()
-
-
-def of_rows(nats: Tensor, there: Tensor) -> Tensor:
-    """Sums (b,) of the nats of single elements, in the order of the elements."""
-    return torch.zeros(len(there), dtype=nats.dtype, device=nats.device).index_add(0, there.nonzero()[:, 0], nats)
-
-
-def _of_elements(prediction: Prediction, there: Tensor) -> Prediction:
-    """The prediction of the elements that are there, rows of one number."""
-
-    def rows(values: Tensor | None) -> Tensor | None:
-        return None if values is None else values[there][:, None]
-
-    return replace(
-        prediction,
-        x0=prediction.x0[there][:, None],
-        variance=rows(prediction.variance),
-        log_probs=rows(prediction.log_probs),
-        z=rows(prediction.z),
-        mixture=None,
-        output=None,
-    )

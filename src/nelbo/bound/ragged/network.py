@@ -33,9 +33,10 @@ def mask_rows(denoiser: Predictor, there: Tensor, given: Mapping[str, Tensor]) -
         parameters = inspect.signature(function.forward if isinstance(function, nn.Module) else function).parameters
     except (TypeError, ValueError):
         return {}
+    others = getattr(function, "keywords", ())
     for names, rows in ((THERE, there), (NOT_THERE, ~there)):
         for name in names:
-            if name in parameters and name not in given:
+            if (name in parameters or name in others) and name not in given:
                 return {name: rows}
     return {}
 

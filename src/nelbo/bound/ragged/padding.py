@@ -6,11 +6,27 @@ it holds, examples come to that length with zeros where nothing is: padding long
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from nelbo.errors import DomainError, ShapeError, UsageError
 from nelbo.model.domain import DataDomain
+from nelbo.model.examples import Examples
+
+
+def of_samples(mask: Any, n: int, domain: DataDomain) -> tuple[Tensor, Tensor]:
+    """(elements that are to be there of n samples (n, *shape), the mask in the form in which it is given), of bools
+    (n, positions) or (n, positions, …). Errors: as of `aligned`, and ShapeError for another number of samples."""
+    there = torch.as_tensor(mask)
+    if there.ndim < 2 or len(there) != n:
+        raise ShapeError(f"a mask of shape {tuple(there.shape)} for {n} samples", "give a row of bools for each")
+    nothing = torch.zeros(n, there.shape[1], *domain.shape[1:])
+    mask_of = Examples(nothing).with_mask(there).mask
+    assert mask_of is not None  # as given
+    _, there, shown = aligned(nothing, mask_of, domain)
+    return there, shown
 
 
 def aligned(data: Tensor, mask: Tensor, domain: DataDomain) -> tuple[Tensor, Tensor, Tensor]:
