@@ -40,6 +40,7 @@ class Progress:
         self.title = title
         self.note = ""
         self.bound = ""
+        self.unit = "bits/dim"
         self.started = time.monotonic()
 
     def __call__(self, done: int, planned: int) -> None:
@@ -48,7 +49,7 @@ class Progress:
     def training(self, record: Json) -> None:
         """Show a record of `nelbo.train`; not every record has a loss."""
         if "loss" in record:
-            self.note = f"{record['loss']:.3f} bits/dim{self.bound}"
+            self.note = f"{record['loss']:.3f} {record.get('unit', self.unit)}{self.bound}"
         if "bound" in record:
             self.bound = f", bound {record['bound']:.3f} ± {record['standard_error']:.3f}"
         self(record["step"], record["steps"])
@@ -59,7 +60,7 @@ class Progress:
 
     def estimate(self, bits_per_dim: float, standard_error: float) -> None:
         """Note the estimate of the bound so far."""
-        self.result(with_error(bits_per_dim, standard_error))
+        self.result(with_error(bits_per_dim, standard_error, self.unit))
 
     def message(self, text: str) -> None:
         """A line about the work for a person."""
@@ -158,9 +159,15 @@ class _Cell(Progress):
             self._show("")
 
 
-def with_error(bits_per_dim: float, standard_error: float) -> str:
+def with_error(value: float, standard_error: float, unit: str = "bits/dim") -> str:
     """A value with its standard error, in words."""
-    return f"{bits_per_dim:.4f} ± {standard_error:.4f} bits/dim"
+    return f"{value:.4f} ± {standard_error:.4f} {unit}"
+
+
+def in_unit(progress: Callable[..., Any] | bool | None, unit: str) -> None:
+    """Let a callback that shows estimates show them in this unit; others are called with numbers alone."""
+    if isinstance(progress, Progress):
+        progress.unit = unit
 
 
 def tell(progress: Callable[..., Any] | None, text: str) -> None:

@@ -1,6 +1,6 @@
 """What the processes of tests/runtime/test_training.py run: runs under a launcher.
 
-torchrun --nproc-per-node 2 training.py FOLDER
+torchrun --nproc-per-node 2 training.py KIND FOLDER        KIND: images, symbols
 """
 
 from __future__ import annotations
@@ -35,7 +35,18 @@ def data() -> torch.Tensor:
     return level + torch.randint(-1, 2, (37, 3, 3), generator=generator)
 
 
-def run(out: Path, resume: bool = False, stop_at: int | None = None) -> None:
+SYMBOLS: Json = {
+    **{name: value for name, value in SETTINGS.items() if name not in ("levels", "net")},
+    "net": {"name": "transformer", "width": 16, "blocks": 1, "heads": 2, "dropout": 0.0},
+}  # fmt: skip
+
+
+def of_kind(kind: str) -> tuple[torch.Tensor, Json]:
+    """Data and settings: images, or the same numbers as sequences of symbols."""
+    return (data(), SETTINGS) if kind == "images" else (data().flatten(1).to(torch.uint8), SYMBOLS)
+
+
+def run(kind: str, out: Path, resume: bool = False, stop_at: int | None = None) -> None:
     """Train into `out`; the rows of every step that this process saw go to out.rows-RANK.json."""
     workers = runtime.workers()
     seen: list[list[int]] = []
@@ -52,23 +63,23 @@ def run(out: Path, resume: bool = False, stop_at: int | None = None) -> None:
 
     Loader._read = spy
     try:
-        nelbo.train(
-            data(), out, {**SETTINGS, "bins": 5}, resume=resume, progress=progress, workers=workers
-        ).fingerprint()
+        examples, settings = of_kind(kind)
+        how = {"resume": resume, "progress": progress, "workers": workers}
+        nelbo.train(examples, out, {**settings, "bins": 5}, **how).fingerprint()
     finally:
         Loader._read = read
     out.with_suffix(f".rows-{workers.rank}.json").write_text(json.dumps(seen))
 
 
-def main(folder: Path) -> None:
-    run(folder / "two")
+def main(kind: str, folder: Path) -> None:
+    run(kind, folder / "two")
     try:
-        run(folder / "stopped", stop_at=5)
+        run(kind, folder / "stopped", stop_at=5)
     except Interrupted:
-        run(folder / "stopped", resume=True)
+        run(kind, folder / "stopped", resume=True)
     runtime.finish()
     runtime.leave(0)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(sys.argv[1], Path(sys.argv[2]))

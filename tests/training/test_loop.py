@@ -37,6 +37,7 @@ def test_log_and_progress(tmp_path):
     train(codes(), tmp_path, small(), progress=records.append)
     assert [r["step"] for r in records] == list(range(1, 13)) and all(r["steps"] == 12 for r in records)
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert {r.pop("unit") for r in records} == {"bits/dim"}
     assert log == [r for r in records if "loss" in r]
     assert [r["step"] for r in log] == [1, 5, 10, 12]
     for record in log:

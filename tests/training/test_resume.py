@@ -170,9 +170,10 @@ def test_a_checkpoint_runs_no_code(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
-def test_the_same_after_ten_kills(tmp_path):
+@pytest.mark.parametrize("kind", ["images", "symbols"])
+def test_the_same_after_ten_kills(tmp_path, kind):
     """kill −9 at ten random moments: weights, averages, bounds, best weights, optimiser and log, bit for bit."""
-    program = [sys.executable, "-m", "tests.training.killed", str(tmp_path), "10"]
+    program = [sys.executable, "-m", "tests.training.killed", kind, str(tmp_path), "10"]
     root = Path(__file__).parents[2]
     paths = os.pathsep.join([str(Path(nelbo.__file__).parents[1]), str(root)])
     env = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}

@@ -56,11 +56,11 @@ def train(
     of them. validation: data to bound along the way, in the place of a part of `data`, where the configuration does not
     name any. resume: continue from the newest checkpoint in out/checkpoints, to the same result, bit for bit on the
     same machine, as a run that was never stopped. device: where to train, the CPU where None. progress: None for a bar
-    in terminals and notebooks, False for none, or a function that is called with a record a step (step, steps, and
-    every `log_every` steps loss, diffusion, reconstruction, prior in bits/dim, lr, seconds; or bound, standard_error,
-    nfe, best). message: called with lines for a person, which are printed beside a bar where None: what was read and
-    what is trained, first of all. workers: the processes that share the run (`nelbo.runtime.workers()`), each of which
-    calls this with the same arguments.
+    in terminals and notebooks, False for none, or a function that is called with a record a step (step, steps, unit,
+    and every `log_every` steps loss, diffusion, reconstruction, prior in that unit, such as bits/dim or bits/char, lr,
+    seconds; or bound, standard_error, nfe, best). message: called with lines for a person, which are printed beside a
+    bar where None: what was read and what is trained, first of all. workers: the processes that share the run
+    (`nelbo.runtime.workers()`), each of which calls this with the same arguments.
 
     Ctrl-C or SIGTERM finishes the step, saves a checkpoint and raises Interrupted; a second Ctrl-C does not wait.
     Errors: UsageError, DomainError, NumericalError (a loss that is not finite), DataError, WorkerError, OSError (no

@@ -20,6 +20,7 @@ from nelbo.bound.result import Bound
 from nelbo.bound.tokens import evaluate as token_bounds
 from nelbo.bound.tokens.chain import CORPUS
 from nelbo.bound.tolerance import Relative
+from nelbo.bound.units import unit
 from nelbo.data import readers
 from nelbo.errors import UsageError
 from nelbo.likelihood import Dequantisation, OdeLikelihood, Solver, Trace
@@ -28,7 +29,7 @@ from nelbo.likelihood.scores import Settings
 from nelbo.model.latent.model import LatentModel
 from nelbo.model.tokens.model import TokenModel
 from nelbo.process.grid import Grid
-from nelbo.progress import callback, shows_progress
+from nelbo.progress import callback, in_unit, shows_progress
 from nelbo.typing import Condition, Json
 from nelbo.workers import Alone, Run, Workers
 
@@ -121,6 +122,7 @@ def evaluate(
         loaded = opened(model, overrides, trust_code)
         if isinstance(loaded, TokenModel):
             tokens = TokenInputs.of(data, limit=limit, condition=condition, grid=grid, prompt=prompt, mask=mask)
+            in_unit(progress, unit(loaded.describe(), tokens.examples.facts))
             places = {"condition": tokens.condition, "prompt": tokens.prompt, "mask": tokens.mask}
             counted = None if corpus is None else readers.resolve(corpus, limit=CORPUS)
             return token_bounds.evaluate(loaded, tokens.examples, run, grid=grid, corpus=counted, **places, **how)

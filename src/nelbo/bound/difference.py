@@ -12,7 +12,7 @@ from torch import Tensor
 from nelbo._version import __version__
 from nelbo.bound.result import Bound
 from nelbo.bound.tolerance import Relative, Tolerance, parse
-from nelbo.bound.units import is_of_tokens
+from nelbo.bound.units import is_of_tokens, unit
 from nelbo.bound.values import StandardError, error_in_words
 from nelbo.documents import frames, html, plots, tables
 from nelbo.documents.document import Document
@@ -97,9 +97,14 @@ class Comparison(Document):
             models=(models["a"], models["b"]),
         )
 
+    @property
+    def unit(self) -> str:
+        """Of the difference."""
+        return unit(self.models[0], self.data)
+
     def _summary(self) -> str:
         e = self.standard_error
-        value = in_short(self.difference, e.estimator if math.isnan(e.total) else e.total, "bits/dim")
+        value = in_short(self.difference, e.estimator if math.isnan(e.total) else e.total, self.unit)
         return f"A − B = {value}, {self.examples} examples of {self.data['name']}, {self.nfe_total} evaluations"
 
     def _view(self) -> html.View:
@@ -111,7 +116,7 @@ class Comparison(Document):
         axes = plots.new(axes)
         axes.axvline(0.0, color="0.5", linewidth=0.8)
         D = self.dimensions if self.sizes is None else self.sizes
-        plots.histogram(axes, bits_per_dim(self.per_example / D, 1).numpy(), "A − B, bits/dim of an example")
+        plots.histogram(axes, bits_per_dim(self.per_example / D, 1).numpy(), f"A − B, {self.unit} of an example")
         return axes
 
     def to_frame(self) -> Any:
@@ -131,7 +136,7 @@ class Comparison(Document):
         noise_error = error_in_words(e.estimator)
         return "\n".join(
             [
-                f"A − B   {fixed(self.difference, 5, '+')} bits/dim   ± {noise_error} estimator   {of_data}",
+                f"A − B   {fixed(self.difference, 5, '+')} {self.unit}   ± {noise_error} estimator   {of_data}",
                 f"A       {fixed(self.a, 5)}        B       {fixed(self.b, 5)}",
                 f"{verdict} ({self.examples} examples, {noise}, {self.nfe_total} network evaluations)",
             ]

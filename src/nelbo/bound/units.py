@@ -28,6 +28,11 @@ def symbol(data: Json) -> str:
     return SYMBOL.get(str(data.get("tokenizer")), "token")
 
 
+def unit(description: Json, data: Json) -> str:
+    """Of a bound in bits an element: bits a symbol where the description is that of a model of symbols."""
+    return f"bits/{symbol(data)}" if is_of_tokens(description) else "bits/dim"
+
+
 @equation("token-perplexity", "token-bits-per-byte")
 def of_tokens(bits_per_token: float, errors: Json, data: Json) -> Json:
     """Each unit as {value, standard_error: {estimator, data, total}}, from bits a token and their errors.

@@ -58,6 +58,7 @@ def train(
 
     with shared_session(as_json) as output:
         check_folder(out, "--out")
+        from nelbo.bound.units import unit
         from nelbo.training.config import read_config
 
         chosen = read_config(config, settings)
@@ -72,17 +73,18 @@ def train(
             "provenance": model.provenance,
         }
         output.document(document)
+        in_bits = unit(model.describe(), model.provenance.get("data", {}))
         output.text(f"model         {out}")
         output.text(f"parameters    {model.parameters}")
         output.text(f"fingerprint   {str(model.fingerprint())[:12]}")
         if last:
             output.text(
-                f"training loss {last['loss']:.4f} bits/dim after {last['step']} steps, {last['seconds']:.0f} s"
+                f"training loss {last['loss']:.4f} {in_bits} after {last['step']} steps, {last['seconds']:.0f} s"
             )
         if "validation" in model.provenance:
             best = model.provenance["validation"]
             output.text(
-                f"validation    {best['bound']:.4f} ± {best['standard_error']:.4f} bits/dim, best, "
+                f"validation    {best['bound']:.4f} ± {best['standard_error']:.4f} {in_bits}, best, "
                 f"at step {best['step']}"
             )
         output.text(f"next          nelbo evaluate {out} --data DATA")

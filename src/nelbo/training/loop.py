@@ -15,6 +15,7 @@ import torch
 from nelbo import runtime
 from nelbo._version import __version__
 from nelbo.arguments import check_function, checked_path
+from nelbo.bound import units
 from nelbo.errors import Interrupted, UsageError
 from nelbo.files import alone_in, sweep, write_atomic
 from nelbo.model import folder as model_folder
@@ -53,10 +54,10 @@ def train(
     config: settings as of `TrainConfig` (a dict may name some of them). validation: examples to bound along the way, in
     the place of a part of `examples`. resume: continue from the newest checkpoint in out/checkpoints, to the same
     result, bit for bit on the same machine, as a run that was never stopped. progress: called with a record a step
-    (step, steps, and every `log_every` steps loss, diffusion, reconstruction, prior in bits/dim, lr, seconds; or bound,
-    standard_error, nfe, best). message: called with lines for a person to read. run: its device, and the workers that
-    share the run (`nelbo.runtime.workers()`), each of which calls this with the same arguments; seed, batch size and
-    precision are settings of `config`.
+    (step, steps, unit, and every `log_every` steps loss, diffusion, reconstruction, prior in that unit, lr, seconds; or
+    bound, standard_error, nfe, best). message: called with lines for a person to read. run: its device, and the workers
+    that share the run (`nelbo.runtime.workers()`), each of which calls this with the same arguments; seed, batch size
+    and precision are settings of `config`.
 
     Ctrl-C or SIGTERM finishes the step, saves a checkpoint and raises Interrupted; a second Ctrl-C does not wait.
     Errors: UsageError, DomainError, NumericalError (a loss that is not finite), DataError, WorkerError, OSError (no
@@ -94,9 +95,16 @@ def train(
         with _private_generator(), _alone(out, workers):
             if resume:
                 _restore(trainer, watch, identity, out, message)
-            return _run(trainer, watch, data, identity, out, progress, message)
+            unit = units.unit(model.describe(), data.examples.facts)
+            told = None if progress is None else _in_unit(progress, unit)
+            return _run(trainer, watch, data, identity, out, told, message)
     finally:
         loader.close()
+
+
+def _in_unit(progress: Progress, unit: str) -> Progress:
+    """`progress` with records that say what their bits are of."""
+    return lambda record: progress({**record, "unit": unit})
 
 
 def _run(

@@ -12,6 +12,7 @@ from nelbo.errors import DomainError, UsageError
 from nelbo.model.examples import Examples
 from nelbo.model.tokens.model import TokenModel
 from nelbo.process.tokens.survival import Linear
+from nelbo.progress import Progress
 from nelbo.training import train
 from nelbo.training.batches import Batch, BatchPart
 from nelbo.training.build import build_model
@@ -147,9 +148,14 @@ def test_a_text(tmp_path):
     """A trained text says what its symbols are, evaluates in bits a byte, is sampled and compressed."""
     (tmp_path / "a.txt").write_text("abracadabra é " * 60)
     spec = f"text:{tmp_path / 'a.txt'}#length=16#tokenizer=chars"
-    model = nelbo.train(spec, tmp_path / "run", {"steps": 6, "batch_size": 8, "net": {"width": 16, "blocks": 1}})
+    told: list[Json] = []
+    settings: Json = {"steps": 6, "batch_size": 8, "net": {"width": 16, "blocks": 1}}
+    model = nelbo.train(spec, tmp_path / "run", settings, progress=told.append)
+    assert {record["unit"] for record in told} == {"bits/char"}
     assert isinstance(model, TokenModel) and model.provenance["data"]["alphabet"] == "".join(sorted("abrcdé "))
-    bound = nelbo.evaluate(tmp_path / "run", spec, tolerance=0.5)
+    bar = Progress("evaluating")
+    bound = nelbo.evaluate(tmp_path / "run", spec, tolerance=0.5, progress=bar, watch=bar.estimate)
+    assert bar.note.endswith(" bits/char")
     assert {"bits_per_byte"} <= {u["name"] if isinstance(u, dict) else u for u in bound.to_dict()["units"]}
     assert nelbo.sample(tmp_path / "run", 2).shape == (2, 16)
     (tmp_path / "b.txt").write_text("abc " * 40)

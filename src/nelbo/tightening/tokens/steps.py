@@ -14,6 +14,8 @@ from nelbo.tightening.shortest_path import fixed_end, shortest
 
 CANDIDATES = 1024
 """Most counts that are chosen from."""
+GROUPS = 24
+"""Groups of draws whose means make a profile."""
 
 
 def isotonic(values: np.ndarray) -> np.ndarray:
@@ -31,9 +33,12 @@ def isotonic(values: np.ndarray) -> np.ndarray:
 
 
 def profile(counts: np.ndarray, costs: np.ndarray, n: int) -> np.ndarray:
-    """g(1), …, g(n) from draws: their numbers of hidden places (d,) and mean costs of one (d,)."""
+    """g(1), …, g(n) from draws: their numbers of hidden places (d,) and mean costs of one (d,). Means of groups of
+    neighbouring draws are what rises: by single draws the ends of the profile would follow their noise."""
     order = np.argsort(counts, kind="stable")
-    return np.interp(np.arange(1, n + 1), counts[order], isotonic(costs[order]))
+    groups = np.array_split(order, min(GROUPS, len(order)))
+    at, means = (np.array([values[g].mean() for g in groups]) for values in (counts, costs))
+    return np.interp(np.arange(1, n + 1), at, isotonic(means))
 
 
 def best_counts(g: np.ndarray, steps: int) -> tuple[list[int], float]:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,7 +35,7 @@ from nelbo.tightening.certificate import Certificate, Stage
 from nelbo.tightening.held_out import bound_of, described, rows_of
 from nelbo.tightening.split import FitSplit, split
 from nelbo.tightening.tokens import steps as chains
-from nelbo.tightening.tokens.answers import MaskedAnswers, ask
+from nelbo.tightening.tokens.answers import Answers, MaskedAnswers, ask
 from nelbo.tightening.tokens.fit import calibrated
 from nelbo.typing import Condition, Json
 from nelbo.workers import Run
@@ -94,16 +95,12 @@ def tighten(
     models += [(f"+ {name}", after, math.nan) for name, after in kept]
     best, counts = models[-1][1], None
     if steps is not None:
-        assert isinstance(answers[0], MaskedAnswers)  # of a chain over counts
-        n, found = int(whole.number[0]), answers[0]
-        with torch.no_grad():
-            costs = found.mean_costs(best.calibration)
-        g = chains.profile(found.counts.numpy(), costs.numpy(), n)
-        counts, predicted = chains.best_counts(g, steps)
-        even = best.with_grid(Even(steps))
-        models.append((f"{steps} even steps", even, chains.cost_of(g, even.counts(n))))
+        n = int(whole.number[0])
+        g, other_g = (_profile(found, best, n) for found in answers)
+        counts, even = chains.best_counts(g, steps)[0], best.with_grid(Even(steps))
+        models.append((f"{steps} even steps", even, chains.cost_of(other_g, even.counts(n))))
         best = best.with_grid(Subset(tuple(count - 1 for count in counts)))
-        models.append((f"{steps} chosen steps", best, predicted))
+        models.append((f"{steps} chosen steps", best, chains.cost_of(other_g, counts)))  # by what did not choose them
     entry: Json = {"from": model.fingerprint(), "steps": steps, "fit": described(parts.fit_examples)}
     entry |= {"seed": run.seed, "version": __version__}
     tight = dataclasses.replace(best, provenance={**model.provenance, "tightened": entry})
@@ -166,6 +163,14 @@ def _check_steps(steps: int | None, model: TokenModel, chain: TokenChain) -> Non
     n = int(chain.number[0])
     if not isinstance(steps, int) or isinstance(steps, bool) or not 1 <= steps <= n:
         raise UsageError(f"{steps!r} steps for {n} places", f"give a whole number from 1 to {n}")
+
+
+def _profile(found: Answers, model: TokenModel, n: int) -> np.ndarray:
+    """The mean cost of a hidden place by their number, (n,), under the model's calibration."""
+    assert isinstance(found, MaskedAnswers)  # of a chain over counts
+    with torch.no_grad():
+        costs = found.mean_costs(model.calibration)
+    return chains.profile(found.counts.numpy(), costs.numpy(), n)
 
 
 def _counted(
