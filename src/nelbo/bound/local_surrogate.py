@@ -36,7 +36,7 @@ def bands(x: Tensor) -> list[Tensor]:
     """
     if x.shape[1] == 3:
         turn = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [1.0, -2.0, 1.0]], dtype=x.dtype, device=x.device)
-        x = torch.einsum("ij,bjhw->bihw", turn / turn.norm(dim=1, keepdim=True), x)
+        x = (turn / turn.norm(dim=1, keepdim=True) @ x.flatten(2)).reshape(x.shape)
     found = []
     while x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0:
         upper, lower = x[:, :, ::2], x[:, :, 1::2]
@@ -88,9 +88,8 @@ class LocalSurrogate:
         e = haar(eps.reshape(len(eps), -1, *eps.shape[-2:]))
         snr = logsnr.to(d)[:, None].exp()
         p = v.mul_(snr).div_(v + 1)
-        mean = p.square().sum(1, dtype=torch.float64)
         linear = (1 - p).mul_(d).mul_(2 * snr.sqrt())
-        return (p * e).sub_(linear).mul_(p).mul_(e).sum(1, dtype=torch.float64) - mean
+        return (p * e).sub_(linear).mul_(e).sub_(p).mul_(p).sum(1).double()
 
 
 def risk(square: Tensor, variances: Tensor, logsnr: Tensor) -> Tensor:
