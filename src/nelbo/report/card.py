@@ -172,8 +172,8 @@ def _likelihood(bound: Bound) -> str:
     name = bound.estimator["name"]
     named = f" --estimator {name}" if name in ESTIMATORS else ""
     fields = bound.to_dict()
-    parts = ("grid", "variance", "clipping", "decoder", "kernel", "schedule", "reverse", "prior", "domain", "units")
-    parts += ("estimator",)
+    own = ("kernel", "schedule", "reverse", "units") if of_tokens else ("variance", "clipping", "decoder")
+    parts = ("grid", *own, "prior", "domain", "estimator")
     facts = {k: fields[k] for k in parts if k in fields}
     facts |= {k: fields[k] for k in ("precision", "seed", "examples", "nfe_total", "data", "model", "version")}
     return "\n".join(

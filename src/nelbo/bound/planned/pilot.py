@@ -21,6 +21,8 @@ from nelbo.maths.keys import Purpose
 
 NODES = 9
 """Cells along the chain that a pilot evaluates."""
+FORETOLD_NODES = 6
+"""The same of a chain whose terms are foretold: their spread along the chain is a curve, and slopes begin with 1."""
 EXAMPLES = 24
 """Examples of a pilot, where nothing else is said."""
 _CONTROLS_ON = 2048
@@ -106,7 +108,7 @@ def run(problem: Problem, runner: Runner, examples: int, *, regressed: bool = Tr
         controls = problem.fit_controls(order[: min(_CONTROLS_ON, N)].sort().values, runner.workers)
     chosen = order[: min(examples, N)].sort().values
     P = len(chosen)
-    nodes = _nodes(cells)
+    nodes = _nodes(cells, FORETOLD_NODES if problem.foretold else NODES)
     K, width = len(nodes), 1 + problem.control_columns
     draws = Draws.first_level(chosen.repeat(2), Purpose.PILOT_NOISE.draw + torch.arange(2).repeat_interleave(P))
     first = runner.columns(problem, draws, controls if controlled else None)
@@ -201,16 +203,16 @@ def near_of(cells: Cells, places: int) -> Tensor:
     return (1 - (at[:, None] - torch.arange(places)).abs()).clamp_min(0)
 
 
-def _nodes(cells: Cells) -> Tensor:
-    """NODES cells, each once: the first, the last, and even quantiles of half the scale and half the length, so that
+def _nodes(cells: Cells, number: int = NODES) -> Tensor:
+    """`number` cells, each once: the first, the last, and even quantiles of half the scale and half the length, so that
     neither the steep start of a table of betas nor its long end is left to interpolation."""
     M = len(cells)
-    if M <= NODES:
+    if number >= M:
         return torch.arange(M)
     length = cells.stop - cells.start
     weight = (cells.scale / cells.scale.sum() + length / length.sum()) / 2
     middle = weight.cumsum(0) - weight / 2
-    quantiles = torch.arange(1, NODES - 1, dtype=torch.float64) / (NODES - 1)
+    quantiles = torch.arange(1, number - 1, dtype=torch.float64) / (number - 1)
     inner = (middle[None, :] - quantiles[:, None]).abs().argmin(1)
     return torch.unique(torch.cat([torch.tensor([0, M - 1]), inner]))
 

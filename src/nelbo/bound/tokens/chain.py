@@ -111,14 +111,15 @@ class TokenChain(Problem):
         V = self.model.domain.vocabulary
         if self.corpus is not None:
             rows = self.corpus.first(CORPUS)
-            return TokenControls(NGrams.fit(rows.data, scored_places(rows.data, rows.prompt, rows.mask), V, own=0))
-        return TokenControls(NGrams.fit(self.data[examples], self.scored[examples], V))
+            counted = rows.data, scored_places(rows.data, rows.prompt, rows.mask)
+            return TokenControls.of(NGrams.fit(*counted, V, own=0), self.data)
+        return TokenControls.of(NGrams.fit(self.data[examples], self.scored[examples], V), self.data)
 
     def features(self, examples: Tensor, controls: object) -> tuple[Tensor, Tensor]:
         """Those of `controls.features`, and expected errors at one place: the mean cost given all neighbours."""
         assert isinstance(controls, TokenControls)
         scored = self.scored[examples]
-        of_sequence = features(controls.tables.nll(self.data[examples]), scored)
+        of_sequence = features(controls.nll(self.data, examples), scored)
         return of_sequence.float(), expected_errors(0.1 + of_sequence[:, 2:3], of_sequence[:, 3]).float()
 
     def finite(self, columns: Tensor, examples: Tensor, what: str) -> Tensor:

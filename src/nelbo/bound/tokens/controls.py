@@ -21,6 +21,8 @@ from nelbo.bound.tokens.place_fit import PlaceFit
 from nelbo.model.tokens.ngrams import PATTERNS, NGrams
 
 COLUMNS = 1
+KNOWN = 1 << 17
+"""Most places whose costs are kept, of 128 bytes each."""
 _LEFT = 1
 """The pattern of the first neighbour alone."""
 _LEAST = 0.05
@@ -29,10 +31,21 @@ _LEAST = 0.05
 
 @dataclass(frozen=True, eq=False)
 class TokenControls:
-    """Tables of n-grams, and what was fitted by them to the pilot's draws; None before."""
+    """Tables of n-grams, and what was fitted by them to the pilot's draws; None before. known (N, L, 16): what `nll`
+    says of all data, where they are few: draws ask for each sequence several times."""
 
     tables: NGrams
     fit: PlaceFit | None = None
+    known: Tensor | None = None
+
+    @classmethod
+    def of(cls, tables: NGrams, data: Tensor) -> TokenControls:
+        """Before the pilot, for sequences `data` (N, L)."""
+        return cls(tables, known=tables.nll(data) if data.numel() <= KNOWN else None)
+
+    def nll(self, data: Tensor, examples: Tensor) -> Tensor:
+        """`NGrams.nll` of the `examples` (b,) of the data, (b, L, 16)."""
+        return self.tables.nll(data[examples]) if self.known is None else self.known[examples]
 
 
 def column(foretold: Tensor, pattern: Tensor, scored: Tensor, hidden: Tensor, probabilities: Tensor) -> Tensor:
@@ -45,6 +58,8 @@ def column(foretold: Tensor, pattern: Tensor, scored: Tensor, hidden: Tensor, pr
 
 def expectation(foretold: Tensor, scored: Tensor, probabilities: Tensor) -> Tensor:
     """(1/n) Σ_i Σ_p P f, (B,)."""
+    if len(foretold) and not probabilities.stride(0):  # those of all rows are one
+        return foretold.flatten(1) @ probabilities[0].flatten() / scored.sum(1)
     return (probabilities * foretold).sum((1, 2)) / scored.sum(1)
 
 

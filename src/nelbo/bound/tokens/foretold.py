@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -66,15 +66,20 @@ class ForetoldChain(TokenChain):
         """`controls.column` of draws of `examples` (b,), hidden places (b, L) and shares (b,), on the CPU."""
         assert controls.fit is not None
         scored, offsets = self.scored[examples], controls.tables.offsets
-        foretold = controls.fit.foretold(controls.tables.nll(self.data[examples]), share)
+        foretold = controls.fit.foretold(controls.nll(self.data, examples), share)
         likely = self._probabilities(scored, hidden.sum(1), share, offsets)
         return control_columns.column(foretold, counts.patterns(hidden, offsets), scored, hidden, likely)
 
     def _probabilities(self, scored: Tensor, count: Tensor, share: Tensor, offsets: tuple[int, ...]) -> Tensor:
-        """Of patterns around a hidden place, (b, L, 16), by the number of hidden places, or the rate."""
-        if self.model.counted:
-            return counts.pattern_probabilities(scored, count, offsets)
-        return counts.independent_probabilities(scored, share, offsets)
+        """Of patterns around a hidden place, (b, L, 16), by the number of hidden places, or the rate. Where all places
+        are scored they are those of the few numbers that there are."""
+        law = counts.pattern_probabilities if self.model.counted else counts.independent_probabilities
+        by = count if self.model.counted else share
+        if not bool(scored.all()):
+            return law(scored, by, offsets)
+        distinct, of = by.unique(return_inverse=True)
+        table = law(scored[:1].expand(len(distinct), -1), distinct, offsets)
+        return table.expand(len(scored), -1, -1) if len(table) == 1 else table[of]
 
     def observed(self, draws: Draws) -> int:
         """The costs of all places, of the pilot's draws along the chain."""
@@ -98,19 +103,19 @@ class ForetoldChain(TokenChain):
             weight = weight * hidden.sum() / (weight * hidden.sum(1)).sum()
             for k in range(FOLDS):
                 mine = (fold == k).nonzero()[:, 0]
-                nll = tables.nll(self.data[draws.examples[mine]])
+                nll = controls.nll(self.data, draws.examples[mine])
                 pattern = counts.patterns(hidden[mine], tables.offsets)
                 sums.append(Sums.of(nll, pattern, hidden[mine], share[mine], costs[mine], weight[mine]))
             for k in range(FOLDS):
                 mine = (fold == k).nonzero()[:, 0]
-                others = TokenControls(tables, PlaceFit.fit([s for j, s in enumerate(sums) if j != k]))
+                others = replace(controls, fit=PlaceFit.fit([s for j, s in enumerate(sums) if j != k]))
                 control = self.control(others, draws.examples[mine], hidden[mine], share[mine])
                 columns[mine, 1] = self.weight_of(draws.examples[mine], draws.cells[mine]) * control
             found = torch.cat([PlaceFit.fit(sums).coefficients.reshape(-1, 1), columns[:, 1:2]])
         found = workers.gather(found)[0][:, 0]
         coefficients = math.prod(shape)
         columns[:, 1] = found[coefficients:]
-        return TokenControls(tables, PlaceFit(found[:coefficients].reshape(shape))), columns
+        return replace(controls, fit=PlaceFit(found[:coefficients].reshape(shape))), columns
 
     def _share(self, cells: Tensor, inner: Tensor, count: Tensor, number: Tensor) -> Tensor:
         """The share of hidden places of draws, (b,): by their number, or the rate where that is what the draw has."""
@@ -124,7 +129,10 @@ class ForetoldChain(TokenChain):
         if not len(examples):
             return torch.zeros(0, FEATURES), torch.zeros(0, PLACES)
         scored, number = self.scored[examples], self.number[examples]
-        nll = controls.tables.nll(self.data[examples])
+        nll = controls.nll(self.data, examples)
+        none, all_ = (torch.full((len(examples),), share, dtype=torch.float64) for share in (0, 1))
+        constant = controls.fit.foretold(nll, none)
+        slope = controls.fit.foretold(nll, all_) - constant  # it is linear in the share
         first, last = float(self.cells.start[0]), float(self.cells.stop[-1])
         means = []
         for e in range(PLACES):
@@ -132,6 +140,7 @@ class ForetoldChain(TokenChain):
             count = (share * number).round().long().clamp(min=1)
             at = count / number if self.model.counted else torch.full_like(number, share, dtype=torch.float64)
             likely = self._probabilities(scored, count, at, controls.tables.offsets)
-            means.append(control_columns.expectation(controls.fit.foretold(nll, at), scored, likely))
+            of_both = [control_columns.expectation(part, scored, likely) for part in (constant, slope)]
+            means.append(of_both[0] + at * of_both[1])
         errors = control_columns.expected_errors(torch.stack(means, 1), number)
         return control_columns.features(nll, scored).float(), errors.float()

@@ -29,6 +29,8 @@ _SEQUENCES = 256
 """Most sequences that neighbours are chosen by."""
 LARGEST = 1 << 18
 """Entries of a table of one pattern."""
+_AT_ONCE = 1 << 18
+"""Places that are hashed at once."""
 SMOOTHING = 3.0
 """κ."""
 
@@ -56,10 +58,13 @@ class NGrams:
         size = min(LARGEST, 1 << max(8, (2 * places).bit_length()))
         contexts = torch.zeros(PATTERNS, size, dtype=torch.int32)
         joints = torch.zeros_like(contexts)
-        for part, there in zip(x.split(256), scored.split(256), strict=True):
-            for p, of_context, of_joint in _hashes(part, offsets, vocabulary, size):
-                contexts[p] += torch.bincount(of_context[there], minlength=size).int()
-                joints[p] += torch.bincount(of_joint[there], minlength=size).int()
+        rows = max(1, _AT_ONCE // max(1, x.shape[1]))
+        for part, there in zip(x.split(rows), scored.split(rows), strict=True):
+            every = bool(there.all())
+            for p, *hashed in _hashes(part, offsets, vocabulary, size):
+                for table, entries in zip((contexts, joints), hashed, strict=True):
+                    chosen = entries.flatten() if every else entries[there]
+                    table[p] += torch.bincount(chosen, minlength=size)
         return cls(offsets, unigram, contexts, joints, own)
 
     def nll(self, x: Tensor) -> Tensor:
