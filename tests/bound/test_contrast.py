@@ -136,7 +136,7 @@ def test_pairs_of_noise_and_its_opposite_are_one_draw():
 def test_draws_go_where_differences_vary_and_opposites_pay():
     one = prepare(MODEL, X, Run())
     alternatives = UnderConditions(one.chain, {"y": torch.arange(4)}, torch.zeros(4, dtype=torch.bool))
-    planned, even = places.piloted(alternatives, one.runner).places, places.Places.even(alternatives)
+    planned, even = places.piloted(alternatives, one.runner), places.Places.even(alternatives)
     left = torch.ones(len(X), 4, dtype=torch.bool)
 
     def variance(where: places.Places, opposite: bool = True) -> float:

@@ -184,7 +184,7 @@ def test_the_covariance_is_that_of_many_runs(name):
         data = laws[0].sample(1).expand(400, -1)
     else:
         model, data = of_class(), SYMBOLS[:1].expand(400, -1)
-    budget = (2 if name == "finite" else 1) * 3 * (400 * 32 + 12 * 16) + 10  # with the pilot and the trial
+    budget = (2 if name == "finite" else 1) * 3 * (400 * 32 + 12 * 18) + 10  # with the pilot and the trial
     found = nelbo.contrast(model, data, "y", range(3), confidence=None, tolerance=1e-9, max_nfe=budget)
     assert len(set(found.evaluations.tolist())) == 1 and found.covariance is not None
     claimed = found.covariance.mean(0)

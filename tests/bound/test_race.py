@@ -6,12 +6,12 @@ import pytest
 import torch
 
 import nelbo
-from nelbo.bound.contrast.places import Spread
 from nelbo.bound.contrast.race import LOOKS, TOGETHER, Goal, Race
+from nelbo.bound.contrast.spread import Spread
 from tests.bound.conditional import model_of, swapped
 
 EVEN = torch.zeros(3).double()
-SPREAD = Spread(9.1, 4.0)
+SPREAD = Spread.flat(9.1, 4.0)
 """The variance of a difference of two conditions in `values`, of one draw."""
 
 
@@ -19,9 +19,9 @@ class Naive(Race):
     """One-sided normal quantiles at every look, with nothing shared out."""
 
     def _tested(self, rows, best):
-        values, errors, t = super()._tested(rows, best)
+        values, errors, _ = super()._tested(rows, best)
         level = torch.tensor(1 - (self.goal.confidence or 0.5), dtype=torch.float64)
-        return values, errors, torch.full_like(t, -float(torch.special.ndtri(level)))
+        return values, errors, -float(torch.special.ndtri(level)) * errors
 
 
 def values(examples: int, strata: int, conditions: int, generator: torch.Generator) -> torch.Tensor:
@@ -32,16 +32,29 @@ def values(examples: int, strata: int, conditions: int, generator: torch.Generat
     return 5 * u[..., None].square() + noise * heavy * (0.2 + u[..., None])
 
 
-def wrong(kind: type[Race], conditions: int, goal: Goal, looks: int = 7, runs: int = 2000) -> float:
-    """The share of runs in which condition 0, which is as good as all others, is eliminated before the stop; examples
-    have variances of their own, which the pilot's is the mean of."""
-    race = kind(torch.zeros(conditions).double(), runs, goal, SPREAD)
+def wrong(
+    kind: type[Race],
+    conditions: int,
+    goal: Goal,
+    looks: int = 7,
+    runs: int = 2000,
+    spread: Spread = SPREAD,
+    apart: torch.Tensor | float = 0.0,
+    of_first: float = 0.0,
+) -> float:
+    """The share of runs in which condition 0, which is as good as any other, is eliminated before the stop; examples
+    have variances of their own, which the pilot's is the mean of. apart: by how much conditions are worse. of_first:
+    the deviation of the first level's terms."""
+    race = kind(torch.zeros(conditions).double(), runs, goal, spread)
     generator = torch.Generator().manual_seed(5)
     scale = torch.exp(0.5 * torch.randn(runs, generator=generator, dtype=torch.float64) - 0.25)
     for _ in range(looks):
         some = scale[race.racing][:, None, None]
-        if len(some):
-            race.look(some * values(len(some), race.next_strata, conditions, generator))
+        if not len(some):
+            break
+        shape = len(some), race.next_firsts, conditions
+        firsts = some * of_first * torch.randn(shape, generator=generator, dtype=torch.float64) if of_first else None
+        race.look(some * values(len(some), race.next_strata, conditions, generator) + apart, firsts)
     return float((~race.left[:, 0]).double().mean())
 
 
@@ -71,6 +84,22 @@ def test_the_level_at_every_stop(stop, conditions):
     assert max(wrong(Naive, conditions, STOPS[stop]), wrong(Naive, conditions, Goal(1 - LEVEL))) > 2 * MOST
     for looks in (1, 2, 3):
         assert wrong(Race, conditions, Goal(1 - LEVEL), looks=looks) < MOST
+
+
+LOOKED = {
+    "one stratum": {"spread": Spread((9.1, 4.6, 2.3, 1.2), 6.0, first_look=1)},
+    "eight strata": {"spread": Spread((9.1, 4.6, 2.3, 1.2), 2.0, first_look=8)},
+    "a first level": {"spread": Spread((9.1, 4.6, 2.3, 1.2), 6.0, 4.5, 0.2, 4), "of_first": 1.5},
+    "a rival that is as good, others that go early": {"apart": torch.tensor([0.0, 0, 4, 4, 4, 4]).double()},
+    "a rival that is as good, others at all distances": {"apart": torch.tensor([0.0, 0, 1, 2, 4, 8]).double()},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", LOOKED)
+def test_the_level_of_other_first_looks_and_fewer_rivals(how):
+    assert wrong(Race, 6, Goal(1 - LEVEL), **LOOKED[how]) < MOST
+    assert wrong(Naive, 6, Goal(1 - LEVEL), **LOOKED[how]) > 1.5 * MOST
 
 
 def test_the_level_of_a_model_whose_conditions_are_equal_in_law():
@@ -117,7 +146,7 @@ def test_differences_of_the_eliminated_go_by_what_they_were_compared_with():
 def test_the_error_of_the_posterior_does_not_count_what_all_have_in_common():
     """Noise that is the same for all conditions changes nothing, also where one of some probability is eliminated."""
     generator = torch.Generator().manual_seed(6)
-    quiet, loud = (Race(EVEN, 4, Goal(0.9), Spread(0.1, 4.0)) for _ in range(2))
+    quiet, loud = (Race(EVEN, 4, Goal(0.9), Spread.flat(0.1, 4.0)) for _ in range(2))
     apart = torch.tensor([0.0, 0.02, 1.0]).double()
     for _ in range(4):
         look = 0.1 * values(4, quiet.next_strata, 3, generator) + apart
@@ -144,10 +173,10 @@ def test_looks_double_and_weigh_by_their_strata():
 
 def test_equal_conditions_never_end_in_a_decision():
     race = Race(EVEN[:2], 3, Goal(0.99), SPREAD)
-    for _ in range(LOOKS):
+    while bool(race.racing.any()):
         look = values(3, race.next_strata, 1, torch.Generator().manual_seed(race.looks)).expand(-1, -1, 2)
         race.look(look)
-    assert not bool(race.racing.any()) and not bool(race.decided.any()) and bool(race.left.all())
+    assert race.looks <= LOOKS and not bool(race.decided.any()) and bool(race.left.all())
 
 
 def test_indifference_ends_what_is_near():

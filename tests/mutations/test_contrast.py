@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.bound import test_contrast, test_log_ratio, test_profile, test_race, test_score
+from tests.bound import test_contrast, test_log_ratio, test_pilot, test_profile, test_race, test_score
 from tests.maths import test_student
 from tests.mutations.breaks import Break, each_is_noticed
 from tests.mutations.places import call, number, operation
@@ -20,6 +20,8 @@ def right() -> None:
     test_contrast.test_the_posterior_is_that_of_the_differences(found)
 
 
+expected = test_pilot.test_what_strata_are_expected_to_say
+grown, by_itself = test_pilot.test_variances_grow_with_differences, test_pilot.test_a_first_level_is_drawn_by_itself
 covariance = test_contrast.test_the_covariance_is_that_of_many_runs
 finite = test_contrast.test_a_finite_chain_with_a_decoder_that_asks_the_network
 opposite = test_contrast.test_pairs_of_noise_and_its_opposite_are_one_draw
@@ -56,11 +58,16 @@ BREAKS = [
     Break("1/p forgotten", "bound.contrast.places:drawn", operation("/")[-1].keep_left(), right, finite),
     Break("the mean of a pair for its sum", "bound.contrast.places:drawn", call("mean").to("sum"), right, finite),
     Break("draws that are made evenly", "bound.contrast.places:by_squares", operation("+")[-1].keep_right(), planned),
-    Break("looks that weigh alike", "bound.contrast.race:Race.look", operation("/")[0].becomes(0.5), looks),
-    Break("a variance of half the strata", "bound.contrast.race:Race.look", operation("/")[-1].keep_left(),
+    Break("looks that weigh alike", "bound.contrast.looks:Looks.add", operation("/")[0].becomes(0.5), looks),
+    Break("a variance of half the strata", "bound.contrast.looks:Looks.add", operation("/")[-1].keep_left(),
           covariance),
     Break("errors that are variances", "bound.contrast.race:Race._tested", call("sqrt").drop(), right),
-    Break("one look of two conditions", "bound.contrast.race:Race._tested", call("quantile").becomes(1.645), level),
+    Break("one look of two conditions", "bound.contrast.race:threshold", call("quantile").becomes(1.645), level),
+    Break("a pilot's strata that are alike", "bound.contrast.pilot:expectations", operation("-")[0].keep_left(),
+          expected),
+    Break("as large a variance near zero", "bound.contrast.spread:Spread.growth", operation("**").keep_left(), grown),
+    Break("a first level that is drawn as often as a stratum", "bound.contrast.race:Race.next_firsts",
+          operation("*")[0].keep_right(), by_itself),
     Break("what went later is counted first", "bound.contrast.race:Race._order",
           call("argsort").receiver().negated(), by_what),
     Break("a posterior that is the prior", "bound.contrast.race:Race.posterior", operation("-")[0].swapped(), right),

@@ -105,7 +105,8 @@ def contrast(
     and it is usually overconfident.
 
     Errors: those of `evaluate`; UsageError, ShapeError, DomainError for conditions and priors that are none.
-    Source: Li et al. 2023 (diffusion classifiers, with ε-MSE in the place of the bound); Smyth 2004 (moderated t).
+    Source: Li et al. 2023 (diffusion classifiers, with ε-MSE in the place of the bound); Smyth 2004 (moderated t);
+    Holm 1979.
 
     >>> import nelbo, torch
     >>> from nelbo import testing

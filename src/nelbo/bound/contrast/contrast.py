@@ -19,9 +19,10 @@ from nelbo.bound import checks
 from nelbo.bound.contrast import places
 from nelbo.bound.contrast.alternatives import Alternatives
 from nelbo.bound.contrast.asked import Asked
-from nelbo.bound.contrast.places import Spread
+from nelbo.bound.contrast.pilot import Pilot, pilot
 from nelbo.bound.contrast.race import LAST_STRATA, Goal, Race
 from nelbo.bound.contrast.result import Contrast
+from nelbo.bound.contrast.spread import Spread
 from nelbo.bound.planned import cost
 from nelbo.bound.prepare import Prepared
 from nelbo.bound.runner import Runner
@@ -92,31 +93,50 @@ def raced(
     what is left; an example whose next look would exceed that stays as it is."""
     N, C, each = alternatives.chain.examples, len(alternatives), 1 + int(alternatives.chain.signed)
     races, evaluations = [], []
-    pilot = places.piloted(alternatives, runner) if C > 1 else None
-    spread = Spread(0.0, 1.0) if pilot is None else pilot.spread
+    known = pilot(alternatives, runner, goal) if C > 1 else None
+    spread = Spread.flat(0.0, 1.0) if known is None else known.spread
     rest = N
     for block in torch.arange(N).split(max(1, _IN_MEMORY // (C * LAST_STRATA))):
         race, spent = Race(log_prior, len(block), goal, spread), torch.zeros(len(block), dtype=torch.int64)
         most = math.inf if max_nfe is None else runner.nfe + (max_nfe - runner.nfe) * len(block) / rest
         rest -= len(block)
-        while pilot is not None and bool(race.racing.any()):
-            rows, S = race.racing.nonzero()[:, 0], race.next_strata
-            price = each * S * (alternatives.prices(block[rows]) * race.left[rows]).sum(1)
+        while known is not None and bool(race.racing.any()):
+            S, R = race.next_strata, 0 if known.first is None else race.next_firsts
+            rows = race.racing.nonzero()[:, 0]
+            price = each * (S + R) * (alternatives.prices(block[rows]) * race.left[rows]).sum(1)
             affordable = runner.nfe + price.cumsum(0) <= most
             race.racing[rows[~affordable]] = False
             rows, price = rows[affordable], price[affordable]
             if not len(rows):
                 break
-            values = [
-                places.draw(alternatives, runner, pilot.places, block[some], race.left[some], race.strata, S).values
-                for some in rows.split(max(1, _AT_ONCE // (each * S * C)))
+            looks = [
+                _look(alternatives, runner, known, race, block, some)
+                for some in rows.split(max(1, _AT_ONCE // (each * (S + R) * C)))
             ]
+            values, firsts = (torch.cat(parts) for parts in zip(*looks, strict=True))
             spent[rows] += price
-            race.look(torch.cat(values) + alternatives.exact(block[rows])[:, None])
+            race.look(values + alternatives.exact(block[rows])[:, None], firsts)
             runner.tell(f"{int(race.decided.sum()) + sum(int(r.decided.sum()) for r in races)} of {N} decided")
         races.append(race)
         evaluations.append(spent)
     return races, evaluations
+
+
+def _look(
+    alternatives: Alternatives, runner: Runner, known: Pilot, race: Race, block: Tensor, some: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The draws of the next look of the examples block[some] (n,): along the chain (n, S, C), and of the first level
+    (n, R, C)."""
+    found = []
+    for where, start, number in (
+        (known.chain, race.strata, race.next_strata),
+        (known.first, race.firsts, race.next_firsts),
+    ):
+        if where is None or not number:
+            found.append(torch.zeros(len(some), 0, race.left.shape[1], dtype=torch.float64))
+        else:
+            found.append(places.draw(alternatives, runner, where, block[some], race.left[some], start, number).values)
+    return found[0], found[1]
 
 
 def _result(

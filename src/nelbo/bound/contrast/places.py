@@ -31,10 +31,8 @@ _BINS, _SMOOTH = 40, 2
 """Ranges of the chain's coordinate in which the pilot's squares are averaged, and neighbours that are added to each."""
 _RIVALS = 3
 """Conditions of each example, next to the best, whose differences to it count."""
-_EVEN = 0.1
+EVEN = 0.1
 """Share of the draws that goes to all places alike, whatever the pilot says."""
-LEAST_FREEDOM, MOST_FREEDOM = 1.0, 6.0
-"""Degrees of freedom of a pilot's variance."""
 _FIRST_OF_PILOT = 1 / 16
 """Share of the pilot's draws at the first level."""
 
@@ -56,23 +54,6 @@ class Places:
 
     def __len__(self) -> int:
         return len(self.density.p)
-
-
-@dataclass(frozen=True, eq=False)
-class Spread:
-    """What a pilot says of the variance of a pair's difference between near conditions, nats²: its mean over examples,
-    and the degrees of freedom that it counts as for any one example: few where examples differ."""
-
-    variance: float
-    freedom: float
-
-
-@dataclass(frozen=True, eq=False)
-class Pilot:
-    """What is known before the first draw: where to make draws, and how much their differences vary there."""
-
-    places: Places
-    spread: Spread
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,58 +115,49 @@ def drawn(
     return Drawn(values.reshape(n, S, -1), at.reshape(n, S))
 
 
-def piloted(alternatives: Alternatives, runner: Runner, together: bool = False) -> Pilot:
-    """The places for the examples of the chain, by a pilot on some of them, which the estimate does not see, and the
-    spread of differences there. together: the best condition is that of all examples, not of each.
+def piloted(alternatives: Alternatives, runner: Runner, together: bool = False) -> Places:
+    """The places for the examples of the chain, by a pilot on some of them, which the estimate does not see. together:
+    the best condition is that of all examples, not of each.
 
     p is proportional to the root mean square of the differences between the best condition of an example and its
     rivals, those that are near weighing more: a cell's scale times a function of its coordinate that is averaged over
     neighbours; with a tenth for all places alike.
     """
-    chain = alternatives.chain
     even = Places.even(alternatives)
-    order = Purpose.CONTRAST_EXAMPLES.permutation(chain.seed, chain.examples)[:PILOT_EXAMPLES]
-    left = torch.ones(len(order), len(alternatives), dtype=torch.bool)
-    seen = draw(alternatives, runner, even, order.sort().values, left, PILOT_NUMBERS, PILOT_STRATA)
-    gaps, totals = _gaps(seen, together)
-    squares = (gaps.square() / (totals[:, None].square() + 1)).sum(2) * even.density.p[seen.places].square()
-    along = by_squares(squares, seen.places, even, chain)
-    return Pilot(along, _spread(gaps, (even.density.p / along.density.p)[seen.places]))
-
-
-def _gaps(seen: Drawn, together: bool) -> tuple[Tensor, Tensor]:
-    """Values of the nearest rivals of the best condition less those of the best, (n, S, R), and by how much the rivals
-    are worse, (n, R)."""
+    order, left = pilot_examples(alternatives)
+    seen = draw(alternatives, runner, even, order, left, PILOT_NUMBERS, PILOT_STRATA)
     totals = seen.values.mean(1)
-    if together:
-        totals = totals.sum(0, keepdim=True).expand_as(totals)
-    nearest, order = (part[:, : _RIVALS + 1] for part in totals.sort(1))
-    values = seen.values.gather(2, order[:, None].expand(-1, seen.values.shape[1], -1))
+    return by_gaps(seen, totals.sum(0, keepdim=True).expand_as(totals) if together else totals, even, alternatives)
+
+
+def pilot_examples(alternatives: Alternatives) -> tuple[Tensor, Tensor]:
+    """The examples (n,) of a pilot, and all conditions for them, (n, C)."""
+    order = Purpose.CONTRAST_EXAMPLES.permutation(alternatives.chain.seed, alternatives.chain.examples)
+    order = order[:PILOT_EXAMPLES].sort().values
+    return order, torch.ones(len(order), len(alternatives), dtype=torch.bool)
+
+
+def gaps_of(values: Tensor, totals: Tensor, rivals: int) -> tuple[Tensor, Tensor]:
+    """Of the conditions with these totals (n, C), values (n, S, C) of the nearest rivals of the best one less those of
+    the best, (n, S, R), and by how much the rivals are worse, (n, R)."""
+    nearest, order = (part[:, : rivals + 1] for part in totals.sort(1))
+    values = values.gather(2, order[:, None].expand(-1, values.shape[1], -1))
     return values[..., 1:] - values[..., :1], nearest[:, 1:] - nearest[:, :1]
 
 
-def _spread(gaps: Tensor, ratio: Tensor) -> Spread:
-    """The variance of differences (n, S, R) at other places, `ratio` (n, S) times less likely: that of draws at single
-    places, more than that of strata. Of a scaled inverse χ² with ν degrees, measured with d of them, var(log v) =
-    ψ′(ν/2) + ψ′(d/2) (Smyth 2004)."""
-    share = 1 / ratio
-    share = (share / share.sum(1, keepdim=True))[..., None]
-    values = gaps * ratio[..., None]
-    around = values - (share * values).sum(1, keepdim=True)
-    draws = 1 / share.square().sum((1, 2)).clamp_max(0.5)
-    each = (share * around.square()).sum(1).mean(1) * draws / (draws - 1)
-    mean = float(each.mean())
-    if len(each) < 2 or not mean > 0:
-        return Spread(mean, LEAST_FREEDOM)
-    unlike = each.clamp_min(1e-6 * mean).log().var() - torch.special.polygamma(1, (draws - 1) / 2).mean()
-    halves = torch.arange(LEAST_FREEDOM / 2, MOST_FREEDOM / 2 + 0.1, 0.25, dtype=torch.float64)
-    enough = int((torch.special.polygamma(1, halves) >= unlike).sum())
-    return Spread(mean, 2 * float(halves[enough - 1]) if enough else LEAST_FREEDOM)
+def by_gaps(
+    seen: Drawn, totals: Tensor, where: Places, alternatives: Alternatives, rivals: int = _RIVALS, even: float = EVEN
+) -> Places:
+    """Places by the differences that were seen at even ones, `where`; totals (n, C) say which conditions are near."""
+    gaps, worse = gaps_of(seen.values, totals, rivals)
+    squares = (gaps.square() / (worse[:, None].square() + 1)).sum(2)
+    squares = squares * where.density.p[seen.places].square()
+    return by_squares(squares, seen.places, where, alternatives.chain, even)
 
 
-def by_squares(squares: Tensor, seen: Tensor, even: Places, chain: Problem) -> Places:
-    """Places by the root mean square of what was seen, squares (n, S) at the places `seen` (n, S); a tenth of the draws
-    goes to `even` ones."""
+def by_squares(squares: Tensor, seen: Tensor, even: Places, chain: Problem, share: float = EVEN) -> Places:
+    """Places by the root mean square of what was seen, squares (n, S) at the places `seen` (n, S); a `share` of the
+    draws goes to `even` ones."""
     cells = chain.cells
     scale = torch.cat([torch.ones(even.first, dtype=torch.float64), cells.scale.double()])
     squares = squares / scale[seen].square()
@@ -197,7 +169,7 @@ def by_squares(squares: Tensor, seen: Tensor, even: Places, chain: Problem) -> P
     if even.first:
         weights[0] = at_first.mean().sqrt() if len(at_first) else weights.sum() * _FIRST_OF_PILOT
     weights = weights.clamp_min(1e-12 * float(weights.max().clamp_min(1e-300)))
-    return Places(CellDensity.of(CellDensity.of(weights).p * (1 - _EVEN) + even.density.p * _EVEN), even.first)
+    return Places(CellDensity.of(CellDensity.of(weights).p * (1 - share) + even.density.p * share), even.first)
 
 
 def _smooth(squares: Tensor, cells: Tensor, place: Tensor) -> Tensor:

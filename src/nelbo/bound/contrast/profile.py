@@ -127,7 +127,7 @@ def _summed(
 ) -> tuple[Sums, bool]:
     """Sums after as many looks as it takes, and whether the tolerance was reached."""
     N, J = alternatives.chain.examples, len(alternatives)
-    along = places.piloted(alternatives, runner, together=True).places
+    along = places.piloted(alternatives, runner, together=True)
     examples, left = torch.arange(N), torch.ones(N, J, dtype=torch.bool)
     nothing = torch.zeros(J, J, dtype=torch.float64)
     sums, S = Sums(0, torch.zeros(N, J, dtype=torch.float64), nothing), TOGETHER

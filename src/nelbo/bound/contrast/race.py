@@ -1,18 +1,18 @@
 """The race: which conditions may still be the best of each example, from the paired values of more and more draws.
 
-A look adds S strata with a value each, of every condition that is left, at common noise. Values of neighbouring strata
-give the differences h_k = (v_2k − v_2k+1)/S, whose squares add up to the variance of the look's mean (a little more,
-by how unlike two strata are), and whose products to covariances. Looks are weighted by their strata, and each doubles
-the strata there are.
+A look adds S strata with a value each, of every condition that is left, at common noise, and draws of the first level's
+term where that has one of its own. Values of neighbouring strata give the differences h_k = (v_2k − v_2k+1)/S, whose
+squares add up to the variance of the look's mean (a little more, by how unlike two strata are), and whose products to
+covariances. Looks are weighted by their strata, and each doubles the strata there are.
 
 A condition is eliminated where its mean is above that of the best by more than t standard errors of the paired
-difference. The level is shared out: 1 − confidence over the C − 1 others and the looks (less to later ones), so that
-the probability that the best condition of an example is eliminated at any look is at most 1 − confidence. t is
-Student's, of a variance that is moderated: that of a difference with ν degrees of freedom is averaged with what is
-expected of it, which counts as ν₀ = 6 degrees (Smyth 2004); ν = 3 (Σ h²)²/Σ h⁴ − 2 by the fourth moments, at least 2.
-Expected is the mean of the example's other differences and, the more the fewer strata there are, the variance that a
-pilot found, of ν_p degrees; t has no more degrees than ν_p and the example's own pairs of strata together. So a first
-look may be of two pairs of draws.
+difference. The level is shared out: 1 − confidence over the looks (less to later ones) and over the rivals that are
+left (as Holm 1979), so that the probability that the best condition of an example is eliminated at any look is at most
+1 − confidence. t is Student's, of a variance that is moderated: that of a difference with ν degrees of freedom is
+averaged with what is expected of it, which counts as ν₀ = 6 degrees (Smyth 2004); ν = 3 (Σ h²)²/Σ h⁴ − 2 by the fourth
+moments, at least 2. Expected is the mean of the example's other differences and, the more the fewer strata there are,
+what a pilot found with as many strata, of ν_p degrees; t has no more degrees than ν_p and the example's own h_k
+together. So a first look may be of one stratum, of which only the pilot tells the variance.
 """
 
 from __future__ import annotations
@@ -23,19 +23,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nelbo.bound.contrast.places import Spread
+from nelbo.bound.contrast.looks import Looks
+from nelbo.bound.contrast.spread import Spread
 from nelbo.equation import equation
 from nelbo.errors import UsageError
 from nelbo.maths import student
 
-FIRST_STRATA = 2
-"""Strata of the first look of a race in which conditions are eliminated."""
-LOOKS = 12
+LOOKS = 13
 """Most looks."""
-_LATER = 0.8
+_LATER = 0.7
 """The share of the level that a look has, of that of the look before it: most examples are decided at an early one."""
-LAST_STRATA = FIRST_STRATA << (LOOKS - 1)
-"""Strata after the last look: 4096."""
+LAST_STRATA = 4096
+"""Most strata."""
 TOGETHER = 8
 """Strata of the first look where nothing is eliminated, and larger strata are better."""
 ENOUGH = 16
@@ -54,6 +53,11 @@ class Goal:
     tolerance: float | None = None
     of_posterior: float | None = None
 
+    @property
+    def decides(self) -> bool:
+        """Whether nothing but a decision is asked for."""
+        return self.confidence is not None and self.tolerance is None and self.of_posterior is None
+
     def __post_init__(self):
         for name, value in (("confidence", self.confidence), ("posterior_tolerance", self.of_posterior)):
             if value is not None and not 0 < value < 1:
@@ -66,11 +70,17 @@ class Goal:
             raise UsageError("a contrast without confidence, tolerance and posterior_tolerance", "give one of them")
 
 
+def threshold(goal: Goal, looks: int, rivals: Tensor, freedom: Tensor) -> Tensor:
+    """How many standard errors are significant after so many looks before, with so many rivals left."""
+    share = (1 - _LATER) * _LATER**looks / (1 - _LATER**LOOKS)
+    return student.quantile((1 - (goal.confidence or 0.5)) * share / rivals.clamp_min(1), freedom)
+
+
 class Race:
     """Of B examples and C conditions: means of the values (B, C), whose differences alone count, and who is left.
 
     left (B, C): conditions that are not eliminated. racing (B,): examples that are not finished. decided (B,): whether
-    one condition is left, or all that are left are within the indifference of the best. strata: of each that is left.
+    one condition is left, or all that are left are within the indifference of the best.
     """
 
     def __init__(self, log_prior: Tensor, examples: int, goal: Goal, spread: Spread):
@@ -79,40 +89,55 @@ class Race:
         self.left = torch.ones(B, C, dtype=torch.bool)
         self.racing = torch.full((B,), C > 1)
         self.decided = torch.full((B,), C == 1)
-        self.strata = 0
         self.looks = 0
-        self._seen = torch.zeros(B, dtype=torch.float64)  # strata of each example
-        self.mean = torch.zeros(B, C, dtype=torch.float64)
-        self._halves = torch.zeros(B, 0, C, dtype=torch.float64)
+        self._strata, self._firsts = Looks(B, C), Looks(B, C)
         self._eliminated = torch.full((B, C, 2), float("nan"), dtype=torch.float64)  # difference and error at that time
         self._by = torch.full((B, C), -1)
 
     @property
+    def strata(self) -> int:
+        """Strata of every condition that is left, of an example that is racing."""
+        return self._strata.count
+
+    @property
+    def firsts(self) -> int:
+        """Draws of the first level, likewise."""
+        return self._firsts.count
+
+    @property
+    def mean(self) -> Tensor:
+        """Means of the values, (B, C)."""
+        return self._strata.mean + self._firsts.mean
+
+    @property
     def next_strata(self) -> int:
         """Strata of the next look."""
-        return self.strata or (TOGETHER if self.goal.confidence is None else FIRST_STRATA)
+        return self.strata or (TOGETHER if self.goal.confidence is None else self._spread.first_look)
+
+    @property
+    def next_firsts(self) -> int:
+        """Draws of the first level in the next look, where that has a term of its own. A look that decides may have one
+        alone, whose variance is the pilot's; the others are pairs."""
+        if not self.strata:
+            return 1 if self.goal.decides else 2
+        wanted = round(self._spread.first_share * (self.strata + self.next_strata))
+        return max(0, wanted - self.firsts) // 2 * 2
 
     @property
     def best(self) -> Tensor:
         """Of every example the condition of the least mean, less the logarithm of its prior, among those left; (B,)."""
         return (self.mean - self.log_prior).masked_fill(~self.left, float("inf")).argmin(1)
 
-    def look(self, values: Tensor) -> None:
-        """Take in the values (A, S, C) of the A examples that are racing, in the order of the strata; those of
-        eliminated conditions are not read. Eliminates, and tells who is finished."""
+    def look(self, values: Tensor, firsts: Tensor | None = None) -> None:
+        """Take in the values (A, S, C) of the A examples that are racing, in the order of the strata, and the terms
+        `firsts` (A, R, C) of the first level; those of eliminated conditions are not read. Eliminates, and tells who is
+        finished."""
         rows = self.racing.nonzero()[:, 0]
-        S = values.shape[1]
-        values = values.masked_fill(~self.left[rows][:, None], 0.0)
-        share = S / (self.strata + S)
-        self.mean[rows] = (1 - share) * self.mean[rows] + share * values.mean(1)
-        halves = torch.zeros(len(self.left), S // 2, values.shape[2], dtype=torch.float64)
-        halves[rows] = (values[:, 0::2] - values[:, 1::2]) * (share / S)
-        kept = torch.ones(len(self.left), dtype=torch.float64)
-        kept[rows] = 1 - share
-        self._halves = torch.cat([self._halves * kept[:, None, None], halves], 1)
-        self.strata += S
+        gone = ~self.left[rows][:, None]
+        self._strata.add(rows, values.masked_fill(gone, 0.0))
+        if firsts is not None and firsts.shape[1]:
+            self._firsts.add(rows, firsts.masked_fill(gone, 0.0))
         self.looks += 1
-        self._seen[rows] = self.strata
         self._judge(rows)
 
     def differences(self) -> tuple[Tensor, Tensor]:
@@ -126,38 +151,49 @@ class Race:
         return values, errors
 
     def covariance(self) -> Tensor:
-        """Of the means of the conditions that are left, (B, C, C); with any other, nan."""
-        return self._products().masked_fill(~(self.left[:, :, None] & self.left[:, None]), float("nan"))
+        """Of the means of the conditions that are left, (B, C, C); with any other, nan, and where no two draws tell
+        it."""
+        halves = self._halves
+        found = torch.einsum("bkc,bkd->bcd", halves, halves)
+        found += (self._unpaired / 2)[:, None, None] * torch.eye(found.shape[1], dtype=found.dtype)
+        known = self.left & (self._own > 0)[:, None]
+        return found.masked_fill(~(known[:, :, None] & known[:, None]), float("nan"))
 
     @equation("contrast-posterior")
     def posterior(self) -> tuple[Tensor, Tensor]:
         """exp(−mean) times the prior, normalised, and its standard error by the delta method, (B, C)."""
-        values, _ = self.differences()
+        values, errors = self.differences()
         p = (self.log_prior - values).softmax(1)
         # less those of the best, or what all have in common would count where a condition is eliminated
-        at = self.best[:, None, None].expand(-1, self._halves.shape[1], 1)
-        halves = (self._halves - self._halves.gather(2, at)).masked_fill(~self.left[:, None], 0.0)
+        halves = self._halves
+        at = self.best[:, None, None].expand(-1, halves.shape[1], 1)
+        halves = (halves - halves.gather(2, at)).masked_fill(~self.left[:, None], 0.0)
         around = p[:, None] * (halves - (halves * p[:, None]).sum(2, keepdim=True))
-        # and of each that is eliminated that of its difference then
-        gone = self._eliminated[..., 1].nan_to_num(0.0)
-        slope = p[:, :, None] * (p[:, None] - torch.eye(p.shape[1], dtype=p.dtype))
-        return p, (around.square().sum(1) + (slope * gone[:, None]).square().sum(2)).sqrt()
+        variance = around.square().sum(1)
+        eye = torch.eye(p.shape[1], dtype=p.dtype)
+        slope = p[:, :, None] * (p[:, None] - eye)
+        variance += (slope.square() * (self._unpaired / 2)[:, None, None]).sum(2)
+        # and of each that is eliminated, or all where no two draws tell the errors: were it a standard error nearer
+        alone = ~self.left | (self._own == 0)[:, None]
+        nearer = (self.log_prior - values)[:, None] + eye * errors[:, None]
+        variance += ((nearer.softmax(2) - p[:, None]).square() * alone[..., None]).sum(1)
+        return p, variance.sqrt()
 
     def _judge(self, rows: Tensor) -> None:
         goal, left = self.goal, self.left[rows]
         best = self.best
-        values, errors, t = self._tested(rows, best[rows])
+        values, errors, bar = self._tested(rows, best[rows])
         own = torch.zeros_like(left).scatter(1, best[rows][:, None], True)
         if goal.confidence is not None:
             margin = 0.0 if goal.of_posterior is None else math.log(left.shape[1] / goal.of_posterior)
             score = values + self.log_prior[best[rows]][:, None] - self.log_prior
-            gone = left & ~own & (score - margin > t * errors)
+            gone = left & ~own & (score - margin > bar)
             b, c = gone.nonzero(as_tuple=True)
             self._eliminated[rows[b], c] = torch.stack([values[b, c], errors[b, c]], 1)
             self._by[rows[b], c] = best[rows[b]]
             self.left[rows] = left = left & ~gone
             alone = left.sum(1) == 1
-            near = (~left | own | (score + goal.indifference > t * errors)).all(1) & (goal.indifference > 0)
+            near = (~left | own | (score + goal.indifference > bar)).all(1) & (goal.indifference > 0)
             self.decided[rows] = alone | near
         finished = self._finished(rows, left, errors)
         self.racing[rows] = ~finished & (self.strata < LAST_STRATA)
@@ -176,27 +212,47 @@ class Race:
 
     def _tested(self, rows: Tensor, best: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of the examples `rows` the differences to the conditions `best` (A,), their moderated standard errors, and
-        how many of these are significant, (A, C)."""
+        what is significant, (A, C): so many standard errors of a difference that is near zero."""
         at, left = best[:, None], self.left[rows]
-        C = left.shape[1]
         halves = self._halves[rows]
-        squares = (halves - halves.gather(2, at[:, None].expand(-1, halves.shape[1], 1))).square()
+        squares = (halves - halves.gather(2, at[:, None].expand(-1, halves.shape[1], -1))).square()
         variance, fourth = squares.sum(1), squares.square().sum(1)
         freedom = (3 * variance.square() / fourth.clamp_min(1e-300) - 2).clamp_min(_LEAST_FREEDOM)
         others = left.scatter(1, at, False)
-        own, piloted = self._seen[rows][:, None] / 2, self._spread.freedom
-        mean = (variance * others).sum(1, keepdim=True) / others.sum(1, keepdim=True).clamp_min(1)
-        mean = (own * mean + piloted * self._spread.variance / (2 * own).clamp_min(1)) / (own + piloted)
-        moderated = (_PRIOR_FREEDOM * mean + freedom * variance) / (_PRIOR_FREEDOM + freedom)
-        total = (_PRIOR_FREEDOM + freedom).clamp_max(own + piloted)
-        share = (1 - _LATER) * _LATER ** (self.looks - 1) / (1 - _LATER**LOOKS)
-        level = (1 - (self.goal.confidence or 0.5)) / max(1, C - 1) * share
+        rivals = others.sum(1, keepdim=True).clamp_min(1)
+        own, piloted = self._own[rows][:, None].double(), self._spread.freedom
+        freedom = freedom.masked_fill(own == 0, 0.0)
+        variance = variance + self._unpaired[rows][:, None]
         values = self.mean[rows] - self.mean[rows].gather(1, at)
-        moderated = moderated.scatter(1, at, 0.0)
-        return values, moderated.sqrt(), student.quantile(level, total)
+        own_mean, expected = (variance * others).sum(1, keepdim=True) / rivals, self._expected[rows][:, None]
+        total = (_PRIOR_FREEDOM + freedom).clamp_max(own + piloted)
 
-    def _products(self) -> Tensor:
-        return torch.einsum("bkc,bkd->bcd", self._halves, self._halves)
+        def moderated(growth: Tensor | float) -> Tensor:
+            mean = (own * own_mean + piloted * expected * growth) / (own + piloted)
+            found = (_PRIOR_FREEDOM * mean + freedom * variance) / (_PRIOR_FREEDOM + freedom)
+            return found.scatter(1, at, 0.0).sqrt()
+
+        bar = threshold(self.goal, self.looks - 1, rivals, total) * moderated(1.0)
+        return values, moderated(self._spread.growth(values)), bar
+
+    @property
+    def _halves(self) -> Tensor:
+        return torch.cat([self._strata.halves, self._firsts.halves], 1)
+
+    @property
+    def _own(self) -> Tensor:
+        """Half differences of each example, (B,)."""
+        return self._strata.seen // 2 + self._firsts.seen // 2
+
+    @property
+    def _unpaired(self) -> Tensor:
+        """The variance of differences that no half differences tell but the pilot, (B,)."""
+        return self._spread.first * self._firsts.unpaired
+
+    @property
+    def _expected(self) -> Tensor:
+        """The variance of differences by the pilot, (B,)."""
+        return self._spread.of(self._strata.seen.double()) + self._spread.first / self._firsts.seen.clamp_min(1)
 
     def _order(self) -> Tensor:
         """(example, condition) of those eliminated, such that each comes after that which it was compared with."""

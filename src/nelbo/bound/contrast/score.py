@@ -95,7 +95,7 @@ def score(
     try:
         with one.chain.model.denoiser.inference():
             notes = trial(replace(one.chain, condition={**one.chain.condition, **here}), runner)
-            along = places.piloted(around, runner, together=True).places
+            along = places.piloted(around, runner, together=True)
             sums = _summed(one.chain, around, along, runner, name, at, step, tolerance, max_nfe)
     finally:
         runner.close()

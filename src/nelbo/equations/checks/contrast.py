@@ -8,8 +8,9 @@ import torch
 from nelbo.bound import terms
 from nelbo.bound.contrast import places
 from nelbo.bound.contrast.alternatives import Chains
-from nelbo.bound.contrast.places import Places, Spread
+from nelbo.bound.contrast.places import Places
 from nelbo.bound.contrast.race import Goal, Race
+from nelbo.bound.contrast.spread import Spread
 from nelbo.bound.prepare import prepare
 from nelbo.bound.runner import Runner
 from nelbo.equations.check import Checks, check
@@ -77,7 +78,7 @@ def _(c: Checks) -> None:
         return weights / weights.sum()
 
     def found(bounds: np.ndarray) -> np.ndarray:
-        race = Race(torch.from_numpy(prior).log(), 1, Goal(None, tolerance=1.0), Spread(1.0, 4.0))
+        race = Race(torch.from_numpy(prior).log(), 1, Goal(None, tolerance=1.0), Spread.flat(1.0, 4.0))
         race.look(torch.from_numpy(bounds).expand(1, 8, 2))
         return race.posterior()[0][0].numpy()
 
