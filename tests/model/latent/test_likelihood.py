@@ -50,7 +50,7 @@ def test_the_masses_of_all_images_given_z_sum_to_one(kind):
     assert abs(float((-known).exp().sum()) - 1) > 0.05
 
 
-def pictures(n: int = 60):
+def pictures(n: int = 24):
     """x̂ (n, 12, 12) with flat and busy parts, and codes about it with errors that are local, and correlated."""
     domain = nelbo.DataDomain((12, 12), bins=64)
     smooth = torch.linspace(-0.8, 0.8, 12).double().expand(n, 12, 12)

@@ -128,6 +128,7 @@ def test_all_parts_are_trained_and_the_start_is_a_normal_prior():
         ({"net": {"name": "mlp", "head": "categorical"}}, "net.head=plain"),
         ({"decoder": "histogram"}, "latent.likelihood"),
         ({"latent": {"stages": 2}, "steps": 1}, "in one step"),
+        ({"compile": True}, "three networks"),
         ({"latent": "vq"}, "latent.name"),
         ({"latent": {"widht": 8}}, "unknown configuration key 'latent.widht'"),
     ],

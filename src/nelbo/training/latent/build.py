@@ -126,5 +126,7 @@ def _check(settings: TrainConfig, table: bool) -> None:
             f"decoder = {settings.decoder!r} and clip = {settings.clip} of a latent model",
             "these are of chains over codes: leave them out; latent.likelihood is that of the images",
         )
+    if settings.compile:
+        raise UsageError("compile = true of a latent model, which is three networks", "leave compile out")
     if settings.latent is not None and settings.latent.stages == 2 and settings.steps < 2:
         raise UsageError("latent.stages = 2 in one step", "give steps=2 or more")
