@@ -61,6 +61,6 @@ def test_a_tightened_folder_is_one_of_a_latent_model(tmp_path):
     assert isinstance(loaded, nelbo.LatentModel) and loaded.fingerprint() == tight.fingerprint()
     # codes at random about a network of no use: their histogram, which is a part of this form, is what can be learned
     assert [stage.name for stage in certificate.stages][1] == "+ likelihood that reads the codes before it"
-    assert loaded.likelihood.kind == "context_gaussian" and tight.likelihood.log_histogram.shape == (16,)
+    assert loaded.likelihood.kind == "of_clipped" and tight.likelihood.inner.log_histogram.shape == (16,)
     assert certificate.details["bits_per_dim"]["after"] < certificate.details["bits_per_dim"]["before"]
     assert (tmp_path / "tight" / "certificate.json").exists() and folder.read_description(tmp_path / "tight")

@@ -22,6 +22,7 @@ from nelbo.bound.result import Bound
 from nelbo.maths.keys import Purpose
 from nelbo.model.examples import Examples
 from nelbo.model.fitted.context import ContextGaussian
+from nelbo.model.latent.clipped import ClippedDecoder
 from nelbo.model.latent.encoder import DeterministicEncoder
 from nelbo.model.latent.fit import reconstructions, with_fitted
 from nelbo.model.latent.likelihood import LIKELIHOODS, ScaledDecoder
@@ -177,7 +178,7 @@ def _best_width(
 def _own(model: LatentModel) -> Likelihood | None:
     """The likelihood that the model has, as what is fitted; None where it is of another kind."""
     likelihood = model.likelihood
-    if isinstance(likelihood, ContextGaussian):
+    if isinstance(likelihood, ClippedDecoder | ContextGaussian):
         return Likelihood(form=CONTEXT)
     name = next((name for name, kind in LIKELIHOODS.items() if isinstance(likelihood, kind)), None)
     if name is None or not isinstance(likelihood, ScaledDecoder):

@@ -2,7 +2,7 @@
 
 scale       one scale, or one a channel, of a Gaussian or logistic
 local       the scale follows x̂ from pixel to pixel
-context     the codes before a pixel are read as well (`ContextGaussian`, with x̂ in the place of z_1)
+context     the codes before a pixel are read as well (`ContextGaussian`, with x̂ in the place of z_1, clipped)
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor
 from nelbo.errors import UnknownNameError, UsageError
 from nelbo.model.decoder import Categorical, Decoder
 from nelbo.model.domain import DataDomain
+from nelbo.model.latent.clipped import ClippedDecoder
 from nelbo.model.latent.likelihood import LIKELIHOODS, best_local, best_scale
 from nelbo.model.latent.model import clean
 from nelbo.process.prediction import Prediction
@@ -61,7 +62,8 @@ class Likelihood:
             raise UsageError("the likelihood 'context' for real values", "it is of codes: use 'gaussian' or 'logistic'")
         histogram = Categorical.from_histogram(target, domain).log_prior
         assert histogram is not None
-        return fit_context(target, x0, x0, clean(x0[:1]), domain, histogram)
+        x0 = x0.clamp(domain.low, domain.high)
+        return ClippedDecoder(fit_context(target, x0, x0, clean(x0[:1]), domain, histogram))
 
 
 def chosen(own: Likelihood, target: Tensor, x0: Tensor, domain: DataDomain) -> Likelihood:

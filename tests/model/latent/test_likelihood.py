@@ -12,6 +12,7 @@ import nelbo
 from nelbo.errors import ShapeError, UnknownNameError, UsageError
 from nelbo.maths import random
 from nelbo.model import folder
+from nelbo.model.latent.clipped import ClippedDecoder
 from nelbo.model.latent.likelihood import best_local, best_scale
 from nelbo.process.prediction import Prediction
 from nelbo.tightening.likelihoods import CONTEXT, LOCAL, SCALE, Likelihood, chosen
@@ -24,7 +25,7 @@ KINDS = {
     "gaussian": lambda shape: nelbo.latent.ScaledGaussian(0.4),
     "local logistic": lambda shape: nelbo.latent.ScaledLogistic(0.4, LOCAL_WEIGHTS),
     "local gaussian": lambda shape: nelbo.latent.ScaledGaussian(0.4, LOCAL_WEIGHTS),
-    "context": lambda shape: random_decoder(shape, 3),
+    "context": lambda shape: ClippedDecoder(random_decoder(shape, 3)),
 }
 
 
@@ -109,6 +110,11 @@ def test_fits_by_name_and_what_is_refused(tmp_path):
         assert loaded.fingerprint() == made.fingerprint() != model.fingerprint()
         drawn = nelbo.sample(loaded, 2, steps=2, progress=False)
         assert drawn.shape == (2, *nets.SHAPE) and drawn.dtype == torch.int64
+    context = nelbo.latent.fit_likelihood(model, x, "context").likelihood
+    beyond = 3 * random.normal(3, torch.arange(20), 0, 0, nets.SHAPE)  # x̂ of pixels that are black or white
+    level = nelbo.model.latent.model.clean(beyond)
+    nats = [context.nll(x, v, level, Prediction(v), model.domain) for v in (beyond, beyond.clamp(-1, 1))]
+    assert torch.equal(*nats)
     with pytest.raises(UnknownNameError, match="likelihood"):
         nelbo.latent.fit_likelihood(model, x, "laplace")
     for how in ({"kind": "context", "local": True}, {"local": True, "per_channel": True}):
