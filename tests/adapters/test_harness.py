@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import sys
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -93,6 +95,25 @@ def test_what_is_refused():
         NelboLM(bare)
     with pytest.raises(UsageError, match="masked places"):
         NelboLM(DATA.model(nelbo.tokens.uniform(), schedule=nelbo.tokens.linear()))
+
+
+def test_the_command_is_that_of_lm_eval(monkeypatch, capsys):
+    """`nelbo-lm-eval` runs it with the model nelbo known; what is refused is an error and a hint."""
+    from lm_eval.api.registry import model_registry
+
+    from nelbo.cli import lm_eval as command
+
+    scripts = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts["nelbo-lm-eval"] == "nelbo.cli.lm_eval:run"
+    monkeypatch.setattr(sys, "argv", ["pytest"])
+    assert command.execute(["--help"]) == 0 and "run" in capsys.readouterr().out
+    assert "nelbo" in model_registry
+    monkeypatch.setattr("lm_eval.__main__.cli_evaluate", lambda: NelboLM(dataclasses.replace(model(), provenance={})))
+    assert command.execute(["run"]) == 2
+    assert capsys.readouterr().err.startswith("error: it is not known what the model's symbols stand for\nhint: ")
+    monkeypatch.delitem(sys.modules, "nelbo.adapters.harness")
+    monkeypatch.setitem(sys.modules, "lm_eval.api.model", None)
+    assert command.execute(["run"]) == 2 and "pip install 'nelbo[text]'" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -140,8 +140,10 @@ def test_chosen_steps_are_the_cheapest():
         assert steps.cost_of(g, found) == pytest.approx(cost) == pytest.approx(steps.cost_of(g, least))
     noisy = np.array([3.0, 1.0, 2.0, 5.0, 4.0])
     assert steps.isotonic(noisy).tolist() == [2.0, 2.0, 2.0, 4.5, 4.5]
-    rising = steps.profile(np.array([1, 3, 5]), np.array([1.0, 2.0, 4.0]), 6)
-    assert rising.tolist() == [1.0, 1.5, 2.0, 3.0, 4.0, 4.0]
+    drawn = np.arange(200) % 50 + 1
+    costs = np.sqrt(drawn / 50) + 0.3 * np.random.default_rng(0).standard_normal(200)
+    rising = steps.profile(drawn, costs, 60)
+    assert (np.diff(rising) >= 0).all() and abs(rising[4:50] - np.sqrt(np.arange(5, 51) / 50)).max() < 0.12
 
 
 def test_what_cannot_be_tightened_is_refused():

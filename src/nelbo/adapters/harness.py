@@ -1,13 +1,13 @@
 """Models of symbols in lm-evaluation-harness: `LM` with the name nelbo, and its command with that name known.
 
-    python -m nelbo.adapters.harness run --model nelbo --model_args model=FOLDER --tasks TASK …
+    nelbo-lm-eval run --model nelbo --model_args model=FOLDER --tasks TASK …
 
-is `lm_eval` itself, whose own command knows only the models that it comes with. A log-likelihood is minus the bound of
-the answer's symbols given the context's, in nats, summed and never averaged: the mean over random orders of revealing
-them, which the options of a question share, as in `nelbo.contrast` of answers (`OptionChain`). Standard errors are in
-`records`, one for each request, and `record=FILE` writes them as JSON. What is longer than the model's sequences is
-scored in windows that are given what stands before, so that every symbol is scored once; what is shorter is a shorter
-sequence.
+(or python -m nelbo.adapters.harness run …) is `lm_eval` itself, whose own command knows only the models that it comes
+with. A log-likelihood is minus the bound of the answer's symbols given the context's, in nats, summed and never
+averaged: the mean over random orders of revealing them, which the options of a question share, as in `nelbo.contrast`
+of answers (`OptionChain`). Standard errors are in `records`, one for each request, and `record=FILE` writes them as
+JSON. What is longer than the model's sequences is scored in windows that are given what stands before, so that every
+symbol is scored once; what is shorter is a shorter sequence.
 """
 
 from __future__ import annotations
@@ -223,10 +223,11 @@ def _cut(symbols: np.ndarray, given: int, L: int) -> tuple[np.ndarray, int]:
     return symbols[over:], given - over
 
 
-def main() -> None:
-    """The command of lm_eval."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command of lm_eval, with the process's own arguments where None."""
     from lm_eval.__main__ import cli_evaluate
 
+    sys.argv = ["lm_eval", *(sys.argv[1:] if arguments is None else arguments)]
     cli_evaluate()
 
 

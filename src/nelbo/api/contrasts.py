@@ -28,6 +28,7 @@ from nelbo.model.examples import Examples
 from nelbo.model.latent.model import LatentModel
 from nelbo.model.tokens.model import TokenModel
 from nelbo.nets.classes import ClassConditional
+from nelbo.nets.transformer import Transformer
 from nelbo.process.grid import Grid
 from nelbo.progress import callback, shows_progress
 from nelbo.typing import Condition, Json
@@ -181,8 +182,9 @@ def conditions_of(
     name = check_keyword(name)
     names = classes.recorded(model, name)
     if values is None:
-        own = next((m for m in model.denoiser.modules() if isinstance(m, ClassConditional) and m.keyword == name), None)
-        if own is None:
+        kinds = (ClassConditional, Transformer)
+        own = next((m for m in model.denoiser.modules() if isinstance(m, kinds) and m.keyword == name), None)
+        if own is None or own.classes is None:
             raise UsageError(
                 f"the values of the condition {name!r} are not known: the network is no class-conditional one of nelbo",
                 "give values=range(10), say, or one row a condition",

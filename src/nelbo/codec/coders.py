@@ -29,7 +29,7 @@ def check(model: Model) -> None:
         return
     if not model.kernel.absorbing:
         raise UsageError(
-            f"coding under a model with the kernel {model.kernel.kind!r}",
+            f"coding under a model with the kernel {model.kernel.kind!r}, whose places may change until the last step",
             "models of masked places are coded, whose symbols come one after the other: kernel=tokens.absorbing(mask)",
         )
     if not (model.reverse.carry_over and model.reverse.remove_mask):

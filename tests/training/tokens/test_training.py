@@ -172,6 +172,8 @@ def test_classes(tmp_path):
     x = (torch.randint(0, 2, (64, 4), generator=torch.Generator().manual_seed(0)) + 2 * y[:, None]).to(torch.uint8)
     settings = small(bins=4, condition="y", steps=60, lr=0.03, net={**NET, "dropout": 0.0})
     model = train(Examples(x, labels=y), tmp_path / "run", settings)
+    found = nelbo.contrast(model, Examples(x, labels=y), "y", limit=16)  # its own classes
+    assert found.values == (0, 1) and found.accuracy == 1.0
     drawn = nelbo.sample(model, 40, condition={"y": torch.arange(40) % 2})
     assert float((drawn // 2 == (torch.arange(40) % 2)[:, None]).double().mean()) > 0.9
 

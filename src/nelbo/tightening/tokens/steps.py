@@ -2,8 +2,8 @@
 
 A step from l to l′ < l hidden places costs (l − l′) g(l) with g(l) the mean cost of a hidden place, so that the bound
 of K steps is an upper sum of g. Draws of g are noisy, and a minimum over their noise lies below the bound; the profile
-is therefore their isotonic regression (of a network that is right g rises: less is seen), and what is chosen is
-certified on other sequences.
+is therefore smooth and made to rise (of a network that is right g does: less is seen), and what is chosen is predicted
+and certified by other sequences.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from nelbo.tightening.shortest_path import fixed_end, shortest
 
 CANDIDATES = 1024
 """Most counts that are chosen from."""
-GROUPS = 24
-"""Groups of draws whose means make a profile."""
+DEGREE = 3
+"""Of the polynomial that is fitted to costs."""
 
 
 def isotonic(values: np.ndarray) -> np.ndarray:
@@ -33,12 +33,11 @@ def isotonic(values: np.ndarray) -> np.ndarray:
 
 
 def profile(counts: np.ndarray, costs: np.ndarray, n: int) -> np.ndarray:
-    """g(1), …, g(n) from draws: their numbers of hidden places (d,) and mean costs of one (d,). Means of groups of
-    neighbouring draws are what rises: by single draws the ends of the profile would follow their noise."""
-    order = np.argsort(counts, kind="stable")
-    groups = np.array_split(order, min(GROUPS, len(order)))
-    at, means = (np.array([values[g].mean() for g in groups]) for values in (counts, costs))
-    return np.interp(np.arange(1, n + 1), at, isotonic(means))
+    """g(1), …, g(n) from draws: their numbers of hidden places (d,) and mean costs of one (d,). What is made to rise is
+    a polynomial in the share of hidden places: of draws themselves, the steps would settle at jumps of their noise."""
+    degree = min(DEGREE, len(np.unique(counts)) - 1)
+    fit = np.polynomial.Polynomial.fit(counts, costs, degree, domain=[0, n])
+    return isotonic(fit(np.arange(1, n + 1)).clip(min=0))
 
 
 def best_counts(g: np.ndarray, steps: int) -> tuple[list[int], float]:
