@@ -31,6 +31,7 @@ version = release = nelbo.__version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
 exclude_patterns = ["_build"]
 myst_enable_extensions = ["deflist"]
+myst_heading_anchors = 3  # links to sections of other pages
 nb_execution_mode = "cache"
 nb_execution_in_temp = True  # cells may write files, which stay out of docs/
 nb_execution_timeout = -1  # a cell takes as long as it takes: the machine may be busy

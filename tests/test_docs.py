@@ -17,14 +17,17 @@ DOCS = Path(__file__).parent.parent / "docs"
 PAGES = sorted(p for p in DOCS.rglob("*.md") if "_build" not in p.parts)
 CELL = re.compile(r"^```\{code-cell\}[^\n]*\n(.*?)^```$", re.M | re.S)
 EXAMPLES = [p for p in PAGES if CELL.search(p.read_text())]
+TRAINED = {"howto/points.md"}
+"""Pages that train for more than some seconds."""
 
 
-def named(paths):
-    return [pytest.param(p, id=str(p.relative_to(DOCS))) for p in paths]
+def named(paths, slow=()):
+    names = {p: str(p.relative_to(DOCS)) for p in paths}
+    return [pytest.param(p, id=n, marks=[pytest.mark.slow] * (n in slow)) for p, n in names.items()]
 
 
 @untrained
-@pytest.mark.parametrize("page", named(EXAMPLES))
+@pytest.mark.parametrize("page", named(EXAMPLES, TRAINED))
 def test_cells_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names: dict = {}
