@@ -110,7 +110,8 @@ G, S, D = nelbo.grids, nelbo.schedules, nelbo.samplers
 EXAMPLES: dict[Callable[..., Any], dict[str, Any]] = {
     nelbo.evaluate: dict(model=EXACT, data=X, tolerance=0.5, max_nfe=4000, limit=9, seed=3, batch_size=5),
     nelbo.compare: dict(
-        model_a=EXACT, model_b=EXACT, data=X, tolerance=0.5, max_nfe=4000, limit=9, seed=3, batch_size=5
+        model_a=EXACT, model_b=EXACT, data=X, tolerance=0.5, confidence=0.875, max_nfe=4000, limit=9, seed=3,
+        batch_size=5,
     ),
     nelbo.contrast: dict(
         model=TOLD, data=X, condition="y", values=[0, 1], confidence=0.875, indifference=0.5, tolerance=50.0,

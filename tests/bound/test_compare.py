@@ -10,6 +10,8 @@ import torch
 
 import nelbo
 from nelbo import compare
+from nelbo.bound.compare import sign_is_known
+from nelbo.bound.contrast.race import Goal
 from nelbo.errors import UsageError
 from nelbo.model.reverse import Beta, Reverse
 from tests.bound.shrunk import Shrunk, sum_over_steps
@@ -57,6 +59,39 @@ def test_common_noise_shortens_the_error_bar():
     alone = [nelbo.evaluate(m, X, per_example=True, max_nfe=None, tolerance=0.2) for m in (EXACT, worse(0.98))]
     unpaired = math.hypot(*(b.standard_error.estimator * math.sqrt(b.nfe_per_example) for b in alone))
     assert paired.standard_error.estimator * math.sqrt(paired.nfe_total / 2 / len(X)) < 0.75 * unpaired
+
+
+def test_it_ends_when_the_sign_is_known():
+    options = {"tolerance": 0.002, "confidence": 0.99}
+    found, whole = compare(EXACT, worse(), X, **options), compare(EXACT, worse(), X, tolerance=0.02)
+    assert found.decided and found.difference < 0 and found.nfe_total < whole.nfe_total
+    assert found.to_dict()["decided"] and "known at 0.99" in str(found) and not found.warnings
+    same = compare(EXACT, EXACT, X, **options)
+    assert same.decided is False and "not known at 0.99" in str(same)
+    with pytest.raises(UsageError, match="confidence=2"):
+        compare(EXACT, EXACT, X, confidence=2)
+
+
+@pytest.mark.slow
+def test_the_level_of_a_known_sign():
+    """Of 2,000 comparisons of models that are as good, with heavy tails, and as many draws again at every stage."""
+    runs = 2000
+    draws = torch.distributions.StudentT(torch.tensor(4.0).double())
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        drawn = draws.sample((runs, 3, 64))
+    wrong = naive = 0
+    for run in drawn:
+        ended, plain = False, False
+        for stage, n in enumerate((4, 8, 16, 32, 64)):
+            values = run[:, :n]
+            errors = (values[:, 0::2] - values[:, 1::2]) / n
+            difference, error = float(values.mean()), float(errors.square().sum().sqrt()) / 3
+            ended = ended or (difference > 0 and sign_is_known(Goal(0.95), stage, difference, errors))
+            plain = plain or difference > 1.645 * error
+        wrong, naive = wrong + ended, naive + plain
+    most = 0.05 + 3 * math.sqrt(0.05 * 0.95 / runs)
+    assert wrong / runs < most < 1.5 * most < naive / runs
 
 
 def test_other_chains_are_compared_with_independent_noise():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.bound import test_contrast, test_log_ratio, test_pilot, test_profile, test_race, test_score
+from tests.bound import test_compare, test_contrast, test_log_ratio, test_pilot, test_profile, test_race, test_score
 from tests.maths import test_student
 from tests.mutations.breaks import Break, each_is_noticed
 from tests.mutations.places import call, number, operation
@@ -40,6 +40,7 @@ def profiled() -> None:
     test_profile.test_the_maximum_and_its_errors(test_profile.found.__wrapped__())
 
 
+ends = test_compare.test_it_ends_when_the_sign_is_known
 one_number, several = test_score.test_one_number, test_score.test_several_numbers
 ratio = test_log_ratio.test_the_ratio_is_exact_within_its_errors
 
@@ -90,6 +91,7 @@ BREAKS = [
     Break("the priors forgotten", "bound.contrast.contrast:raced", operation("+")[-2].keep_left(), whole),
     Break("a decoder of its own is forgotten", "bound.contrast.alternatives:Chains.first_differs",
           call("any").becomes(False), whole),
+    Break("the error of a sum for that of a mean", "bound.compare:sign_is_known", operation("/")[-1].keep_left(), ends),
     Break("two tails for one", "maths.student:quantile", number(2)[0].to(1), quantiles),
 ]  # fmt: skip
 

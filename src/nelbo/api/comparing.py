@@ -41,6 +41,7 @@ def compare(
     data: Data | None = None,
     *,
     tolerance: float | str | Relative = 0.01,
+    confidence: float | None = None,
     max_nfe: int | None = None,
     any_cost: bool = False,
     limit: int | None = None,
@@ -61,7 +62,9 @@ def compare(
     Common random numbers: the same positions and noise for both models.
 
     model_a, model_b: as of `evaluate`, or two of its results. tolerance: the paired standard error to reach, in
-    bits/dim, or relative to the difference ("5%"); max_nfe: at most so many evaluations of both together. any_cost: as
+    bits/dim, or relative to the difference ("5%"); confidence: end earlier, as soon as the sign of the difference is
+    known at this level: the probability that the worse model is ever called the better one for these examples is at
+    most 1 − confidence. max_nfe: at most so many evaluations of both together. any_cost: as
     of `evaluate`, where what a comparison takes is known after two strata an example. data, limit, condition, mask and
     overrides and trust_code (of both models), seed, batch_size, device, precision, progress, message and workers are as
     of `evaluate`.
@@ -95,6 +98,7 @@ def compare(
         tolerance=tolerance,
         max_nfe=max_nfe,
         any_cost=any_cost,
+        confidence=confidence,
         condition=given.condition,
     )
     return dataclasses.replace(difference, overrides=given.overrides.to_json())

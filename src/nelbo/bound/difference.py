@@ -52,6 +52,10 @@ class Comparison(Document):
     seconds: float
     sizes: Tensor | None = None
     """Of examples of different size the D of each, (N,)."""
+    confidence: float | None = None
+    """The level at which the sign was to be known, None where a standard error alone was asked for."""
+    decided: bool | None = None
+    """Whether the sign is known at that level."""
     overrides: Json = field(default_factory=dict)
     """What the user chose in the place of both models' own."""
 
@@ -70,6 +74,7 @@ class Comparison(Document):
                 "nfe_total": self.nfe_total,
                 "nfe_per_example": self.nfe_total / self.examples,
                 "common_noise": self.common_noise,
+                **({} if self.confidence is None else {"confidence": self.confidence, "decided": self.decided}),
                 "tolerance": str(self.tolerance) if isinstance(self.tolerance, Relative) else self.tolerance,
                 "seed": self.seed,
                 "precision": self.precision,
@@ -132,6 +137,8 @@ class Comparison(Document):
         verdict = f"{'A' if self.difference < 0 else 'B'} is better by {z:.1f} standard errors{of}"
         if self.difference == 0:
             verdict = "no difference"
+        if self.confidence is not None:
+            verdict += f", a sign that is {'' if self.decided else 'not '}known at {self.confidence:g}"
         of_data = f"± data {NOT_MEASURABLE}" if math.isnan(e.data) else f"± {e.data:.5f} data"
         noise_error = error_in_words(e.estimator)
         return "\n".join(

@@ -17,6 +17,10 @@ def compare(
     data: options.Data,
     *,
     tolerance: options.Tolerance = "0.01",
+    confidence: Annotated[
+        float | None,
+        typer.Option("--confidence", metavar="P", help="End as soon as the sign is known at this level."),
+    ] = None,
     max_nfe: options.MaxNfe = None,
     any_cost: options.AnyCost = False,
     limit: options.Limit = None,
@@ -42,6 +46,7 @@ def compare(
                 model_b,
                 data,
                 tolerance=tolerance,
+                confidence=confidence,
                 max_nfe=max_nfe,
                 any_cost=any_cost,
                 limit=limit,
