@@ -5,8 +5,8 @@ their chains have the same levels. What the draws have in common cancels in the 
 have in common: its standard errors are those of the paired differences, not of two numbers.
 
 The draws are where both bounds vary, not where their difference does, and noise has no opposite: a contrast of two
-models (`nelbo.contrast`, `nelbo.log_ratio`) takes a half to a third of the evaluations for the same error of the
-difference, but its draws say next to nothing of either bound, whose error is some forty times longer there than here.
+models (`nelbo.contrast`, `nelbo.log_ratio`) takes about half of the evaluations for the same error of the difference,
+but its draws say next to nothing of either bound, whose error is some ten times longer there than here.
 """
 
 from __future__ import annotations
