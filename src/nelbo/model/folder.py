@@ -15,6 +15,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
+from torch import Tensor
 
 from nelbo._version import __version__
 from nelbo.errors import ModelFolderError, NelboError, UsageError
@@ -51,9 +52,8 @@ def save(model: DiffusionModel | TokenModel | LatentModel, folder: str | Path) -
     denoiser = check_keepable(model)
     elsewhere = model.denoiser.state_dict() if model.denoiser.reference is not None else {}
     kept = {name: value for name, value in model.tensors().items() if name not in elsewhere}
-    tensors = {name: value.detach().cpu().contiguous() for name, value in kept.items()}
+    tensors = _apart({name: value.detach().cpu().contiguous() for name, value in kept.items()})
     form = _form(model)
-    tensors |= {name: value.clone() for name, value in tensors.items() if name.startswith(form.parts)}  # they may share
     if model.trained_on is not None:
         tensors["trained_on"] = model.trained_on
     weights = save_tensors(tensors)
@@ -75,6 +75,17 @@ def save(model: DiffusionModel | TokenModel | LatentModel, folder: str | Path) -
         write_atomic(folder / "model.json", json.dumps(entries, indent=1, allow_nan=False))
         (folder / PENDING).replace(folder / WEIGHTS)
     return folder
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, with copies of those that share memory with one before, which safetensors does not write."""
+    seen: set[int] = set()
+    apart: dict[str, Tensor] = {}
+    for name, value in tensors.items():
+        place = value.untyped_storage().data_ptr()
+        apart[name] = value.clone() if place in seen else value
+        seen.add(place)
+    return apart
 
 
 def check_target(folder: Path) -> None:

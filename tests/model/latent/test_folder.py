@@ -35,6 +35,14 @@ def test_a_folder_holds_the_same_model(tmp_path, deterministic):
     assert nets.model(deterministic, seed=1).fingerprint() != model.fingerprint()
 
 
+def test_tensors_that_share_memory_are_written(tmp_path):
+    """As the tables of a tightened chain do: here one tensor of the encoder is one of the decoder, too."""
+    model = nets.model()
+    model.decoder.net.first[0].bias = model.encoder.net.layers[0].bias
+    folder.save(model, tmp_path)
+    assert nelbo.load(tmp_path).fingerprint() == model.fingerprint() != nets.model().fingerprint()
+
+
 def test_what_a_folder_cannot_hold(tmp_path):
     with pytest.raises(UsageError, match="is a callable that a folder cannot hold"):
         folder.save(linear.model(), tmp_path / "other")
