@@ -81,6 +81,18 @@ def test_what_is_longer_than_a_sequence_is_scored_once():
     assert lm.loglikelihood_rolling([asked("")]) == [0.0] and lm.records[0]["bytes"] == len(text)
 
 
+def test_text_of_several_bytes_a_character():
+    """Bytes are scored and counted, those of the answer alone; text and answer are cut between characters."""
+    flat = nelbo.tokens.from_callable(
+        lambda z: torch.zeros(*z.shape, 256), vocabulary=256, length=16, kernel=nelbo.tokens.absorbing(mask=256)
+    )
+    lm = NelboLM(flat, tokenizer="bytes")
+    ((value, _),) = lm.loglikelihood([asked("é", "ü€")])
+    (rolled,) = lm.loglikelihood_rolling([asked("naïve €")])
+    assert value == pytest.approx(-5 * math.log(256)) and rolled == pytest.approx(-10 * math.log(256))
+    assert [row["bytes"] for row in lm.records] == [5, 10]
+
+
 def test_generation_ends_where_it_is_told():
     lm = NelboLM(model())
     (text,) = lm.generate_until([asked("ab", {"until": [], "max_gen_toks": 2})])

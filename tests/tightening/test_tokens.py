@@ -11,6 +11,7 @@ import torch
 
 import nelbo
 from nelbo.bound.tokens import evaluate as bounds
+from nelbo.cli.main import execute
 from nelbo.codec.compress import compress
 from nelbo.codec.decompress import decompress
 from nelbo.errors import DomainError, UsageError
@@ -183,6 +184,10 @@ def test_a_tightened_model_is_one_like_any_other(tmp_path):
     assert torch.equal(nelbo.sample(loaded, 5, seed=1), nelbo.sample(tight, 5, seed=1))
     compress(loaded, x[:30], tmp_path / "x.nelbo")
     assert torch.equal(decompress(tight, tmp_path / "x.nelbo"), x[:30])
+    assert execute(["report", str(out), "--out", str(tmp_path / "page.html")]) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert "bits/token" in page and "2 chosen steps" in page and "temperature along the chain" in page
+    assert "bits/token" in certificate._repr_html_()
     document = certificate.to_dict()
     read = type(certificate).load(out / "certificate.json")
     assert read.to_dict() == document and "bits/token" in str(read)

@@ -97,7 +97,9 @@ def _chain(bound: Json | None) -> Json | None:
 
 def _tightened(contents: FolderContents) -> Json | None:
     section = _section(tightened.view, contents.certificate, contents, "certificate.json")
-    return None if section is None else {**section, "svg": _drawing(section["svg"])}
+    if section is None or section["svg"] is None:
+        return section
+    return {**section, "svg": _drawing(section["svg"])}
 
 
 def _section(view: Callable[[Any], Json | None], document: Any, contents: FolderContents, name: str) -> Json | None:

@@ -16,8 +16,8 @@ def view(certificate: Json | None) -> Json | None:
     """What the template shows of a certificate (schema nelbo.tightening/1); None where there is none."""
     if certificate is None:
         return None
-    data, gain, covariance = certificate["data"], certificate["gain"], certificate["covariance"]
-    return {
+    data, gain = certificate["data"], certificate["gain"]
+    shown = {
         "before": number(certificate["bits_per_dim"]["before"], 3),
         "after": number(certificate["bits_per_dim"]["after"], 3),
         "gain": number(gain["bits_per_dim"], 3),
@@ -27,11 +27,35 @@ def view(certificate: Json | None) -> Json | None:
         "fitted": data["fit"]["examples"],
         "held_out": data["held_out"]["examples"],
         "nfe": number(certificate["nfe"]["fit_per_example"], 1),
+        "warnings": [str(w) for w in certificate.get("warnings") or []],
+        "unit": certificate.get("unit", "bits/dim"),
+    }
+    return {**shown, **(_of_symbols(certificate) if "calibration" in certificate else _of_images(certificate))}
+
+
+def _of_images(certificate: Json) -> Json:
+    covariance = certificate["covariance"]
+    return {
         "decoder": certificate["decoder"]["kind"],
         "first": number(certificate["chain"]["logsnr"][0], 2),
         "covariance": covariance["family"] + (f" ({covariance['note']})" if covariance.get("note") else ""),
-        "warnings": [str(w) for w in certificate.get("warnings") or []],
         "svg": drawing(certificate),
+    }
+
+
+def _of_symbols(certificate: Json) -> Json:
+    """What was tried, and the size of the table of n-grams."""
+    calibration = certificate["calibration"]
+    tried = [
+        f"{t['name']} {number(t['gain'], 4)} ± {number(t['standard_error'], 4)}{'' if t['kept'] else ' (not kept)'}"
+        for t in calibration["tried"]
+    ]
+    table = calibration["ngrams"]
+    return {
+        "svg": None,
+        "tried": "; ".join(tried),
+        "choosing": certificate["data"]["choice"]["examples"],
+        "ngrams": None if table is None else f"{int(table['bytes']):,} bytes, counted in {int(table['sequences'])}",
     }
 
 

@@ -132,7 +132,7 @@ class Certificate(Document):
         return self.details.get("unit", "bits/dim")
 
     def _view(self) -> html.View:
-        return html.View(self._summary(), "stages", (tables.stages(self.details),), self.warnings)
+        return html.View(self._summary(), "stages", (tables.stages(self.details), self.unit), self.warnings)
 
     def plot(self, axes: Any = None) -> Any:
         """Draw the held-out bound of every stage with its standard error, the model as it was on top, on matplotlib
