@@ -19,6 +19,7 @@ from nelbo.model.fitted.basis import Pixel, Reflections
 from nelbo.model.fitted.context import KAPPA, ContextGaussian
 from nelbo.model.fitted.neighbours import ENERGIES, mean_features
 from nelbo.model.fitted.variance import FittedVariance, HybridVariance
+from nelbo.model.latent.clipped import ClippedDecoder
 from nelbo.model.latent.likelihood import ScaledGaussian, ScaledLogistic
 from nelbo.model.mixture import NetworkMixture
 from nelbo.model.prior import GaussianPrior
@@ -76,6 +77,8 @@ CASES: dict[str, dict] = {
     "discretised": {"decoder": DiscretizedGaussian(0.02)},
     "of a scale": {"decoder": ScaledGaussian(torch.tensor([0.2, 0.3]))},
     "logistic": {"domain": PICTURE, "decoder": ScaledLogistic(0.2)},
+    "a local scale": {"domain": PICTURE, "decoder": ScaledGaussian(0.2, torch.full((2, 4), 0.1).double())},
+    "about a clipped prediction": {"decoder": ClippedDecoder(DiscretizedGaussian(0.02))},
     "code prior": {"decoder": Categorical(torch.tensor([0.1, 0.2, 0.3, 0.4]).double().log())},
     "code prior a pixel": {"decoder": Categorical(CODES.probabilities.log())},
     "context": {
