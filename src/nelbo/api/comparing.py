@@ -47,6 +47,7 @@ def compare(
     limit: int | None = None,
     condition: Condition | str | None = None,
     mask: Tensor | None = None,
+    missing: str | None = None,
     overrides: Overrides | None = None,
     trust_code: bool = False,
     seed: int = 0,
@@ -64,10 +65,10 @@ def compare(
     model_a, model_b: as of `evaluate`, or two of its results. tolerance: the paired standard error to reach, in
     bits/dim, or relative to the difference ("5%"); confidence: end earlier, as soon as the sign of the difference is
     known at this level: the probability that the worse model is ever called the better one for these examples is at
-    most 1 − confidence. max_nfe: at most so many evaluations of both together. any_cost: as
-    of `evaluate`, where what a comparison takes is known after two strata an example. data, limit, condition, mask and
-    overrides and trust_code (of both models), seed, batch_size, device, precision, progress, message and workers are as
-    of `evaluate`.
+    most 1 − confidence. max_nfe: at most so many evaluations of both together. any_cost: as of `evaluate`, where what a
+    comparison takes is known after two strata an example. data, limit, condition, mask, missing, overrides and
+    trust_code (of both models), seed, batch_size, device, precision, progress, message and workers are as of
+    `evaluate`.
 
     Two results in the place of models, of `evaluate` or of `ode_likelihood` with per_example=True, are compared as they
     are, without data, and only with results of the same kind.
@@ -85,7 +86,14 @@ def compare(
     if data is None:
         raise UsageError("two models are to be compared on no data", "give data, such as 'digits:test' or an array")
     given = Inputs.of(
-        model_a, data, limit=limit, condition=condition, overrides=overrides, trust_code=trust_code, mask=mask
+        model_a,
+        data,
+        limit=limit,
+        condition=condition,
+        overrides=overrides,
+        trust_code=trust_code,
+        mask=mask,
+        missing=missing,
     )
     other = load_images(model_b, overrides=overrides, trust_code=trust_code)
     if isinstance(condition, str):

@@ -119,13 +119,14 @@ class Inputs:
         trust_code: bool = False,
         grid: Grid | None = None,
         mask: Any = None,
+        missing: str | None = None,
     ) -> Inputs:
-        """From what a verb is given. mask: what is there of the data, besides what they say themselves. Errors: those
-        of `load` and of the readers, and UsageError."""
+        """From what a verb is given. mask: what is there of the data, besides what they say themselves; missing: how
+        NaN is taken, see `Examples.observed`. Errors: those of `load` and of the readers, and UsageError."""
         _check_grid(grid)
         loaded = load_images(model, overrides=overrides, trust_code=trust_code)
         given = readers.resolve(data, limit=limit)
-        examples, rows = conditioned(condition, given.with_mask(first_rows(mask, limit)), loaded)
+        examples, rows = conditioned(condition, given.with_mask(first_rows(mask, limit)).observed(missing), loaded)
         return cls(loaded if grid is None else loaded.with_grid(grid), examples, rows, overrides or Overrides())
 
 

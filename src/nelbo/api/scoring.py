@@ -50,6 +50,7 @@ def evaluate(
     condition: Condition | str | None = None,
     prompt: Tensor | int | None = None,
     mask: Tensor | None = None,
+    missing: str | None = None,
     corpus: Data | None = None,
     overrides: Overrides | None = None,
     trust_code: bool = False,
@@ -85,9 +86,11 @@ def evaluate(
         p(x | length); the result says which. Of other models `mask` says what is there of examples of different size,
         (N, positions) or of the shape of the data; a list of arrays (n_i, …) is padded and has its own. The first axis
         of the domain is the most positions, terms and D are of what is there, and the network gets the mask under the
-        name that it has for it. corpus: other sequences of symbols (M, L'), such as those that the network was
-        trained on, in which neighbours are counted instead of in the data: of natural text it saves a quarter of the
-        evaluations, and the bound stays the same.
+        name that it has for it. missing: "marginal" takes NaN as what was not observed, of tables: the bound of the
+        rest, for a network that is told what is there or looks at every number by itself; any other is refused, since a
+        chain whose network sees all columns gives no marginal of some. corpus: other sequences of symbols (M, L'), such
+        as those that the network was trained on, in which neighbours are counted instead of in the data: of natural
+        text it saves a quarter of the evaluations, and the bound stays the same.
 
     How it is run:
         seed: of all noise. batch_size: examples of one network call, chosen by their size where None. device: where the
@@ -121,6 +124,7 @@ def evaluate(
         run = Run(device, precision, batch_size, seed, state, workers or Alone(), callback(progress), message)
         loaded = opened(model, overrides, trust_code)
         if isinstance(loaded, TokenModel):
+            _check_numbers(missing, "symbols")
             tokens = TokenInputs.of(data, limit=limit, condition=condition, grid=grid, prompt=prompt, mask=mask)
             in_unit(progress, unit(loaded.describe(), tokens.examples.facts))
             places = {"condition": tokens.condition, "prompt": tokens.prompt, "mask": tokens.mask}
@@ -129,13 +133,24 @@ def evaluate(
         if prompt is not None or corpus is not None:
             raise UsageError("prompt or corpus with a model of images", "they are of sequences of symbols")
         if isinstance(loaded, LatentModel):
+            _check_numbers(missing, "latents")
             if mask is not None:
                 raise UsageError("a mask with a latent model", "its encoder is one of whole images")
             latent = LatentInputs.of(loaded, data, limit=limit, condition=condition, grid=grid)
             return latent_bounds.evaluate(loaded, latent.examples, run, grid=grid, condition=latent.condition, **how)
-        given = Inputs.of(loaded, data, limit=limit, condition=condition, trust_code=trust_code, grid=grid, mask=mask)
+        rest: Json = {"condition": condition, "trust_code": trust_code, "mask": mask, "missing": missing}
+        given = Inputs.of(loaded, data, limit=limit, grid=grid, **rest)
         bound = bounds.evaluate(given.model, given.examples, run, condition=given.condition, **how)
     return dataclasses.replace(bound, overrides=(overrides or Overrides()).to_json())
+
+
+def _check_numbers(missing: str | None, what: str) -> None:
+    """Errors: UsageError for missing values with a model of symbols or latents."""
+    if missing is not None:
+        raise UsageError(
+            f"missing={missing!r} with a model of {what}",
+            "leave it out: it is of real numbers, where NaN is what was not observed",
+        )
 
 
 @shows_progress("solving")
@@ -160,6 +175,7 @@ def ode_likelihood(
     limit: int | None = None,
     condition: Condition | str | None = None,
     mask: Tensor | None = None,
+    missing: str | None = None,
     overrides: Overrides | None = None,
     trust_code: bool = False,
     seed: int = 0,
@@ -192,9 +208,9 @@ def ode_likelihood(
         one logarithm, −log (1/K) Σ_k p(x | z_k) p(z_k)/q(z_k | x): still a bound, biased upwards by about
         Var(weight)/2K; needs the exact trace.
 
-    model, data, grid, per_example, limit, condition, mask, overrides, trust_code, seed, batch_size, device, precision
-    (no bf16), progress, state and workers are as of `evaluate`. After an interrupt the result is that of the examples
-    finished.
+    model, data, grid, per_example, limit, condition, mask, missing, overrides, trust_code, seed, batch_size, device,
+    precision (no bf16), progress, state and workers are as of `evaluate`. After an interrupt the result is that of the
+    examples finished.
 
     Errors: ShapeError, DomainError, UsageError, UnknownNameError, NumericalError, Interrupted.
     Source: Song et al. 2021, eq. 39; Burda et al. 2016, eq. 8.
@@ -208,7 +224,15 @@ def ode_likelihood(
     True
     """
     given = Inputs.of(
-        model, data, limit=limit, condition=condition, overrides=overrides, trust_code=trust_code, grid=grid, mask=mask
+        model,
+        data,
+        limit=limit,
+        condition=condition,
+        overrides=overrides,
+        trust_code=trust_code,
+        grid=grid,
+        mask=mask,
+        missing=missing,
     )
     how = Settings.parse(
         given.model,

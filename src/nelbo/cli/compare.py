@@ -27,6 +27,7 @@ def compare(
     running: options.Running,
     as_json: options.Json = False,
     condition: options.Condition = None,
+    missing: options.Missing = None,
     trust_code: options.TrustCode = False,
     choices: options.Choices,
 ) -> None:
@@ -51,6 +52,7 @@ def compare(
                 any_cost=any_cost,
                 limit=limit,
                 condition=condition,
+                missing=missing,
                 overrides=choices.overrides(),
                 trust_code=trust_code,
                 progress=progress,

@@ -37,6 +37,7 @@ def evaluate(
     condition: options.Condition = None,
     prompt: options.Prompt = None,
     mask: options.Mask = None,
+    missing: options.Missing = None,
     corpus: options.Corpus = None,
     surprisal: Annotated[
         Path | None,
@@ -78,6 +79,7 @@ def evaluate(
                 limit=limit,
                 condition=condition,
                 prompt=given,
+                missing=missing,
                 corpus=corpus,
                 overrides=choices.overrides(),
                 trust_code=trust_code,

@@ -52,6 +52,7 @@ def ode(
     files: options.Files,
     as_json: options.Json = False,
     condition: options.Condition = None,
+    missing: options.Missing = None,
     trust_code: options.TrustCode = False,
     choices: options.Choices,
 ) -> None:
@@ -79,6 +80,7 @@ def ode(
                 per_example=files.per_example is not None,
                 limit=limit,
                 condition=condition,
+                missing=missing,
                 overrides=choices.overrides(),
                 trust_code=trust_code,
                 precision=precision,

@@ -57,6 +57,12 @@ Mask = Annotated[
         help="The array of the npz file that says what is there of padded examples: bools or lengths.",
     ),
 ]
+Missing = Annotated[
+    str | None,
+    typer.Option(
+        "--missing", metavar="marginal", help="Score what is not NaN; FILE.csv#empty=nan has empty fields so."
+    ),
+]
 Corpus = Annotated[
     str | None,
     typer.Option(

@@ -14,7 +14,7 @@ from nelbo.data.places import Place
 from nelbo.errors import DataError, UnknownNameError
 from nelbo.model.examples import Examples
 
-OPTIONS = ("header", "index", "labels")
+OPTIONS = ("header", "index", "labels", "empty")
 COUNTED = 8
 """Lines from which on a first column without a name that counts them is taken for row numbers, perhaps."""
 _MISSING = ("?", "-", "--", ".", "na", "n/a", "#n/a", "nan", "null", "none", "missing")
@@ -29,11 +29,14 @@ def read_csv(place: Place, limit: int | None = None) -> Examples:
 
     A column named as in `columns.LABELS`, in any case, holds labels: whole numbers, or names of classes. Options behind
     the path decide what the file leaves open: `#header=yes` or `no`; `#index=yes` (the column without a name, or else
-    the first, numbers the rows and is no data) or `no`; `#labels=NAME` or `none`. limit: only so many examples.
+    the first, numbers the rows and is no data) or `no`; `#labels=NAME` or `none`; `#empty=nan` reads fields that are
+    empty, or say that nothing is there, as NaN. limit: only so many examples.
     Errors: DataError for a missing or unreadable file, lines of unequal length, fields that are not numbers, and a
     table whose first line, unnamed column or column y can be read in two ways, with the option to write.
     """
     path, options = str(place.path), place.checked(OPTIONS)
+    if options.get("empty") not in (None, "nan"):
+        raise UnknownNameError.of("value of #empty", options["empty"], ("nan",))
     for name in ("header", "index"):
         if options.get(name) not in (None, "yes", "no"):
             raise UnknownNameError.of(f"value of #{name}", options[name], ("yes", "no"))
@@ -65,6 +68,9 @@ def read_csv(place: Place, limit: int | None = None) -> Examples:
     rows = np.empty((len(lines), len(kept)))
     for row, (number, fields) in enumerate(lines):
         for place_in_row, column in enumerate(kept):
+            if "empty" in options and fields[column].strip().lower() in ("", *_MISSING):
+                rows[row, place_in_row] = math.nan
+                continue
             if classes.NUMBER.fullmatch(fields[column]) is None or math.isinf(float(fields[column])):
                 called = f" ({names[column]})" if names else ""
                 raise DataError(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from nelbo.arguments import numbers
-from nelbo.errors import ShapeError, UsageError
+from nelbo.errors import ShapeError, UnknownNameError, UsageError
 from nelbo.typing import Json
 
 REPRESENTATIVE = 8
@@ -132,6 +132,18 @@ class Examples:
             raise ShapeError(
                 f"a mask of shape {tuple(there.shape)} for data of shape {whole}", f"give {positions} or {whole}"
             )
+        return replace(self, mask=there)
+
+    def observed(self, missing: str | None) -> Examples:
+        """With NaN as what is not there, where missing is "marginal"; as they are where it is None. Errors:
+        UnknownNameError."""
+        if missing is None:
+            return self
+        if missing != "marginal":
+            raise UnknownNameError.of("way with missing values", missing, ("marginal",))
+        there = ~torch.isnan(torch.as_tensor(self.data))
+        if self.mask is not None:
+            there &= self.mask.reshape(*self.mask.shape, *(1,) * (there.ndim - self.mask.ndim))
         return replace(self, mask=there)
 
     @property

@@ -21,8 +21,9 @@ from nelbo.bound.gaussian_chain import GaussianChain, Noised
 from nelbo.bound.problem import Draws
 from nelbo.bound.ragged.elements import over, summed
 from nelbo.errors import UsageError
-from nelbo.model.decoder import Categorical, ContinuousGaussian, DiscretizedGaussian, NetworkCategorical
+from nelbo.model.decoder import Categorical, ContinuousGaussian, Decoder, DiscretizedGaussian, NetworkCategorical
 from nelbo.model.diffusion import DiffusionModel
+from nelbo.model.domain import DataDomain
 from nelbo.model.latent.likelihood import ScaledDecoder
 from nelbo.model.prior import GaussianPrior
 from nelbo.model.reverse import Beta, BetaTilde, Clip, LearnedLog, LearnedRange, VarianceTable
@@ -54,7 +55,6 @@ def check(model: DiffusionModel) -> None:
         f"the variance {model.reverse.variance.kind!r}": not isinstance(model.reverse.variance, ALONE),
         f"the prior {model.prior.kind!r}": not isinstance(model.prior, GaussianPrior),
         f"the clipping {'' if clip is None else clip.kind!r}": not (clip is None or isinstance(clip, Clip)),
-        "a domain with a mean and scale of its own": model.domain.scale is not None,
     }
     for what, wrong in misfit.items():
         if wrong:
@@ -68,13 +68,21 @@ def first_level(
     model: DiffusionModel, data: Tensor, z: Tensor, at: Levels, prediction: Prediction | None, there: Tensor
 ) -> Tensor:
     """−log p(x | z_1) of what is there (b, *shape), (b,), of codes or values `data`."""
-    number = replace(model.domain, shape=(1,))
+    domain = model.domain
+    number = replace(domain, shape=(1,), mean=None, scale=None)
+    target = data.long() if domain.discrete else domain.values(data)
+    nats = over(there, partial(_nll, model.decoder, number), target, z, at, prediction)
+    if domain.scale is None:
+        return nats
+    # the decoder's density is that of standardised data
+    volume = domain.scale.to(device=data.device, dtype=torch.float64).log().expand(there.shape)
+    return nats + over(there, lambda rows: rows[:, 0], volume)
 
-    def nll(codes: Tensor, z: Tensor, at: Levels, prediction: Prediction | None) -> Tensor:
-        target = codes.long() if number.discrete else number.values(codes)
-        return model.decoder.nll(target, z, at, prediction, number)
 
-    return over(there, nll, data, z, at, prediction)
+def _nll(
+    decoder: Decoder, number: DataDomain, target: Tensor, z: Tensor, at: Levels, prediction: Prediction | None
+) -> Tensor:
+    return decoder.nll(target, z, at, prediction, number)
 
 
 class Elements(NamedTuple):

@@ -68,5 +68,6 @@ def check_padding(chain: RaggedChain, runner: Runner) -> None:
             "the network's answer for what is there depends on what the padding holds: it changes by "
             f"{apart / size:.2g} of its predictions' size",
             f"mask its sums and its attention; it is given the mask as {' or '.join(THERE)} (True: there) or "
-            f"{' or '.join(NOT_THERE)} (True: padding), where its signature has one of these names",
+            f"{' or '.join(NOT_THERE)} (True: padding), where its signature has one of these names. A network that "
+            "sees all columns of a table and is told of no mask gives no marginal of some of them",
         )
