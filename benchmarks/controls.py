@@ -41,7 +41,6 @@ from nelbo.bound.gaussian_controls import Controls
 from nelbo.bound.prepare import prepare
 from nelbo.bound.problem import Draws
 from nelbo.bound.surrogate import GaussianSurrogate
-from nelbo.data import read
 from nelbo.process import forward
 from nelbo.process.levels import column
 
@@ -50,21 +49,10 @@ LEARNT = 48
 SIGNS = torch.tensor([1.0, -1.0, 1.0, -1.0])
 
 
-def cases(names: list[str], runs: Path, images: int) -> list[tuple[ModelCase, dict[str, Tensor] | None]]:
-    """The models of limit.py by name, or MODEL:DATA[:CONDITION], the labels of DATA being the network's CONDITION."""
-    found: list[tuple[ModelCase, dict[str, Tensor] | None]] = []
-    for name in names:
-        if ":" in name:
-            model, data, *rest = name.split(":")
-            source, loaded = read(data), nelbo.load(model)
-            codes = source.data[:images].reshape(-1, *loaded.domain.shape)
-            condition = {rest[0]: source.labels[:images]} if rest else None
-            found.append((ModelCase(name, loaded, codes), condition))
-        elif name == "gaussian":
-            found.append((limit.gaussian(images), None))
-        else:
-            found += [(case, None) for case in evaluation_cost.cases([name], runs, images, False)]
-    return found
+def cases(names: list[str], runs: Path) -> list[ModelCase]:
+    """The models of limit.py, by name or as MODEL:DATA[:CONDITION]."""
+    found = [limit.gaussian(1000) for name in names if name == "gaussian"]
+    return found + evaluation_cost.cases(names, runs, 1000, False)
 
 
 class Level:
@@ -208,8 +196,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", NelboWarning)
-    for case, condition in cases(options.models, options.runs, 1000):
-        one = prepare(case.model, case.images, condition=condition)
+    for case in cases(options.models, options.runs):
+        one = prepare(case.model, case.images, condition=case.condition)
         problem, M, N = one.chain, len(one.chain.cells), min(options.images, len(case.images))
         cells = sorted({round(v) for v in np.geomspace(1, M, options.points)})
         with problem.model.denoiser.inference(), torch.no_grad():

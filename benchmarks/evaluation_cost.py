@@ -4,9 +4,9 @@
 
 Four models: `cifar16`, nelbo's own U-Net (ε, T = 1000) that `nelbo.train` makes on 2×2-averaged CIFAR images;
 `foreign16` and `fashion`, a foreign ε-network brought through `from_callable`, on the same images and on
-Fashion-MNIST; `digits`, the demo's, D = 64. Trained once and kept under runs/. The loop's own standard error comes from
-two draws at every level of some images. Every figure counts the pilot. "predicted" is the standard error that runs
-report, "observed" the spread of their values.
+Fashion-MNIST; `digits`, the demo's, D = 64; and any folder as MODEL:DATA[:CONDITION]. Trained once and kept under
+runs/. The loop's own standard error comes from two draws at every level of some images. Every figure counts the pilot.
+"predicted" is the standard error that runs report, "observed" the spread of their values.
 """
 
 from __future__ import annotations
@@ -47,11 +47,17 @@ class ModelCase:
     name: str
     model: nelbo.DiffusionModel
     images: torch.Tensor
+    condition: dict[str, torch.Tensor] | None = None
+
+    def condition_of(self, rows: torch.Tensor) -> dict[str, torch.Tensor] | None:
+        """The condition of the images `rows`."""
+        return self.condition and {name: values[rows] for name, values in self.condition.items()}
 
 
 def cases(only: list[str], runs: Path, images: int, quick: bool) -> list[ModelCase]:
-    """The models asked for, trained where they are not there yet."""
-    found = []
+    """The models asked for, trained where they are not there yet; or those of folders, by MODEL:DATA[:CONDITION] with
+    the labels of DATA as the network's CONDITION."""
+    found = [_of_folder(name, images) for name in only if ":" in name]
     if "cifar16" in only or "foreign16" in only:
         codes = np.load(SHARED / "data/cifar10_first4000/images.npz")["images_nchw"].astype(float)
         small = torch.from_numpy(codes.reshape(4000, 3, 16, 2, 16, 2).mean((3, 5)).round().astype(np.uint8))
@@ -77,6 +83,15 @@ def cases(only: list[str], runs: Path, images: int, quick: bool) -> list[ModelCa
     return found
 
 
+def _of_folder(name: str, images: int) -> ModelCase:
+    """See `cases`."""
+    folder, data, *keyword = name.split(":")
+    source, model = read(data), nelbo.load(folder)
+    codes = source.data[:images].reshape(-1, *model.domain.shape)
+    condition = {keyword[0]: source.labels[:images]} if keyword and source.labels is not None else None
+    return ModelCase(f"{Path(folder).name} on {Path(data).name}", model, codes, condition)
+
+
 @dataclass
 class Loop:
     """The full loop: one noise at every level. Standard errors in bits/dim, of the mean and of one example."""
@@ -92,7 +107,7 @@ def full_loop(case: ModelCase, subset: int, every: int) -> Loop:
     levels = len(model.levels())
     keep = sorted({*range(min(50, levels)), *range(0, levels, every), levels - 1})
     rows = torch.linspace(0, N - 1, min(subset, N)).long()
-    one = prepare(model, case.images[rows], Run(seed=7))
+    one = prepare(model, case.images[rows], Run(seed=7), condition=case.condition_of(rows))
     examples = torch.arange(len(rows)).repeat(2)
     numbers = torch.arange(2).repeat_interleave(len(rows))
 
@@ -129,7 +144,9 @@ def protocols(loop: Loop, scale: int) -> list[tuple[str, Estimator]]:
 
 def measure(case: ModelCase, estimator: Estimator, reps: int) -> tuple[float, float, float, float, str]:
     """Mean evaluations, mean reported standard error, observed spread, pilot evaluations, what was picked."""
-    bounds = [evaluate(case.model, case.images, estimator=estimator, seed=s) for s in range(reps)]
+    bounds = [
+        evaluate(case.model, case.images, estimator=estimator, condition=case.condition, seed=s) for s in range(reps)
+    ]
     pilot = bounds[0].estimator.get("pilot", {}).get("evaluations", 0)
     values = [b.bits_per_dim for b in bounds]
     return (
@@ -141,7 +158,7 @@ def measure(case: ModelCase, estimator: Estimator, reps: int) -> tuple[float, fl
     )
 
 
-def report(case: ModelCase, reps: int, subset: int, every: int, scale: int, ours: bool) -> None:
+def report(case: ModelCase, reps: int, subset: int, every: int, scale: int, ours: bool, times: bool) -> None:
     """The table of one model."""
     N = len(case.images)
     loop = full_loop(case, subset, every)
@@ -161,14 +178,15 @@ def report(case: ModelCase, reps: int, subset: int, every: int, scale: int, ours
         label = f"{name} ({picked})" if picked else name
         print(f"| {label} | {nfe / N:.2f} | {se:.5f} | {sd:.5f} | {' | '.join(cells)} |", flush=True)
     per_example(case, loop)
-    wall_time(case)
+    if times:
+        wall_time(case)
 
 
 def per_example(case: ModelCase, loop: Loop) -> None:
     """Evaluations an image at the loop's precision for one image."""
     for strata in (1, 2, 3, 4, 6, 8, 12, 16):
         estimator = Adaptive(design="per_example", strata=strata)
-        bound = evaluate(case.model, case.images, estimator=estimator, per_example=True)
+        bound = evaluate(case.model, case.images, estimator=estimator, condition=case.condition, per_example=True)
         rows = bound.per_example
         assert rows is not None
         one = float(rows.standard_error.square().mean().sqrt()) / bound.dimensions / math.log(2)
@@ -190,11 +208,12 @@ def wall_time(case: ModelCase) -> None:
     with model.denoiser.inference(), torch.no_grad():
         for _ in range(3):
             started = time.process_time()
-            nfe = evaluate(model, case.images, estimator=estimator, batch_size=size).nfe_total
+            options = {"condition": case.condition, "batch_size": size}
+            nfe = evaluate(model, case.images, estimator=estimator, **options).nfe_total
             ours = time.process_time() - started
             started = time.process_time()
             for _ in range(round(nfe / size)):
-                model.denoiser(z, t)
+                model.denoiser(z, t, case.condition_of(torch.zeros(size).long()) or {})
             bare = time.process_time() - started
             ratios.append(ours / bare)
         started = time.process_time()
@@ -213,6 +232,7 @@ def main() -> None:
     parser.add_argument("--reps", type=int, default=10)
     parser.add_argument("--ours", action="store_true", help="without the protocols of others")
     parser.add_argument("--images", type=int, default=1000)
+    parser.add_argument("--no-times", action="store_true", help="without the processor time beside the bare network")
     parser.add_argument("--only", nargs="*", default=["cifar16", "foreign16", "fashion", "digits"])
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--subset", type=int, default=96, help="images for the loop's own standard error")
@@ -225,7 +245,7 @@ def main() -> None:
     print(f"nelbo {nelbo.__version__}, torch {torch.__version__}, one thread, {options.reps} repetitions")
     for case in cases(options.only, options.runs, options.images, options.quick):
         scale = 1 if options.quick else options.scale
-        report(case, options.reps, options.subset, options.every, scale, options.ours)
+        report(case, options.reps, options.subset, options.every, scale, options.ours, not options.no_times)
 
 
 if __name__ == "__main__":

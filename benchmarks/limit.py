@@ -1,6 +1,7 @@
 """The least that an estimate of the bound can cost, with what nelbo has, beside what it spends.
 
-    .venv/bin/python benchmarks/limit.py [--models gaussian digits cifar16] [--tolerance 0.01] [--seeds 20] [--quick]
+    .venv/bin/python benchmarks/limit.py [--models gaussian digits cifar16] [--chains full continuous tightened]
+        [--tolerance 0.01] [--seeds 20] [--per-example] [--against FOLDER] [--quick]
 
 With s_j the standard deviation of a draw at level j, n draws that are allotted as s_j (Neyman) leave the mean over N
 examples a standard error (Σ_j s_j)/√n, so that no fewer than
@@ -13,6 +14,10 @@ is drawn as often, altogether (per example). The first table shows what each ing
 example. No pilot and no rounding is in it. The second shows what the designs spend: all, the pilot, the share of the
 draws after it that were more than the tolerance asks; and the observed spread of the values.
 
+--chains: the model's own chain, the continuous bound, and its chain of 25 steps tightened on half of the images and
+scored on the others. --per-example: what every example takes for an error bar of its own, and n* for the same error.
+--against: `compare` with another model; a draw of the difference asks both networks, and counts as two evaluations.
+
 Models: `gaussian`, the exact ε-network of a Gaussian law fitted to 1,400 digits, scored on the other 397, T = 1000;
 the others are those of evaluation_cost.py, trained once and kept under --runs.
 """
@@ -23,7 +28,7 @@ import argparse
 import math
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import evaluation_cost
@@ -75,8 +80,9 @@ class Spread:
         return float(len(s) * (s**2).sum() if uniform else s.sum() ** 2) / target**2
 
 
-def spreads(problem: Problem, runner: Runner, points: int, draws: int) -> Spread:
-    """Measured at `points` levels of every example, `draws` times, and interpolated between them."""
+def spreads(problem: Problem, runner: Runner, points: int, draws: int, other: Problem | None = None) -> Spread:
+    """Measured at `points` levels of every example, `draws` times, and interpolated between them; of the difference
+    from the terms of `other` at the same noise."""
     N, M = problem.examples, len(problem.cells)
     controls = problem.fit_controls(torch.arange(N), runner.workers)
     examples, numbers = torch.arange(N).repeat(draws), torch.arange(draws).repeat_interleave(N)
@@ -85,18 +91,23 @@ def spreads(problem: Problem, runner: Runner, points: int, draws: int) -> Spread
     near = near_of(problem.cells, expected.shape[1]).double()
     cells = sorted({round(v) for v in np.geomspace(1, M, points)})
     rows = []
+
+    def columns(some: Draws) -> Tensor:
+        found = runner.columns(problem, some, controls)
+        if other is not None:
+            found[:, 0] -= runner.nats(other, some)
+        return found.reshape(draws, N, -1)
+
     for cell in cells:
         at = torch.full_like(examples, cell - 1)
         some = Draws(examples, at + 1, numbers, at, torch.full((len(at),), 0.5))
-        rows.append(
-            at_level(runner.columns(problem, some, controls).reshape(draws, N, -1), F, expected @ near[cell - 1])
-        )
+        rows.append(at_level(columns(some), F, expected @ near[cell - 1]))
     of = {
         name: np.exp(np.interp(np.log(np.arange(1, M + 1)), np.log(cells), [math.log(row[name]) for row in rows]))
         for name in rows[0]
     }
     if problem.first_cost:
-        first = runner.columns(problem, Draws.first_level(examples, numbers), controls).reshape(draws, N, -1)
+        first = columns(Draws.first_level(examples, numbers))
         of = {name: np.concatenate([[s], of[name]]) for name, s in at_level(first, F, expected[:, 0]).items()}
     return Spread(of)
 
@@ -145,21 +156,71 @@ ROWS = [
     ("every example as often, no control", "no control", False),
     ("+ first control alone (the surrogate's)", "control 0", False),
     ("+ second control alone (‖ε‖²)", "control 1", False),
+    ("+ third control alone (of images: the local surrogate's)", "control 2", False),
     ("+ controls: **n\\***", "controls", False),
 ]
 
 
-def table(case: ModelCase, tolerance: float, points: int, draws: int) -> float:
-    """Print what the ingredients take away, and give n* an example."""
-    one = prepare(case.model, case.images)
-    with one.chain.model.denoiser.inference():
-        spread = spreads(one.chain, one.runner, points, draws)
-    target = tolerance * one.chain.dimensions * math.log(2)
+def table(spread: Spread, target: float, images: int) -> float:
+    """Print what the ingredients take away for a standard error of `target` nats, and give n* an example."""
     print("| estimate, best coefficients and no pilot | evaluations an example |\n|-|-|")
     for label, name, uniform in ROWS:
         if name in spread.of:
-            print(f"| {label} | {spread.evaluations(name, target, uniform=uniform) / len(case.images):.3g} |")
-    return spread.evaluations("controls", target) / len(case.images)
+            print(f"| {label} | {spread.evaluations(name, target, uniform=uniform) / images:.3g} |")
+    return spread.evaluations("controls", target) / images
+
+
+def measured(case: ModelCase, points: int, draws: int, against: nelbo.DiffusionModel | None = None) -> Spread:
+    """The spreads of a model, or of its difference from another."""
+    one = prepare(case.model, case.images, condition=case.condition)
+    other = against and prepare(against, case.images, condition=case.condition, runner=one.runner).chain
+    with one.chain.model.denoiser.inference():
+        return spreads(one.chain, one.runner, points, draws, other)
+
+
+def on_chain(case: ModelCase, chain: str) -> ModelCase:
+    """On the model's own chain, the continuous one, or the tightened one of 25 steps; the last with the half of the
+    images that it was not fitted to."""
+    if chain == "full":
+        return case
+    if chain == "continuous":
+        return replace(case, name=f"{case.name}, continuous", model=case.model.with_grid(nelbo.grids.continuous()))
+    half = len(case.images) // 2
+    rows = torch.arange(half, len(case.images))
+    model, _ = nelbo.tighten(case.model, case.images[:half], 25, condition=case.condition_of(torch.arange(half)))
+    assert isinstance(model, nelbo.DiffusionModel)
+    return ModelCase(f"{case.name}, 25 steps, tightened", model, case.images[rows], case.condition_of(rows))
+
+
+def of_every_example(case: ModelCase, spread: Spread) -> None:
+    """Print what per-example mode spends for an error bar of one example, beside n* for that error."""
+    print("\n| strata | evaluations an example | SE of one, bits/dim | n\\* for it | ratio |\n|-|-|-|-|-|")
+    for strata in (1, 2, 3, 4, 6, 8, 16):
+        estimator = Adaptive(design="per_example", strata=strata)
+        bound = evaluate(case.model, case.images, estimator=estimator, condition=case.condition, per_example=True)
+        assert bound.per_example is not None
+        error = float(bound.per_example.standard_error.square().mean().sqrt())
+        spent, least = bound.nfe_per_example, spread.evaluations("controls", error)
+        one = error / bound.dimensions / math.log(2)
+        print(f"| {strata} | {spent:.2f} | {one:.4f} | {least:.2f} | {spent / least:.1f} |", flush=True)
+
+
+def compared(case: ModelCase, against: Path, tolerance: float, seeds: int, points: int, draws: int) -> None:
+    """Print what a comparison spends, beside n* of the difference."""
+    other = nelbo.load(against)
+    spread, options = measured(case, points, draws, other), {"condition": case.condition, "any_cost": True}
+    found = [
+        nelbo.compare(case.model, other, case.images, tolerance=tolerance, seed=s, **options) for s in range(seeds)
+    ]
+    N, target = len(case.images), tolerance * case.model.domain.dimensions * math.log(2)
+    pooled, least = (2 * spread.evaluations(name, target) / N for name in ("between, regressed", "controls"))
+    nfe, error = (
+        float(np.mean(v)) for v in zip(*((c.nfe_total, c.standard_error.estimator) for c in found), strict=True)
+    )
+    values = np.std([c.difference for c in found], ddof=1)
+    print(f"\nCompared with {against}: SE {tolerance} of the difference takes n* = {least:.3g} evaluations an example")
+    print(f"of both models together, of random examples {pooled:.3g}; `compare` spends {nfe / N:.2f} and comes to")
+    print(f"{error:.5f} (SD of values {values:.5f}).")
 
 
 def spent(case: ModelCase, tolerance: float, seeds: int, least: float, designs: list[str]) -> None:
@@ -172,7 +233,10 @@ def spent(case: ModelCase, tolerance: float, seeds: int, least: float, designs: 
     for design in designs:
         began = time.process_time()
         estimator = Adaptive(tolerance, design=design, any_cost=True)
-        bounds = [evaluate(case.model, case.images, estimator=estimator, seed=s) for s in range(seeds)]
+        bounds = [
+            evaluate(case.model, case.images, estimator=estimator, condition=case.condition, seed=s)
+            for s in range(seeds)
+        ]
         took = (time.process_time() - began) / sum(b.nfe_total for b in bounds)
         pilot = float(np.mean([b.estimator["pilot"]["evaluations"] for b in bounds]))
         nfe = float(np.mean([b.nfe_total for b in bounds]))
@@ -193,6 +257,9 @@ def main() -> None:
     """Print both tables of every model."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--models", nargs="+", default=["gaussian", "digits", "cifar16"])
+    parser.add_argument("--chains", nargs="*", default=["full"], choices=["full", "continuous", "tightened"])
+    parser.add_argument("--per-example", action="store_true", help="what every example takes for its own error bar")
+    parser.add_argument("--against", type=Path, help="folder of another model of the same data, to compare with")
     parser.add_argument("--tolerance", type=float, nargs="+", default=[0.01])
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--designs", nargs="*", default=["auto", "pooled", "per_example"])
@@ -206,11 +273,19 @@ def main() -> None:
     warnings.simplefilter("ignore", NelboWarning)
     for name in options.models:
         found = [gaussian(options.images)] if name == "gaussian" else []
-        for case in found or evaluation_cost.cases([name], options.runs, options.images, options.quick):
-            for tolerance in options.tolerance:
-                print(f"\n### {case.name}: N = {len(case.images)}, SE {tolerance} bits/dim\n")
-                least = table(case, tolerance, options.points, options.draws)
-                spent(case, tolerance, options.seeds, least, options.designs)
+        for own in found or evaluation_cost.cases([name], options.runs, options.images, options.quick):
+            for chain in options.chains:
+                case = on_chain(own, chain)
+                spread = measured(case, options.points, options.draws)
+                for tolerance in options.tolerance:
+                    print(f"\n### {case.name}: N = {len(case.images)}, SE {tolerance} bits/dim\n")
+                    target = tolerance * case.model.domain.dimensions * math.log(2)
+                    least = table(spread, target, len(case.images))
+                    spent(case, tolerance, options.seeds, least, options.designs)
+                if options.per_example:
+                    of_every_example(case, spread)
+            for tolerance in options.tolerance if options.against else []:
+                compared(own, options.against, tolerance, options.seeds, options.points, options.draws)
 
 
 if __name__ == "__main__":
