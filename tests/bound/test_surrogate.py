@@ -110,6 +110,10 @@ def check_local_surrogate() -> None:
 
 def test_the_surrogate_of_one_image_is_as_it_says():
     check_local_surrogate()
+    gray = LocalSurrogate.of(torch.zeros(64), (8, 8))
+    assert gray is not None
+    none = torch.zeros(0, 8, 8)  # of a worker without an example
+    assert gray.expected(none, torch.zeros(3)).shape == (0, 3) and gray.excess(none, none, torch.zeros(0)).shape == (0,)
     assert LocalSurrogate.of(torch.zeros(12), (12,)) is None
     assert LocalSurrogate.of(torch.zeros(20), (2, 10)) is None
 

@@ -67,7 +67,7 @@ class LocalSurrogate:
 
     def coefficients(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """d and v of x (B, *shape), each (B, D)."""
-        d = bands(x.reshape(len(x), -1, *x.shape[-2:]) - self.level.to(x))
+        d = bands(_with_channels(x) - self.level.to(x))
         return torch.cat([band.flatten(1) for band in d], 1), torch.cat([_variances(band) for band in d], 1)
 
     def expected(self, x: Tensor, logsnr: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ class LocalSurrogate:
         d, v = self.coefficients(x)
         if of is not None:
             d, v = d[of], v[of]
-        e = haar(eps.reshape(len(eps), -1, *eps.shape[-2:]))
+        e = haar(_with_channels(eps))
         snr = logsnr.to(d)[:, None].exp()
         p = v.mul_(snr).div_(v + 1)
         linear = (1 - p).mul_(d).mul_(2 * snr.sqrt())
@@ -101,6 +101,11 @@ def risk(square: Tensor, variances: Tensor, logsnr: Tensor) -> Tensor:
         # p² + rest² snr d² = 1 − 2 rest + rest² (1 + snr d²)
         columns.append((square * snr).add_(1).mul_(rest).sub_(2).mul_(rest).sum(1) + square.shape[1])
     return torch.stack(columns, 1)
+
+
+def _with_channels(x: Tensor) -> Tensor:
+    """x (B, *shape) as (B, C, H, W); B may be 0, the share of a worker that has no example."""
+    return x.reshape(len(x), x.shape[1:-2].numel(), *x.shape[-2:])
 
 
 def _variances(d: Tensor) -> Tensor:
