@@ -7,6 +7,7 @@ import functools
 from tests.bound import checks as bound
 from tests.bound import ddpm
 from tests.bound import test_checks as warned
+from tests.bound.ragged import test_sets as sets
 from tests.bound.test_cost import check_what_the_pilot_knows
 from tests.bound.test_per_example import test_draws_of_the_same_examples_are_averaged as drawn_again
 from tests.bound.test_surrogate import check_local_surrogate as local_surrogate
@@ -39,6 +40,8 @@ BREAKS = [
           continuous_codes),
     Break("the first step scores the state itself", "terms:reconstruction", call("nll").argument(0).becomes("z"),
           "chain-split-first", "vlb-sum-form"),
+    Break("bits/dim of sets are of twice their numbers", "Estimate.a_number", call("int").times(2),
+          sets.test_gaussians_of_every_length),
     Break("the prior term is dropped from the sum", "Estimate.of", operation("+")[0].keep_right(), ddpm.check_ddpm),
     Break("the prior term is scored at the first level", "GaussianChain.prior", subscript()[-1].to(":1"),
           unbiased_exhaustive),

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:the chain does not end at its pr
 TINY = {"steps": 2, "batch_size": 4, "net": {"width": 8, "blocks": 1, "embedding": 8}}
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_bound_of_what_is_there():
     """Over seeds its mean is the continuous bound: all nats over all numbers."""
     examples = sets.examples() * 32
@@ -52,6 +53,7 @@ def test_a_loss_without_padding_is_as_without_a_mask():
             assert torch.equal(a, b) and not torch.equal(a, full)
 
 
+@pytest.mark.slow
 def test_a_run_on_sets(tmp_path):
     """From a list and from a file, the same model; it is evaluated and sampled from its folder with masks."""
     examples = [x.float() for x in sets.examples([1 + i % 4 for i in range(12)])]

@@ -141,7 +141,10 @@ def test_codes_and_masks_of_images():
     assert torch.allclose(sum(h.per_example.nats for h in halves), same.per_example.nats, rtol=1e-9)
 
 
-@pytest.mark.parametrize("how", [{}, {"probes": 3}, {"dequantisation": "variational"}])
+@pytest.mark.parametrize(
+    "how",
+    [{}, *(pytest.param(how, marks=pytest.mark.slow) for how in ({"probes": 3}, {"dequantisation": "variational"}))],
+)
 def test_the_flow_of_every_length(how):
     """Exact Gaussians: the flow scales every number by √(v_L/v_1), and what is there alone counts."""
     sets, how = examples(), {"dequantisation": "none", "steps": 32, "precision": "float64", **how}
