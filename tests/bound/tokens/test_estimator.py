@@ -13,6 +13,7 @@ import torch
 import nelbo
 from nelbo.bound.checks import NelboWarning
 from nelbo.bound.estimators import Exhaustive
+from nelbo.bound.tokens import controls
 from nelbo.errors import DomainError, ShapeError, UsageError
 from nelbo.model.tokens.reverse import TokenReverse
 from tests.bound.tokens import oracles
@@ -43,6 +44,13 @@ def test_a_corpus_changes_no_value():
         data = nelbo.exact.CategoricalData(torch.full((4, 17), 1 / 17))
         images = data.model(nelbo.schedules.logsnr_linear(8.0, -8.0), nelbo.grids.continuous())
         nelbo.evaluate(images, data.sample(4), corpus=X)
+
+
+def test_costs_that_are_kept_change_nothing(monkeypatch):
+    """Of few data what n-grams say is computed once, and of many again for every draw."""
+    kept = nelbo.evaluate(MODEL, X[:80], tolerance=0.05, seed=2)
+    monkeypatch.setattr(controls, "KNOWN", 0)
+    assert nelbo.evaluate(MODEL, X[:80], tolerance=0.05, seed=2).bits_per_dim == kept.bits_per_dim
 
 
 def test_draws_that_agree_by_chance():
