@@ -21,6 +21,7 @@ from nelbo.training.criterion import Criterion, make_criterion
 from nelbo.training.tokens.objective import TokenBound
 from nelbo.typing import Json
 from tests.codec.tokens.test_sequences import MODELS
+from tests.expected import seen
 from tests.model.tokens import checks
 from tests.training.cases import log_of
 
@@ -165,6 +166,7 @@ def test_a_text(tmp_path):
     assert nelbo.evaluate(tmp_path / "run", f"{other}#alphabet={tmp_path / 'a.txt'}", tolerance=0.5).nfe_total > 0
 
 
+@seen
 @pytest.mark.slow
 def test_classes(tmp_path):
     """A network that is told the class of a sequence learns what differs."""
