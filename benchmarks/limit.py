@@ -184,7 +184,10 @@ def on_chain(case: ModelCase, chain: str) -> ModelCase:
     if chain == "full":
         return case
     if chain == "continuous":
-        return replace(case, name=f"{case.name}, continuous", model=case.model.with_grid(nelbo.grids.continuous()))
+        own = case.model.schedule
+        schedule = getattr(own, "interpolated", lambda: own)()  # of a table of levels
+        model = replace(case.model, schedule=schedule, grid=nelbo.grids.continuous())
+        return replace(case, name=f"{case.name}, continuous", model=model)
     half = len(case.images) // 2
     rows = torch.arange(half, len(case.images))
     model, _ = nelbo.tighten(case.model, case.images[:half], 25, condition=case.condition_of(torch.arange(half)))
