@@ -116,6 +116,23 @@ def test_the_level_of_a_model_whose_conditions_are_equal_in_law():
     assert 0.8 < float(z.square().mean()) < 1.4
 
 
+@pytest.mark.slow
+def test_the_level_where_some_examples_are_ties_and_others_are_not():
+    """The pilot sees few ties, and what it expects of them follows from differences that are larger: two classes are
+    mirror images, of which 30 % of the examples say nothing, and three others are near them."""
+    far = [([1.0, 1.0], [0.3, 0.3]), ([-1.0, -1.0], [0.2, 0.5]), ([1.0, -1.0], [0.5, 0.2])]
+    laws = swapped() + [nelbo.exact.GaussianData(m, torch.diag(torch.tensor(v).double())) for m, v in far]
+    tied = torch.tensor([[0.3, 0.3]], dtype=torch.float64).expand(300, -1)
+    x = torch.cat([tied, *(law.sample(140, seed=k) for k, law in enumerate(laws))])
+    model = model_of(laws).with_grid(nelbo.grids.continuous())
+    gone = torch.zeros(2, dtype=torch.float64)
+    for seed in range(2):
+        with pytest.warns(UserWarning, match="are not decided"):
+            found = nelbo.contrast(model, x, "y", range(5), confidence=0.9, max_nfe=len(x) * 200, seed=seed)
+        gone += (~found.left[:300, :2]).double().mean(0) / 2
+    assert float(gone.max()) < 0.1 + 3 * math.sqrt(0.1 * 0.9 / 600)
+
+
 def test_what_is_eliminated_keeps_its_difference():
     generator = torch.Generator().manual_seed(1)
     race = Race(EVEN, 4, Goal(0.9), SPREAD)
