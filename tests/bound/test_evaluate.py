@@ -32,7 +32,8 @@ CODES = torch.from_numpy(np.random.default_rng(0).integers(0, 16, (20, 3)))
 
 @pytest.fixture(scope="module")
 def bound() -> Bound:
-    return evaluate(network_model(), Examples(CODES, "mine"), precision="float64", per_example=True, seed=7)
+    how = {"estimator": "exhaustive", "precision": "float64", "seed": 7}
+    return evaluate(network_model(), Examples(CODES, "mine"), per_example=True, **how)
 
 
 def test_the_schema_of_the_contract(bound):
@@ -83,7 +84,7 @@ def test_per_example(bound):
     checks.close(
         math.sqrt(float(per.standard_error.square().sum())) / 20 / (3 * math.log(2)), bound.standard_error.estimator
     )
-    without = evaluate(network_model(), CODES, precision="float64", seed=7)
+    without = evaluate(network_model(), CODES, estimator="exhaustive", precision="float64", seed=7)
     assert without.per_example is None and without.to_dict()["nats_per_example"] is None
     assert without.bits_per_dim == bound.bits_per_dim
 
@@ -150,7 +151,7 @@ def test_precision_changes_little_and_is_said():
 
 def test_another_grid_is_recorded():
     model = network_model()
-    found = evaluate(model, CODES, grid=grid.even(3))
+    found = evaluate(model, CODES, grid=grid.even(3), estimator="exhaustive")
     assert found.to_dict()["grid"]["steps"] == 3 and found.nfe_per_example == 6.25 and model.steps == 6
     assert found.model["fingerprint"] != evaluate(model, CODES).model["fingerprint"]
     continuous = evaluate(model, CODES, grid=grid.continuous(), estimator=Stratified(8))

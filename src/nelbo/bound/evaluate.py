@@ -13,6 +13,7 @@ from nelbo.bound.estimate import Estimate
 from nelbo.bound.estimators import Estimator, Exhaustive, Stratified
 from nelbo.bound.gaussian_chain import GaussianChain
 from nelbo.bound.planned.adaptive import Adaptive
+from nelbo.bound.planned.passes import Passes
 from nelbo.bound.planned.pilot import EXAMPLES, NODES
 from nelbo.bound.prepare import PRECISIONS, Prepared, prepare
 from nelbo.bound.problem import Problem
@@ -178,8 +179,8 @@ def choose(
     per_example: bool = False,
     any_cost: bool = False,
 ) -> Estimator:
-    """The estimator of that name, or what `auto` picks: every level twice where the whole of that costs no more than
-    a pilot would and two draws are never alike, else `Adaptive` to the tolerance.
+    """The estimator of that name, or what `auto` picks: `Passes` over all levels where two cost no more than a pilot
+    would and two draws are never alike, else `Adaptive`; both to the tolerance.
 
     Errors: UnknownNameError listing the names."""
     if isinstance(estimator, Estimator):
@@ -188,10 +189,10 @@ def choose(
     design = name if name in ("pooled", "per_example") else "per_example" if per_example else "auto"
     adaptive = Adaptive(parse(tolerance), max_nfe, design, any_cost=any_cost)
     if name == "auto":
-        every = Exhaustive()
         pilot = EXAMPLES * (NODES + 2)
-        if problem.steps is not None and not problem.alike and every.cost(problem) <= min(pilot, max_nfe or pilot):
-            return every
+        twice = Exhaustive().cost(problem)
+        if problem.steps is not None and not problem.alike and twice <= min(pilot, max_nfe or pilot):
+            return Passes(adaptive)
         return adaptive
     if name == design:
         return adaptive

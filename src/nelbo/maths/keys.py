@@ -55,8 +55,8 @@ class Purpose(enum.Enum):
     # the estimators of the bound
     TERM_NOISE = Keys("evaluate", Stream.FORWARD, _CHAIN, _ESTIMATE)
     """ε of the terms: level 0 for the reconstruction, above it that of the estimator (a cell, a stratum)."""
-    PILOT_NOISE = Keys("pilot", Stream.FORWARD, _CHAIN, range(1 << 31, (1 << 31) + 2))
-    """ε of the pilot, which the estimate does not see."""
+    PILOT_NOISE = Keys("pilot", Stream.FORWARD, _CHAIN, range(1 << 31, (1 << 31) + (1 << 30)))
+    """ε of the pilot, which the estimate does not see; two draws for every time that it takes an example."""
     PILOT_EXAMPLES = Keys("pilot", Stream.SELECT, draws=_only(1), examples=_ZERO)
     """Which examples the pilot evaluates."""
     SURROGATE_BASIS = Keys("pilot", Stream.PROBE)

@@ -67,7 +67,7 @@ def test_draws_that_agree_by_chance():
             nelbo.evaluate(data.model(), x, seed=0, **few)
     one = dataclasses.replace(data.model(), reverse=TokenReverse(block=1))  # nothing is random
     bound = nelbo.evaluate(one, x)
-    assert (bound.estimator["draws"], bound.standard_error.estimator) == (2, 0)
+    assert bound.estimator["name"] == "exhaustive" and bound.standard_error.estimator < 1e-12
     assert abs(bound.bits_per_dim - exact) < 1e-6
 
 

@@ -18,6 +18,7 @@ from nelbo.bound.evaluate import Effort, choose, estimated
 from nelbo.bound.latent.chain import LatentChain
 from nelbo.bound.planned.adaptive import Adaptive
 from nelbo.bound.planned.laps import random_examples
+from nelbo.bound.planned.passes import Passes
 from nelbo.bound.prepare import Prepared, Setup, in_bits
 from nelbo.bound.problem import Draws
 from nelbo.bound.result import Bound
@@ -72,8 +73,8 @@ def evaluate(
             f"allow more than {beside}, which encoding them and trying the networks take, or give fewer examples",
         )
     chosen = choose(chain, **{**effort, "max_nfe": left})
-    if isinstance(chosen, Adaptive) and chosen is not effort.get("estimator"):
-        chosen = dataclasses.replace(chosen, max_nfe=max_nfe)  # it counts what was spent before
+    if isinstance(chosen, (Adaptive, Passes)) and chosen is not effort.get("estimator"):
+        chosen = chosen.within(max_nfe)  # it counts what was spent before
     of_prior: list[FirstLevel] = []
 
     def before() -> list[str]:

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-import torch
 from torch import Tensor
 
 from nelbo.arguments import numbers
-from nelbo.bound.estimate import Estimate, PerExample, Spread, TermEstimate
+from nelbo.bound.estimate import Estimate
 from nelbo.bound.estimators import Estimator
 from nelbo.bound.planned import allocation, cost, error_bars, summary
 from nelbo.bound.planned.per_example import PerExampleDesign
@@ -72,9 +71,15 @@ class Adaptive(Estimator):
     def cost(self, problem: Problem) -> int:
         return self.max_nfe or 0
 
-    def estimate(self, problem: Problem, runner: Runner) -> Estimate:
+    def within(self, max_nfe: int | None) -> Adaptive:
+        """The same with another budget."""
+        return replace(self, max_nfe=max_nfe)
+
+    def estimate(self, problem: Problem, runner: Runner, first: int = 0) -> Estimate:
+        """first: the number of the first draw, where those before were made by another estimator."""
         prior, before = problem.priors(), runner.nfe
-        pilot = run(problem, runner, self.pilot, regressed=self.regression, controlled=self.controls)
+        most = math.inf if self.max_nfe is None else (self.max_nfe - runner.nfe) / 4
+        pilot = run(problem, runner, self.pilot, regressed=self.regression, controlled=self.controls, most=most)
         known = cost.of_pilot(problem, pilot, prior)
         result: Summary | None = None
 
@@ -84,6 +89,7 @@ class Adaptive(Estimator):
             return in_nats(self.tolerance, value, problem.dimensions)
 
         design, stages, needed = self._design(problem, runner, pilot, target)
+        design.offset = first
         self._announce(problem, runner, known, needed)
         count = 0
         try:
@@ -128,7 +134,8 @@ class Adaptive(Estimator):
             "stages": count,
             "pilot": {"examples": min(self.pilot, problem.examples), "evaluations": pilot.nfe},
         }
-        return _estimate(problem, prior, design, result, estimator, note)
+        spreads = [] if result.examples is not None else design.spreads(prior)
+        return result.estimate(prior, summary.strata(problem, result.bins), spreads, estimator, note)
 
     def _announce(self, problem: Problem, runner: Runner, pilot: Estimate, needed: float) -> None:
         """Say what the estimate will cost. Errors: CostError where that is more than is spent without a consent; a
@@ -180,32 +187,3 @@ def _latest(
         return before
     runner.report(float(prior.mean()) + result.value, math.sqrt(result.variance))
     return result
-
-
-def _estimate(
-    problem: Problem,
-    prior: Tensor,
-    design: PooledDesign | PerExampleDesign,
-    result: Summary,
-    estimator: Json,
-    note: str | None,
-) -> Estimate:
-    rows = None
-    if result.examples is not None:
-        v, rv = result.examples.diffusion, result.examples.reconstruction
-        w, rw = (e.square().sum(1) for e in (result.examples.diffusion_errors, result.examples.reconstruction_errors))
-        rows = PerExample(prior + v + rv, (w + rw).sqrt(), prior, v, rv)
-        spreads = [Spread(p, -float(e.mean())) for p, e in ((v, w), (rv, rw), (rows.nats, w + rw))]
-    else:
-        spreads = design.spreads(prior)
-    data = [(s.variance, s) for s in spreads]
-    return Estimate(
-        prior=TermEstimate.of(prior, torch.zeros_like(prior)),
-        diffusion=TermEstimate(*result.diffusion, *data[0]),
-        reconstruction=TermEstimate(*result.reconstruction, *data[1]),
-        total=TermEstimate(float(prior.mean()) + result.value, result.variance, *data[2]),
-        strata=summary.strata(problem, result.bins),
-        per_example=rows,
-        estimator=estimator,
-        note=note,
-    )

@@ -270,7 +270,7 @@ def cheapest(problem: Problem, scatter: Scatter, variance: float) -> tuple[float
     A, B = scatter.diffusion, scatter.reconstruction
     best, least = (float(MOST), float(MOST)), math.inf
     cost_r = max(problem.first_cost, _FREE)
-    for m in [1 + i / 8 for i in range(32)] + [2.0**i for i in range(3, 9)] if B else [1.0]:
+    for m in [1 + i / 8 for i in range(32)] + [2.0**i for i in range(3, 24)] if B else [1.0]:
         rest = variance - B * mixed(m, 1.0)
         if rest <= 0:
             continue

@@ -89,9 +89,22 @@ def of_draws(groups: list[Tensor], shares: list[float]) -> Mean:
             for group, share in zip(groups, shares, strict=True)
         ]
     )
+    return _of_parts(value, c, _third(groups, shares))
+
+
+def of_samples(y: Tensor, share: float) -> Mean:
+    """`of_draws` of many groups that have equal numbers of draws and equal shares, y (d, groups)."""
+    d = len(y)
+    apart = y - y.mean(0)
+    third = share**3 * float(apart.pow(3).sum()) / d**3
+    return _of_parts(share * float(y.mean(0).sum()), share**2 * apart.square().flatten() / (d * (d - 1)), third)
+
+
+def _of_parts(value: float, c: Tensor, third: float) -> Mean:
+    """From the parts c (n,), one a draw, that add up to the variance, and the third cumulant of the mean."""
     n, variance, fourth = len(c), float(c.sum()), float(c.square().sum())
     kurtosis = n * fourth / variance**2 if variance > 0 else 3.0
-    freedom, third = min(n, 2 * n / max(kurtosis - 1, 1e-9)), _third(groups, shares)
+    freedom = min(n, 2 * n / max(kurtosis - 1, 1e-9))
     return Mean(value, variance * widening(freedom, n, _square(third, variance)), freedom, third)
 
 
@@ -112,13 +125,15 @@ def of_squares(c: Tensor, freedom: int | Tensor = 1) -> tuple[float, float]:
     return variance * widening(of_sum, float((degrees + 1).mean()) * len(c), skewness), of_sum
 
 
-def of_few(differences: float) -> str | None:
-    """A note on an error bar of so few differences of draws that can be alike (`Problem.alike`); None of enough."""
+def of_few(differences: float, alike: bool = True) -> str | None:
+    """A note on an error bar of so few differences of draws; None of enough. alike: whether draws can be equal by
+    chance (`Problem.alike`)."""
     if differences >= ENOUGH:
         return None
+    how = "which may agree by chance: it may be far too short, or 0" if alike else "which tell it only roughly"
     return (
-        f"the error bar is of {differences:g} differences of draws, which may agree by chance: it may be far too "
-        f"short, or 0; {ENOUGH:g} would tell it: leave estimator='auto', or give more draws, or a larger max_nfe"
+        f"the error bar is of {differences:g} differences of draws, {how}; {ENOUGH:g} would tell it: leave "
+        "estimator='auto', or give more draws, or a larger max_nfe"
     )
 
 

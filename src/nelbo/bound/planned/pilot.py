@@ -7,6 +7,7 @@ noise, so that it is unbiased whatever the fit says.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,8 +94,17 @@ class Pilot:
         return max(0.0, float((share * square).sum()) / (len(total) - 1) - noise * float(share.mean()))
 
 
-def run(problem: Problem, runner: Runner, examples: int, *, regressed: bool = True, controlled: bool = True) -> Pilot:
-    """Evaluate `examples` keyed random examples at the nodes and fit. Deterministic in the problem's seed.
+def run(
+    problem: Problem,
+    runner: Runner,
+    examples: int,
+    *,
+    regressed: bool = True,
+    controlled: bool = True,
+    most: float = math.inf,
+) -> Pilot:
+    """Evaluate `examples` keyed random examples at the nodes and fit. Deterministic in the problem's seed. Where there
+    are fewer, each is taken several times, with no more than about `most` evaluations.
 
     regressed: whether the fit uses features of examples; controlled: whether it uses controls.
     """
@@ -106,16 +116,21 @@ def run(problem: Problem, runner: Runner, examples: int, *, regressed: bool = Tr
     chance = torch.full((N,), 1 / N, dtype=torch.float64)
     if regressed or controlled:
         controls = problem.fit_controls(order[: min(_CONTROLS_ON, N)].sort().values, runner.workers)
-    chosen = order[: min(examples, N)].sort().values
+    few = order[: min(examples, N)].sort().values
+    once = len(few) * (2 * problem.first_cost + len(_nodes(cells)) * problem.cell_cost)
+    # so that few examples tell their variance as well; draws that can be alike tell hardly more
+    draws_each = 1 if problem.alike else int(max(1, min(math.ceil(examples / len(few)), most / max(1, once))))
+    chosen, repeat = few.repeat(draws_each), torch.arange(draws_each).repeat_interleave(len(few))
     P = len(chosen)
     nodes = _nodes(cells, FORETOLD_NODES if problem.foretold else NODES)
     K, width = len(nodes), 1 + problem.control_columns
-    draws = Draws.first_level(chosen.repeat(2), Purpose.PILOT_NOISE.draw + torch.arange(2).repeat_interleave(P))
+    number = Purpose.PILOT_NOISE.draw + torch.cat([2 * repeat, 2 * repeat + 1])
+    draws = Draws.first_level(chosen.repeat(2), number)
     first = runner.columns(problem, draws, controls if controlled else None)
     columns = torch.zeros(P, K, width, dtype=torch.float64)
     if K:
         which, inner = nodes.repeat(P), torch.full((P * K,), 0.5)
-        number = torch.full((P * K,), Purpose.PILOT_NOISE.draw)
+        number = Purpose.PILOT_NOISE.draw + 2 * repeat.repeat_interleave(K)
         draws = Draws(chosen.repeat_interleave(K), which + 1, number, which, inner)
         columns = runner.columns(problem, draws, controls)
         if controls is not None:

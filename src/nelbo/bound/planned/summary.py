@@ -18,9 +18,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from nelbo.bound.estimate import Stratum
+from nelbo.bound.estimate import Estimate, PerExample, Spread, Stratum, TermEstimate
 from nelbo.bound.planned.regression import Features, TermFit
 from nelbo.bound.problem import Problem
+from nelbo.typing import Json
 
 BINS = 16
 """Strata of the chain that results report: as many rows as a table or a figure shows well."""
@@ -79,6 +80,29 @@ class Summary:
             diffusion=(self.diffusion[0] + d, self.diffusion[1]),
             reconstruction=(self.reconstruction[0] + r, self.reconstruction[1]),
             bins=bins,
+        )
+
+    def estimate(
+        self, prior: Tensor, strata: tuple[Stratum, ...], spreads: list[Spread], estimator: Json, note: str | None
+    ) -> Estimate:
+        """With the prior (N,) of every example. spreads: how examples differ in the diffusion term, the reconstruction
+        and the whole, where they have no values of their own."""
+        rows = None
+        if self.examples is not None:
+            v, rv = self.examples.diffusion, self.examples.reconstruction
+            w, rw = (e.square().sum(1) for e in (self.examples.diffusion_errors, self.examples.reconstruction_errors))
+            rows = PerExample(prior + v + rv, (w + rw).sqrt(), prior, v, rv)
+            spreads = [Spread(p, -float(e.mean())) for p, e in ((v, w), (rv, rw), (rows.nats, w + rw))]
+        data = [(s.variance, s) for s in spreads]
+        return Estimate(
+            prior=TermEstimate.of(prior, torch.zeros_like(prior)),
+            diffusion=TermEstimate(*self.diffusion, *data[0]),
+            reconstruction=TermEstimate(*self.reconstruction, *data[1]),
+            total=TermEstimate(float(prior.mean()) + self.value, self.variance, *data[2]),
+            strata=strata,
+            per_example=rows,
+            estimator=estimator,
+            note=note,
         )
 
 
