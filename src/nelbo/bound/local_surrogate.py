@@ -22,6 +22,9 @@ from torch import Tensor
 _LEAST_SIDE = 3
 """Coefficients a side from which a band has neighbourhoods; in a smaller one every coefficient is its own."""
 
+_FLAT = 0.1
+"""Share of coefficients with a variance up to which an image is flat."""
+
 
 def is_image(shape: tuple[int, ...]) -> bool:
     """Whether the last two dimensions are those of an image and the one before, if there is one, its channels."""
@@ -80,16 +83,19 @@ class LocalSurrogate:
 
             Σ_k p_k² (e_k² − 1) − 2 p_k (1 − p_k) √snr e_k d_k
 
-        of (B,): the row of x that each row of ε belongs to, where several share an example.
+        of (B,): the row of x that each row of ε belongs to, where several share an example. 0 where an image is flat,
+        all but `_FLAT` of it: a coefficient that is fitted to such ones says nothing of others.
         """
         d, v = self.coefficients(x)
+        busy = (v > 0).double().mean(1) > _FLAT
         if of is not None:
+            busy = busy[of]
             d, v = d[of], v[of]
         e = haar(_with_channels(eps))
         snr = logsnr.to(d)[:, None].exp()
         p = v.mul_(snr).div_(v + 1)
         linear = (1 - p).mul_(d).mul_(2 * snr.sqrt())
-        return (p * e).sub_(linear).mul_(e).sub_(p).mul_(p).sum(1).double()
+        return (p * e).sub_(linear).mul_(e).sub_(p).mul_(p).sum(1).double() * busy
 
 
 def risk(square: Tensor, variances: Tensor, logsnr: Tensor) -> Tensor:
