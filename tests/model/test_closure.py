@@ -155,9 +155,9 @@ def test_a_float64_network_in_a_closure():
 def test_state_of_other_weights_is_refused(tmp_path):
     a, b = (model(WRAPPED["a lambda"](conv(seed))) for seed in (0, 1))
     state = tmp_path / "s"
-    nelbo.evaluate(a, CODES, tolerance=0.05, state=state)
+    nelbo.evaluate(a, CODES, tolerance=1.0, state=state)
     with pytest.raises(UsageError, match="state"):
-        nelbo.evaluate(b, CODES, tolerance=0.05, state=state)
+        nelbo.evaluate(b, CODES, tolerance=1.0, state=state)
 
 
 @pytest.mark.filterwarnings("ignore::nelbo.bound.checks.NelboWarning")

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from nelbo import evaluate
+from nelbo.bound.checks import NelboWarning
 from nelbo.errors import UsageError
 from nelbo.training import train, validation
 from nelbo.training.data import held_out_rows
@@ -28,7 +29,8 @@ def test_bounds_along_the_way(tmp_path):
     }  # fmt: skip
     bounds = [r for r in log_of(tmp_path) if "bound" in r]
     assert [r["step"] for r in bounds] == [4, 8, 12]
-    again = evaluate(model, examples.data[held_out], tolerance=0.01, max_nfe=600, seed=0)
+    with pytest.warns(NelboWarning, match="max_nfe=600 was reached"):
+        again = evaluate(model, examples.data[held_out], tolerance=0.01, max_nfe=600, seed=0)
     assert bounds[-1]["bound"] == again.bits_per_dim
     assert bounds[-1]["standard_error"] == again.standard_error.estimator and bounds[-1]["nfe"] == again.nfe_total
     best = min(bounds, key=lambda r: r["bound"])

@@ -113,8 +113,8 @@ class Passes(Estimator):
         if self.adaptive.max_nfe is not None:
             return f"max_nfe={self.adaptive.max_nfe} was reached before the tolerance {tolerance}"
         return (
-            f"the tolerance {tolerance} was not reached with {made.number} draws of every example at every level: a "
-            "budget of evaluations, or the consent to any cost, goes on"
+            f"the tolerance {tolerance} was not reached with {made.number} draws of every example at every level, as "
+            "many as are taken unasked; give max_nfe=, or any_cost=True, for more"
         )
 
 
