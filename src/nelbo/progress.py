@@ -60,7 +60,7 @@ class Progress:
 
     def estimate(self, bits_per_dim: float, standard_error: float) -> None:
         """Note the estimate of the bound so far."""
-        self.result(with_error(bits_per_dim, standard_error, self.unit))
+        self.result(with_error(bits_per_dim, standard_error, unit=self.unit))
 
     def message(self, text: str) -> None:
         """A line about the work for a person."""
@@ -159,7 +159,7 @@ class _Cell(Progress):
             self._show("")
 
 
-def with_error(value: float, standard_error: float, unit: str = "bits/dim") -> str:
+def with_error(value: float, standard_error: float, *, unit: str = "bits/dim") -> str:
     """A value with its standard error, in words."""
     return f"{value:.4f} ± {standard_error:.4f} {unit}"
 

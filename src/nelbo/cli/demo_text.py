@@ -36,6 +36,7 @@ def run(out: Path, seed: int, resume: bool, output: Console) -> None:
     from nelbo import api, codec, report
     from nelbo.adapters.tokens import text
     from nelbo.files import write_atomic
+    from nelbo.model.tokens.model import TokenModel
     from nelbo.process.every_grid import even
 
     for name, content in zip(("train.txt", "test.txt"), sources(), strict=True):
@@ -46,6 +47,7 @@ def run(out: Path, seed: int, resume: bool, output: Console) -> None:
         model, _ = run_training(train, out / "model", {**SETTINGS, "seed": seed}, output, resume=resume)
     except Interrupted as stopped:
         raise Interrupted(stopped.message, "the same command continues it") from None
+    assert isinstance(model, TokenModel)  # as texts are
     output.message("evaluating the bound of other sources")
     with shown("evaluating") as progress:
         bound = api.evaluate(model, test, tolerance=0.02, seed=seed, progress=progress)
@@ -53,7 +55,7 @@ def run(out: Path, seed: int, resume: bool, output: Console) -> None:
     output.message("sampling")
     with shown("sampling") as progress:
         drawn = api.sample(model, SAMPLES, seed=seed, progress=progress)
-    samples: Any = text(model, drawn)  # type: ignore[arg-type]  # a model of symbols
+    samples: Any = text(model, drawn)
     write_atomic(out / "samples.txt", "".join(f"# sample {i}\n{row}\n\n" for i, row in enumerate(samples)))
     output.message(f"compressing in a chain of {STEPS} steps")
     with shown("compressing") as progress:
