@@ -73,7 +73,7 @@ CASES: dict[str, tuple[Any, dict[str, Any], dict[str, Any], str]] = {
     "estimator": (evaluate, {"estimator": "exhaustive"}, {"estimator": "stratified"}, "estimator"),
     "precision": (evaluate, {}, {"precision": "float64"}, "precision"),
     "batch size": (evaluate, {}, {"batch_size": 2}, "batch_size"),
-    "rows of examples": (evaluate, {}, {"per_example": True}, "per_example"),
+    "rows of examples": (evaluate, {}, {"per_example": True}, "estimator, per_example"),
     "condition": (
         evaluate, {"given": conditional(), "condition": ROWS}, {"condition": {"y": ROWS["y"] + 1}}, r"condition\.y"
     ),

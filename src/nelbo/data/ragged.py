@@ -76,7 +76,7 @@ def read_npz(place: Place, limit: int | None) -> Examples:
     if len(points) != int(lengths.sum()):
         raise DataError(
             f"{where} says that there are {int(lengths.sum())} points, and {points.name} has {len(points)}",
-            "give the lengths of all examples, one after the other",
+            f"give the lengths of all examples, whose points stand one after the other; of padded examples #mask={key}",
         )
     data, mask = padded(points.data[: int(chosen.sum())], chosen)
     return Examples(data, points.name, _labels(place, len(lengths), limit), facts=points.facts, mask=mask)
