@@ -17,7 +17,9 @@ PLUGIN = """
 import os, pathlib, time, torch, nelbo
 
 def net(z, t):
-    pathlib.Path("pid-" + os.environ.get("RANK", "0")).write_text(str(os.getpid()))
+    pid = pathlib.Path("pid-" + os.environ.get("RANK", "0"))
+    pathlib.Path(f"new-{pid}").write_text(str(os.getpid()))
+    os.replace(f"new-{pid}", pid)  # whole at once: another process reads it
     time.sleep(float(os.environ.get("SLEEP", 0)))
     return torch.tanh(0.9 * z) * (0.5 + t.to(z.dtype).reshape(-1, 1, 1, 1) / 100)
 
