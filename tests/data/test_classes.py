@@ -93,8 +93,8 @@ def test_compression_stores_the_model_s_numbers(trained, tmp_path):
 
 def test_validation_data_are_matched_too(tmp_path):
     data, other = write(tmp_path / "train", LEVELS), write(tmp_path / "val", ["dog"])
-    from nelbo.training.config import check_config
     from nelbo.training.data import split
+    from nelbo.training.settings import check_config
 
     settings = check_config({**SETTINGS, "validation": {"every": 5}})
     assert split(read(data), read(other), settings).held_out_condition["y"].tolist() == [2] * 8

@@ -9,11 +9,11 @@ import torch
 
 import nelbo
 from nelbo.errors import NelboError, ShapeError
-from nelbo.model.fitted.basis import Cosine, Pixel, Reflections
+from nelbo.model.fitted.basis import Basis, Cosine, Pixel, Reflections
 from nelbo.model.fitted.variance import FittedVariance, HybridVariance
 from nelbo.model.reverse import BetaTilde, Reverse, parse_variance
 from nelbo.process import grid
-from tests.model.cases import FITTED, GAUSSIAN, NODES, turned
+from tests.model.cases import BASES, FITTED, GAUSSIAN, IMAGE, NODES, turned
 from tests.model.fitted import LAW
 from tests.tables import refusals
 
@@ -27,6 +27,17 @@ def exact_covariance(steps: int) -> nelbo.DiffusionModel:
     basis = Reflections.through(GAUSSIAN._U.flip(1))
     policy = FittedVariance(basis, levels.logsnr, V.log())
     return dataclasses.replace(model, reverse=Reverse(policy))
+
+
+@pytest.mark.parametrize("basis", BASES.values(), ids=BASES)
+def test_what_was_scored_can_be_differentiated_through(basis: Basis):
+    """A basis keeps its matrices; those that were first needed in inference mode serve gradients as well."""
+    basis = dataclasses.replace(basis)
+    with torch.inference_mode():
+        basis.coordinates(torch.ones(1, *IMAGE, dtype=torch.float64))
+    x = torch.ones(1, *IMAGE, dtype=torch.float64, requires_grad=True)
+    basis.coordinates(x).square().sum().backward()
+    torch.testing.assert_close(x.grad, 2 * x.detach(), rtol=1e-12, atol=1e-12)  # an orthonormal basis
 
 
 @pytest.mark.parametrize("steps", [1, 4])

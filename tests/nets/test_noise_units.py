@@ -14,7 +14,7 @@ from nelbo.nets.noise_units import EndGate, NoiseUnits
 from nelbo.process.levels import Levels, Path
 from nelbo.process.mixture import Mixture
 from nelbo.training.build import build_model
-from nelbo.training.config import check_config
+from nelbo.training.settings import check_config
 
 LOGSNR = torch.tensor([9.0, 2.0, -3.0], dtype=torch.float64)
 LEVELS = Levels(torch.zeros(3, dtype=torch.float64), LOGSNR, Path.VP)

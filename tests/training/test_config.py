@@ -7,7 +7,8 @@ import json
 import pytest
 
 from nelbo.errors import UsageError
-from nelbo.training.config import TrainConfig, check_config, read_config, schema
+from nelbo.training.config import TrainConfig
+from nelbo.training.settings import check_config, read_config, schema
 
 
 def test_nothing_is_the_defaults():

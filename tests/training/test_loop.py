@@ -22,8 +22,8 @@ from nelbo.model.examples import Examples
 from nelbo.process.schedule import TRAINABLE, Table
 from nelbo.training import TrainConfig, checkpoint, read_config, train
 from nelbo.training.build import build_model
-from nelbo.training.config import check_config
 from nelbo.training.optimizer import learning_rate_factor
+from nelbo.training.settings import check_config
 from tests.training.cases import BINS, codes, log_of, small
 
 PLAIN_UNET = {"name": "unet", "width": 8, "multipliers": [1], "patch": 1, "head": "plain"}

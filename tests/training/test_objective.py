@@ -23,9 +23,9 @@ from nelbo.process import grid as grids
 from nelbo.process import schedule as schedules
 from nelbo.training.batches import Batch, BatchPart
 from nelbo.training.build import build_model
-from nelbo.training.config import check_config
 from nelbo.training.criterion import Criterion
 from nelbo.training.objective import BoundObjective, HybridObjective, NoisedBatch, Objective, SimpleObjective
+from nelbo.training.settings import check_config
 from nelbo.training.times import TimeSampler, TimeSampling
 from nelbo.training.weighting import EDMMonotone, Flat, MinSNR, Sigmoid
 from tests.training.cases import codes, small

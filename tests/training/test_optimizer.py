@@ -8,8 +8,8 @@ from torch import nn
 
 from nelbo.errors import UsageError
 from nelbo.nets import build, mlp, unet
-from nelbo.training.config import check_config
 from nelbo.training.optimizer import Muon, learning_rate_factor, make_optimizer, orthogonal
+from nelbo.training.settings import check_config
 
 
 def test_learning_rate():

@@ -17,9 +17,10 @@ from nelbo.model.mixture import NetworkMixture
 from nelbo.testing import at_noise
 from nelbo.training.batches import Batch
 from nelbo.training.build import build_model
-from nelbo.training.config import TrainConfig, check_config
+from nelbo.training.config import TrainConfig
 from nelbo.training.objective import BoundObjective, NoisedBatch
 from nelbo.training.recipe import IMAGES, with_recipe
+from nelbo.training.settings import check_config
 
 BYTES = torch.randint(0, 256, (6, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 IMAGE = Examples(BYTES, "bytes", bins=256)

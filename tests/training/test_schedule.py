@@ -16,11 +16,11 @@ from nelbo.process import schedule as schedules
 from nelbo.testing import at_noise
 from nelbo.training.batches import Batch
 from nelbo.training.build import build_model
-from nelbo.training.config import check_config
 from nelbo.training.criterion import Criterion
 from nelbo.training.learned_schedule import TrainableSchedule
 from nelbo.training.loop import train
 from nelbo.training.objective import BoundObjective, NoisedBatch
+from nelbo.training.settings import check_config
 from tests.training.cases import codes, small
 
 DATA = GaussianData([0.3], [[0.6]])

@@ -22,7 +22,7 @@ def _print_schema(show: bool) -> None:
     if show:
         import json
 
-        from nelbo.training.config import schema
+        from nelbo.training.settings import schema
 
         print(json.dumps(schema(), indent=2))
         raise typer.Exit
@@ -59,7 +59,7 @@ def train(
     with shared_session(as_json) as output:
         check_folder(out, "--out")
         from nelbo.bound.units import unit
-        from nelbo.training.config import read_config
+        from nelbo.training.settings import read_config
 
         chosen = read_config(config, settings)
         device = runtime.device(device)

@@ -24,10 +24,11 @@ from nelbo.nets.build import TOKEN_NETS
 from nelbo.training import checkpoint
 from nelbo.training.batches import Loader
 from nelbo.training.build import build_model
-from nelbo.training.config import TrainConfig, check_config
+from nelbo.training.config import TrainConfig
 from nelbo.training.data import AnyModel, TrainingData, split, with_zeros
 from nelbo.training.log import Log, SilentLog
 from nelbo.training.recipe import with_recipe
+from nelbo.training.settings import check_config
 from nelbo.training.summary import summary
 from nelbo.training.trainer import Trainer
 from nelbo.training.validation import Validation

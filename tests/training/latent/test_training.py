@@ -19,9 +19,9 @@ from nelbo.process import forward
 from nelbo.training import train
 from nelbo.training.batches import Batch
 from nelbo.training.build import build_model
-from nelbo.training.config import check_config
 from nelbo.training.criterion import make_criterion
 from nelbo.training.recipe import with_recipe
+from nelbo.training.settings import check_config
 from nelbo.training.trainer import Trainer
 from nelbo.typing import Json
 from tests.training.cases import codes, interrupt, log_of

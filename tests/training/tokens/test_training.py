@@ -16,8 +16,8 @@ from nelbo.progress import Progress
 from nelbo.training import train
 from nelbo.training.batches import Batch, BatchPart
 from nelbo.training.build import build_model
-from nelbo.training.config import check_config
 from nelbo.training.criterion import Criterion, make_criterion
+from nelbo.training.settings import check_config
 from nelbo.training.tokens.objective import TokenBound
 from nelbo.typing import Json
 from tests.codec.tokens.test_sequences import MODELS

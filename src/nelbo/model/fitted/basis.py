@@ -134,8 +134,9 @@ class Cosine(Basis, kind="cosine"):
         """The transform of a side of n pixels, (n, n), block diagonal; rows are basis vectors."""
         if n not in self._matrices:
             size = self.block or n
-            blocks = [cosines(size)] * (n // size) + ([cosines(n % size)] if n % size else [])
-            self._matrices[n] = torch.block_diag(*blocks)
+            with torch.inference_mode(False):  # kept, and perhaps differentiated through later
+                blocks = [cosines(size)] * (n // size) + ([cosines(n % size)] if n % size else [])
+                self._matrices[n] = torch.block_diag(*blocks)
         return self._matrices[n].to(like)
 
     @cached_property
@@ -201,7 +202,8 @@ class Reflections(Basis, kind="reflections"):
 
     @cached_property
     def _factors(self) -> tuple[Tensor, Tensor]:
-        return _product(self.vectors.double())
+        with torch.inference_mode(False):  # as in `Cosine`
+            return _product(self.vectors.double())
 
 
 def _product(V: Tensor) -> tuple[Tensor, Tensor]:

@@ -195,10 +195,11 @@ class Steps(_Matrices, kind="steps"):
     @cached_property
     def _products(self) -> Tensor:
         """q(z_t | x) of t = 0 … T, (T + 1, V, V)."""
-        products = [torch.eye(self.matrices.shape[1], dtype=torch.float64)]
-        for Q in self.matrices:
-            products.append(products[-1] @ Q)
-        return torch.stack(products)
+        with torch.inference_mode(False):  # kept, and perhaps differentiated through later
+            products = [torch.eye(self.matrices.shape[1], dtype=torch.float64)]
+            for Q in self.matrices:
+                products.append(products[-1] @ Q)
+            return torch.stack(products)
 
     def respaced(self, indices: list[int]) -> Steps:
         """The steps between data and the levels `indices`, rising, in 1 … T."""
