@@ -14,7 +14,7 @@ from nelbo.bound.runner import Runner
 from nelbo.bound.tokens.controls import TokenControls
 from nelbo.bound.tokens.masked import MaskedChain
 from nelbo.bound.tokens.noised import NoisedChain
-from nelbo.bound.tokens.place_fit import PlaceFit, Sums
+from nelbo.bound.tokens.place_fit import REGRESSORS, PlaceFit, Sums
 from nelbo.model.exact.tokens import ProductTokens
 from nelbo.model.tokens.denoiser import NetworkTokenDenoiser
 from nelbo.model.tokens.model import TokenModel
@@ -156,7 +156,7 @@ def check_controls(name: str = "every count") -> None:
     data = torch.randint(symbols, (40, L), generator=torch.Generator().manual_seed(2)).repeat_interleave(100, 0)
     scored = torch.rand(40, L, generator=torch.Generator().manual_seed(3)).lt(0.8)
     scored[:, 1] = True
-    theta = torch.randn(2, 16, 5, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    theta = torch.randn(2, 16, REGRESSORS, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     for places in (torch.ones_like(data).bool(), scored.repeat_interleave(100, 0)):
         chain = MaskedChain(model, data, places)
         tables = chain.fit_controls(torch.arange(0, len(data), 100), Run().workers).tables
@@ -177,15 +177,17 @@ def control_values(chain: MaskedChain, controls: TokenControls) -> torch.Tensor:
 
 
 def check_place_fit() -> None:
-    """A fit to costs that are what it can foretell foretells them; of few observations, about their mean."""
+    """A fit to costs that are what it can foretell foretells them; of few observations, about their mean. Coefficients
+    are each pattern's own of 1, c_p, e^(−c_p), c_0 and c_15, and common to all of the costs between."""
     make = torch.Generator().manual_seed(1)
     nll = torch.rand(200, 12, 16, generator=make, dtype=torch.float64) * 3
     hidden = torch.rand(200, 12, generator=make) < 0.5
     share = torch.rand(200, generator=make, dtype=torch.float64)
     pattern = torch.randint(16, hidden.shape, generator=make)
-    theta = torch.randn(2, 16, 5, generator=make, dtype=torch.float64)
+    theta = torch.randn(2, 16, REGRESSORS, generator=make, dtype=torch.float64)
+    theta[:, :, 4:18] = 0.3 * theta[:, :1, 4:18]
     here = nll.gather(-1, pattern[..., None])[..., 0]
-    regressors = torch.stack([torch.ones_like(here), here, (-here).exp(), nll[..., 15], nll[..., 0]], -1)
+    regressors = torch.cat([torch.stack([torch.ones_like(here), here, (-here).exp()], -1), nll], -1)
     of_place = theta[0][pattern] + share[:, None, None] * theta[1][pattern]
     costs = (of_place * regressors).sum(-1)
     weight = 1 + share

@@ -1,11 +1,13 @@
 """What a hidden place costs, foretold from the pattern of its visible neighbours: a regression on costs of places.
 
-    f(i, p, u) = Σ_j u^j θ_{p, j} · [1, c_p, e^{−c_p}, c_all, c_none],      j = 0, 1
+    f(i, p, u) = Σ_j u^j θ_{p, j} · [1, c_p, e^{−c_p}, c_0, …, c_15],      j = 0, 1
 
-with c_p the n-gram's cost of place i given the neighbours that pattern p shows, c_all and c_none that given all of them
-and given none, and u the share of hidden places. A draw of the chain yields the costs of all its hidden places, dozens
-of observations, so that a hundred draws fit it. Nothing here needs to be right, since the mean of f over a random set
-of places is known for any f.
+with c_p the n-gram's cost of place i given the neighbours that pattern p shows, and all sixteen of them: what some
+neighbours say against others tells what farther ones, which the network sees, will say. u is the share of hidden
+places. The coefficients of [1, c_p, e^{−c_p}, c_15, c_0], with all neighbours shown and none, are each pattern's own,
+the others are shared by all. A draw of the chain yields the costs of all its hidden places, dozens of observations, so
+that a hundred draws fit it. Nothing here needs to be right, since the mean of f over a random set of places is known
+for any f.
 """
 
 from __future__ import annotations
@@ -20,7 +22,11 @@ from nelbo.model.tokens.ngrams import PATTERNS
 
 POWERS = 2
 """Powers of u, from 0."""
-REGRESSORS = 5
+OF_PATTERN = 3
+"""Regressors that depend on the pattern of the place, which come first; the costs c_0 … c_15 follow."""
+REGRESSORS = OF_PATTERN + PATTERNS
+_OWN = (0, 1, 2, OF_PATTERN, OF_PATTERN + PATTERNS - 1)
+"""Regressors with a coefficient for every pattern."""
 FOLDS = 3
 """Groups of sequences: what is foretold of one is fitted to the others."""
 _RIDGE = 30.0
@@ -29,23 +35,23 @@ _RIDGE = 30.0
 
 @dataclass(frozen=True, eq=False)
 class PlaceFit:
-    """coefficients (2, 16, 5): θ by power of u, pattern and regressor."""
+    """coefficients (2, 16, 19): θ by power of u, pattern and regressor."""
 
     coefficients: Tensor
 
     def foretold(self, nll: Tensor, share: Tensor) -> Tensor:
         """f (B, L, 16) for nll (B, L, 16) of every place and pattern and the shares u (B,) of hidden places."""
         theta = self.coefficients[0] + share[:, None, None] * self.coefficients[1][None]
-        value = theta[:, None, :, 1] * nll
+        value = nll @ theta[:, :, OF_PATTERN:].mT
+        value += theta[:, None, :, 1] * nll
         value += theta[:, None, :, 2] * (-nll).exp()
-        value += theta[:, None, :, 3] * nll[..., PATTERNS - 1 :]
-        value += theta[:, None, :, 4] * nll[..., :1]
         return value.add_(theta[:, None, :, 0])
 
     @classmethod
     def fit(cls, sums: Sequence[Sums]) -> PlaceFit:
-        """From sums over observations: their mean, ridge regression of all of them together on what that leaves, and of
-        every pattern on what is left then. Costs that are all the same are foretold exactly."""
+        """From sums over observations: their mean, and ridge regression of what that leaves on coefficients that all
+        patterns share and each one's deviations from them, together. Costs that are all the same are foretold exactly.
+        """
         A = torch.stack([s.gram for s in sums]).sum(0)
         b = torch.stack([s.target for s in sums]).sum(0)
         mean = b[:, 0].sum() / A[:, 0, 0].sum().clamp_min(1e-300)
@@ -54,16 +60,21 @@ class PlaceFit:
         scale = torch.where(scale > 0, scale, torch.ones_like(scale))
         A, b = A / scale / scale[:, None], b / scale
         ridge = _RIDGE * torch.eye(A.shape[1], dtype=A.dtype)
-        shared = torch.linalg.solve(A.sum(0) + ridge, b.sum(0))
-        own = torch.linalg.solve(A + ridge, b - A @ shared)
-        theta = (shared + own) / scale
+        own = torch.tensor([power * REGRESSORS + k for power in range(POWERS) for k in _OWN])
+        of_own = A[:, own[:, None], own] + ridge[: len(own), : len(own)]
+        gain = torch.linalg.solve(of_own, A[:, own]).mT  # with it the deviations are eliminated
+        without = b - (gain @ b[:, own, None])[..., 0]
+        shared = torch.linalg.solve((A - gain @ A[:, own]).sum(0) + ridge, without.sum(0))
+        theta = shared.repeat(len(A), 1)
+        theta[:, own] += torch.linalg.solve(of_own, (b - A @ shared)[:, own])
+        theta = theta / scale
         theta[:, 0] += mean
         return cls(theta.reshape(PATTERNS, POWERS, REGRESSORS).transpose(0, 1).contiguous())
 
 
 @dataclass(frozen=True, eq=False)
 class Sums:
-    """Weighted sums over observed places: of products of regressors (16, 10, 10), and with their costs (16, 10)."""
+    """Weighted sums over observed places: of products of regressors (16, 38, 38), and with their costs (16, 38)."""
 
     gram: Tensor
     target: Tensor
@@ -77,7 +88,7 @@ class Sums:
         rows, places = hidden.nonzero(as_tuple=True)
         p, nll = pattern[rows, places], nll[rows, places]
         here = nll.gather(1, p[:, None])[:, 0]
-        phi = torch.stack([torch.ones_like(here), here, (-here).exp(), nll[:, -1], nll[:, 0]], 1)
+        phi = torch.cat([torch.stack([torch.ones_like(here), here, (-here).exp()], 1), nll], 1)
         u, w, y = share[rows, None], weight[rows, None], costs[rows, places]
         X = torch.cat([phi, u * phi], 1)
         for k in range(PATTERNS):
