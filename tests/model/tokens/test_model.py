@@ -35,6 +35,7 @@ def test_a_long_chain_in_any_order():
 
 def test_logits():
     checks.check_the_masks_column()
+    checks.check_costs()
     checks.check_shift()
     checks.check_told()
     checks.check_matched_prior()

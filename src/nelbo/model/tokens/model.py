@@ -37,6 +37,8 @@ FIRST = 1e-3
 
 AT_ONCE = 1 << 23
 """Logits in float64 in memory at once."""
+CACHED = 1 << 18
+"""Logits in float32 at once on a processor: no more than stay in its cache."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,16 +201,19 @@ class TokenModel(FrozenModel):
         condition: Condition | None = None,
         places: Tensor | None = None,
     ) -> Tensor:
-        """−log p_i(x_i) of what `predict` returns, (B, L) float64, at `places` (B, L), all where None; elsewhere 0. The
-        logits of a few places are in float64 at once."""
+        """−log p_i(x_i) of what `predict` returns, (B, L) float64, at `places` (B, L), all where None; elsewhere 0. See
+        `TokenReverse.costs`; a few places at once."""
         places = torch.ones_like(x, dtype=torch.bool) if places is None else places
         logits = self.denoiser.at_places(z, hidden, at, places, condition)
-        few, V = max(1, AT_ONCE // logits.shape[-1]), self.domain.vocabulary
-        near, of = self._around(z, hidden, at, places), x[places]
-        nats = []
+        cached = self.calibration is None and logits.dtype != torch.float64 and logits.device.type == "cpu"
+        few, V = max(1, (CACHED if cached else AT_ONCE) // logits.shape[-1]), self.domain.vocabulary
+        near, of, nats = self._around(z, hidden, at, places), x[places], []
         for some in (slice(a, a + few) for a in range(0, max(1, len(logits)), few)):
-            log_p = self.reverse.log_law(logits[some], self.kernel, V)
-            nats.append(surprise(self._calibrated(log_p, near and near.take(some)), of[some]))
+            if near is None:
+                nats.append(self.reverse.costs(logits[some], of[some], self.kernel, V))
+            else:
+                log_p = self._calibrated(self.reverse.log_law(logits[some], self.kernel, V), near.take(some))
+                nats.append(surprise(log_p, of[some]))
         nats = torch.cat(nats)
         return torch.zeros(x.shape, dtype=torch.float64, device=nats.device).masked_scatter(places, nats)
 
