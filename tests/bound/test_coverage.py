@@ -85,11 +85,11 @@ def test_error_bars_of_short_chains(N):
 
 @pytest.mark.slow
 def test_error_bars_where_the_bound_is_made_of_rare_draws():
-    """Four codes of three values: the estimate runs low as often as draws are few, and 94 % are covered (seen over 300
-    repetitions), with less than twice the evaluations of an exhaustive run of that precision. A pilot that takes
-    levels without an error for empty covers less than a third."""
-    found = coverage.summary(coverage.repeat("few", 30, 0.1, range(300), {"pilot": EXAMPLES}))
-    assert found["coverage"] > 0.89, found
+    """Four codes of three values: one level adds a fifth of a standard error by draws of which most estimates have
+    none. Without the variance for what is not seen (`unseen.py`) these seeds cover 90 %; a pilot that takes levels
+    without an error for empty covers less than a third."""
+    found = coverage.summary(coverage.repeat("few", 30, 0.1, range(250), {"pilot": EXAMPLES}))
+    assert found["coverage"] > 0.92, found
     assert found["nfe"] < 4000, found
 
 

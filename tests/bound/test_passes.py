@@ -61,6 +61,16 @@ def test_an_error_bar_of_few_draws_is_longer_than_their_spread():
     assert estimate.note is not None and f"{STEPS} differences of draws" in estimate.note
 
 
+def test_levels_that_have_shown_no_error_beside_large_ones():
+    """Their errors may be rare: draws go on although the tolerance holds, and the result says what may be missing."""
+    model, x, exact = coverage.few(2)
+    runner = Runner(Run(), 4)
+    estimate = Passes(Adaptive(1.0)).estimate(GaussianChain(model, x, seed=0), runner)
+    assert runner.nfe > MOST / 2
+    assert estimate.note is not None and estimate.note.startswith("a level beside the one of the largest errors")
+    assert abs(estimate.total.mean - exact) <= 3 * math.sqrt(estimate.total.variance) < 3 * 4 * math.log(2)
+
+
 def test_a_tolerance_out_of_reach():
     """Nobody agreed to more than passes cost: said. A budget, or a consent: the estimator with a plan goes on."""
     estimate, nfe = estimated(0.05)

@@ -11,6 +11,7 @@ from tests.bound.ragged import test_sets as sets
 from tests.bound.test_cost import check_what_the_pilot_knows
 from tests.bound.test_per_example import test_draws_of_the_same_examples_are_averaged as drawn_again
 from tests.bound.test_surrogate import check_local_surrogate as local_surrogate
+from tests.bound.test_unseen import check_missing as unseen
 from tests.likelihood import checks as ode
 from tests.mutations.breaks import Break, each_is_noticed
 from tests.mutations.places import call, display, field, number, operation, result, subscript
@@ -72,6 +73,9 @@ BREAKS = [
           error_stratified),
     Break("draws that are added do not shorten the errors they have", "with_errors", operation("*").keep_right(),
           drawn_again),
+    Break("what is missing weighs as the neighbour's draws", "unseen:missing", operation("*")[1].keep_left(), unseen),
+    Break("all levels lack errors", "unseen:missing", operation("*")[-1].keep_left(), unseen),
+    Break("the side with more noise lacks errors", "unseen:missing", subscript()[-1].to("1:"), unseen),
     Break("the data error keeps the estimator's noise", "TermEstimate.of", call("Spread").argument(1).times(0),
           bound.check_data_error),
     Break("the control variate forgets the mean of the data", "GaussianSurrogate.coordinates",

@@ -13,7 +13,8 @@ from nelbo.bound.planned.summary import BINS
 @dataclass(eq=False)
 class Block:
     """Examples that are drawn together: their rows, the strata and first-level draws they had, where along the chain
-    their values lie (BINS, 3), and the third cumulant of the sum of their diffusion terms, nats³."""
+    their values lie (BINS, 3), what the bins have shown (see `unseen.py`), and the third cumulant of the sum of their
+    diffusion terms, nats³."""
 
     rows: Tensor
     weight: float = 0.0
@@ -21,6 +22,7 @@ class Block:
     strata: int = 0
     third: float = 0.0
     bins: Tensor = field(default_factory=lambda: torch.zeros(BINS, 3, dtype=torch.float64))
+    shown: Tensor = field(default_factory=lambda: torch.zeros(BINS, 4, dtype=torch.float64))
 
 
 def third_of_pairs(pairs: Tensor) -> float:

@@ -155,7 +155,15 @@ def of_strands(errors: Tensor) -> float:
 def with_freedom(mean: Mean, freedom: float) -> Mean:
     """`mean`, whose variance has been multiplied by an estimate of `freedom` degrees of freedom."""
     both = 1 / (1 / max(FREEDOM, mean.freedom) + 1 / max(FREEDOM, freedom))
-    return Mean(mean.value, mean.variance * widening(both) / widening(mean.freedom), both)
+    return Mean(mean.value, mean.variance * widening(both) / widening(mean.freedom), both, mean.third)
+
+
+def with_more(mean: Mean, variance: float) -> Mean:
+    """`mean` with `variance` that its draws have not shown, of errors as skewed as those that they have."""
+    if not (0 < mean.variance < math.inf and variance > 0):
+        return mean
+    grown = 1 + variance / mean.variance
+    return mean._replace(variance=mean.variance * grown, third=mean.third * grown)
 
 
 def widening(freedom: float, draws: float = math.inf, skewness: float = 0.0) -> float:

@@ -19,7 +19,7 @@ import torch
 
 from nelbo.bound.estimate import Estimate, Stratum
 from nelbo.bound.estimators import Estimator
-from nelbo.bound.planned import error_bars
+from nelbo.bound.planned import error_bars, unseen
 from nelbo.bound.planned.adaptive import Adaptive
 from nelbo.bound.planned.summary import ExampleValues, Summary
 from nelbo.bound.problem import Draws, Problem
@@ -32,6 +32,8 @@ MOST = 1000
 """Most evaluations of passes, where `Adaptive` takes over if more may be spent: about its pilot and smallest plan."""
 CERTAIN = 24.0
 """Degrees of freedom from which a variance ends the draws."""
+RARE = 0.01
+"""Share of the variance that is of errors not shown yet, above which draws go on."""
 _GROWTH = 2
 """Most growth of the draws from one look at the error bar to the next."""
 
@@ -74,10 +76,11 @@ class Passes(Estimator):
             value, error = float(prior.mean()) + result.value, math.sqrt(result.variance)
             runner.report(value, error)
             target = in_nats(self.adaptive.tolerance, value, problem.dimensions)
-            if error <= target and result.freedom >= CERTAIN:
+            if error <= target and result.freedom >= CERTAIN and made.unseen <= RARE:
                 result = result.stopped() if looks > 1 else result
                 break
-            needed, left = made.number * max((error / target) ** 2, CERTAIN / result.freedom), self._left(runner)
+            growth = max((error / target) ** 2, CERTAIN / result.freedom, _GROWTH * (made.unseen > RARE))
+            needed, left = made.number * growth, self._left(runner)
             if needed * one > MOST and self._consented and left >= MOST:
                 return self.adaptive.estimate(problem, runner, first=made.number)
             whole = min(needed, _GROWTH * made.number, max(made.number, MOST // one))
@@ -107,22 +110,28 @@ class Passes(Estimator):
             return "interrupted: the estimate is of the draws made until then"
         if few := error_bars.of_few(made.differences, alike=False):
             return few
-        if math.sqrt(result.variance) <= target:
-            return None
-        tolerance = self.adaptive.tolerance
-        if self.adaptive.max_nfe is not None:
-            return f"max_nfe={self.adaptive.max_nfe} was reached before the tolerance {tolerance}"
-        return (
-            f"the tolerance {tolerance} was not reached with {made.number} draws of every example at every level, as "
-            "many as are taken unasked; give max_nfe=, or any_cost=True, for more"
-        )
+        tolerance, budget, notes = self.adaptive.tolerance, self.adaptive.max_nfe, []
+        if math.sqrt(result.variance) > target and budget is not None:
+            notes.append(f"max_nfe={budget} was reached before the tolerance {tolerance}")
+        elif math.sqrt(result.variance) > target:
+            notes.append(
+                f"the tolerance {tolerance} was not reached with {made.number} draws of every example at every level, "
+                "as many as are taken unasked; give max_nfe=, or any_cost=True, for more"
+            )
+        if made.unseen > RARE:
+            notes.append(
+                "a level beside the one of the largest errors has shown hardly any: rare ones may be missing from the "
+                "value and its error bar; more draws would tell"
+            )
+        return "; ".join(notes) or None
 
 
 class _Draws:
-    """Draws of every example at every level, `number` of each so far."""
+    """Draws of every example at every level, `number` of each so far; `unseen`, the share of the variance that is of
+    errors which they have not shown."""
 
     def __init__(self, problem: Problem, runner: Runner):
-        self.problem, self.runner, self.number = problem, runner, 0
+        self.problem, self.runner, self.number, self.unseen = problem, runner, 0, 0.0
         self._levels = torch.empty(1 + len(problem.cells), 0, problem.examples, dtype=torch.float64)
 
     @property
@@ -153,6 +162,9 @@ class _Draws:
             means.append(mean._replace(variance=mean.variance * error_bars.widening(mean.freedom)))
             values.append(by_draw.mean(0).sum(0))
             errors.append((by_draw - by_draw.mean(0)).flatten(0, 1).T / math.sqrt(d * (d - 1)))
+        missing = self._missing()
+        means[1] = error_bars.with_more(means[1], missing)
+        self.unseen = missing / max(means[0].variance + means[1].variance, 1e-300)
         squares = levels[1:].var(1).sum(1)
         shares = means[1].variance * squares / squares.sum().clamp_min(1e-300)
         rows = torch.stack([levels[1:].mean((1, 2)), shares, torch.full_like(shares, d * N)], 1)
@@ -164,6 +176,13 @@ class _Draws:
             freedom=error_bars.together([m.variance for m in means], [m.freedom for m in means]),
             third=(means[1].third, means[0].third),
         )
+
+    def _missing(self) -> float:
+        """The variance for errors that the draws have not shown, see `unseen.py`."""
+        N, d, y = self.problem.examples, self.number, self._levels[1:]
+        cells = torch.arange(len(y)).repeat_interleave(d * N)
+        errors = (y - y.mean(1, keepdim=True)).flatten() / (N * math.sqrt(d * (d - 1)))
+        return unseen.missing(unseen.shown(self.problem, cells, errors, torch.full_like(errors, 1 / (N * d))))
 
     def strata(self, result: Summary) -> tuple[Stratum, ...]:
         """A row a cell."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from nelbo.bound.estimate import Spread
-from nelbo.bound.planned import allocation, crossfit, error_bars
+from nelbo.bound.planned import allocation, crossfit, error_bars, unseen
 from nelbo.bound.planned.allocation import FALL, LEAST_STRATA, CellDensity, DesignPlan, Scatter
 from nelbo.bound.planned.blocks import Block, merged, third_of_pairs, with_errors
 from nelbo.bound.planned.crossfit import Observations
@@ -150,7 +150,7 @@ class PerExampleDesign:
         fold, fits = self._fits(block, observed)
         share = strata**FALL / (block.weight + strata**FALL)
         values, errors = torch.empty(b).double(), torch.empty(b, strata).double()
-        bins, third = torch.zeros_like(block.bins), 0.0
+        bins, shown, third = torch.zeros_like(block.bins), torch.zeros_like(block.shown), 0.0
         for k, fit in enumerate(fits):
             mine, own = fold == k, rows[fold == k]
             of = mine.repeat_interleave(n)
@@ -163,10 +163,13 @@ class PerExampleDesign:
             made = torch.isfinite(residual)
             mean = pilot.features[own].mean(0)
             bins += binned(problem, cells[made], residual[made], fit, mean, len(own) / problem.examples)
+            whole = n * problem.examples
+            shown += unseen.shown(problem, cells, residual / whole, observed.weight[of] / whole)
         self.values[rows] = merged(self.values[rows], values, share)
         self.errors = with_errors(self.errors, rows, block.strata, errors, share)
         kept = torch.tensor([[1 - share, (1 - share) ** 2, 1.0], [share, share**2, 1.0]], dtype=torch.float64)
         block.bins = block.bins * kept[0] + bins * kept[1]
+        block.shown = unseen.scaled(block.shown, 1 - share) + unseen.scaled(shown, share)
         block.third = block.third * (1 - share) ** 3 + third * share**3
         block.strata += strata
         block.weight += strata**FALL
@@ -240,8 +243,12 @@ class PerExampleDesign:
         errors = self._together * self.errors
         squares, freedom = errors[done].square().flatten(), self.r_freedom[done]
         of_cells = _mean(pilot.diffusion, pilot, done, self.values[done], squares, 1)
+        of_cells = of_cells._replace(third=sum(b.third for b in self.blocks) / len(done) ** 3)
         if self.problem.strands and math.isfinite(of_cells.variance):
             of_cells = error_bars.with_freedom(of_cells, len(squares) / max(1, self.errors.shape[1]) + error_bars.ALIKE)
+        if whole:
+            missing = unseen.missing(sum((b.shown for b in self.blocks), torch.zeros(BINS, 4, dtype=torch.float64)))
+            of_cells = error_bars.with_more(of_cells, missing)
         parts = (
             of_cells,
             _mean(pilot.reconstruction, pilot, done, self.r_values[done], r_squares, freedom),
@@ -252,7 +259,7 @@ class PerExampleDesign:
             bins=bins,
             examples=ExampleValues(self.values, self.r_values, errors, self.r_errors) if whole else None,
             freedom=error_bars.together([p.variance for p in parts], [p.freedom for p in parts]),
-            third=(sum(b.third for b in self.blocks) / len(done) ** 3, 0.0),
+            third=(of_cells.third, 0.0),
         )
 
     def spreads(self, prior: Tensor) -> list[Spread]:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from nelbo.bound.estimate import Spread
-from nelbo.bound.planned import allocation, crossfit, error_bars, laps
+from nelbo.bound.planned import allocation, crossfit, error_bars, laps, unseen
 from nelbo.bound.planned.allocation import AT_ONCE, CREDIT, CellDensity, DesignPlan
 from nelbo.bound.planned.crossfit import Observations
 from nelbo.bound.planned.laps import Folds
@@ -230,13 +230,21 @@ class PooledDesign:
             residual, mean = torch.cat(finished).reshape(-1), folds.mean(pilot, k)
             bins += binned(self.problem, torch.cat(cells), residual, d_fits[k], mean, share)
         of_cells = error_bars.of_pairs(pairs, planned, shares)
-        variance = of_cells.variance
         if len(self.problem.cells):
-            variance = self._credited(variance, second, of_stages, d_fits)
-        diffusion = folds.fitted(d_fits, pilot) + of_cells.value, variance
-        freedom = error_bars.together([variance, r_variance], [of_cells.freedom, of_first.freedom])
+            credited = self._credited(of_cells.variance, second, of_stages, d_fits)
+            of_cells = error_bars.with_more(of_cells._replace(variance=credited), self._missing(second, of_stages))
+        diffusion = folds.fitted(d_fits, pilot) + of_cells.value, of_cells.variance
+        freedom = error_bars.together([of_cells.variance, r_variance], [of_cells.freedom, of_first.freedom])
         third = of_cells.third, of_first.third
         return (fits, d_fits), Summary(diffusion, (r_value, r_variance), bins, None, freedom, third)
+
+    def _missing(self, draws: list[Observations], residuals: list[Tensor]) -> float:
+        """The variance for errors that the draws have not shown, see `unseen.py`."""
+        together, residual = laps.together(draws), torch.cat(residuals)
+        fold = self.folds.fold[together.examples]
+        made = torch.bincount(fold[torch.isfinite(residual)], minlength=len(self.folds)).clamp_min(1)
+        share = (torch.tensor(self.folds.shares, dtype=torch.float64) / made)[fold]
+        return unseen.missing(unseen.shown(self.problem, together.cells, residual * share, together.weight * share))
 
     def _refitted(self, term: int, fit: TermFit, along: Tensor, draws: list[Observations]) -> list[TermFit]:
         """The corrected fits of a term, corrected anew where it has a quarter more draws than at the last time."""
