@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -20,8 +22,15 @@ def test_sets_from_files(nelbo, tmp_path):
     bound = nelbo("evaluate", tmp_path / "a", *data, "--per-example", rows, "--tolerance", "0.5").json
     assert bound["data"]["sizes"] == {"smallest": 2, "largest": 8, "total": int(2 * lengths.sum())}
     assert np.load(rows)["dimensions"].tolist() == (2 * lengths).tolist() == bound["dimensions_per_example"]
-    compared = nelbo("compare", tmp_path / "a", tmp_path / "b", *data, "--tolerance", "0.5").json
+    models = tmp_path / "a", tmp_path / "b"
+    compared = nelbo(
+        "compare", *models, *data, "--tolerance", "0.5", "--per-example", rows, "--out", tmp_path / "c"
+    ).json
     assert compared["dimensions_per_example"] == bound["dimensions_per_example"]
+    assert np.load(rows)["difference_nats"].tolist() == compared["nats_per_example"] and len(
+        compared["standard_errors"]
+    )
+    assert json.loads((tmp_path / "c").read_text()) == compared
     ode = nelbo("ode", tmp_path / "a", *data, "--limit", "3", "--steps", "4", "--probes", "1").json
     assert ode["data"]["sizes"]["total"] == 12
     given = ("sample", tmp_path / "a", "--mask", f"{file}#n", "--out", drawn, "--json", "--steps", "3", "-n")

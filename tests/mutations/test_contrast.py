@@ -45,6 +45,11 @@ one_number, several = test_score.test_one_number, test_score.test_several_number
 ratio = test_log_ratio.test_the_ratio_is_exact_within_its_errors
 
 
+def few() -> None:
+    test_compare.test_short_chains_of_few_examples(5)
+
+
+signed = test_compare.test_terms_of_either_sign_are_fitted_with_their_sign
 whole = test_log_ratio.test_first_level_and_prior_are_counted_where_they_differ
 summed = test_profile.test_looks_add_up
 polynomial = test_profile.test_a_curve_that_is_a_polynomial_is_read_exactly
@@ -91,7 +96,12 @@ BREAKS = [
     Break("the priors forgotten", "bound.contrast.contrast:raced", operation("+")[-2].keep_left(), whole),
     Break("a decoder of its own is forgotten", "bound.contrast.alternatives:Chains.first_differs",
           call("any").becomes(False), whole),
-    Break("the error of a sum for that of a mean", "bound.compare:sign_is_known", operation("/")[-1].keep_left(), ends),
+    Break("the error of a sum for that of a mean", "bound.unpaired:sign_is_known", operation("/")[-1].keep_left(),
+          ends),
+    Break("the sum of two terms", "bound.paired_chain:PairedChain.columns", operation("-")[0].to("+"), few),
+    Break("B is A", "bound.compare:_sides", operation("-")[0].to("+"), few),
+    Break("a mean without its sign", "bound.planned.regression:spread_over_cells", call("along")[3].becomes(1.0),
+          signed),
     Break("two tails for one", "maths.student:quantile", number(2)[0].to(1), quantiles),
 ]  # fmt: skip
 

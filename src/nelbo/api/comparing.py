@@ -44,6 +44,7 @@ def compare(
     confidence: float | None = None,
     max_nfe: int | None = None,
     any_cost: bool = False,
+    per_example: bool = False,
     limit: int | None = None,
     condition: Condition | str | None = None,
     mask: Tensor | None = None,
@@ -56,6 +57,7 @@ def compare(
     precision: str = "float32",
     progress: Progress | None = None,
     message: Callable[[str], None] | None = None,
+    state: str | Path | None = None,
     workers: Workers | None = None,
 ) -> Comparison:
     """The difference of the bounds of model_a and model_b on the same examples, A − B in bits/dim, with paired errors.
@@ -65,10 +67,11 @@ def compare(
     model_a, model_b: as of `evaluate`, or two of its results. tolerance: the paired standard error to reach, in
     bits/dim, or relative to the difference ("5%"); confidence: end earlier, as soon as the sign of the difference is
     known at this level: the probability that the worse model is ever called the better one for these examples is at
-    most 1 − confidence. max_nfe: at most so many evaluations of both together. any_cost: as of `evaluate`, where what a
-    comparison takes is known after two strata an example. data, limit, condition, mask, missing, overrides and
-    trust_code (of both models), seed, batch_size, device, precision, progress, message and workers are as of
-    `evaluate`.
+    most 1 − confidence. max_nfe: at most so many evaluations of both together. any_cost: as of `evaluate`. per_example:
+    draw every example and keep the differences in `Comparison.per_example`; where the tolerance is coarse, random
+    examples are cheaper, and it is None. Of models whose chains have other levels, every example is drawn. data, limit,
+    condition, mask, missing, overrides and trust_code (of both models), seed, batch_size, device, precision, progress,
+    message, state and workers are as of `evaluate`.
 
     Two results in the place of models, of `evaluate` or of `ode_likelihood` with per_example=True, are compared as they
     are, without data, and only with results of the same kind.
@@ -102,10 +105,11 @@ def compare(
         given.model,
         other,
         given.examples,
-        Run(device, precision, batch_size, seed, None, workers or Alone(), callback(progress), message),
+        Run(device, precision, batch_size, seed, state, workers or Alone(), callback(progress), message),
         tolerance=tolerance,
         max_nfe=max_nfe,
         any_cost=any_cost,
+        per_example=per_example,
         confidence=confidence,
         condition=given.condition,
     )

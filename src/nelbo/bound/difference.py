@@ -37,7 +37,8 @@ class Comparison(Document):
     standard_error: StandardError
     a: float
     b: float
-    per_example: Tensor
+    per_example: Tensor | None
+    """The difference of every example in nats, (N,); None where random ones were drawn, which is cheaper."""
     examples: int
     dimensions: int
     nfe_total: int
@@ -58,6 +59,11 @@ class Comparison(Document):
     """Whether the sign is known at that level."""
     overrides: Json = field(default_factory=dict)
     """What the user chose in the place of both models' own."""
+    standard_error_a: float = math.nan
+    """Of the estimator, of the bound of A itself."""
+    standard_error_b: float = math.nan
+    interrupted: bool = False
+    """Whether the user stopped it before it was done; the numbers are of the draws made until then."""
 
     def to_dict(self) -> Json:
         """JSON form, schema nelbo.comparison/1; numbers that do not exist are null."""
@@ -67,7 +73,8 @@ class Comparison(Document):
                 "difference": self.difference,
                 "standard_error": vars(self.standard_error),
                 "bits_per_dim": {"a": self.a, "b": self.b},
-                "nats_per_example": self.per_example.tolist(),
+                "standard_errors": {"a": self.standard_error_a, "b": self.standard_error_b},
+                "nats_per_example": None if self.per_example is None else self.per_example.tolist(),
                 **({} if self.sizes is None else {"dimensions_per_example": self.sizes.tolist()}),
                 "examples": self.examples,
                 "dimensions": self.dimensions,
@@ -82,6 +89,7 @@ class Comparison(Document):
                 "models": {"a": self.models[0], "b": self.models[1]},
                 "overrides": self.overrides,
                 "warnings": list(self.warnings),
+                "interrupted": self.interrupted,
                 "seconds": self.seconds,
                 "version": self.version,
             }
@@ -89,14 +97,18 @@ class Comparison(Document):
 
     @classmethod
     def _read(cls, document: Json) -> Self:
-        nats = [math.nan if v is None else v for v in document["nats_per_example"]]
+        nats, errors = document["nats_per_example"], document.get("standard_errors") or {}
+        if nats is not None:
+            nats = torch.tensor([math.nan if v is None else v for v in nats], dtype=torch.float64)
         tolerance, models = document["tolerance"], document["models"]
         return filled(
             cls,
             document,
             a=float(document["bits_per_dim"]["a"]),
             b=float(document["bits_per_dim"]["b"]),
-            per_example=torch.tensor(nats, dtype=torch.float64),
+            standard_error_a=_number(errors.get("a")),
+            standard_error_b=_number(errors.get("b")),
+            per_example=nats,
             sizes=None if (sizes := document.get("dimensions_per_example")) is None else torch.tensor(sizes),
             tolerance=math.nan if tolerance is None else parse(tolerance),
             models=(models["a"], models["b"]),
@@ -117,17 +129,29 @@ class Comparison(Document):
 
     def plot(self, axes: Any = None) -> Any:
         """Draw how the examples' differences A − B in bits/dim are spread, on matplotlib `axes`, new ones where None,
-        and return them; those left of 0 are better under A. Errors: UsageError without matplotlib."""
+        and return them; those left of 0 are better under A. Errors: UsageError without matplotlib, and where examples
+        have no values."""
+        values = self._values()
         axes = plots.new(axes)
         axes.axvline(0.0, color="0.5", linewidth=0.8)
         D = self.dimensions if self.sizes is None else self.sizes
-        plots.histogram(axes, bits_per_dim(self.per_example / D, 1).numpy(), f"A − B, {self.unit} of an example")
+        plots.histogram(axes, bits_per_dim(values / D, 1).numpy(), f"A − B, {self.unit} of an example")
         return axes
 
     def to_frame(self) -> Any:
-        """A pandas DataFrame of the examples' differences A − B in nats. Errors: UsageError without pandas."""
-        sizes = {} if self.sizes is None else {"dimensions": self.sizes}
-        return frames.frame({"difference_nats": self.per_example, **sizes})
+        """A pandas DataFrame of the examples' differences A − B in nats. Errors: UsageError without pandas, and where
+        examples have no values."""
+        return frames.frame(self.rows())
+
+    def rows(self) -> dict[str, Tensor]:
+        """difference_nats (N,) and, of examples of different size, dimensions (N,). Errors: UsageError where examples
+        have no values."""
+        return {"difference_nats": self._values(), **({} if self.sizes is None else {"dimensions": self.sizes})}
+
+    def _values(self) -> Tensor:
+        if self.per_example is None:
+            raise UsageError("the comparison has no values of single examples", "compare with per_example=True")
+        return self.per_example
 
     def __str__(self) -> str:
         e = self.standard_error
@@ -144,7 +168,8 @@ class Comparison(Document):
         return "\n".join(
             [
                 f"A − B   {fixed(self.difference, 5, '+')} {self.unit}   ± {noise_error} estimator   {of_data}",
-                f"A       {fixed(self.a, 5)}        B       {fixed(self.b, 5)}",
+                f"A       {_with_error(self.a, self.standard_error_a)}        "
+                f"B       {_with_error(self.b, self.standard_error_b)}",
                 f"{verdict} ({self.examples} examples, {noise}, {self.nfe_total} network evaluations)",
             ]
         )
@@ -198,6 +223,8 @@ def compare_results(a: Bound | Any, b: Bound | Any) -> Comparison:
         ),
         a=a.bits_per_dim,
         b=b.bits_per_dim,
+        standard_error_a=a.standard_error.estimator,
+        standard_error_b=b.standard_error.estimator,
         per_example=difference,
         sizes=sizes,
         examples=n,
@@ -213,6 +240,14 @@ def compare_results(a: Bound | Any, b: Bound | Any) -> Comparison:
         warnings=(*a.warnings, *b.warnings),
         seconds=a.seconds + b.seconds,
     )
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _with_error(value: float, error: float) -> str:
+    return fixed(value, 5) + ("" if math.isnan(error) else f" ± {error_in_words(error)}")
 
 
 def _scores(result: Bound) -> str:

@@ -67,6 +67,16 @@ class TermEstimate:
 
 
 @dataclass(frozen=True)
+class Sides:
+    """Of a difference A − B in nats: `mean` of (A + B)/2 without the exact terms, and Monte Carlo variances of A, which
+    is the mean and half the difference, and of B."""
+
+    mean: float
+    a: float
+    b: float
+
+
+@dataclass(frozen=True)
 class Stratum:
     """A stretch of the chain from level t down to level s, its share of the diffusion term in nats an example."""
 
@@ -153,6 +163,8 @@ class Estimate:
     estimator: Json
     note: str | None = None
     """What a reader must know: a tolerance that was not reached, an interrupt."""
+    sides: Sides | None = None
+    """Of a difference, what its draws say of both numbers."""
 
     @property
     def parts(self) -> dict[str, TermEstimate]:

@@ -189,7 +189,7 @@ def choose(
     design = name if name in ("pooled", "per_example") else "per_example" if per_example else "auto"
     adaptive = Adaptive(parse(tolerance), max_nfe, design, any_cost=any_cost)
     if name == "auto":
-        pilot = EXAMPLES * (NODES + 2)
+        pilot = EXAMPLES * (NODES + 2) * max(1, problem.cell_cost)
         twice = Exhaustive().cost(problem)
         if problem.steps is not None and not problem.alike and twice <= min(pilot, max_nfe or pilot):
             return Passes(adaptive)

@@ -174,20 +174,25 @@ class GaussianChain(Problem):
         return float(self.levels.t[j]), float(self.levels.logsnr[j])
 
     def columns(self, draws: Draws, controls: object, rows: Tensor) -> Tensor:
-        """(b, 1 + C): the term and its controls. What precedes the network is done in `tiles`."""
+        """(b, 1 + C): the term and its controls."""
+        with torch.no_grad():
+            noised, columns = self.drawn(draws, controls, rows)
+            columns[:, 0], prediction = self.term(noised, self.condition_of(noised.examples))
+        check_finite(columns, noised)
+        if self.observed(draws):
+            columns = torch.cat([columns, _seen(noised.x, noised.z, prediction)], 1)
+        return columns.cpu()
+
+    def drawn(self, draws: Draws, controls: object, rows: Tensor) -> tuple[Noised, Tensor]:
+        """The draws `rows` (b,) of `draws` up to where the network is asked, which is done in `tiles`; and columns
+        (b, 1 + C) on the device: zeros, then the controls."""
         columns = torch.zeros(len(rows), 1 + self.control_columns, dtype=torch.float64, device=self.device)
 
         def control(part: slice, x: Tensor, eps: Tensor, at: Levels) -> None:
             if controls is not None:
                 columns[part, 1:] = self.controls_of(draws.examples[rows[part]], x, eps, at, controls)
 
-        with torch.no_grad():
-            noised = self.noised(draws, rows, control)
-            columns[:, 0], prediction = self.term(noised, self.condition_of(noised.examples))
-        check_finite(columns, noised)
-        if self.observed(draws):
-            columns = torch.cat([columns, _seen(noised.x, noised.z, prediction)], 1)
-        return columns.cpu()
+        return self.noised(draws, rows, control), columns
 
     def controls_of(self, examples: Tensor, x: Tensor, eps: Tensor, at: Levels, controls: object) -> Tensor:
         """The control columns of draws of `examples` (b,) with values x and noise ε (b, *shape)."""
@@ -239,7 +244,7 @@ class GaussianChain(Problem):
         few = 2 * self.examples * (self.first_cost + (self.steps or FEW)) <= FEW
         return readings.COLUMNS if few or bool((draws.numbers >= Purpose.PILOT_NOISE.draw).all()) else 0
 
-    def observe(self, draws: Draws, values: Tensor) -> None:
+    def observe(self, draws: Draws, values: Tensor, columns: Tensor) -> None:
         self.observations.add(draws, values)
 
     def _levels_of(self, draws: Draws, rows: Tensor) -> tuple[Tensor | None, Levels]:

@@ -11,7 +11,7 @@ A kind of chain is a frozen dataclass of `Problem`, such as `gaussian_chain.Gaus
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -76,13 +76,33 @@ class Draws:
         return Draws(*(None if part is None else part[rows] for part in parts))  # type: ignore[arg-type]
 
 
+@dataclass(eq=False)
+class Along:
+    """A further term of every draw that an estimate has made so far, in the order of the calls of the runner: where the
+    problem's term is a difference A − B, the mean (A + B)/2. kept: draws, columns (n, 1 + C) of the difference in nats,
+    and the mean (n,)."""
+
+    kept: list[tuple[Draws, Tensor, Tensor]] = field(default_factory=list)
+
+    def begin(self) -> None:
+        """An estimate begins, of which what was drawn before is no part."""
+        self.kept.clear()
+
+    def terms(self, part: float, start: int = 0) -> list[Tensor]:
+        """Columns (n, 1 + C) of all calls from `start`, whose term is the mean plus `part` of the difference: ½ gives
+        A, −½ B, 0 the mean."""
+        return [torch.cat([mean[:, None] + part * c[:, :1], c[:, 1:]], 1) for _, c, mean in self.kept[start:]]
+
+
 class Problem(ABC):
     """A chain over N examples, frozen. Everything here is deterministic in what it is given and in the seed.
 
-    seed: of all noise. A subclass defines the abstract members; controls and features are optional.
+    seed: of all noise. along: what is known at every draw besides its term, where that is a difference; else None. A
+    subclass defines the abstract members; controls and features are optional.
     """
 
     seed: int
+    along: Along | None = None
 
     @property
     @abstractmethod
@@ -165,9 +185,20 @@ class Problem(ABC):
         """Columns of these draws that serve checks and that no estimator sees; they come to `observe`."""
         return 0
 
-    def observe(self, draws: Draws, values: Tensor) -> None:  # noqa: B027
-        """Take note of the observed columns of `draws`, (n, observed), the same on every worker; NaN where an interrupt
-        left a draw out."""
+    def observe(self, draws: Draws, values: Tensor, columns: Tensor) -> None:  # noqa: B027
+        """Take note of the observed columns of `draws`, (n, observed), beside the others (n, 1 + C) in nats, the same
+        on every worker; NaN where an interrupt left a draw out."""
+
+    @property
+    def value_name(self) -> str | None:
+        """What is estimated, in words; None where that is a bound."""
+        return None
+
+    def measure(self, kind: int) -> Tensor | None:
+        """Of terms of either sign, whose means may be near 0: values (n,) ≥ 0 in nats of about the size of what the
+        terms are made of, for the pilot's draws of the first level (kind 0) or of cells (1). None where the terms are
+        positive, and measure themselves."""
+        return None
 
     def fit_controls(self, examples: Tensor, workers: Workers) -> object:
         """What `columns` and `features` need besides the draws, from `examples` (n,): the same on every worker, which

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
+from torch import Tensor
+
 from nelbo.bound import units
 from nelbo.bound.estimate import Estimate, PerExample
 from nelbo.bound.values import LatentTerms, Level, StandardError, Term, Terms, error_in_words, terms_of
@@ -202,11 +204,15 @@ class Bound(Document):
         """
         return frames.frame(self._values(of), {"terms": "term", "examples": None, "levels": None}[of])
 
+    def rows(self) -> dict[str, Tensor]:
+        """The columns of `per_example` by name, (N,) each. Errors: UsageError where examples have no values."""
+        if self.per_example is None:
+            raise UsageError("the result has no values of single examples", "evaluate with per_example=True")
+        return self.per_example.columns()
+
     def _values(self, of: str) -> Any:
         if of == "examples":
-            if self.per_example is None:
-                raise UsageError("the result has no values of single examples", "evaluate with per_example=True")
-            return self.per_example.columns()
+            return self.rows()
         if of == "levels":
             return [vars(level) for level in self.levels]
         if of != "terms":

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -70,11 +70,11 @@ class Runner:
         compute = functools.partial(problem.columns, draws, controls)
         C, observed = problem.control_columns, problem.observed(draws)
         columns = self.rows(len(draws), 1 + C + observed, cost, compute, partial=partial)
-        if observed:
-            problem.observe(draws, columns[:, 1 + C :])
-            columns = columns[:, : 1 + C]
+        columns, values = columns[:, : 1 + C], columns[:, 1 + C :]
         if draws.cells is not None:
             columns[:, 1:] *= problem.cells.scale[draws.cells][:, None]
+        if observed:
+            problem.observe(draws, values, columns)
         return columns
 
     def nats(self, problem: Problem, draws: Draws) -> Tensor:
@@ -198,6 +198,32 @@ class Runner:
             known = rows[:, 0] > 0
             out[known] = rows[known, 1:]
         return known
+
+
+class Again:
+    """A runner's answers once more, of other terms at the same draws: `columns`, in the order of the calls. stopped:
+    whether an interrupt left draws of the last ones out."""
+
+    def __init__(self, columns: Sequence[Tensor], stopped: bool):
+        self._columns, self._stopped = list(columns), stopped
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it has come to the interrupt."""
+        return self._stopped and not self.left
+
+    @property
+    def left(self) -> int:
+        """Calls that are not answered yet."""
+        return len(self._columns)
+
+    def columns(self, *_: object, **__: object) -> Tensor:
+        """The columns of the next call."""
+        return self._columns.pop(0)
+
+    def nats(self, *_: object) -> Tensor:
+        """The term alone."""
+        return self._columns.pop(0)[:, 0]
 
 
 def _even(n: int, largest: int, workers: int) -> int:

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from nelbo.cli import options
-from nelbo.cli.output import shared_session
+from nelbo.cli.output import deliver, shared_session
+from nelbo.errors import Interrupted
 from nelbo.progress import shown
 
 
@@ -25,6 +26,7 @@ def compare(
     any_cost: options.AnyCost = False,
     limit: options.Limit = None,
     running: options.Running,
+    files: options.Files,
     as_json: options.Json = False,
     condition: options.Condition = None,
     missing: options.Missing = None,
@@ -39,6 +41,7 @@ def compare(
     from nelbo import runtime
 
     with shared_session(as_json) as output:
+        files.check()
         from nelbo import api
 
         with shown("comparing", silent=output.silent) as progress:
@@ -50,6 +53,7 @@ def compare(
                 confidence=confidence,
                 max_nfe=max_nfe,
                 any_cost=any_cost,
+                per_example=files.per_example is not None,
                 limit=limit,
                 condition=condition,
                 missing=missing,
@@ -57,8 +61,13 @@ def compare(
                 trust_code=trust_code,
                 progress=progress,
                 message=output.message,
+                state=files.state,
                 workers=runtime.workers(),
                 **running.keywords(),
             )
-        output.document(comparison.to_dict())
-        output.text(str(comparison))
+        deliver(comparison, output, files.out, files.per_example)
+    if comparison.interrupted:
+        raise Interrupted(
+            f"interrupted after {comparison.nfe_total} network evaluations; the result is of the draws made until then",
+            files.resume_hint(),
+        )

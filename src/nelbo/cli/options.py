@@ -205,7 +205,8 @@ class Files:
         typer.Option(
             "--per-example",
             metavar="FILE.npz|FILE.csv",
-            help="Write index, nats, standard_error and terms here; of symbols also the scored tokens and bytes.",
+            help="Write index, nats, standard_error and terms here; of symbols also the scored tokens and bytes, of "
+            "two models the differences in nats.",
         ),
     ] = None
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE.json", help="Write the JSON result here.")] = None

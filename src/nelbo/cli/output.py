@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from nelbo.errors import UsageError
 from nelbo.progress import to_stderr
 
 if TYPE_CHECKING:
+    from nelbo.bound.difference import Comparison
     from nelbo.bound.result import Bound
     from nelbo.typing import Json
 
@@ -122,14 +123,14 @@ def check_folder(path: Path, what: str) -> Path:
     return path
 
 
-def deliver(bound: Bound, output: Console, out: Path | None, per_example: Path | None) -> None:
+def deliver(bound: Bound | Comparison, output: Console, out: Path | None, per_example: Path | None) -> None:
     """The result of a command that scores data: files first, then the screen."""
     from nelbo.files import write_atomic
 
     if output.silent:
         return
     if per_example is not None and bound.per_example is not None:
-        write_atomic(per_example, _rows(bound, per_example))
+        write_atomic(per_example, _rows(bound.rows(), bound.examples, per_example))
     elif per_example is not None:
         output.message(f"warning: {per_example} was not written: not every example was finished")
     document = bound.to_dict()
@@ -139,19 +140,18 @@ def deliver(bound: Bound, output: Console, out: Path | None, per_example: Path |
     output.text(table(bound, output))
 
 
-def table(bound: Bound, output: Console) -> str:
+def table(bound: Bound | Comparison, output: Console) -> str:
     """The table; without its warnings where the same screen has them already."""
     warnings = () if output.on_one_screen else tuple(flags.translated(text) for text in bound.warnings)
     return str(dataclasses.replace(bound, warnings=warnings))
 
 
-def _rows(bound: Bound, path: Path) -> bytes:
-    """The file of --per-example: index, nats, standard_error and the terms, each (N,), as NPZ or, by its name, CSV."""
+def _rows(columns: Mapping[str, Any], examples: int, path: Path) -> bytes:
+    """The file of --per-example: index and columns such as nats, standard_error and the terms, each (N,), as NPZ or,
+    by its name, CSV."""
     import numpy as np
 
-    assert bound.per_example is not None
-    columns = {name: np.asarray(values) for name, values in bound.per_example.columns().items()}
-    arrays = {"index": np.arange(bound.examples), **columns}
+    arrays = {"index": np.arange(examples), **{name: np.asarray(values) for name, values in columns.items()}}
     if path.suffix.lower() == ".csv":
         text = io.StringIO()
         rows = csv.writer(text, lineterminator="\n")

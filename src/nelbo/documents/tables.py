@@ -98,15 +98,24 @@ def _declaration(row: Json) -> Json:
 
 
 def difference(comparison: Json) -> list[Json]:
-    """Rows of a comparison: A, B and their difference, whose errors are those of the pairs."""
-    errors, bits = comparison["standard_error"], comparison["bits_per_dim"]
+    """Rows of a comparison: A and B with the estimator's errors of their own, where they are known, and their
+    difference, whose errors are those of the pairs."""
+    errors, bits, own = comparison["standard_error"], comparison["bits_per_dim"], comparison.get("standard_errors", {})
     of_data = number(data) if is_number(data := errors["data"]) else NOT_MEASURABLE
     whole = {
         "bits": number(comparison["difference"], 5, "+"),
         "estimator": number(errors["estimator"]),
         "data": of_data,
     }
-    models = [{"name": name.upper(), "bits": number(bits[name]), "estimator": "", "data": ""} for name in ("a", "b")]
+    models = [
+        {
+            "name": name.upper(),
+            "bits": number(bits[name]),
+            "estimator": number(own[name]) if is_number(own.get(name)) else "",
+            "data": "",
+        }
+        for name in ("a", "b")
+    ]
     return [*models, {"name": "A − B", **whole}]
 
 

@@ -184,6 +184,23 @@ def test_a_comparison_of_sets():
     assert torch.equal(again.sizes, compared.sizes) and again.data["sizes"]["total"] == numbers
 
 
+def test_a_comparison_of_sets_at_common_noise():
+    """Two networks, of which one is told the mask: the difference of bounds at every level, within all errors."""
+    sets, pair = examples([1 + i % MOST for i in range(24)]), (model(), model(pooled))
+    compared = nelbo.compare(*pair, sets, tolerance=0.05, any_cost=True)
+    whole = [nelbo.evaluate(one, sets, estimator=Exhaustive(8)) for one in pair]
+    apart = whole[0].bits_per_dim - whole[1].bits_per_dim
+    error = math.hypot(compared.standard_error.estimator, *(b.standard_error.estimator for b in whole))
+    assert compared.common_noise and abs(compared.difference - apart) < 4 * error and apart != 0
+    for value, error, bound in zip(
+        (compared.a, compared.b), (compared.standard_error_a, compared.standard_error_b), whole, strict=True
+    ):
+        assert abs(value - bound.bits_per_dim) < 4 * math.hypot(error, bound.standard_error.estimator)
+    numbers = 2 * sum(len(x) for x in sets)
+    assert compared.difference == pytest.approx(float(compared.per_example.sum()) / numbers / math.log(2))
+    assert compared.a - compared.b == pytest.approx(compared.difference)
+
+
 def test_results_of_sets_are_compared_by_their_numbers():
     """Σ difference/Σ D of two results, and the sampling error of that ratio."""
     sets = examples([1 + i % MOST for i in range(12)])

@@ -163,8 +163,8 @@ class LatentChain(Problem):
         """As of the chain over z′, where its network is asked."""
         return 0 if draws.cells is None and self.free_first else self.inner.observed(draws)
 
-    def observe(self, draws: Draws, values: Tensor) -> None:
-        self.inner.observe(draws, values)
+    def observe(self, draws: Draws, values: Tensor, columns: Tensor) -> None:
+        self.inner.observe(draws, values, columns)
 
     def fit_controls(self, examples: Tensor, workers: Workers) -> Controls:
         """As of the chain over z′."""

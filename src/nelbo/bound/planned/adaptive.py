@@ -16,16 +16,20 @@ from torch import Tensor
 from nelbo.arguments import numbers
 from nelbo.bound.estimate import Estimate
 from nelbo.bound.estimators import Estimator
-from nelbo.bound.planned import allocation, cost, error_bars, summary
+from nelbo.bound.planned import allocation, cost, error_bars, sides, summary
 from nelbo.bound.planned.per_example import PerExampleDesign
 from nelbo.bound.planned.pilot import EXAMPLES, Pilot, run
 from nelbo.bound.planned.pooled import PooledDesign
+from nelbo.bound.planned.sign import Sign
 from nelbo.bound.planned.summary import Summary
 from nelbo.bound.problem import Problem
 from nelbo.bound.runner import Runner
 from nelbo.bound.tolerance import Relative, Tolerance, in_nats, parse
 from nelbo.errors import Interrupted, UsageError
 from nelbo.typing import Json
+
+_COARSEST = 3.0
+"""Most that a first plan is coarser than the tolerance: the pooled design grows to 33 times of it."""
 
 
 @numbers
@@ -35,7 +39,8 @@ class Adaptive(Estimator):
 
     design: "auto", "pooled" or "per_example". controls: the surrogate's and ‖ε‖² control variates. regression: the
     fit over examples. max_nfe: most evaluations, pilot included. strata: a fixed number of strata instead of a plan.
-    any_cost: go on after the pilot whatever the plan costs; no draw depends on it.
+    any_cost: go on after the pilot whatever the plan costs; no draw depends on it. confidence: end as soon as the sign
+    of the value is known at this level (`sign.py`), if not at the tolerance.
     """
 
     tolerance: Tolerance = 0.01
@@ -47,6 +52,7 @@ class Adaptive(Estimator):
     pilot: int = EXAMPLES
     strata: int | None = None
     any_cost: bool = field(default=False, repr=False, compare=False)
+    confidence: float | None = field(default=None, repr=False)
     name = "adaptive"
 
     def __post_init__(self):
@@ -75,9 +81,12 @@ class Adaptive(Estimator):
         """The same with another budget."""
         return replace(self, max_nfe=max_nfe)
 
-    def estimate(self, problem: Problem, runner: Runner, first: int = 0) -> Estimate:
-        """first: the number of the first draw, where those before were made by another estimator."""
-        prior, before = problem.priors(), runner.nfe
+    def estimate(self, problem: Problem, runner: Runner, first: int = 0, sign: Sign | None = None) -> Estimate:
+        """first: the number of the first draw, where those before were made by another estimator; sign: of the looks
+        that it had."""
+        prior, before, sign = problem.priors(), runner.nfe, sign or Sign(self.confidence)
+        if problem.along is not None:
+            problem.along.begin()
         most = math.inf if self.max_nfe is None else (self.max_nfe - runner.nfe) / 4
         pilot = run(problem, runner, self.pilot, regressed=self.regression, controlled=self.controls, most=most)
         known = cost.of_pilot(problem, pilot, prior)
@@ -88,7 +97,10 @@ class Adaptive(Estimator):
             value = known.total.mean if result is None else float(prior.mean()) + result.value
             return in_nats(self.tolerance, value, problem.dimensions)
 
-        design, stages, needed = self._design(problem, runner, pilot, target)
+        def wanted() -> float:
+            return sign.target(target(), known.total.mean if result is None else float(prior.mean()) + result.value)
+
+        design, stages, needed = self._design(problem, runner, pilot, target, wanted)
         design.offset = first
         self._announce(problem, runner, known, needed)
         count = 0
@@ -98,7 +110,10 @@ class Adaptive(Estimator):
                     result = _latest(design, runner, prior, result)
                     if runner.stopped:
                         break
-                    if result is not None and self._reached(design, result, target()):
+                    reached = result is not None and self._reached(design, result, target())
+                    if result is not None and self._known(sign, design, result, prior, runner.nfe - before, reached):
+                        break
+                    if result is not None and reached:
                         result = result.stopped() if count > 1 or design.name == "per_example" else result
                         break
                 if count:
@@ -106,6 +121,8 @@ class Adaptive(Estimator):
                 count += 1
             else:
                 result = _latest(design, runner, prior, result) if count else None
+                if result is not None:
+                    self._known(sign, design, result, prior, runner.nfe - before, True)
         except KeyboardInterrupt:  # between two batches that it was waiting for
             runner.stop()
         if result is None and runner.stopped:
@@ -122,7 +139,7 @@ class Adaptive(Estimator):
         note = None
         if runner.stopped:
             note = "interrupted: the estimate is of the draws made until then"
-        elif self.strata is None and math.sqrt(result.variance) > target():
+        elif self.strata is None and math.sqrt(result.variance) > target() and not sign.known:
             note = f"the tolerance {self.tolerance} was not reached with {runner.nfe} evaluations"
             if self.max_nfe is not None:
                 note = f"max_nfe={self.max_nfe} was reached before the tolerance {self.tolerance}"
@@ -133,9 +150,11 @@ class Adaptive(Estimator):
             "picked": design.name,
             "stages": count,
             "pilot": {"examples": min(self.pilot, problem.examples), "evaluations": pilot.nfe},
+            **({} if self.confidence is None else {"decided": sign.known}),
         }
         spreads = [] if result.examples is not None else design.spreads(prior)
-        return result.estimate(prior, summary.strata(problem, result.bins), spreads, estimator, note)
+        estimate = result.estimate(prior, summary.strata(problem, result.bins), spreads, estimator, note)
+        return replace(estimate, sides=sides.of_design(problem, design))
 
     def _announce(self, problem: Problem, runner: Runner, pilot: Estimate, needed: float) -> None:
         """Say what the estimate will cost. Errors: CostError where that is more than is spent without a consent; a
@@ -151,11 +170,30 @@ class Adaptive(Estimator):
         enough = result.freedom >= error_bars.ENOUGH
         return design.complete and self.strata is None and enough and math.sqrt(result.variance) <= target
 
+    def _known(
+        self,
+        sign: Sign,
+        design: PooledDesign | PerExampleDesign,
+        result: Summary,
+        prior: Tensor,
+        evaluations: int,
+        reached: bool,
+    ) -> bool:
+        """Whether the sign is known; not before every example has its draws where these were asked for."""
+        if self.design == "per_example" and not design.complete:
+            return False
+        return sign.look(float(prior.mean()) + result.value, result.variance, result.freedom, evaluations, reached)
+
     def _design(
-        self, problem: Problem, runner: Runner, pilot: Pilot, target: Callable[[], float]
+        self,
+        problem: Problem,
+        runner: Runner,
+        pilot: Pilot,
+        target: Callable[[], float],
+        wanted: Callable[[], float],
     ) -> tuple[PooledDesign | PerExampleDesign, Iterator[int], float]:
         """The cheaper of the designs asked for, its stages, and the evaluations that it needs; no stages where there
-        are not evaluations enough."""
+        are not evaluations enough. target: the standard error to reach; wanted: that which is enough at first."""
         if self.design not in ("auto", "pooled", "per_example"):
             raise UsageError(f"unknown design {self.design!r}", "choose one of: auto, per_example, pooled")
 
@@ -163,19 +201,24 @@ class Adaptive(Estimator):
             return math.inf if self.max_nfe is None else self.max_nfe - runner.nfe
 
         density = allocation.density(pilot.diffusion, self.allocation, problem.foretold)
-        together = allocation.pooled(problem, pilot, target())
-        apart = allocation.per_example(problem, pilot, target(), self.strata)
+        coarse = min(wanted(), _COARSEST * target())
+        together = allocation.pooled(problem, pilot, coarse)
+        apart = allocation.per_example(problem, pilot, coarse, self.strata)
+        whole = [together.needed, apart.needed]
+        if coarse > target():  # the tolerance is what an estimate is announced with
+            plans = (plan(problem, pilot, target()) for plan in (allocation.pooled, allocation.per_example))
+            whole = [plan.needed for plan in plans]
         expected = allocation.CORRECTED * together.cost
         N = problem.examples
         finer = N < allocation.FEW or apart.cost < expected or expected > allocation.FINER * N
         if self.design == "per_example" or (self.design == "auto" and finer):
             if PerExampleDesign.least(problem) <= remaining():
                 design = PerExampleDesign(problem, runner, pilot, density)
-                return design, design.run(apart, target, remaining, self.strata), apart.needed
+                return design, design.run(apart, wanted, remaining, self.strata), whole[1]
             if self.design == "per_example":
-                return PerExampleDesign(problem, runner, pilot, density), iter(()), apart.needed
+                return PerExampleDesign(problem, runner, pilot, density), iter(()), whole[1]
         design = PooledDesign(problem, runner, pilot, density)
-        return design, design.run(together, target, remaining), together.needed
+        return design, design.run(together, wanted, remaining), whole[0]
 
 
 def _latest(

@@ -34,8 +34,9 @@ is right, and a tolerance in bits/dim as D: such a model takes about 1/D of the 
 
 
 def unasked(problem: Problem) -> int:
-    """The most evaluations that are spent without a budget or a consent: 100 an example, or more where all is small."""
-    return max(MULTIPLE * problem.examples, LEAST, NUMBERS // problem.dimensions)
+    """The most evaluations that are spent without a budget or a consent: 100 an example, or more where all is small;
+    of a problem that asks several networks at every draw, of each of them."""
+    return max(1, problem.cell_cost) * max(MULTIPLE * problem.examples, LEAST, NUMBERS // problem.dimensions)
 
 
 def of_pilot(problem: Problem, pilot: Pilot, prior: torch.Tensor) -> Estimate:
@@ -71,6 +72,7 @@ def refusal(problem: Problem, runner: Runner, tolerance: Tolerance, planned: flo
     value = float(bits_per_dim(pilot.total.mean, D))
     spread = float(bits_per_dim(math.sqrt(pilot.total.variance), D))
     about = f"about {value:.4g} bits/dim" if math.isnan(spread) else f"about {value:.4g} ± {spread:.2g} bits/dim"
+    about = about if problem.value_name is None else f"that {problem.value_name} is {about}"
     reached = value if isinstance(tolerance, Relative) else 1.0
     reached = abs(reached) * (tolerance.share if isinstance(tolerance, Relative) else tolerance)
     coarse = _up(reached * math.sqrt(planned / most))

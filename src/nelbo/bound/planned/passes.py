@@ -17,21 +17,25 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from nelbo.bound.estimate import Estimate, Stratum
+from nelbo.bound.estimate import Estimate, Sides, Stratum
 from nelbo.bound.estimators import Estimator
 from nelbo.bound.planned import error_bars, unseen
 from nelbo.bound.planned.adaptive import Adaptive
+from nelbo.bound.planned.sign import Sign
 from nelbo.bound.planned.summary import ExampleValues, Summary
 from nelbo.bound.problem import Draws, Problem
-from nelbo.bound.runner import Runner
+from nelbo.bound.runner import Again, Runner
 from nelbo.bound.tolerance import in_nats
 from nelbo.errors import UsageError
 from nelbo.typing import Json
 
 MOST = 1000
-"""Most evaluations of passes, where `Adaptive` takes over if more may be spent: about its pilot and smallest plan."""
+"""Most evaluations of passes, by each network that a draw asks, where `Adaptive` takes over if more may be spent: about
+its pilot and smallest plan."""
 CERTAIN = 24.0
 """Degrees of freedom from which a variance ends the draws."""
+CERTAIN_OF_DIFFERENCE = 48.0
+"""The same of a difference of two chains' terms, whose tails are longer than those of the terms."""
 RARE = 0.01
 """Share of the variance that is of errors not shown yet, above which draws go on."""
 _GROWTH = 2
@@ -61,8 +65,11 @@ class Passes(Estimator):
         return max(2, 1 + math.ceil(error_bars.ENOUGH / (problem.examples * (1 + len(problem.cells)))))
 
     def estimate(self, problem: Problem, runner: Runner) -> Estimate:
-        prior, one = problem.priors(), max(1, _cost_of_one(problem))
+        prior, one, sign = problem.priors(), max(1, _cost_of_one(problem)), Sign(self.adaptive.confidence)
         made, result, looks, target = _Draws(problem, runner), None, 0, math.inf
+        certain, most = CERTAIN if problem.along is None else CERTAIN_OF_DIFFERENCE, MOST * max(1, problem.cell_cost)
+        if problem.along is not None:
+            problem.along.begin()
         missing = math.floor(min(self._first(problem), self._left(runner) / one))
         while missing > 0 and made.number + missing > 1:  # one draw has no variance
             try:
@@ -76,14 +83,17 @@ class Passes(Estimator):
             value, error = float(prior.mean()) + result.value, math.sqrt(result.variance)
             runner.report(value, error)
             target = in_nats(self.adaptive.tolerance, value, problem.dimensions)
-            if error <= target and result.freedom >= CERTAIN and made.unseen <= RARE:
+            reached = error <= target and result.freedom >= certain and made.unseen <= RARE
+            if sign.look(value, result.variance, result.freedom, made.number * one, reached):
+                break
+            if reached:
                 result = result.stopped() if looks > 1 else result
                 break
-            growth = max((error / target) ** 2, CERTAIN / result.freedom, _GROWTH * (made.unseen > RARE))
+            growth = max((error / target) ** 2, certain / result.freedom, _GROWTH * (made.unseen > RARE))
             needed, left = made.number * growth, self._left(runner)
-            if needed * one > MOST and self._consented and left >= MOST:
-                return self.adaptive.estimate(problem, runner, first=made.number)
-            whole = min(needed, _GROWTH * made.number, max(made.number, MOST // one))
+            if needed * one > most and self._consented and left >= most:
+                return self.adaptive.estimate(problem, runner, first=made.number, sign=sign.anew())
+            whole = min(needed, _GROWTH * made.number, max(made.number, most // one))
             missing = math.floor(min(math.ceil(whole) - made.number, left / one))
             runner.plan(runner.nfe + missing * one)
         if result is None:
@@ -91,7 +101,12 @@ class Passes(Estimator):
                 f"max_nfe={self.adaptive.max_nfe} is spent before every example was drawn at every level",
                 f"allow {2 * one} evaluations more",
             )
-        return result.estimate(prior, made.strata(result), [], self._of(made), self._note(made, result, target))
+        if sign.goal is not None and not sign.known:
+            sign.look(float(prior.mean()) + result.value, result.variance, result.freedom, made.number * one, True)
+        decided = {} if sign.goal is None else {"decided": sign.known}
+        note = None if sign.known and not runner.stopped else self._note(made, result, target)
+        estimate = result.estimate(prior, made.strata(result), [], {**self._of(made), **decided}, note)
+        return replace(estimate, sides=made.sides())
 
     @property
     def _consented(self) -> bool:
@@ -150,6 +165,20 @@ class _Draws:
         rest = self.runner.nats(problem, draws).reshape(M, number, N) if M else first[:0]
         self._levels = torch.cat([self._levels, torch.cat([first, rest])], 1)
         self.number += number
+
+    def sides(self) -> Sides | None:
+        """Of a difference, what the draws say of both numbers."""
+        along, calls = self.problem.along, 1 + (len(self.problem.cells) > 0)
+        if along is None:
+            return None
+        of = []
+        for part in (0.0, 0.5, -0.5):
+            again = Again(along.terms(part), stopped=False)
+            other = _Draws(self.problem, again)  # type: ignore[arg-type]
+            while again.left >= calls and other.number < self.number:
+                other.draw(len(along.kept[len(along.kept) - again.left][0]) // self.problem.examples)
+            of.append(other.summary())
+        return Sides(of[0].value, of[1].variance, of[2].variance)
 
     def summary(self) -> Summary:
         """The result of all draws, whose bins are the cells."""

@@ -50,6 +50,7 @@ class PerExampleDesign:
         self.r_errors = torch.zeros(N, 0, dtype=torch.float64)
         self.r_freedom = torch.zeros(N, dtype=torch.float64)
         self._past: list[Observations] = []
+        self.made: list[tuple[int, int, int, int]] = []  # block, strata, pairs at the first level, first number
 
     @staticmethod
     def least(problem: Problem) -> int:
@@ -110,6 +111,7 @@ class PerExampleDesign:
         """
         problem, runner, controls = self.problem, self.runner, self.pilot.controls
         rows, offset = block.rows, self.offset
+        self.made.append((self.blocks.index(block), strata, reconstructions, offset))
         self.offset += 2 * max(strata, reconstructions)
         if reconstructions:
             n = 2 * reconstructions

@@ -112,7 +112,7 @@ def run(
     N, cells = problem.examples, problem.cells
     order = Purpose.PILOT_EXAMPLES.permutation(problem.seed, N)
     controls = None
-    features, near, first_near = Features(torch.zeros(N, 0)), torch.zeros(len(cells), 0), torch.zeros(1, 0)
+    features = Features(torch.zeros(N, 0))
     chance = torch.full((N,), 1 / N, dtype=torch.float64)
     if regressed or controlled:
         controls = problem.fit_controls(order[: min(_CONTROLS_ON, N)].sort().values, runner.workers)
@@ -127,7 +127,7 @@ def run(
     number = Purpose.PILOT_NOISE.draw + torch.cat([2 * repeat, 2 * repeat + 1])
     draws = Draws.first_level(chosen.repeat(2), number)
     first = runner.columns(problem, draws, controls if controlled else None)
-    columns = torch.zeros(P, K, width, dtype=torch.float64)
+    columns = torch.zeros(P * K, width, dtype=torch.float64)
     if K:
         which, inner = nodes.repeat(P), torch.full((P * K,), 0.5)
         number = Purpose.PILOT_NOISE.draw + 2 * repeat.repeat_interleave(K)
@@ -135,33 +135,54 @@ def run(
         columns = runner.columns(problem, draws, controls)
         if controls is not None:
             controls, columns = problem.refine(controls, draws, columns, runner.workers)
-        columns = columns.reshape(P, K, width)
     if regressed:
         features, expected = _features(problem, runner, controls)
-        chance, near = _chance(expected), near_of(cells, features.places)
-        first_near = torch.eye(1, features.places)
-    F = features[chosen].numpy()
-    reconstruction = regression.at_nodes(first[:P].reshape(P, 1, width).numpy(), np.ones(1), F, first_near.numpy(), 0)
+        chance = _chance(expected)
+    fits = fitted(problem, features, (chosen, nodes), (first, columns), (problem.measure(0), problem.measure(1)))
+    return Pilot(controls, features, chance, *fits, runner.nfe - before)
+
+
+def fitted(
+    problem: Problem,
+    features: Features,
+    at: tuple[Tensor, Tensor],
+    drawn: tuple[Tensor, Tensor],
+    measures: tuple[Tensor | None, Tensor | None] = (None, None),
+) -> tuple[TermFit, TermFit, PilotResiduals]:
+    """The fits of both terms, and what they leave, from draws of the examples `at`[0] (P,), twice at the first level
+    and once at the nodes `at`[1] (K,): their columns (2P, 1 + C) and (P·K, 1 + C). measures: as of
+    `Problem.measure`."""
+    (chosen, nodes), (first, columns), cells = at, drawn, problem.cells
+    P, K, width, F = len(chosen), len(nodes), columns.shape[1], features[chosen].numpy()
+    of_first, of_nodes = measures
+    first_measure = None if of_first is None else of_first[:P].reshape(P, 1).numpy()
+    first_near = torch.eye(1, features.places).numpy()
+    reconstruction = regression.at_nodes(
+        first[:P].reshape(P, 1, width).numpy(), np.ones(1), F, first_near, 0, measure=first_measure
+    )
     regression.noise_of_two(reconstruction, first.reshape(2, P, width).numpy())
-    near = near.double().numpy()
-    at = near[nodes.numpy()]  # a tensor of one node would index as a number does
-    diffusion = regression.at_nodes(columns.numpy(), cells.scale[nodes].numpy(), F, at, 1, problem.foretold)
-    return Pilot(
-        controls=controls,
-        features=features,
-        chance=chance,
-        reconstruction=regression.as_fit(reconstruction),
-        diffusion=regression.spread_over_cells(diffusion, nodes, cells, near, problem.foretold)
+    near = near_of(cells, features.places).double().numpy()
+    diffusion = regression.at_nodes(
+        columns.reshape(P, K, width).numpy(),
+        cells.scale[nodes].numpy(),
+        F,
+        near[nodes.numpy()],  # a tensor of one node would index as a number does
+        1,
+        problem.foretold,
+        None if of_nodes is None else of_nodes.reshape(P, K).numpy(),
+    )
+    return (
+        regression.as_fit(reconstruction),
+        regression.spread_over_cells(diffusion, nodes, cells, near, problem.foretold)
         if K
         else regression.as_fit(diffusion),
-        residuals=PilotResiduals(
+        PilotResiduals(
             chosen,
             torch.from_numpy(reconstruction["in_sample"][:, 0]),
             torch.from_numpy(diffusion["in_sample"]),
             nodes,
             _shares(nodes, cells),
         ),
-        nfe=runner.nfe - before,
     )
 
 

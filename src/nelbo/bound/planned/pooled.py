@@ -11,7 +11,8 @@ not shown yet, and the fewer the looks before enough is known, the less.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -67,7 +68,15 @@ class PooledDesign:
     name = "pooled"
     complete = True
 
-    def __init__(self, problem: Problem, runner: Runner, pilot: Pilot, density: CellDensity):
+    def __init__(
+        self,
+        problem: Problem,
+        runner: Runner,
+        pilot: Pilot,
+        density: CellDensity,
+        fits: Sequence[list[TermFit]] | None = None,
+    ):
+        """fits: of both terms, one a fold, to use as they are; corrected by the draws where None."""
         self.problem, self.runner, self.pilot, self.density = problem, runner, pilot, density
         fold = crossfit.split(problem.seed, problem.examples, pilot.features.number)
         self.folds = Folds(problem.seed, fold, pilot.chance)
@@ -75,7 +84,7 @@ class PooledDesign:
         self._fits: tuple[list[TermFit], list[TermFit]] = ([], [])
         self.along, self._allotted = density.middles, 0
         self._known: tuple[int, Summary] | None = None
-        self._corrected: list[tuple[int, list[TermFit]]] = [(0, []), (0, [])]
+        self._corrected = [(0 if fits is None else sys.maxsize, of_term) for of_term in fits or ([], [])]
         self.offset = 0
 
     def cost(self, strata: int, reconstructions: int) -> int:
@@ -281,6 +290,11 @@ class PooledDesign:
         else:
             less = 0.0
         return max(variance - less, _LEAST_VARIANCE * variance)
+
+    def fits(self) -> tuple[list[TermFit], list[TermFit]]:
+        """The corrected fits of the reconstruction and of the diffusion term, one a fold."""
+        self.summary()
+        return self._fits
 
     def spreads(self, prior: Tensor) -> list[Spread]:
         """How examples differ in the diffusion term, in the reconstruction, and in the whole with the prior (N,): by

@@ -109,16 +109,24 @@ class TermFit:
 
 
 def at_nodes(
-    columns: np.ndarray, scale: np.ndarray, F: np.ndarray, near: np.ndarray, pooled: int, foretold: bool = False
+    columns: np.ndarray,
+    scale: np.ndarray,
+    F: np.ndarray,
+    near: np.ndarray,
+    pooled: int,
+    foretold: bool = False,
+    measure: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """The fit at every node from columns (P, K, 1 + C) and features F (P, q + E) of the examples; near (K, E): as of
     `TermFit`, at the nodes; `pooled` neighbours on each side share b and a. foretold: as of `Problem.foretold`; b and a
-    are then 1 as far as the examples do not say otherwise, and these are too few for the features."""
+    are then 1 as far as the examples do not say otherwise, and these are too few for the features. measure (P, K): what
+    |m| is the mean of, where terms may have either sign and m may be near 0; the terms where None."""
     P, K, C = columns.shape[0], columns.shape[1], columns.shape[2] - 1
     q = F.shape[1] - near.shape[1]
     y = columns[..., 0] / np.where(scale > 0, scale, 1)
     mean = y.mean(0)
-    size = np.abs(mean)  # where all was exactly zero, no more than a trace of the largest
+    size = np.abs(mean if measure is None else (measure / np.where(scale > 0, scale, 1)).mean(0))
+    # where all was exactly zero, no more than a trace of the largest
     size = np.maximum(size, 1e-9 * size.max(initial=0.0)) if size.max(initial=0.0) > 0 else np.ones_like(size)
     r = y / size - mean / size
     n = columns[..., 1:] / (scale * size)[None, :, None] if K else columns[..., 1:]
@@ -171,6 +179,7 @@ def at_nodes(
         "noise": noise_of(left_out),
         "in_sample": residual - fitted,
         "size": size,
+        "share": mean / size,
     }
 
 
@@ -213,7 +222,8 @@ def spread_over_cells(
     node: dict[str, np.ndarray], nodes: Tensor, cells: Cells, near: np.ndarray, foretold: bool = False
 ) -> TermFit:
     """The fit at the nodes interpolated to every cell, linearly in the coordinate (the mean's logarithm per unit of
-    scale). near (M, E): as of `TermFit`. foretold: standard deviations then are a curve along the chain, see `_curve`.
+    scale, and m/|m|). near (M, E): as of `TermFit`. foretold: standard deviations then are a curve along the chain, see
+    `_curve`.
     """
     place, scale = cells.place.numpy(), cells.scale.numpy()
     at = place[nodes.numpy()]
@@ -229,7 +239,7 @@ def spread_over_cells(
     weights, slope = along(node["weights"]), along(node["slope"])
     q = weights.shape[1]
     values = {
-        "mean": size * (1 - weights @ node["centre"][:q] - slope * (near @ node["centre"][q:])),
+        "mean": size * (along(node["share"]) - weights @ node["centre"][:q] - slope * (near @ node["centre"][q:])),
         "size": size,
         "weights": weights,
         "slope": slope,

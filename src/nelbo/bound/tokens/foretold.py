@@ -86,7 +86,7 @@ class ForetoldChain(TokenChain):
         pilot = draws.cells is not None and bool((draws.numbers >= Purpose.PILOT_NOISE.draw).all())
         return self.data.shape[1] if pilot else 0
 
-    def observe(self, draws: Draws, values: Tensor) -> None:
+    def observe(self, draws: Draws, values: Tensor, columns: Tensor) -> None:
         self.observations[:] = [values]
 
     def refine(self, controls: object, draws: Draws, columns: Tensor, workers: Workers) -> tuple[object, Tensor]:
