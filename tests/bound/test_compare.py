@@ -214,6 +214,18 @@ def test_the_level_of_a_known_sign_of_chains_of_unlike_levels():
     assert wrong / runs < most < 1.5 * most < naive / runs
 
 
+@pytest.mark.filterwarnings("ignore:the chain does not end at its prior")
+def test_a_chain_of_one_level():
+    """It has no cells: its bound is the prior's and the first level's term, and both are compared with themselves and
+    with a chain that has some."""
+    one = short().with_grid(nelbo.grids.subset([3]))
+    bound, c, other = nelbo.evaluate(one, X), compare(one, one, X), compare(short(), one, X, tolerance=0.2)
+    assert one.steps == 0 and bound.terms.diffusion.bits_per_dim == 0 and c.difference == 0 < c.standard_error_a
+    assert abs(c.a - bound.bits_per_dim) < 5 * bound.standard_error.estimator
+    whole = nelbo.evaluate(short(), X, tolerance=0.1, any_cost=True).bits_per_dim - bound.bits_per_dim
+    assert abs(other.difference - whole) < 5 * 0.25 and not other.common_noise
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("models", "x", "tolerance"),

@@ -20,6 +20,8 @@ def of_comparison(found) -> dict[str, Any]:
         "total_error": found.standard_error.total,
         "a": found.a,
         "b": found.b,
+        "a_error": found.standard_error_a,
+        "b_error": found.standard_error_b,
         "nfe": found.nfe_total,
         "per_example": found.per_example,
         "document": Document(found.to_dict()),
@@ -42,7 +44,7 @@ def other_levels(on: On) -> dict[str, Any]:
 @row("compare.continuous", device=True, rel=1e-4, planned=True)
 def continuous(on: On) -> dict[str, Any]:
     a, b = of_kind("vdm"), of_kind("vdm", predicts="x0", clip=True)
-    return of_comparison(nelbo.compare(a, b, few(), tolerance=0.2, max_nfe=20_000, **on.options))
+    return of_comparison(nelbo.compare(a, b, few(), tolerance=0.2, max_nfe=2_000, **on.options))
 
 
 @row("compare.condition", device=True, planned=True)

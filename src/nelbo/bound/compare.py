@@ -43,9 +43,6 @@ from nelbo.model.examples import Examples
 from nelbo.progress import with_error
 from nelbo.workers import Run
 
-PILOT = 24
-"""Examples of the pilot."""
-
 
 def compare(
     model_a: DiffusionModel,
@@ -157,7 +154,7 @@ def _chosen(
     chosen = choose(problem, "auto", tolerance, max_nfe, per_example, any_cost)
     adaptive = chosen.adaptive if isinstance(chosen, Passes) else chosen
     assert isinstance(adaptive, Adaptive)
-    adaptive = replace(adaptive, confidence=confidence, pilot=PILOT)
+    adaptive = replace(adaptive, confidence=confidence)
     return Passes(adaptive) if isinstance(chosen, Passes) else adaptive
 
 

@@ -1,8 +1,8 @@
-"""The difference of two chains that have no levels in common: two estimates, whose errors add up.
+"""The difference of two chains that have no levels in common: two estimates of every example.
 
 Every example is drawn in both chains, in stages that are planned from the variance that the ones before have shown,
-until the error of the difference is short enough, or its sign is known. Noise is independent, so nothing cancels but
-what examples have in common.
+until the error of the difference is short enough, or its sign is known. Draws with the same number may share their
+noise, at levels of their own: the error is that of the difference of pairs, whatever these have in common.
 """
 
 from __future__ import annotations
@@ -118,12 +118,16 @@ def difference(a: GaussianChain, b: GaussianChain, runner: Runner, budget: Budge
             budget.check(a, runner, price(wanted), difference, math.sqrt(variance))
         strata = min(allocation.MOST, max(1, math.ceil(wanted)))
     one, other = values
-    errors = [one.diffusion_errors, other.diffusion_errors, one.reconstruction_errors, other.reconstruction_errors]
-    d_a, d_b, r_a, r_b = (e.square().sum(1) for e in errors)
+    errors = [
+        (one.diffusion_errors, other.diffusion_errors),
+        (one.reconstruction_errors, other.reconstruction_errors),
+    ]
+    of_cells, of_first = (_apart(*both).square().sum(1) for both in errors)
+    own = [sum(float(both[k].square().sum()) for both in errors) / N**2 for k in (0, 1)]
     estimate = Estimate.of(
         prior,
-        (one.diffusion - other.diffusion, d_a + d_b),
-        (one.reconstruction - other.reconstruction, r_a + r_b),
+        (one.diffusion - other.diffusion, of_cells),
+        (one.reconstruction - other.reconstruction, of_first),
         [],
         {"name": "per_example", "picked": "per_example", **({} if budget.decision is None else {"decided": known})},
     )
@@ -131,11 +135,16 @@ def difference(a: GaussianChain, b: GaussianChain, runner: Runner, budget: Budge
         None if reached or known else f"the tolerance {budget.tolerance} was not reached with {runner.nfe} evaluations"
     )
     mean = sum(float((v.diffusion + v.reconstruction).mean()) for v in values) / 2
-    return replace(
-        estimate, note=note, sides=Sides(mean, float((d_a + r_a).sum()) / N**2, float((d_b + r_b).sum()) / N**2)
-    )
+    return replace(estimate, note=note, sides=Sides(mean, *own))
 
 
 def _errors(a: ExampleValues, b: ExampleValues) -> Tensor:
     """Errors (N, k) of every example's difference: their squares add up to its Monte Carlo variance."""
-    return torch.cat([a.diffusion_errors, b.diffusion_errors, a.reconstruction_errors, b.reconstruction_errors], dim=1)
+    parts = (a.diffusion_errors, b.diffusion_errors), (a.reconstruction_errors, b.reconstruction_errors)
+    return torch.cat([_apart(*both) for both in parts], dim=1)
+
+
+def _apart(a: Tensor, b: Tensor) -> Tensor:
+    """a − b, (N, k) each, where one may have fewer errors: none of a chain without cells."""
+    k = max(a.shape[1], b.shape[1])
+    return torch.nn.functional.pad(a, (0, k - a.shape[1])) - torch.nn.functional.pad(b, (0, k - b.shape[1]))

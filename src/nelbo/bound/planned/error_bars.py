@@ -95,6 +95,8 @@ def of_draws(groups: list[Tensor], shares: list[float]) -> Mean:
 def of_samples(y: Tensor, share: float) -> Mean:
     """`of_draws` of many groups that have equal numbers of draws and equal shares, y (d, groups)."""
     d = len(y)
+    if not y.numel():  # of a chain without cells
+        return Mean(0.0, 0.0, math.inf)
     apart = y - y.mean(0)
     third = share**3 * float(apart.pow(3).sum()) / d**3
     return _of_parts(share * float(y.mean(0).sum()), share**2 * apart.square().flatten() / (d * (d - 1)), third)

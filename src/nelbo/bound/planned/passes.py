@@ -194,7 +194,7 @@ class _Draws:
         missing = self._missing()
         means[1] = error_bars.with_more(means[1], missing)
         self.unseen = missing / max(means[0].variance + means[1].variance, 1e-300)
-        squares = levels[1:].var(1).sum(1)
+        squares = levels[1:].var(1).sum(1) if len(levels) > 1 else levels[1:, 0, 0]
         shares = means[1].variance * squares / squares.sum().clamp_min(1e-300)
         rows = torch.stack([levels[1:].mean((1, 2)), shares, torch.full_like(shares, d * N)], 1)
         return Summary(
