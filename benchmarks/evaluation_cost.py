@@ -184,14 +184,11 @@ def report(case: ModelCase, reps: int, subset: int, every: int, scale: int, ours
 
 def per_example(case: ModelCase, loop: Loop) -> None:
     """Evaluations an image at the loop's precision for one image."""
-    for strata in (1, 2, 3, 4, 6, 8, 12, 16):
-        estimator = Adaptive(design="per_example", strata=strata)
-        bound = evaluate(case.model, case.images, estimator=estimator, condition=case.condition, per_example=True)
-        rows = bound.per_example
-        assert rows is not None
-        one = float(rows.standard_error.square().mean().sqrt()) / bound.dimensions / math.log(2)
-        if one <= loop.one:
-            break
+    estimator = Adaptive(loop.error, design="per_example")
+    bound = evaluate(case.model, case.images, estimator=estimator, condition=case.condition, per_example=True)
+    rows = bound.per_example
+    assert rows is not None
+    one = float(rows.standard_error.square().mean().sqrt()) / bound.dimensions / math.log(2)
     cost = bound.nfe_per_example
     print(f"\nPer-example mode: {cost:.2f} evaluations an image give {one:.4f} bits/dim for one image", end=" ")
     print(f"(the loop's {loop.one:.4f}): {loop.nfe / cost:.0f}×.")

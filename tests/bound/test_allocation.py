@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from nelbo.bound.planned import allocation
-from nelbo.bound.planned.allocation import FALL, LEAST_STRATA, MIN_DRAWS, MOST, DesignPlan, Scatter
+from nelbo.bound.planned.allocation import FALL, LEAST_STRATA, MIN_DRAWS, MOST, TWICE, TWICE_OF, DesignPlan, Scatter
 from nelbo.bound.planned.regression import TermFit
 
 
@@ -22,7 +23,7 @@ def fit(size: list[float], residual: list[float], noise: list[float]) -> TermFit
 
 
 def problem(N: int = 1000, cell: int = 1, first: int = 1) -> Any:
-    return SimpleNamespace(examples=N, cell_cost=cell, first_cost=first)
+    return SimpleNamespace(examples=N, cell_cost=cell, first_cost=first, strands=False, along=None)
 
 
 PILOT: Any = SimpleNamespace(diffusion=fit([3.0, 1.0], [0.5, 0.9], [0.2, 0.4]), reconstruction=fit([2.0], [0.8], [0.6]))
@@ -30,16 +31,20 @@ NOISE, WHOLE, NOISE_R = (3 * 0.2 + 1 * 0.4) ** 2, (3 * 0.5 + 1 * 0.9) ** 2, (2 *
 """Variances of a draw of the diffusion term, its noise's and all of it, and of one at the first level, nats²."""
 
 
-def variance(k: float, m: float) -> float:
+def variance(k: float, m: float, twice: float = 1.0) -> float:
     """Of an example with two draws in each of k strata and 2 m at the first level: noise falls as k^−1.12, what is
-    smooth along the chain faster."""
-    return NOISE / (2 * k**1.12) + (WHOLE - NOISE) / (4 * k**1.7) + NOISE_R / (2 * m)
+    smooth along the chain faster. Twice that of those with half as many."""
+    return (NOISE / (2 * k**1.12) + (WHOLE - NOISE) / (4 * k**1.7) + NOISE_R / (2 * m)) * (2 - twice)
 
 
-@pytest.mark.parametrize(("N", "cell", "first"), [(1000, 1, 1), (1000, 2, 0), (2000, 1, 3), (60, 1, 1)])
+@pytest.mark.parametrize(
+    ("N", "cell", "first"), [(800, 1, 1), (800, 2, 0), (863, 1, 3), (60, 1, 1), (1000, 1, 1), (1000, 2, 0)]
+)
 def test_strata_of_every_example_are_as_many_as_the_target_takes(N, cell, first):
     """The standard error of the mean is √(variance/N): met, and missed with a step of the ladder less."""
     one, cost_r = problem(N, cell, first), max(first / cell, 0.05)
+    twice = TWICE / N if N >= TWICE_OF * TWICE else 1.0
+    assert (twice < 1) == (N == 1000)
 
     def pairs(k: float) -> float:
         return min(MOST, max(1.0, k * math.sqrt(NOISE_R / (NOISE + (WHOLE - NOISE) / 2) / cost_r)))
@@ -48,28 +53,36 @@ def test_strata_of_every_example_are_as_many_as_the_target_takes(N, cell, first)
     for target in (1.0, 0.02, 0.01, 0.005):
         plan = allocation.per_example(one, PILOT, target)
         k, m = plan.strata, plan.reconstructions
-        assert m == pytest.approx(pairs(k)) and plan.cost == pytest.approx(2 * N * (cell * k + first * m))
+        assert m == pytest.approx(pairs(k)) and plan.twice == twice
+        assert plan.cost == pytest.approx((1 + twice) * N * (cell * k + first * m))
         rung = math.log(k / least) / math.log(1.05)
         assert rung == pytest.approx(round(rung), abs=1e-6)
-        missed = variance(k, m) / (target**2 * N)
+        missed = variance(k, m, twice) / (target**2 * N)
         assert plan.needed == pytest.approx(plan.cost * max(1.0, missed))
         assert k > least or target == 1.0 or N == 60
         if k < MOST:
             assert missed <= 1
-            assert k == pytest.approx(least) or variance(k / 1.05, pairs(k / 1.05)) > target**2 * N
+            assert k == pytest.approx(least) or variance(k / 1.05, pairs(k / 1.05), twice) > target**2 * N
     fixed = allocation.per_example(one, PILOT, 1e-3, strata=5)
-    assert fixed.strata == 5 and fixed.reconstructions == pytest.approx(pairs(5.0))
+    assert fixed.strata == 5 and fixed.reconstructions == pytest.approx(pairs(5.0)) and fixed.twice == 1
     assert fixed.needed == pytest.approx(fixed.cost * variance(5, fixed.reconstructions) / (1e-6 * N))
 
 
+@pytest.mark.parametrize("other", [{"cell_cost": 0}, {"strands": True}, {"along": "a difference"}])
+def test_single_draws_are_for_chains_whose_strata_are_independent_and_not_for_differences(other):
+    one: Any = SimpleNamespace(**vars(problem(1000)) | other)
+    assert allocation.per_example(one, PILOT, 1.0).twice == 1
+
+
 def test_what_no_plan_reaches_is_said():
-    plan = allocation.per_example(problem(), PILOT, 1e-4)
+    plan = allocation.per_example(problem(800), PILOT, 1e-4)
     assert MOST <= plan.strata < 1.05 * MOST and plan.reconstructions <= MOST
-    assert plan.needed == pytest.approx(plan.cost * variance(plan.strata, plan.reconstructions) / (1e-8 * 1000))
+    assert plan.needed == pytest.approx(plan.cost * variance(plan.strata, plan.reconstructions) / (1e-8 * 800))
     quiet: Any = SimpleNamespace(diffusion=fit([3.0], [0.1], [0.2]), reconstruction=fit([2.0], [0.0], [0.0]))
-    plan = allocation.per_example(problem(), quiet, 0.004)  # no part of the residual is smooth, none at the first level
-    assert plan.reconstructions == 1 and 0.36 / (2 * plan.strata**1.12) <= 0.004**2 * 1000
-    assert 1.05**1.12 * 0.36 / (2 * plan.strata**1.12) > 0.004**2 * 1000
+    # no part of the residual is smooth, none at the first level
+    plan = allocation.per_example(problem(800), quiet, 0.004)
+    assert plan.reconstructions == 1 and 0.36 / (2 * plan.strata**1.12) <= 0.004**2 * 800
+    assert 1.05**1.12 * 0.36 / (2 * plan.strata**1.12) > 0.004**2 * 800
 
 
 @pytest.mark.parametrize(("cell", "first"), [(1, 1), (1, 0), (2, 1), (1, 4)])
@@ -97,6 +110,8 @@ def test_a_first_block_is_a_quarter_of_the_plan():
     assert allocation.first_block(DesignPlan(100.0, 60.0, 0.0, 0.0), 10**6) == (25.0, 15.0)
     assert allocation.first_block(DesignPlan(4.0, 1.0, 0.0, 0.0), 10**6) == (LEAST_STRATA, 1.0)
     assert allocation.first_block(DesignPlan(4.0, 3.0, 0.0, 0.0), 48) == (MIN_DRAWS / 48, 6.0)
+    # of single draws two in every stratum are twice the cost
+    assert allocation.first_block(DesignPlan(100.0, 60.0, 0.0, 0.0, 0.0), 10**6) == (12.5, 8.0)
 
 
 @pytest.mark.parametrize("first", [0, 2])
@@ -109,6 +124,8 @@ def test_within_a_budget_all_of_it_is_spent(first):
         k, m = allocation.within(one, 9.0, 5.0, least + part * (whole - least))
         assert (k, m) == (pytest.approx(1 + 8 * part), pytest.approx(1 + 4 * part))
     assert allocation.within(one, 9.0, 5.0, least / 2) == (1.0, 1.0)
+    assert allocation.per_example_cost(one, 100, 9, 5, 0.25) == pytest.approx(100 * whole * (0.25 + 0.75 / 2))
+    assert allocation.within(one, 9.0, 5.0, whole * 0.625, 0.25) == (9.0, 5.0)
 
 
 def test_later_blocks_make_up_for_what_the_first_lacked():
@@ -121,5 +138,8 @@ def test_later_blocks_make_up_for_what_the_first_lacked():
         expected = allocation.cheapest(one, scatter, share * goal)
         found = allocation.next_block(one, scatter._replace(total=done), 0.05, 900, plan)
         assert found == pytest.approx(expected)
+        # a draw has twice the variance of two
+        single = allocation.next_block(one, scatter._replace(total=done), 0.05, 900, replace(plan, twice=0.25))
+        assert single == pytest.approx(allocation.cheapest(one, scatter, share * goal / 1.75))
         low = DesignPlan(1.25, 0.25, 0.0, 0.0)  # of which no more than twice is given
         assert allocation.next_block(one, scatter._replace(total=done), 0.05, 900, low) == (2.5, 1.0)

@@ -71,6 +71,13 @@ def test_error_bars_cover(case, N, tolerance, pilot):
     check_covers(case, N, tolerance, 300, {"pooled", "per_example"}, pilot=pilot)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("case", "tolerance"), [("rare", 0.05), ("gaussian", 0.03)])
+def test_error_bars_of_single_draws_cover(case, tolerance):
+    """Of 864 examples or more most have one draw in a stratum; of `rare` ones few or none are drawn twice."""
+    check_covers(case, 900, tolerance, 150, {"per_example"}, design="per_example")
+
+
 def test_error_bars_of_two_examples_and_a_short_chain():
     """All levels are drawn; an error bar of the first two draws alone, as it is, covers four fifths."""
     check_covers("short", 2, 0.6, 60, {"exhaustive"})

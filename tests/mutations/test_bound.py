@@ -7,6 +7,7 @@ import functools
 from tests.bound import checks as bound
 from tests.bound import ddpm
 from tests.bound import test_checks as warned
+from tests.bound import test_collapsed as single
 from tests.bound.ragged import test_sets as sets
 from tests.bound.test_cost import check_what_the_pilot_knows
 from tests.bound.test_per_example import test_draws_of_the_same_examples_are_averaged as drawn_again
@@ -76,6 +77,16 @@ BREAKS = [
     Break("what is missing weighs as the neighbour's draws", "unseen:missing", operation("*")[1].keep_left(), unseen),
     Break("all levels lack errors", "unseen:missing", operation("*")[-1].keep_left(), unseen),
     Break("the side with more noise lacks errors", "unseen:missing", subscript()[-1].to("1:"), unseen),
+    Break("a single draw varies as the mean of two", "collapsed:of_strata", number(2)[0].to(4), single.check_ratio),
+    Break("of three neighbours the first two are weighed as a pair", "collapsed:errors",
+          call("sqrt").argument(0).becomes(1), single.check_contrasts),
+    Break("errors of single draws are multiplied as squares", "with_ratio", call("sqrt").drop(), single.check_scaled),
+    Break("wild examples that are drawn twice are not cut off", "collapsed:ratio", call("clamp_max").drop(),
+          single.check_weights),
+    Break("examples that are drawn twice stand for one each", "collapsed:ratio", operation("*")[1].keep_right(),
+          single.check_weights),
+    Break("single draws at the first level vary by the square of two", "collapsed:of_one", call("var").times(2),
+          single.check_design),
     Break("the data error keeps the estimator's noise", "TermEstimate.of", call("Spread").argument(1).times(0),
           bound.check_data_error),
     Break("the control variate forgets the mean of the data", "GaussianSurrogate.coordinates",

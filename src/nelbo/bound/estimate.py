@@ -107,7 +107,11 @@ class Rows:
 
 @dataclass(frozen=True, eq=False)
 class PerExample(Rows):
-    """Per-example bounds and terms in nats, each (N,) float64; standard_error is Monte Carlo noise alone."""
+    """Per-example bounds and terms in nats, each (N,) float64; standard_error is Monte Carlo noise alone.
+
+    Squared standard errors are right on average over the examples. That of one example comes from the few pairs of
+    draws that it has, as little as three, and is not widened for that, as the standard error of the mean is.
+    """
 
     nats: Tensor
     standard_error: Tensor

@@ -38,6 +38,9 @@ LARGEST = 8192
 """Most examples of a block: what is planned at once must not grow with the data."""
 LEAST_STRATA = 2
 """Fewest strata of an example: one pair over the whole chain has a rough error and hardly tells it."""
+TWICE, TWICE_OF = 72, 12
+"""About as many examples after the first block have two draws in every stratum, where the others have one; and the
+examples for each of these from which it is so."""
 MOST = 256
 """Most strata and pairs of first-level draws that are planned for an example."""
 FINER = 12
@@ -141,12 +144,15 @@ class DesignPlan:
     """The size of a design: strata and first-level draws (of all examples together, or of each one), and its cost.
 
     needed: evaluations that the tolerance takes, at most about; more than `cost` where the size is bounded.
+    twice: part of the examples, after the first block, that have two draws in every stratum and 2·`reconstructions` at
+    the first level; the others have half as many.
     """
 
     strata: float
     reconstructions: float
     cost: float
     needed: float
+    twice: float = 1.0
 
 
 def pooled(problem: Problem, pilot: Pilot, target: float) -> DesignPlan:
@@ -177,20 +183,26 @@ def per_example(problem: Problem, pilot: Pilot, target: float, strata: int | Non
     noise_r = float(r.size[0] * r.noise[0]) ** 2
     cost_r = _relative_cost(problem)
     k = float(strata or max(LEAST_STRATA, MIN_DRAWS / N))
+    # strands depend on each other; and errors of differences are those of sums, which those of single draws are not
+    plain = problem.strands or problem.along is not None or not problem.cell_cost or strata
+    twice = 1.0 if plain or N < TWICE_OF * TWICE else TWICE / N
     while True:
         # draws of the two terms in proportion to their standard deviations
         m = min(max(1.0, k * math.sqrt(noise_r / max(noise + smooth / 2, 1e-300) / cost_r)), MOST)
-        variance = (noise / k**_NOISE_FALL + smooth / 2 / k**_SMOOTH_FALL + noise_r / m) / 2
+        variance = (noise / k**_NOISE_FALL + smooth / 2 / k**_SMOOTH_FALL + noise_r / m) / 2 * (2 - twice)
         if strata or variance <= target**2 * N or k >= MOST:
             break
         k *= _GROWTH
-    cost = per_example_cost(problem, N, k, m)
-    return DesignPlan(k, m, cost, cost * max(1.0, variance / (target**2 * N)))
+    cost = per_example_cost(problem, N, k, m, twice)
+    return DesignPlan(k, m, cost, cost * max(1.0, variance / (target**2 * N)), twice)
 
 
-def per_example_cost(problem: Problem, examples: float, strata: float, reconstructions: float) -> float:
-    """Evaluations of `examples` with two draws in each of `strata` and 2·`reconstructions` at the first level."""
-    return examples * 2 * (strata * problem.cell_cost + reconstructions * problem.first_cost)
+def per_example_cost(
+    problem: Problem, examples: float, strata: float, reconstructions: float, twice: float = 1.0
+) -> float:
+    """Evaluations of `examples` with two draws in each of `strata` and 2·`reconstructions` at the first level, or half
+    as many but for a part `twice` of them."""
+    return examples * (1 + twice) * (strata * problem.cell_cost + reconstructions * problem.first_cost)
 
 
 def _relative_cost(problem: Problem) -> float:
@@ -207,15 +219,16 @@ def parts(N: int, strata: float) -> list[int]:
 
 
 def first_block(plan: DesignPlan, N: int) -> tuple[float, float]:
-    """Strata and pairs of first-level draws of the first block: at most a quarter of the plan, since a small pilot
-    overrates what they leave."""
-    k = max(MIN_DRAWS / N, min(round(plan.strata), max(LEAST_STRATA, plan.strata / 4)), LEAST_STRATA)
+    """Strata and pairs of first-level draws of the first block, at most a quarter of the cost of the plan, since a
+    small pilot overrates what they leave."""
+    k = plan.strata * (1 + plan.twice) / 8
+    k = max(MIN_DRAWS / N, min(round(plan.strata), max(LEAST_STRATA, k)), LEAST_STRATA)
     return k, float(max(1, round(plan.reconstructions * k / plan.strata)))
 
 
-def within(problem: Problem, k: float, m: float, most: float) -> tuple[float, float]:
+def within(problem: Problem, k: float, m: float, most: float, twice: float = 1.0) -> tuple[float, float]:
     """k strata and m pairs of first-level draws, or as much of both as `most` evaluations an example allow."""
-    least, cost = per_example_cost(problem, 1, 1, 1), per_example_cost(problem, 1, k, m)
+    least, cost = (per_example_cost(problem, 1, *n, twice) for n in ((1, 1), (k, m)))
     if cost <= most:
         return k, m
     part = max(0.0, (most - least) / (cost - least))
@@ -250,13 +263,14 @@ def next_block(
 ) -> tuple[float, float]:
     """Strata and pairs of first-level draws of the `remaining` examples, from the variances of those that are done.
 
-    The whole is to come to `target` nats; but those that remain are not made much finer than an equal share asks,
-    since what the blocks before lack is cheaper mended there; nor twice finer than the pilot wanted, whatever one wild
-    pair in the first block says.
+    The whole is to come to `target` nats, where an example has 2 − twice times the variance that two draws in every
+    stratum leave. But those that remain are not made much finer than an equal share asks, since what the blocks before
+    lack is cheaper mended there; nor twice finer than the pilot wanted, whatever one wild pair in the first block says.
     """
     N = problem.examples
     goal = scatter.goal(target, N)
-    k, m = cheapest(problem, scatter, max((goal - scatter.total) / remaining, _LEAST_SHARE * goal / N))
+    variance = max((goal - scatter.total) / remaining, _LEAST_SHARE * goal / N)
+    k, m = cheapest(problem, scatter, variance / (2 - plan.twice))
     # of few examples each counts: none is to have its error from a pair or two
     k = min(k, _FINER_THAN_PLANNED * plan.strata)
     return max(k, LEAST_STRATA, MIN_DRAWS / N), min(m, max(1.0, 2 * plan.reconstructions))

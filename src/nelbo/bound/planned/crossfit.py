@@ -60,6 +60,10 @@ class Observations:
     weight: Tensor
     laps: Tensor
 
+    def __getitem__(self, rows: slice | Tensor) -> Observations:
+        parts = (self.examples, self.cells, self.columns, self.weight, self.laps)
+        return Observations(*(part[rows] for part in parts))
+
 
 def split(seed: int, N: int, features: int) -> Tensor:
     """The fold of every example (N,), from 0: FOLDS of them, alike in size, or one where there are no features to fit

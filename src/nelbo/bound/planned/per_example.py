@@ -4,6 +4,9 @@ The examples are cut into blocks in random order, and every block has as many st
 mean over all examples is the sum of the blocks' means by their fixed shares, so that a block's number of strata may
 follow from what the blocks before it have shown and the estimate stays unbiased. A block that is drawn again is
 averaged with what it had, by weights that follow from the numbers of strata.
+
+Of few examples each has two draws in every stratum. Of many so has the first block and a random part of the others,
+and the rest have one draw in each of more strata (`collapsed.py`).
 """
 
 from __future__ import annotations
@@ -15,11 +18,11 @@ import torch
 from torch import Tensor
 
 from nelbo.bound.estimate import Spread
-from nelbo.bound.planned import allocation, crossfit, error_bars, unseen
+from nelbo.bound.planned import allocation, collapsed, crossfit, error_bars, unseen
 from nelbo.bound.planned.allocation import FALL, LEAST_STRATA, CellDensity, DesignPlan, Scatter
-from nelbo.bound.planned.blocks import Block, merged, third_of_pairs, with_errors
+from nelbo.bound.planned.blocks import Block, mean_of, merged, third_of_pairs, with_errors, with_ratio
+from nelbo.bound.planned.collapsed import Collapsed
 from nelbo.bound.planned.crossfit import Observations
-from nelbo.bound.planned.error_bars import Mean
 from nelbo.bound.planned.pilot import Pilot
 from nelbo.bound.planned.regression import TermFit
 from nelbo.bound.planned.summary import BINS, ExampleValues, Summary, binned, residuals
@@ -43,7 +46,7 @@ class PerExampleDesign:
         self.problem, self.runner, self.pilot, self.density = problem, runner, pilot, density
         self.order = Purpose.PER_EXAMPLE_ORDER.permutation(problem.seed, N)
         self.blocks: list[Block] = []
-        self.offset = 0
+        self.offset, self.twice = 0, 1.0
         self.values = torch.full((N,), math.nan, dtype=torch.float64)
         self.r_values = self.values.clone()
         self.errors = torch.zeros(N, 0, dtype=torch.float64)
@@ -66,7 +69,7 @@ class PerExampleDesign:
     ) -> Iterator[int]:
         """Draw block after block of examples, then such blocks again as were too rough for a standard error of `target`
         nats, within the `remaining` evaluations. Before each, yields what it takes and the examples that are left need
-        at least. With `strata` every example has as many, and that is all."""
+        at least. With `strata` every example has two draws in as many, and that is all."""
         problem, N = self.problem, self.problem.examples
         k, m = (
             allocation.first_block(plan, N) if strata is None else (float(strata), float(round(plan.reconstructions)))
@@ -75,8 +78,9 @@ class PerExampleDesign:
         for examples in [N] if strata is not None else allocation.parts(N, k):
             if left < N:
                 k, m = allocation.next_block(problem, self.scatter(), target(), left, plan)
-            k, m = allocation.within(problem, k, m, remaining() / left)
-            yield math.ceil(allocation.per_example_cost(problem, left, k, m))
+                self.twice = plan.twice
+            k, m = allocation.within(problem, k, m, remaining() / left, self.twice)
+            yield math.ceil(allocation.per_example_cost(problem, left, k, m, self.twice))
             for rows, whole, pairs in allocation.whole_numbers(examples, k, m):
                 self.draw(self.new(rows), whole, pairs)
                 if self.runner.stopped:
@@ -99,90 +103,123 @@ class PerExampleDesign:
         return sum(len(b.rows) for b in self.blocks if b.strata) == self.problem.examples
 
     def new(self, examples: int) -> Block:
-        """The next `examples` of the random order as a block."""
+        """The next `examples` of the random order as a block, of which a part `twice` is to have two draws in every
+        stratum, and the others one."""
         done = sum(len(b.rows) for b in self.blocks)
-        self.blocks.append(Block(self.order[done : done + examples]))
+        rows = self.order[done : done + examples]
+        both = math.ceil(self.twice * len(rows))
+        self.blocks.append(Block(rows[:both]))
+        if both < len(rows):
+            self.blocks.append(Block(rows[both:], twice=self.blocks[-1]))
         return self.blocks[-1]
 
     def draw(self, block: Block, strata: int, reconstructions: int) -> None:
         """Two draws in each of `strata` strata for every example of a block, 2·`reconstructions` at the first level.
+        The first time, half as many of a block of single draws, together with the examples that are drawn twice.
 
         Interrupted, what was not finished is left out.
         """
         problem, runner, controls = self.problem, self.runner, self.pilot.controls
-        rows, offset = block.rows, self.offset
+        offset, parts = self.offset, block.parts
         self.made.append((self.blocks.index(block), strata, reconstructions, offset))
         self.offset += 2 * max(strata, reconstructions)
+        rows, sizes = torch.cat([b.rows for b in parts]), [len(b.rows) for b in parts]
+        copies = torch.tensor([2, 1][: len(parts)]).repeat_interleave(torch.tensor(sizes))
         if reconstructions:
-            n = 2 * reconstructions
-            draws = Draws.first_level(rows.repeat_interleave(n), offset + torch.arange(n).repeat(len(rows)))
+            n = copies * reconstructions
+            draws = Draws.first_level(rows.repeat_interleave(n), offset + _counted(n))
             columns = runner.columns(problem, draws, controls, partial=True)
             if not (block.draws and runner.stopped):
-                self._add_reconstruction(block, columns)
+                each = [int(part.sum()) for part in n.split(sizes)]
+                for b, own in zip(parts, columns.split(each), strict=True):
+                    self._add_reconstruction(b, own)
         if not strata or runner.stopped:
             return
         if not len(problem.cells):
             self.values[rows] = 0.0
             return
-        examples, number = rows.repeat_interleave(2 * strata), torch.arange(2 * strata).repeat(len(rows))
+        n = copies * strata
+        examples, number = rows.repeat_interleave(n), _counted(n) * (2 / copies).long().repeat_interleave(n)
         inside = Purpose.PER_EXAMPLE_PLACE.uniform(problem.seed, examples, 0, offset + number)
         cells, inner = self.density.place((number // 2 + inside) / strata)
         together = 2 * strata if problem.strands else 0
         draws = Draws(examples, cells + 1, offset + number, cells, inner, together=together)
         columns = runner.columns(problem, draws, controls, partial=True)
-        if not (block.strata and runner.stopped):
-            self._add_diffusion(
-                block, strata, Observations(examples, cells, columns, 1 / self.density.p[cells], 0 * cells)
-            )
+        if block.strata and runner.stopped:
+            return
+        observed = Observations(examples, cells, columns, 1 / self.density.p[cells], 0 * cells)
+        fold, fits = self._fits(rows, observed, again=bool(block.strata))
+        each, start = [int(part.sum()) for part in n.split(sizes)], 0
+        for b, own, size in zip(parts, fold.split(sizes), each, strict=True):
+            self._add_diffusion(b, strata, own, fits, observed[start : start + size])
+            start += size
+        if not runner.stopped and sum(len(d.examples) for d in self._past) < crossfit.MOST:
+            self._past.append(observed)
 
     def _add_reconstruction(self, block: Block, columns: Tensor) -> None:
-        rows, b, n = block.rows, len(block.rows), len(columns) // len(block.rows)
-        one_cell = torch.zeros(len(columns), dtype=torch.long)
-        y = (columns[:, 0] - self.pilot.reconstruction.control(one_cell, columns[:, 1:])).reshape(b, n)
+        rows, n = block.rows, len(columns) // len(block.rows)
+        of_first, fit = torch.zeros(len(columns), dtype=torch.long), self.pilot.reconstruction
+        y = (columns[:, 0] - fit.control(of_first, columns[:, 1:])).reshape(len(rows), n)
+        distance = y - fit.predict(of_first[: len(rows)], self.pilot.features[rows])[:, None]
         share = n / (block.draws + n)
-        errors = (y - y.mean(1, keepdim=True)) / math.sqrt(n * (n - 1))
+        errors = (y - y.mean(1, keepdim=True)) / math.sqrt(n * (n - 1)) if n > 1 else distance
         self.r_values[rows] = merged(self.r_values[rows], y.mean(1), share)
         self.r_errors = with_errors(self.r_errors, rows, block.draws, errors, share)
-        self.r_freedom[rows] += n - 1
+        self.r_freedom[rows] += max(1, n - 1)
+        if block.draws:
+            block.of_reconstruction = block.of_reconstruction.averaged(share)
+        elif n == 1 and block.twice is not None:
+            block.of_reconstruction = Collapsed(block.twice.of_reconstruction.known, 1)
+        else:
+            block.of_reconstruction = Collapsed(collapsed.of_one(distance))
         block.draws += n
 
-    def _add_diffusion(self, block: Block, strata: int, observed: Observations) -> None:
-        problem, pilot = self.problem, self.pilot
-        rows, b, n = block.rows, len(block.rows), 2 * strata
-        fold, fits = self._fits(block, observed)
-        share = strata**FALL / (block.weight + strata**FALL)
-        values, errors = torch.empty(b).double(), torch.empty(b, strata).double()
+    def _add_diffusion(
+        self, block: Block, strata: int, fold: Tensor, fits: list[TermFit], observed: Observations
+    ) -> None:
+        problem, pilot, rows = self.problem, self.pilot, block.rows
+        b, n = len(rows), len(observed.examples) // len(rows)
+        copies = n // strata
+        weight = copies / 2 * strata**FALL
+        share = weight / (block.weight + weight)
+        values, residual = torch.empty(b).double(), torch.empty(b * n).double()
         bins, shown, third = torch.zeros_like(block.bins), torch.zeros_like(block.shown), 0.0
         for k, fit in enumerate(fits):
             mine, own = fold == k, rows[fold == k]
             of = mine.repeat_interleave(n)
-            examples, cells, columns = observed.examples[of], observed.cells[of], observed.columns[of]
-            residual = residuals(fit, pilot.features, examples, cells, columns) * observed.weight[of]
-            pairs = residual.reshape(len(own), strata, 2)
-            values[mine] = fit.mean.sum() + pilot.features.times(fit.total_weights, own) + pairs.mean((1, 2))
-            errors[mine] = (pairs[..., 0] - pairs[..., 1]) / n
-            third += third_of_pairs(pairs)
-            made = torch.isfinite(residual)
-            mean = pilot.features[own].mean(0)
-            bins += binned(problem, cells[made], residual[made], fit, mean, len(own) / problem.examples)
+            some = observed[of]
+            found = residuals(fit, pilot.features, some.examples, some.cells, some.columns) * some.weight
+            values[mine] = fit.mean.sum() + pilot.features.times(fit.total_weights, own) + found.reshape(-1, n).mean(1)
+            residual[of], made = found, torch.isfinite(found)
+            if copies == 2:
+                third += third_of_pairs(found.reshape(-1, strata, 2))
             whole = n * problem.examples
-            shown += unseen.shown(problem, cells, residual / whole, observed.weight[of] / whole)
+            shown += unseen.shown(problem, some.cells, found / whole, some.weight / whole)
+            if len(own):
+                mean = pilot.features[own].mean(0)
+                bins += binned(problem, some.cells[made], found[made], fit, mean, len(own) / problem.examples)
+        draws = residual.reshape(b, strata, copies)
+        if copies == 2:
+            errors, known = (draws[..., 0] - draws[..., 1]) / n, Collapsed(collapsed.of_strata(draws))
+        else:
+            assert block.twice is not None
+            errors, third = collapsed.errors(draws[..., 0]), 4 * block.for_each * block.twice.third
+            known = Collapsed(block.twice.of_diffusion.known, errors.shape[1])
         self.values[rows] = merged(self.values[rows], values, share)
         self.errors = with_errors(self.errors, rows, block.strata, errors, share)
         kept = torch.tensor([[1 - share, (1 - share) ** 2, 1.0], [share, share**2, 1.0]], dtype=torch.float64)
         block.bins = block.bins * kept[0] + bins * kept[1]
         block.shown = unseen.scaled(block.shown, 1 - share) + unseen.scaled(shown, share)
         block.third = block.third * (1 - share) ** 3 + third * share**3
-        block.strata += strata
-        block.weight += strata**FALL
-        if not self.runner.stopped and sum(len(d.examples) for d in self._past) < crossfit.MOST:
-            self._past.append(observed)
+        block.of_diffusion = block.of_diffusion.averaged(share) if block.strata else known
+        block.strata += errors.shape[1]
+        block.weight += weight
 
-    def _fits(self, block: Block, observed: Observations) -> tuple[Tensor, list[TermFit]]:
-        """The fold of every example of a block, and the fit of every fold: by the draws of the others and those of
-        other blocks before."""
-        pilot, rows = self.pilot, block.rows
-        known = [] if block.strata else self._past
+    def _fits(self, rows: Tensor, observed: Observations, again: bool) -> tuple[Tensor, list[TermFit]]:
+        """The fold of each of the examples `rows`, and the fit of every fold: by the draws of the others and, the first
+        time, those of other blocks before."""
+        pilot = self.pilot
+        known = [] if again else self._past
         if not pilot.features.number or sum(len(d.examples) for d in (observed, *known)) < _REFIT:
             return torch.zeros(len(rows), dtype=torch.long), [pilot.diffusion]
         fold = crossfit.split(self.problem.seed, len(rows), pilot.features.number)
@@ -194,11 +231,10 @@ class PerExampleDesign:
     def scatter(self) -> Scatter:
         """The variances that the examples have shown that are done."""
         own = A = B = n = 0.0
-        together = self._together**2
+        both = [self._errors()[0].square().sum(1), self._r_errors()[0].square().sum(1)]
         for b in self.blocks:
             if b.strata:
-                errors = together * float(self.errors[b.rows].square().sum())
-                r_errors = float(self.r_errors[b.rows].square().sum())
+                errors, r_errors = (float(squares[b.rows].sum()) for squares in both)
                 own, n = own + errors + r_errors, n + len(b.rows)
                 A, B = A + errors * b.weight, B + r_errors * b.draws / 2
         whole = n == self.problem.examples
@@ -211,57 +247,62 @@ class PerExampleDesign:
         All examples are alike before they are drawn, so equal strata are the cheapest; and a block is not chosen by the
         variance that it showed, which would favour samples whose skewed tail has not shown yet.
         """
-        N, scatter = self.problem.examples, self.scatter()
+        N, scatter, halved = self.problem.examples, self.scatter(), 2 - self.twice
         A, B, goal = scatter.diffusion, scatter.reconstruction, scatter.goal(target, N)
-        k, m = allocation.cheapest(self.problem, scatter, goal / N)
+        k, m = allocation.cheapest(self.problem, scatter, goal / N / halved)
+        wanted, m = k**FALL / halved, m / halved
         excess = scatter.total - goal
         late = list(reversed(self.blocks))
         rough, few = min(late, key=lambda b: b.weight), min(late, key=lambda b: b.draws)
-        if B and m / (few.draws / 2) > (k / rough.weight ** (1 / FALL) if A else 0):
+        if B and m / (few.draws / 2) > ((wanted / rough.weight) ** (1 / FALL) if A else 0):
             pairs = few.draws / 2
             share = len(few.rows) * B / pairs
             most = allocation.AT_ONCE / (2 * len(few.rows))
             return few, 0, max(1, math.ceil(min(m - pairs, pairs * _more(excess / share), most)))
         share = len(rough.rows) * A / rough.weight if A else math.inf
-        more = min(k**FALL - rough.weight, rough.weight * _more(excess / share))
+        more = min(wanted - rough.weight, rough.weight * _more(excess / share))
         most = allocation.AT_ONCE / (2 * len(rough.rows))
         return rough, max(LEAST_STRATA, math.ceil(min(max(0.0, more) ** (1 / FALL), most))), 0
 
-    @property
-    def _together(self) -> float:
-        """The factor of errors for draws of a strand that depend on each other."""
-        return error_bars.of_strands(self.errors) if self.problem.strands else 1.0
+    def _errors(self) -> tuple[Tensor, float]:
+        """Errors (N, k) of the diffusion term, and the degrees of freedom of what they are multiplied by: the ratio of
+        single draws, or a factor for draws of a strand that depend on each other."""
+        if not self.problem.strands:
+            return with_ratio(self.errors, self.blocks, "of_diffusion")
+        done = int((torch.isfinite(self.values) & torch.isfinite(self.r_values)).sum())
+        return error_bars.of_strands(self.errors) * self.errors, done + error_bars.ALIKE
+
+    def _r_errors(self) -> tuple[Tensor, float]:
+        """The same of the reconstruction."""
+        return with_ratio(self.r_errors, self.blocks, "of_reconstruction")
 
     def summary(self) -> Summary:
         """The result of the draws so far; for the examples that have none, the fit stands."""
-        pilot = self.pilot
+        pilot, F = self.pilot, self.pilot.features
         done = torch.isfinite(self.values) & torch.isfinite(self.r_values)
         bins = sum((b.bins for b in self.blocks), torch.zeros(BINS, 3, dtype=torch.float64))
         share = sum(len(b.rows) for b in self.blocks if b.strata) / len(done)
         if 0 < share < 1:
             bins = bins / torch.tensor([share, share**2, 1.0], dtype=torch.float64)
-        r_squares = self.r_errors[done].square().sum(1)
-        whole = bool(done.all())
-        errors = self._together * self.errors
-        squares, freedom = errors[done].square().flatten(), self.r_freedom[done]
-        of_cells = _mean(pilot.diffusion, pilot, done, self.values[done], squares, 1)
+        whole, means = bool(done.all()), []
+        (errors, common), (r_errors, r_common) = self._errors(), self._r_errors()
+        squares, r_squares = errors[done].square().flatten(), r_errors[done].square().sum(1)
+        of_cells = mean_of(pilot.diffusion, F, done, self.values, squares, 1)
         of_cells = of_cells._replace(third=sum(b.third for b in self.blocks) / len(done) ** 3)
-        if self.problem.strands and math.isfinite(of_cells.variance):
-            of_cells = error_bars.with_freedom(of_cells, len(squares) / max(1, self.errors.shape[1]) + error_bars.ALIKE)
+        of_first = mean_of(pilot.reconstruction, F, done, self.r_values, r_squares, self.r_freedom[done])
+        for mean, freedom in ((of_cells, common), (of_first, r_common)):
+            known = math.isfinite(mean.variance) and math.isfinite(freedom)
+            means.append(error_bars.with_freedom(mean, freedom) if known else mean)
         if whole:
-            missing = unseen.missing(sum((b.shown for b in self.blocks), torch.zeros(BINS, 4, dtype=torch.float64)))
-            of_cells = error_bars.with_more(of_cells, missing)
-        parts = (
-            of_cells,
-            _mean(pilot.reconstruction, pilot, done, self.r_values[done], r_squares, freedom),
-        )
+            shown = sum((b.shown for b in self.blocks), torch.zeros(BINS, 4, dtype=torch.float64))
+            means[0] = error_bars.with_more(means[0], unseen.missing(shown))
         return Summary(
-            diffusion=parts[0][:2],
-            reconstruction=parts[1][:2],
+            diffusion=means[0][:2],
+            reconstruction=means[1][:2],
             bins=bins,
-            examples=ExampleValues(self.values, self.r_values, errors, self.r_errors) if whole else None,
-            freedom=error_bars.together([p.variance for p in parts], [p.freedom for p in parts]),
-            third=(of_cells.third, 0.0),
+            examples=ExampleValues(self.values, self.r_values, errors, r_errors) if whole else None,
+            freedom=error_bars.together([m.variance for m in means], [m.freedom for m in means]),
+            third=(means[0].third, 0.0),
         )
 
     def spreads(self, prior: Tensor) -> list[Spread]:
@@ -281,14 +322,6 @@ def _more(part: float) -> float:
     return part / (1 - part)
 
 
-def _mean(fit: TermFit, pilot: Pilot, done: Tensor, values: Tensor, squares: Tensor, freedom: int | Tensor) -> Mean:
-    """Mean over all examples and its variance, where `done` (N,) of them have values (n,) and squared errors of
-    `freedom` degrees each."""
-    n, N = len(values), len(done)
-    if n == N:
-        return Mean(float(values.mean()), *error_bars.of_squares(squares / N**2, freedom))
-    if n < 2:
-        return Mean(0.0, math.inf, error_bars.FREEDOM)
-    fitted = fit.mean.sum() + pilot.features.times(fit.total_weights)
-    residual = error_bars.of_draws([values - fitted[done]], [1.0])
-    return residual._replace(value=float(fitted.mean() + residual.value))
+def _counted(n: Tensor) -> Tensor:
+    """0, 1, … n_i − 1 for each of n (b,), one after the other."""
+    return torch.arange(int(n.sum())) - (n.cumsum(0) - n).repeat_interleave(n)

@@ -5,7 +5,8 @@ Both designs (`pooled.py`, `per_example.py`) estimate, from draws independent of
     mean of the bound = mean prior + mean of the fit over all examples (closed form) + mean of (y − fit − a·n)/(p N q),
 
 and both put two independent draws in every stratum of the cells, so that half their squared difference is an unbiased
-estimate of the stratum's variance. The pooled design draws examples at random, with probabilities q: cheapest for a
+estimate of the stratum's variance (the per-example design, of many examples, for a part of them: `collapsed.py`). The
+pooled design draws examples at random, with probabilities q: cheapest for a
 coarse answer. The per-example design (q = 1/N) gives every example its own strata, so that differences between examples
 cost nothing: cheapest for a fine one. Both correct the fit by their own draws (`crossfit.py`).
 """
@@ -30,7 +31,8 @@ BINS = 16
 @dataclass(frozen=True, eq=False)
 class ExampleValues:
     """Per-example values (N,) of the two random terms, and their errors (N, k): e such that the Monte Carlo variance of
-    an example's value is ‖e‖². Errors are linear in the draws: those of a difference are the difference of errors."""
+    an example's value is ‖e‖². Of two draws in every stratum they are linear in the draws, and those of a difference
+    are the difference of errors. ‖e‖² is right on average, and has as many degrees of freedom as pairs of draws."""
 
     diffusion: Tensor
     reconstruction: Tensor
