@@ -11,7 +11,7 @@ import torch
 
 from nelbo.bound.planned import crossfit, error_bars
 from nelbo.bound.planned.allocation import DesignPlan
-from nelbo.bound.planned.laps import Folds, credit, laps_of, random_examples
+from nelbo.bound.planned.laps import Folds, Repeats, credit, laps_of, random_examples
 from nelbo.bound.planned.pooled import PooledDesign
 from nelbo.bound.planned.regression import Features, TermFit
 
@@ -110,28 +110,56 @@ def test_an_expected_error_is_found_where_its_share_of_the_term_changes_along_th
     assert float((fit.weights - (1 + 2 * along)[:, None] * near).abs().max()) < 0.1
 
 
-@pytest.mark.parametrize("kind", ["equal", "unequal"])
-def test_what_laps_save_is_seen_in_draws_of_one_example_in_two_laps(kind):
-    """Values of an example, without noise, over 400 seeds: the variance of the mean of 2½ laps is that of independent
-    draws less `saved`, within 4 standard errors; and the variance of `saved` itself is about right."""
+def check_what_laps_save(kind: str) -> None:
+    """Known values of N examples with noise, over 400 seeds: the variance of the mean of 2½ laps is that of independent
+    draws less `part` of the known B, and the products' B is that, within 4 standard errors; their variance is up to half
+    of what they say, since squares count the differences between examples, which are no errors here."""
     q = chances(kind)
     value = torch.randn(N, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    n, means, saved, errors = 5 * N // 2, [], [], []
+    noise, nothing = torch.Generator().manual_seed(4), torch.arange(5 * N // 2)
+    n, means, found = len(nothing), [], []
     for seed in range(400):
         folds = Folds(seed, torch.zeros(N, dtype=torch.long), q)
-        nothing = torch.arange(n)
         who, _, weight, laps = folds.draws([n], 0, 0, nothing, [])
-        r = value[who] * weight
+        r = (value[who] + torch.randn(n, generator=noise, dtype=torch.float64)) * weight
         means.append(float(r.mean()))
-        found = folds.saved(0, r, who, laps)
-        assert found is not None
-        saved.append(found[0])
-        errors.append(found[1])
-    independent = float((value.square() / (N * q)).mean() - value.mean().square()) / n
-    shown = torch.tensor(means).double().var()
-    assert abs(float(shown) - (independent - float(torch.tensor(saved).mean()))) < 4 * independent * math.sqrt(2 / 400)
-    assert float(torch.tensor(saved).mean()) > (0.25 if kind == "unequal" else 0.7) * independent
-    assert credit([(saved[0], errors[0])], [1.0]) < saved[0]
+        found.append(folds.repeats(0, r, who, laps))
+    often = (N * q).clamp_min(1)
+    B = float(((value - value.mean() * N * q).square() / often).mean())
+    independent = float(((value.square() + 1) / (N * q)).mean() - value.mean().square()) / n
+    shown = float(torch.tensor(means).double().var())
+    assert abs(shown - (independent - found[0].part * B)) < 4 * independent * math.sqrt(2 / 400)
+    of_products = torch.tensor([one.products / one.pairs for one in found]).double()
+    assert abs(float(of_products.mean()) - B) < 4 * float(of_products.std()) / 20
+    told = sum(one.squares / one.pairs**2 for one in found) / 400
+    assert 0.9 < told / float(of_products.var()) < 2.2
+    assert found[0].part * B > (0.15 if kind == "unequal" else 0.35) * independent
+
+
+@pytest.mark.parametrize("kind", ["equal", "unequal"])
+def test_what_laps_save_is_seen_in_draws_of_one_example_in_two_laps(kind):
+    check_what_laps_save(kind)
+
+
+def check_credit() -> None:
+    """B by precisions from draws and from the pilot, less its standard error; few pairs do not count, and a few
+    products of nothing do not make B known."""
+    some = Repeats(part=0.01, pairs=30.0, products=60.0, squares=200.0, expected=4.0)
+    # 100 products with a mean of 2 and squares of 400 together: 2 ± 0.2; the pilot's 1 ± 0.4
+    many = some._replace(pairs=40.0, products=80.0, squares=0.0)
+    both, shares = [some, some, many], [0.3, 0.3, 0.4]
+    part = 0.01 * (0.09 + 0.09 + 0.16)
+    assert credit(both, shares) == pytest.approx(part * (2 - 0.2))
+    precision = 1 / 0.04 + 1 / 0.16
+    B = (2 / 0.04 + 1 / 0.16) / precision
+    assert credit(both, shares, [(1.0, 0.16)]) == pytest.approx(part * (B - precision**-0.5))
+    few = [some._replace(pairs=3.0, products=60.0)] * 3
+    assert credit(few, shares, [(1.0, 0.16)]) == pytest.approx(part * 0.6)
+    assert credit(few, shares) == credit(both, shares, [(-9.0, 0.01)]) == 0.0
+
+
+def test_the_credit_of_laps():
+    check_credit()
 
 
 def test_laps_that_are_kept_are_the_same():

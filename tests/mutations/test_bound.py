@@ -11,6 +11,7 @@ from tests.bound import test_collapsed as single
 from tests.bound.ragged import test_sets as sets
 from tests.bound.test_cost import check_what_the_pilot_knows
 from tests.bound.test_per_example import test_draws_of_the_same_examples_are_averaged as drawn_again
+from tests.bound.test_pooled import check_credit, check_what_laps_save
 from tests.bound.test_surrogate import check_local_surrogate as local_surrogate
 from tests.bound.test_unseen import check_missing as unseen
 from tests.likelihood import checks as ode
@@ -27,6 +28,7 @@ error_stratified = functools.partial(bound.check_predicted_error, "stratified-fi
 continuous_gaussian = functools.partial(bound.check_continuous, "gaussian", 4.0, -5.0)
 continuous_codes = functools.partial(bound.check_continuous, "codes", 5.0, -6.0)
 gap = functools.partial(bound.check_gap, bound.LINES["imperfect"], "beta", 5)
+laps_save = functools.partial(check_what_laps_save, "unequal")
 without_network = functools.partial(warned.test_no_network_is_what_it_is_said_to_be, "beta", warned.DOMAIN)
 
 BREAKS = [
@@ -96,6 +98,11 @@ BREAKS = [
           check_what_the_pilot_knows),
     Break("the pilot's value is that of the first level", "of_pilot", operation("+")[5].keep_left(),
           check_what_the_pilot_knows),
+    Break("a repeated example counts as often as it is drawn", "Folds.repeats", operation("/")[1].keep_left(), laps_save),
+    Break("numbers of draws for their squares", "Folds.repeats", call("square")[0].drop(), laps_save),
+    Break("pairs of draws of one lap", "Folds.repeats", operation("-")[-1].keep_left(), laps_save),
+    Break("a credit without its error", "laps:credit", operation("-")[-1].keep_left(), check_credit),
+    Break("a pilot that counts as much as draws", "laps:credit", operation("/")[3].keep_left(), check_credit),
     # ------------------------------------------------------------ the flow
     Break("the flow's drift without its ½: the reverse SDE's", "drift", number(0.5).to(1.0), ode.check_drift),
     Break("the flow's drift shrinks z the wrong way", "drift", call("column")[0].negated(), ode.check_exact),

@@ -28,9 +28,6 @@ LEAST_RECONSTRUCTIONS = 8
 """First-level draws of the smallest pooled plan."""
 FEW = 64
 """Examples below which the pooled design is not chosen: of few, the folds are too small to correct a fit."""
-CREDIT = 0.5
-"""Share of the variance between examples that the pooled design is credited for drawing examples without replacement:
-it is known roughly, and an error bar should rather be a little long."""
 FALL = 1.4
 """The variance of an example falls about as its strata to the power −FALL: between 1, that of noise, and 3, that of a
 smooth function drawn twice in every stratum. Draws that are added to a block are weighted by it."""
@@ -164,7 +161,8 @@ def pooled(problem: Problem, pilot: Pilot, target: float) -> DesignPlan:
     cost_r = _relative_cost(problem)
     both = spread + spread_r * math.sqrt(cost_r)
     N = problem.examples
-    credit = CREDIT * min(pilot.between_by(r, d, credited=True), spread**2)
+    saved, uncertain = pilot.saved_by(None, d)
+    credit = max(0.0, min(saved - math.sqrt(uncertain), spread**2))  # as `laps.credit` knows it before any draw
     share = both / (goal + credit / N)
     if share * spread > N:
         share = (both - credit / max(spread, 1e-300)) / goal

@@ -6,13 +6,15 @@ the mean of such draws varies less than that of independent ones. With r = value
     saved = B Σ_a n_a² / (N n²),     B = Σ_i min(1, 1/(N q_i)) (E r_i)² (N q_i)² / N     (r centred)
 
 and B is seen in the draws themselves: draws of one example in two laps have independent noise, so that their product
-has the mean (E r_i)².
+has the mean (E r_i)². Of all folds together these products are one estimate of B; the examples of the pilot, which were
+drawn at several places each, are another. They are averaged by their precisions.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,12 +24,24 @@ from nelbo.bound.planned.pilot import Pilot
 from nelbo.bound.planned.regression import TermFit
 from nelbo.maths.keys import Purpose
 
-LEAST_PAIRS = 50
-"""Fewest pairs of draws of one example in two laps that are expected, for B to be taken from them."""
+LEAST_PAIRS = 10
+"""Fewest pairs of draws of one example in two laps that are expected, in all folds, for B to be taken from them."""
 
 
 AHEAD = 2048
 """Draws of a fold whose examples are made at once."""
+
+
+class Repeats(NamedTuple):
+    """Of a fold: the part of B that laps save of the variance of its mean; the expected number of pairs of draws of one
+    example in two laps, the sum of the products of such draws and of their squares, and the square that is expected of
+    a product of independent draws. Squares tell the variance of the products, and rather more."""
+
+    part: float
+    pairs: float
+    products: float
+    squares: float
+    expected: float
 
 
 class Folds:
@@ -84,20 +98,25 @@ class Folds:
         self._laps[k, term] = start, kept
         return kept[draws // len(q) - start, draws % len(q)]
 
-    def saved(self, k: int, residual: Tensor, examples: Tensor, laps: Tensor) -> tuple[float, float] | None:
-        """The variance that laps save of the mean of `residual` (n,), of draws of `examples` (n,) of fold k in `laps`
-        (n,), and the variance of this number itself; None where too few examples were drawn in two laps."""
+    def repeats(self, k: int, residual: Tensor, examples: Tensor, laps: Tensor) -> Repeats:
+        """Of `residual` (n,), of draws of `examples` (n,) of fold k in `laps` (n,)."""
         N, L = len(self.members[k]), int(laps.max()) + 1 if len(laps) else 1
         counts = torch.bincount(laps, minlength=L).double()
         n, squares = float(counts.sum()), float(counts.square().sum())
-        pairs = (n**2 - squares) / 2 / N
-        if pairs < LEAST_PAIRS:
-            return None
+        if not n:
+            return Repeats(0.0, 0.0, 0.0, 0.0, 0.0)
         place = laps * N + self.within[examples]
-        s = torch.zeros(L * N, dtype=torch.float64).index_add(0, place, residual - residual.mean()).reshape(L, N)
-        products = (s.sum(0).square() - s.square().sum(0)) / 2 / (N * self.chance[k]).clamp_min(1)
-        unit = squares / (N * n**2) / pairs
-        return unit * float(products.sum()), unit**2 * float(products.square().sum())
+        apart, often = residual - residual.mean(), (N * self.chance[k]).clamp_min(1)
+        s = torch.zeros(L * N, dtype=torch.float64).index_add(0, place, apart).reshape(L, N)
+        products = (s.sum(0).square() - s.square().sum(0)) / 2 / often
+        single = float((apart.square() / often[self.within[examples]]).mean())
+        return Repeats(
+            part=squares / (N * n**2),
+            pairs=(n**2 - squares) / 2 / N,
+            products=float(products.sum()),
+            squares=float(products.square().sum()),
+            expected=single**2,
+        )
 
     def fitted(self, fits: list[TermFit], pilot: Pilot) -> float:
         """The folds' fits, each averaged over the examples of its fold."""
@@ -118,12 +137,20 @@ def together(draws: Sequence[Observations]) -> Observations:
     return Observations(*(torch.cat(part) for part in parts))
 
 
-def credit(saved: list[tuple[float, float]], shares: list[float]) -> float:
-    """What the folds save of the variance of their average, less the standard error of that: an error bar should rather
-    be a little long."""
-    value = sum(share**2 * v for (v, _), share in zip(saved, shares, strict=True))
-    error = math.sqrt(sum(share**4 * w for (_, w), share in zip(saved, shares, strict=True)))
-    return max(0.0, value - error)
+def credit(folds: Sequence[Repeats], shares: Sequence[float], foretold: Sequence[tuple[float, float]] = ()) -> float:
+    """What laps save of the variance of the folds' average, by a B that is less than the estimate of it by its standard
+    error: an error bar should rather be a little long. foretold: further estimates of B, and their variances."""
+    estimates, pairs = list(foretold), sum(fold.pairs for fold in folds)
+    if pairs >= LEAST_PAIRS:
+        # of few products their own scatter may miss what is large and rare
+        squares = max(sum(f.squares for f in folds), sum(f.pairs * f.expected for f in folds))
+        estimates.append((sum(f.products for f in folds) / pairs, squares / pairs**2))
+    precision = sum(1 / max(variance, 1e-300) for _, variance in estimates)
+    if not precision:
+        return 0.0
+    B = sum(value / max(variance, 1e-300) for value, variance in estimates) / precision
+    part = sum(share**2 * fold.part for fold, share in zip(folds, shares, strict=True))
+    return part * max(0.0, B - 1 / math.sqrt(precision))
 
 
 def random_examples(seed: int, chance: Tensor, sample: int, draws: Tensor) -> Tensor:

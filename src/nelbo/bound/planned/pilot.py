@@ -62,13 +62,23 @@ class Pilot:
     residuals: PilotResiduals
     nfe: int
 
-    def between_by(self, reconstruction: TermFit | None, diffusion: TermFit | None, credited: bool = False) -> float:
+    def between_by(self, reconstruction: TermFit | None, diffusion: TermFit | None) -> float:
         """Variance between examples of what corrections of the pilot's fits leave of the whole bound, or of one of its
-        terms, nats².
+        terms, nats². Observed in the pilot's examples, less its noise."""
+        return max(0.0, self._between(reconstruction, diffusion, None)[0])
 
-        Observed in the pilot's examples, less its noise. credited: that part alone which n ≤ N draws with
-        probabilities q save by not repeating examples, min(1, 1/(N q_i)) of an example's square.
-        """
+    def saved_by(self, reconstruction: TermFit | None, diffusion: TermFit | None) -> tuple[float, float]:
+        """That part of `between_by` which n ≤ N draws with probabilities q save by not repeating examples,
+        min(1, 1/(N q_i)) of an example's square; and the variance of this number, 2/(P − 1) of the square of all that
+        P examples show, as of normal ones."""
+        share = (len(self.chance) * self.chance[self.residuals.examples]).reciprocal().clamp_max(1)
+        saved, noise = self._between(reconstruction, diffusion, share)
+        return saved, 2 * (saved + noise) ** 2 / max(1, len(share) - 1)
+
+    def _between(
+        self, reconstruction: TermFit | None, diffusion: TermFit | None, share: Tensor | None
+    ) -> tuple[float, float]:
+        """The variance between examples of a `share` (P,) of the square of each, and the noise that was taken away."""
         pilot = self.residuals
         F = self.features[pilot.examples]
         total, noise = torch.zeros(len(F), dtype=torch.float64), 0.0
@@ -86,12 +96,10 @@ class Pilot:
             total = total + residual @ weight
             noise += float((torch.from_numpy(regression.noise_of(residual.numpy())) * weight.square()).sum())
         if len(total) < 2:
-            return 0.0
-        share = torch.ones_like(total)
-        if credited:
-            share = (len(self.chance) * self.chance[pilot.examples]).reciprocal().clamp_max(1)
-        square = (total - total.mean()).square()
-        return max(0.0, float((share * square).sum()) / (len(total) - 1) - noise * float(share.mean()))
+            return 0.0, 0.0
+        share = torch.ones_like(total) if share is None else share
+        square, noise = (total - total.mean()).square(), noise * float(share.mean())
+        return float((share * square).sum()) / (len(total) - 1) - noise, noise
 
 
 def run(

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from nelbo.bound.estimate import Spread
 from nelbo.bound.planned import allocation, crossfit, error_bars, laps, unseen
-from nelbo.bound.planned.allocation import AT_ONCE, CREDIT, CellDensity, DesignPlan
+from nelbo.bound.planned.allocation import AT_ONCE, CellDensity, DesignPlan
 from nelbo.bound.planned.crossfit import Observations
 from nelbo.bound.planned.laps import Folds
 from nelbo.bound.planned.pilot import Pilot
@@ -37,7 +37,7 @@ FIRST = 64, 32
 """Pairs, and first-level draws, of the first stage, at least: fewer would not tell their own variance. Of first-level
 draws that the pilot finds to vary hardly, _AS_PLANNED times as many as planned are enough."""
 _AS_PLANNED = 4
-LEAST = 32
+LEAST = 16
 """Pairs, or first-level draws, of the smallest stage but the first."""
 _LEAST_VARIANCE = 0.3
 """Least variance of a result, of that without the credit: the credit is known roughly."""
@@ -268,27 +268,20 @@ class PooledDesign:
     def _credited(
         self, variance: float, draws: list[Observations], residuals: list[Tensor], fits: list[TermFit] | None
     ) -> float:
-        """The variance less what it saves to draw examples without replacement: as the draws show it, and where they
-        are too few, of the diffusion term (`fits`) a share of what the pilot says."""
+        """The variance less what it saves to draw examples without replacement, by the draws, and of the diffusion term
+        (`fits`) by the pilot as well; see `laps.py`."""
         if not math.isfinite(variance):
             return variance
         folds, together = self.folds, laps.together(draws)
         residual = torch.cat(residuals)
-        made = torch.isfinite(residual)
-        saved = []
+        made, repeats, foretold = torch.isfinite(residual), [], []
         for k in range(len(folds)):
             rows = made & (folds.fold[together.examples] == k)
-            saved.append(folds.saved(k, residual[rows], together.examples[rows], together.laps[rows]))
-        seen = [one for one in saved if one is not None]
-        if len(seen) == len(saved):
-            less = laps.credit(seen, folds.shares)
-        elif fits is not None:
-            whole = self.pilot.reconstruction
-            between = [self.pilot.between_by(whole, d, credited=True) for d in fits]
-            less = sum(share * b for share, b in zip(folds.shares, between, strict=True))
-            less *= CREDIT * min(1 / self.problem.examples, 1 / max(1, int(made.sum())))
-        else:
-            less = 0.0
+            repeats.append(folds.repeats(k, residual[rows], together.examples[rows], together.laps[rows]))
+        if fits is not None:
+            of_folds = [self.pilot.saved_by(None, fit) for fit in fits]
+            foretold = [tuple(sum(s * v for s, v in zip(folds.shares, part, strict=True)) for part in zip(*of_folds))]
+        less = laps.credit(repeats, folds.shares, foretold)
         return max(variance - less, _LEAST_VARIANCE * variance)
 
     def fits(self) -> tuple[list[TermFit], list[TermFit]]:

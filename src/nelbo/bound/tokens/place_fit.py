@@ -29,8 +29,9 @@ _OWN = (0, 1, 2, OF_PATTERN, OF_PATTERN + PATTERNS - 1)
 """Regressors with a coefficient for every pattern."""
 FOLDS = 3
 """Groups of sequences: what is foretold of one is fitted to the others."""
-_RIDGE = 30.0
-"""Observations, of mean weight 1, that a regressor of mean square 1 must have to count half."""
+_RIDGE, _OF_MAIN = 100.0, 1.0
+"""Observations, of mean weight 1, that a regressor of mean square 1 must have to count half: in general, and of the
+regressors in `_OWN` with the coefficient that all patterns share, which tell most."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,12 +60,13 @@ class PlaceFit:
         scale = (A.diagonal(dim1=1, dim2=2).sum(0) / A[:, 0, 0].sum().clamp_min(1e-300)).sqrt()
         scale = torch.where(scale > 0, scale, torch.ones_like(scale))
         A, b = A / scale / scale[:, None], b / scale
-        ridge = _RIDGE * torch.eye(A.shape[1], dtype=A.dtype)
         own = torch.tensor([power * REGRESSORS + k for power in range(POWERS) for k in _OWN])
-        of_own = A[:, own[:, None], own] + ridge[: len(own), : len(own)]
+        ridge = torch.full((A.shape[1],), _RIDGE, dtype=A.dtype)
+        of_own = A[:, own[:, None], own] + ridge[own].diag()
+        ridge[own] = _OF_MAIN
         gain = torch.linalg.solve(of_own, A[:, own]).mT  # with it the deviations are eliminated
         without = b - (gain @ b[:, own, None])[..., 0]
-        shared = torch.linalg.solve((A - gain @ A[:, own]).sum(0) + ridge, without.sum(0))
+        shared = torch.linalg.solve((A - gain @ A[:, own]).sum(0) + ridge.diag(), without.sum(0))
         theta = shared.repeat(len(A), 1)
         theta[:, own] += torch.linalg.solve(of_own, (b - A @ shared)[:, own])
         theta = theta / scale
