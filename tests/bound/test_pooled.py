@@ -112,8 +112,8 @@ def test_an_expected_error_is_found_where_its_share_of_the_term_changes_along_th
 
 def check_what_laps_save(kind: str) -> None:
     """Known values of N examples with noise, over 400 seeds: the variance of the mean of 2½ laps is that of independent
-    draws less `part` of the known B, and the products' B is that, within 4 standard errors; their variance is up to half
-    of what they say, since squares count the differences between examples, which are no errors here."""
+    draws less `part` of the known B, and the products' B is that, within 4 standard errors; their variance is half
+    of what they say or more, since squares count the differences between examples, which are no errors here."""
     q = chances(kind)
     value = torch.randn(N, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     noise, nothing = torch.Generator().manual_seed(4), torch.arange(5 * N // 2)

@@ -279,8 +279,10 @@ class PooledDesign:
             rows = made & (folds.fold[together.examples] == k)
             repeats.append(folds.repeats(k, residual[rows], together.examples[rows], together.laps[rows]))
         if fits is not None:
-            of_folds = [self.pilot.saved_by(None, fit) for fit in fits]
-            foretold = [tuple(sum(s * v for s, v in zip(folds.shares, part, strict=True)) for part in zip(*of_folds))]
+            # of the same examples for every fold, so that their variances are not independent
+            of_folds = torch.tensor([self.pilot.saved_by(None, fit) for fit in fits]).double()
+            value, error = (torch.tensor(folds.shares).double() @ of_folds).tolist()
+            foretold = [(value, error)]
         less = laps.credit(repeats, folds.shares, foretold)
         return max(variance - less, _LEAST_VARIANCE * variance)
 
