@@ -56,7 +56,8 @@ FORMULAS = """
     maths/*  process/*  model/exact/*  model/fitted/*
     model/clip  model/decoder  model/denoiser  model/domain  model/prior  model/reverse  model/mixture
     bound/checks  bound/compare  bound/difference  bound/estimate  bound/estimators  bound/features
-    bound/gaussian_chain  bound/lattices  bound/problem  bound/readings  bound/surrogate  bound/terms  bound/tolerance
+    bound/gaussian_chain  bound/lattices  bound/paired_chain  bound/problem  bound/readings  bound/surrogate
+    bound/terms  bound/tolerance  bound/unpaired
     bound/trial  bound/planned/*  bound/contrast/*  bound/tokens/*  process/tokens/*  model/tokens/*
     monitoring/design  monitoring/loss  monitoring/reading
     likelihood/*  sampling/*
