@@ -35,7 +35,7 @@ VERBS: dict[str, tuple[tuple[str, ...], str]] = {
 }  # fmt: skip
 """Commands, and what each of them writes."""
 READ = {
-    "compare": ("compare", "model", "model", *DATA, "--max-nfe", "100"),
+    "compare": ("compare", "model", "model", *DATA, "--max-nfe", "2000"),
     "info": ("info", "model"),
     "info of an archive": ("info", "x.nelbo"),
 }
