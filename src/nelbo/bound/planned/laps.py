@@ -98,6 +98,13 @@ class Folds:
         self._laps[k, term] = start, kept
         return kept[draws // len(q) - start, draws % len(q)]
 
+    def repeated(self, draws: Sequence[Observations], residuals: Sequence[Tensor]) -> list[Repeats]:
+        """`repeats` of every fold, of the residuals that were not left out (NaN) by an interrupt."""
+        whole, residual = together(draws), torch.cat(list(residuals))
+        fold, made = self.fold[whole.examples], torch.isfinite(residual)
+        of_folds = [made & (fold == k) for k in range(len(self))]
+        return [self.repeats(k, residual[r], whole.examples[r], whole.laps[r]) for k, r in enumerate(of_folds)]
+
     def repeats(self, k: int, residual: Tensor, examples: Tensor, laps: Tensor) -> Repeats:
         """Of `residual` (n,), of draws of `examples` (n,) of fold k in `laps` (n,)."""
         N, L = len(self.members[k]), int(laps.max()) + 1 if len(laps) else 1

@@ -272,18 +272,13 @@ class PooledDesign:
         (`fits`) by the pilot as well; see `laps.py`."""
         if not math.isfinite(variance):
             return variance
-        folds, together = self.folds, laps.together(draws)
-        residual = torch.cat(residuals)
-        made, repeats, foretold = torch.isfinite(residual), [], []
-        for k in range(len(folds)):
-            rows = made & (folds.fold[together.examples] == k)
-            repeats.append(folds.repeats(k, residual[rows], together.examples[rows], together.laps[rows]))
+        foretold = []
         if fits is not None:
             # of the same examples for every fold, so that their variances are not independent
             of_folds = torch.tensor([self.pilot.saved_by(None, fit) for fit in fits]).double()
-            value, error = (torch.tensor(folds.shares).double() @ of_folds).tolist()
+            value, error = (torch.tensor(self.folds.shares).double() @ of_folds).tolist()
             foretold = [(value, error)]
-        less = laps.credit(repeats, folds.shares, foretold)
+        less = laps.credit(self.folds.repeated(draws, residuals), self.folds.shares, foretold)
         return max(variance - less, _LEAST_VARIANCE * variance)
 
     def fits(self) -> tuple[list[TermFit], list[TermFit]]:
