@@ -20,13 +20,13 @@ import torch
 from torch import Tensor, nn
 
 import nelbo
-from nelbo.bound import calibration, checks, contradictions, evaluate, gaussian_chain, lattices
+from nelbo.bound import calibration, checks, contradictions, evaluate, lattices, readings
 from nelbo.bound.checks import NelboWarning
 from nelbo.bound.trial import EVALUATIONS
 
 CHECKS: list[tuple[ModuleType, str]] = [
     (evaluate, "trial"),
-    (gaussian_chain, "_seen"),
+    (readings, "seen"),
     (contradictions, "notes"),
     (calibration, "notes"),
     (checks, "sanity"),

@@ -36,8 +36,9 @@ from torch.nn.functional import avg_pool2d
 import nelbo
 from nelbo.bound import terms
 from nelbo.bound.checks import NelboWarning
-from nelbo.bound.gaussian_chain import GaussianChain, Noised
+from nelbo.bound.gaussian_chain import GaussianChain
 from nelbo.bound.gaussian_controls import Controls
+from nelbo.bound.noised import Noised
 from nelbo.bound.prepare import prepare
 from nelbo.bound.problem import Draws
 from nelbo.bound.surrogate import GaussianSurrogate

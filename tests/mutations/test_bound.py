@@ -13,6 +13,7 @@ from tests.bound.test_cost import check_what_the_pilot_knows
 from tests.bound.test_per_example import test_draws_of_the_same_examples_are_averaged as drawn_again
 from tests.bound.test_pooled import check_credit, check_what_laps_save
 from tests.bound.test_surrogate import check_local_surrogate as local_surrogate
+from tests.bound.test_taught_surrogate import check_taught as taught
 from tests.bound.test_unseen import check_missing as unseen
 from tests.likelihood import checks as ode
 from tests.mutations.breaks import Break, each_is_noticed
@@ -67,6 +68,8 @@ BREAKS = [
     Break("the local surrogate's products count once", "LocalSurrogate.excess", number(2)[-1].to(1), local_surrogate),
     Break("neighbourhoods alone, without their band", "local_surrogate:_variances", operation("*")[0].keep_left(),
           local_surrogate),
+    Break("a network's law without the strength of the noise", "_Sums.of", operation("/")[0].keep_left(), taught),
+    Break("and with a mean that is the data's", "_Sums.law", subscript()[-1].times(0), taught),
     # ------------------------------------------------------------ estimators and error bars
     Break("a level is forgotten by the exhaustive estimator", "Exhaustive.estimate", call("range").argument(0).plus(-1),
           "vlb-average-data"),

@@ -1,33 +1,26 @@
-"""The Gaussian chain as a `Problem`: the KLs of a finite chain, or thin slices of λ of the continuous bound.
+"""The Gaussian chain as a `Problem`, with the cells of `gaussian_cells.py`.
 
-Cells run from little noise to much, and their coordinate is −λ. The scale c of a cell is such that its term is about
-c E‖ε − ε̂‖² nats, a smooth function of λ times c:
-
-    finite      cell j: KL between levels j and j + 1,   c = ½ expm1(λ_j − λ_{j+1}),   λ = λ_{j+1}
-    continuous  cell j: λ in a slice of width Δ,         c = Δ/2,                      λ uniform in the slice
-
-The continuous bound does not depend on the shape of the schedule, so its slices are in λ and not in t. The controls
-are those of a Gaussian surrogate of the data (`surrogate.py`): its excess, and ‖ε‖² − D; of images also the excess of
-a surrogate of each of them (`local_surrogate.py`).
+The controls are those of a Gaussian surrogate of the data (`surrogate.py`), which the network's predictions may teach
+(`taught_surrogate.py`): its excess, and ‖ε‖² − D; of images also the excess of a surrogate of each of them
+(`local_surrogate.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from nelbo.bound import features, readings, terms
-from nelbo.bound.gaussian_controls import Controls
+from nelbo.bound import features, readings, taught_surrogate, terms
+from nelbo.bound.gaussian_cells import cells_of
+from nelbo.bound.gaussian_controls import Controls, shared
 from nelbo.bound.local_surrogate import is_image
+from nelbo.bound.noised import Noised, check_finite
 from nelbo.bound.problem import Cells, Draws, Problem
 from nelbo.bound.readings import Observations
-from nelbo.equation import equation
-from nelbo.errors import NumericalError
 from nelbo.maths import tiles
 from nelbo.maths.keys import Purpose
 from nelbo.model.denoiser import NetworkDenoiser
@@ -38,46 +31,11 @@ from nelbo.process.prediction import Prediction
 from nelbo.typing import Condition
 from nelbo.workers import Workers
 
-SLICES = 256
-"""Cells of the continuous bound: thin enough that a term hardly changes within one; more would cost only memory."""
 _CPU = torch.device("cpu")
 FEW = 264
 """Draws of a whole chain that are observed as those of a pilot are, which does not take fewer."""
 _AT_ONCE = 16
 """Examples read at once from a mapped file, of which every row may make a megabyte resident."""
-
-
-@equation("snr-discrete-loss", "snr-eps-expm1", "snr-schedule-invariance", "loss-eps-weighted")
-def cells_of(model: DiffusionModel) -> Cells:
-    """The cells of the model's grid; none where the chain has one level."""
-    levels = model.levels()
-    if model.grid.continuous:
-        first, last = levels.logsnr
-        edges = first + (last - first) * torch.arange(SLICES + 1, dtype=torch.float64) / SLICES
-        upper, lower = edges[:-1], edges[1:]
-        return Cells(-upper, -lower, -(upper + lower) / 2, (upper - lower) / 2, continuous=True)
-    upper, lower = levels.logsnr[:-1], levels.logsnr[1:]
-    return Cells(-upper, -lower, -lower, 0.5 * torch.expm1(upper - lower))
-
-
-class Noised(NamedTuple):
-    """b draws where the network is asked: `examples` (b,) and `cells` (b,), None at the first level; their data as they
-    are held, x, z_t and levels."""
-
-    examples: Tensor
-    cells: Tensor | None
-    data: Tensor
-    x: Tensor
-    z: Tensor
-    at: Levels
-
-    def take(self, rows: Tensor) -> Noised:
-        """The draws `rows`, which may repeat."""
-        cells, there = self.cells, rows.to(self.x.device)
-        return Noised(
-            self.examples[rows], None if cells is None else cells[rows], self.data[there], self.x[there], self.z[there],
-            self.at[there],
-        )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +44,8 @@ class GaussianChain(Problem):
 
     condition: keywords of the network, one row an example. device: where the network computes. dtype: of the control
     columns. mapped: the data lie in a mapped file, of which as little as possible is to be in memory at once; release
-    gives back the memory of rows that were read. observations: what the pilot has seen of the network's output.
+    gives back the memory of rows that were read. observations: what the pilot has seen of the network's output;
+    predictions: and of what it predicts.
     """
 
     model: DiffusionModel
@@ -98,6 +57,7 @@ class GaussianChain(Problem):
     mapped: bool = False
     release: Callable[[], None] = lambda: None
     observations: Observations = field(default_factory=Observations)
+    predictions: list[Tensor] = field(default_factory=list)
 
     @cached_property
     def levels(self) -> Levels:
@@ -180,7 +140,7 @@ class GaussianChain(Problem):
             columns[:, 0], prediction = self.term(noised, self.condition_of(noised.examples))
         check_finite(columns, noised)
         if self.observed(draws):
-            columns = torch.cat([columns, _seen(noised.x, noised.z, prediction)], 1)
+            columns = torch.cat([columns, *self._seen(draws, noised, prediction, controls)], 1)
         return columns.cpu()
 
     def drawn(self, draws: Draws, controls: object, rows: Tensor) -> tuple[Noised, Tensor]:
@@ -238,14 +198,40 @@ class GaussianChain(Problem):
         return terms.diffusion(model, x, prediction, self.levels[cells.to(self.device)], at), prediction
 
     def observed(self, draws: Draws) -> int:
-        """The pilot's draws of a network whose output may be read in several ways; all draws of a chain of few."""
+        """Of the pilot's draws, where the network's output may be read in several ways, and what its predictions are
+        along the chain; the former of all draws of a chain of few."""
+        return readings.COLUMNS * self._read(draws) + 2 * self.directions * self._teaching(draws)
+
+    def _read(self, draws: Draws) -> bool:
         if not isinstance(self.model.denoiser, NetworkDenoiser) or (draws.cells is None and not self.first_cost):
-            return 0
+            return False
         few = 2 * self.examples * (self.first_cost + (self.steps or FEW)) <= FEW
-        return readings.COLUMNS if few or bool((draws.numbers >= Purpose.PILOT_NOISE.draw).all()) else 0
+        return few or bool((draws.numbers >= Purpose.PILOT_NOISE.draw).all())
+
+    def _teaching(self, draws: Draws) -> bool:
+        return draws.cells is not None and bool((draws.numbers >= Purpose.PILOT_NOISE.draw).all())
+
+    @property
+    def directions(self) -> int:
+        """Most directions that predictions are looked at in."""
+        return min(taught_surrogate.LEADING, self.dimensions)
+
+    def _seen(self, draws: Draws, noised: Noised, prediction: Prediction | None, controls: object) -> Iterator[Tensor]:
+        """The columns of observed draws, (b, …) in all."""
+        if self._read(draws):
+            yield readings.seen(noised.x, noised.z, prediction)
+        if self._teaching(draws):
+            columns = torch.zeros(len(noised.x), 2, self.directions, dtype=torch.float64, device=self.device)
+            if isinstance(controls, Controls) and prediction is not None:
+                found = taught_surrogate.projections(controls.surrogate, noised.z, prediction.x0, noised.at.alpha)
+                columns[..., : taught_surrogate.directions(controls.surrogate)] = found.unflatten(1, (2, -1))
+            yield columns.flatten(1)
 
     def observe(self, draws: Draws, values: Tensor, columns: Tensor) -> None:
-        self.observations.add(draws, values)
+        if self._read(draws):
+            self.observations.add(draws, values[:, : readings.COLUMNS])
+        if self._teaching(draws):
+            self.predictions[:] = [values[:, -2 * self.directions :]]
 
     def _levels_of(self, draws: Draws, rows: Tensor) -> tuple[Tensor | None, Levels]:
         """The cells of the draws `rows` (b,), None at the first level, and the levels where they are made."""
@@ -271,35 +257,42 @@ class GaussianChain(Problem):
         return Controls.fit(x, self.model.domain.shape, workers, self.device, self.dtype)
 
     def refine(self, controls: object, draws: Draws, columns: Tensor, workers: Workers) -> tuple[object, Tensor]:
-        """The share of the local surrogate in the expected errors, by the pilot's draws of every example at all
-        nodes."""
-        if not isinstance(controls, Controls) or controls.local is None or draws.cells is None:
+        """A Gaussian taught by the network's predictions (`taught_surrogate.py`), and the share of the local surrogate
+        in the expected errors, by the pilot's draws of every example at all nodes."""
+        if not isinstance(controls, Controls) or draws.cells is None:
+            return controls, columns
+        controls, columns = self._taught(controls, draws, columns, workers)
+        if controls.local is None:
             return controls, columns
         examples = torch.unique_consecutive(draws.examples)
         nodes = draws.cells[: len(draws) // len(examples)]
         x, logsnr = self.values(examples).float(), -self.cells.place[nodes].to(self.device)
         return controls.weighed(x, logsnr, columns.reshape(len(examples), len(nodes), -1)), columns
 
+    def _taught(self, controls: Controls, draws: Draws, columns: Tensor, workers: Workers) -> tuple[Controls, Tensor]:
+        """The worker of rank 0 learns, whose numbers all take; of a draw the control is by what others have taught."""
+        assert draws.cells is not None and draws.inner is not None
+        laws, own, scale = None, columns[:0, 1:2], self.cells.scale[draws.cells][:, None]
+        if not self.predictions:  # of draws that another chain has made
+            return controls, columns
+        if workers.rank == 0:
+            surrogate = controls.surrogate.to(_CPU)
+            logsnr = -self.cells.at(draws.cells, draws.inner.double())
+            seen = taught_surrogate.Predictions.of(self.predictions[0], surrogate, logsnr, draws.examples)
+            laws = taught_surrogate.learn(surrogate, seen)
+            if laws is not None:
+                own = torch.empty(len(draws), 1, dtype=torch.float64)
+                for part, law in enumerate(laws[1:]):
+                    rows = (seen.part == part).nonzero()[:, 0]
+                    own[rows] = scale[rows] * self.drawn(draws, controls.taught(law), rows)[1][:, 1:2].cpu()
+        own = own if workers.size == 1 else workers.gather(own)[0]
+        if not len(own):
+            return controls, columns
+        surrogate = shared(None if laws is None else laws[0], self.dimensions, workers)
+        return controls.taught(surrogate), torch.cat([columns[:, :1], own, columns[:, 2:]], 1)
+
     def features(self, examples: Tensor, controls: object) -> tuple[Tensor, Tensor]:
         """Features (n, q) as of `features.py`, and the surrogate's expected errors (n, PLACES)."""
         assert isinstance(controls, Controls)
         ends = self.levels.logsnr
         return features.of(self.values(examples), self.model.domain, controls, ends[0], ends[-1])
-
-
-def check_finite(values: Tensor, noised: Noised) -> None:
-    """Errors: NumericalError where one of the values (b, …) of draws is not finite."""
-    if not bool(torch.isfinite(values).all()):
-        bad = int(noised.examples[(~torch.isfinite(values)).flatten(1).any(1).cpu().nonzero()[0, 0]])
-        raise NumericalError(
-            f"the {'reconstruction' if noised.cells is None else 'diffusion'} term of example {bad} is not finite",
-            "the network returned NaN or infinity there, or the example has zero probability under the "
-            "model; check its weights, its precision and the declared output (eps, x0, v)",
-        )
-
-
-def _seen(x: Tensor, z: Tensor, prediction: Prediction | None) -> Tensor:
-    """The columns of an observed draw, (b, readings.COLUMNS); NaN where the denoiser does not tell its output."""
-    if prediction is None or prediction.output is None:
-        return torch.full((len(x), readings.COLUMNS), float("nan"), dtype=torch.float64, device=x.device)
-    return readings.observed(x, z, prediction.x0, prediction.output)

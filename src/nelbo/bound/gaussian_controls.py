@@ -36,17 +36,13 @@ class Controls(NamedTuple):
     ) -> Controls:
         """Fitted to x (n, D) of data of `shape` by the worker of rank 0, the only one that needs them. All take its
         numbers: another machine may round otherwise, and all are to plan the same draws."""
-        table, scale = torch.zeros(0, math.prod(shape), dtype=torch.float64), torch.zeros(0, 1, dtype=torch.float64)
-        surrogate = None if x is None else GaussianSurrogate.fit(x)
-        if surrogate is not None and workers.size > 1:
-            table = torch.cat([surrogate.mean[None], surrogate.basis.mT]).double()
-            scale = torch.cat([surrogate.variances, torch.tensor([surrogate.rest])])[:, None].double()
-        if surrogate is None or workers.size > 1:
-            table, scale = workers.gather(table)[0], workers.gather(scale)[0][:, 0]
-            basis = table[1:].mT.float().contiguous()
-            surrogate = GaussianSurrogate(table[0].float(), basis, scale[:-1], float(scale[-1]))
-        surrogate = surrogate.to(device)
+        surrogate = shared(None if x is None else GaussianSurrogate.fit(x), math.prod(shape), workers).to(device)
         return cls(surrogate, surrogate.in_precision(dtype), LocalSurrogate.of(surrogate.mean, shape))
+
+    def taught(self, surrogate: GaussianSurrogate) -> Controls:
+        """With another Gaussian of all data."""
+        surrogate = surrogate.to(self.surrogate.mean.device)
+        return self._replace(surrogate=surrogate, of_draws=surrogate.in_precision(self.of_draws.basis.dtype))
 
     def columns(self, x: Tensor, eps: Tensor, logsnr: Tensor, of: Tensor | None) -> Tensor:
         """(b, C) float64 for x, ε (b, *shape) and λ (b,); of (b,): the row of x of each row of ε, where examples are
@@ -64,6 +60,18 @@ class Controls(NamedTuple):
         assert self.local is not None
         expected = (one.expected(x, logsnr).double().cpu() for one in (self.surrogate, self.local))
         return self._replace(share=share(columns, *expected))
+
+
+def shared(surrogate: GaussianSurrogate | None, dimensions: int, workers: Workers) -> GaussianSurrogate:
+    """That of the worker of rank 0, the only one that gives one, in the memory of all."""
+    table, scale = torch.zeros(0, dimensions, dtype=torch.float64), torch.zeros(0, 1, dtype=torch.float64)
+    if workers.size == 1 and surrogate is not None:
+        return surrogate
+    if surrogate is not None:
+        table = torch.cat([surrogate.mean[None], surrogate.basis.mT]).double()
+        scale = torch.cat([surrogate.variances, torch.tensor([surrogate.rest])])[:, None].double()
+    table, scale = workers.gather(table)[0], workers.gather(scale)[0][:, 0]
+    return GaussianSurrogate(table[0].float(), table[1:].mT.float().contiguous(), scale[:-1], float(scale[-1]))
 
 
 def share(columns: Tensor, gaussian: Tensor, local: Tensor) -> float:

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from nelbo.bound.gaussian_chain import GaussianChain, check_finite
+from nelbo.bound.gaussian_chain import GaussianChain
+from nelbo.bound.noised import check_finite
 from nelbo.bound.problem import Along, Cells, Draws, Problem
 from nelbo.workers import Workers
 

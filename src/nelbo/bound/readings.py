@@ -36,7 +36,7 @@ from torch import Tensor
 from nelbo.bound.problem import Draws
 from nelbo.model.denoiser import NetworkDenoiser
 from nelbo.process.levels import Levels, Path, column
-from nelbo.process.prediction import Output, x0_from
+from nelbo.process.prediction import Output, Prediction, x0_from
 
 LEAST_LEVELS, LEAST_DRAWS = 3, 8
 LESS, EXPLAINED = 0.8, 0.9
@@ -117,6 +117,13 @@ def observed(x: Tensor, z: Tensor, x0: Tensor, output: Tensor) -> Tensor:
         ends += [end, scale * (v == end[:, None]).double().sum(1)]
     sums = [*products, (x - x0).square().sum(1)]
     return torch.stack([*(scale * s for s in sums), *ends], 1)
+
+
+def seen(x: Tensor, z: Tensor, prediction: Prediction | None) -> Tensor:
+    """`observed` of what a denoiser predicts, (b, COLUMNS); NaN where it does not tell its output."""
+    if prediction is None or prediction.output is None:
+        return torch.full((len(x), COLUMNS), float("nan"), dtype=torch.float64, device=x.device)
+    return observed(x, z, prediction.x0, prediction.output)
 
 
 @dataclass(frozen=True, eq=False)

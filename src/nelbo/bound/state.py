@@ -23,7 +23,7 @@ from nelbo.errors import UsageError
 from nelbo.files import lock
 from nelbo.typing import Json
 
-_MAGIC = b"nelbo.state/4\n"
+_MAGIC = b"nelbo.state/5\n"
 _RECORD = struct.Struct("<QQQQI")
 
 

@@ -21,7 +21,8 @@ from nelbo.bound.contrast import places
 from nelbo.bound.contrast.alternatives import Chains
 from nelbo.bound.contrast.asked import same_chain
 from nelbo.bound.contrast.places import Places
-from nelbo.bound.gaussian_chain import GaussianChain, Noised
+from nelbo.bound.gaussian_chain import GaussianChain
+from nelbo.bound.noised import Noised
 from nelbo.bound.prepare import prepare
 from nelbo.bound.problem import Draws
 from nelbo.data import readers

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nelbo.bound.gaussian_chain import GaussianChain, check_finite
+from nelbo.bound.gaussian_chain import GaussianChain
+from nelbo.bound.noised import check_finite
 from nelbo.bound.problem import Draws, Problem
 from nelbo.bound.runner import Runner
 from nelbo.errors import ShapeError, UsageError

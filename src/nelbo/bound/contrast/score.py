@@ -22,7 +22,8 @@ from nelbo.bound.contrast.alternatives import Alternatives, UnderConditions
 from nelbo.bound.contrast.places import Places
 from nelbo.bound.contrast.profile import Sums
 from nelbo.bound.contrast.race import ENOUGH, LAST_STRATA, TOGETHER
-from nelbo.bound.gaussian_chain import GaussianChain, check_finite
+from nelbo.bound.gaussian_chain import GaussianChain
+from nelbo.bound.noised import check_finite
 from nelbo.bound.planned import cost
 from nelbo.bound.prepare import prepare
 from nelbo.bound.problem import Draws

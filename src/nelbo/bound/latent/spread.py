@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from nelbo.bound import terms
-from nelbo.bound.gaussian_chain import GaussianChain, Noised
+from nelbo.bound.gaussian_chain import GaussianChain
+from nelbo.bound.noised import Noised
 from nelbo.bound.problem import Draws
 from nelbo.maths import tiles
 from nelbo.maths.keys import Purpose

@@ -167,8 +167,8 @@ class Adaptive(Estimator):
         runner.announce(round(runner.nfe + planned), cost.in_numbers(planned, problem.examples, seconds))
 
     def _reached(self, design: PooledDesign | PerExampleDesign, result: Summary, target: float) -> bool:
-        enough = result.freedom >= error_bars.ENOUGH
-        return design.complete and self.strata is None and enough and math.sqrt(result.variance) <= target
+        enough = error_bars.enough(result.variance, result.freedom, target)
+        return design.complete and self.strata is None and enough
 
     def _known(
         self,

@@ -7,16 +7,18 @@ fit that was corrected by the draws of the *other* folds: given the split, these
 
 whatever the correction says, and the folds' means add up to the mean over all examples. The correction of
 
-    y − fit − a·n  by  |m| (b_0 + e b_1 + F·b) + c·n,    b_0, b_1, b, c piecewise linear along the chain,
+    y − fit − a·n  by  |m| (b_0 + e b_1 + F·W b_2 + F·b) + c·n,    b_0, b_1, b_2, b, c smooth along the chain,
 
-with e the expected error of the example at the draw's cell and F its features, is ridge regression of what the
-estimate averages, residuals over p q. Features take many coefficients and say little where e says all: they have fewer
-knots, and are left out, or held back, where that is better. This and the strength of the ridge are chosen by
-leave-one-out, and no correction is among the choices. (Chernozhukov et al. 2018, section 3, call the scheme DML1.)
+with e the expected error of the example at the draw's cell, F its features and F·W what the pilot's fit foretells by
+them, is ridge regression of what the estimate averages, residuals over p q. Curves are sums of cosines, of which the
+k-th is held back by (1 + k)². Features take many coefficients and say little where e says all: they have fewer cosines,
+and are left out, or held back, where that is better. This and the strength of the ridge are chosen by leave-one-out,
+and no correction is among the choices. (Chernozhukov et al. 2018, section 3, call the scheme DML1.)
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -30,15 +32,15 @@ FOLDS = 4
 """Three quarters of the draws correct each fold's fit; more folds would cost as many regressions more."""
 LEAST = 8
 """Fewest examples of a fold; where there are not so many, the pilot's fit is used as it is."""
-KNOTS = 10
-"""Most knots of a correction along the chain."""
-FEATURE_KNOTS = 3
-"""Most knots of the features' part."""
-DRAWS_A_COEFFICIENT = 5
+CURVES = 8
+"""Most cosines of a correction along the chain."""
+FEATURE_CURVES = 3
+"""Most cosines of the features' part."""
+DRAWS_A_COEFFICIENT = 3
 """Draws that a further coefficient takes."""
-HELD = (0.3, 1.0)
+HELD = (0.1, 0.3, 1.0)
 """Factors of the features' part, relative to the rest, in a common ridge."""
-LEAST_DRAWS = 120
+LEAST_DRAWS = 60
 """Fewest draws that a correction is fitted to. Where the variance is made up of few of them, so many count alone: from
 fewer, skewed ones, the folds' errors would go together."""
 RARE = 0.12
@@ -104,15 +106,17 @@ def corrected(fit: TermFit, along: Tensor, F: Tensor, cells: Tensor, columns: Te
         return fit
     size = fit.size[cells, None]
     expected = (F[:, q:] * fit.near[cells]).sum(1, keepdim=True)
-    regressors = torch.cat([size, size * expected, columns[:, 1:]], 1)
+    piloted = (own * fit.weights[cells, :q]).sum(1, keepdim=True)
+    regressors = torch.cat([size, size * expected, size * piloted, columns[:, 1:]], 1)
     width = regressors.shape[1]
-    basis = hats(along, max(1, min(KNOTS, n // (DRAWS_A_COEFFICIENT * width))))
+    basis, shares = _curves(along, min(CURVES, n // (DRAWS_A_COEFFICIENT * width)), width)
     main = _products(basis[cells], regressors) * weight[:, None]
-    few = hats(along, max(1, min(FEATURE_KNOTS, n // (DRAWS_A_COEFFICIENT * max(1, q)))))
+    few, of_few = _curves(along, min(FEATURE_CURVES, n // (DRAWS_A_COEFFICIENT * max(1, q))), q)
     of_features = _products(few[cells], size * own) * weight[:, None]
-    best, coefficients = _ridge([main], residual * weight, float("inf"))
+    best, coefficients = _ridge(main, shares, residual * weight, float("inf"))
     for held in HELD if q and n >= DRAWS_A_COEFFICIENT * q else ():
-        score, solution = _ridge([main, of_features], residual * weight, best, held)
+        both = torch.cat([main, of_features], 1), torch.cat([shares, held * of_few])
+        score, solution = _ridge(*both, residual * weight, best)
         if solution is not None:
             best, coefficients = score, solution
     if coefficients is None:
@@ -120,9 +124,10 @@ def corrected(fit: TermFit, along: Tensor, F: Tensor, cells: Tensor, columns: Te
     b = basis @ coefficients[: main.shape[1]].reshape(basis.shape[1], width)
     weights = fit.weights.clone()
     weights[:, q:] += b[:, 1:2] * fit.near
+    weights[:, :q] *= 1 + b[:, 2:3]
     if len(coefficients) > main.shape[1]:
         weights[:, :q] += few @ coefficients[main.shape[1] :].reshape(few.shape[1], q)
-    mean, controls = fit.mean + fit.size * b[:, 0], fit.controls + b[:, 2:]
+    mean, controls = fit.mean + fit.size * b[:, 0], fit.controls + b[:, 3:]
     return replace(fit, mean=mean, weights=weights, controls=controls)
 
 
@@ -140,6 +145,13 @@ def _products(basis: Tensor, regressors: Tensor) -> Tensor:
     return (basis[:, :, None] * regressors[:, None, :]).reshape(len(basis), -1)
 
 
+def _curves(along: Tensor, number: int, width: int) -> tuple[Tensor, Tensor]:
+    """cos πku, k < number, at u `along` (M,), at least the constant, (M, H); and what each of `width` coefficients is
+    taken to vary by, (H·width,)."""
+    k = torch.arange(max(1, number) if len(along) > 1 else 1, dtype=torch.float64)
+    return (math.pi * k * along[:, None]).cos(), (1 + k).pow(-2).repeat_interleave(width)
+
+
 def hats(along: Tensor, knots: int) -> Tensor:
     """Piecewise linear functions with even knots on [0, 1], (M, knots); a constant where there is one knot."""
     if knots < 2 or len(along) < 2:
@@ -148,15 +160,13 @@ def hats(along: Tensor, knots: int) -> Tensor:
     return (1 - (at[:, None] - torch.arange(knots, dtype=torch.float64)).abs()).clamp_min(0)
 
 
-def _ridge(parts: list[Tensor], b: Tensor, bound: float, held: float = 1.0) -> tuple[float, Tensor | None]:
-    """Squared error out of sample and coefficients of the ridge regression of b (n,) on the columns of all parts that
-    leaves the least of it; the second part is held back by the factor `held`. None where it is not below `bound`, nor
-    below that of no regression."""
+def _ridge(A: Tensor, shares: Tensor, b: Tensor, bound: float) -> tuple[float, Tensor | None]:
+    """Squared error out of sample and coefficients of the ridge regression of b (n,) on the columns of A (n, h) that
+    leaves the least of it; coefficients, of columns of the same size, are taken to vary by `shares` (h,). None where it
+    is not below `bound`, nor below that of no regression."""
     n = len(b)
-    A = torch.cat(parts, 1)
     scale = A.square().mean(0).sqrt()
-    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
-    scale[parts[0].shape[1] :] /= held
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale)) / shares
     A = A / scale
     # by the eigenvectors of AᵀA: a tenth of the time of A's singular vectors, and the least ridge is far above rounding
     s2, V = torch.linalg.eigh(A.mT @ A)

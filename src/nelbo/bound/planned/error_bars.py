@@ -40,6 +40,8 @@ ALIKE = 6
 together."""
 ENOUGH = 48.0
 """Degrees of freedom from which a variance is relied on."""
+_LEAST_SHARE = 0.25
+"""Share of them below which it is not, however small it is."""
 
 
 class Mean(NamedTuple):
@@ -125,6 +127,13 @@ def of_squares(c: Tensor, freedom: int | Tensor = 1) -> tuple[float, float]:
     normal = float((1 + 2 / degrees).mean()) / len(c)
     skewness = max(0.0, float(c.square().sum()) / variance**2 - normal)
     return variance * widening(of_sum, float((degrees + 1).mean()) * len(c), skewness), of_sum
+
+
+def enough(variance: float, freedom: float, target: float) -> bool:
+    """Whether a standard error of `target` is reached: by a variance of `ENOUGH` degrees of freedom, or of a share of
+    them, down to a quarter, that is smaller than asked for by the fourth power of that share."""
+    share = min(1.0, max(freedom, FREEDOM) / ENOUGH)
+    return share >= _LEAST_SHARE and variance <= target**2 * share**4
 
 
 def of_few(differences: float, alike: bool = True) -> str | None:

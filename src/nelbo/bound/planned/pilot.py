@@ -8,7 +8,7 @@ noise, so that it is unbiased whatever the fit says.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -145,6 +145,8 @@ def run(
             controls, columns = problem.refine(controls, draws, columns, runner.workers)
     if regressed:
         features, expected = _features(problem, runner, controls)
+        if not problem.foretold:
+            features = replace(features, typical=expected.double().mean(0).clamp_min(1e-30).log())
         chance = _chance(expected)
     fits = fitted(problem, features, (chosen, nodes), (first, columns), (problem.measure(0), problem.measure(1)))
     return Pilot(controls, features, chance, *fits, runner.nfe - before)
@@ -181,7 +183,7 @@ def fitted(
     )
     return (
         regression.as_fit(reconstruction),
-        regression.spread_over_cells(diffusion, nodes, cells, near, problem.foretold)
+        regression.spread_over_cells(diffusion, nodes, cells, near, problem.foretold, near @ features.typical.numpy())
         if K
         else regression.as_fit(diffusion),
         PilotResiduals(

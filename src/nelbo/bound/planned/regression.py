@@ -5,15 +5,16 @@ example, less 1, and n the control columns of mean zero, all in nats, the fit at
 
     y = m + |m| (e_i b + F_i·W) + a·n + residual.
 
-b and a are fitted together, by a node and its neighbours; what they leave is fitted by the features, in a ridge
-regression whose strength is chosen by leave-one-out. Between nodes, y divided by the cell's scale, W, b, a and the
+b and a are fitted together, by a node and its neighbours, with b near 1, and m is the mean of the examples less what
+the controls say of their noise; what is left is fitted by the features, in a ridge regression whose strength is chosen
+by leave-one-out. Between nodes, y divided by the cell's scale, W, b, a and the
 residual's relative standard deviation are interpolated in the coordinate of the chain, and so is e_i between the places
 at which it is known.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -23,11 +24,13 @@ from nelbo.bound.problem import Cells
 
 _RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 1e6)
 """Strengths of the ridge to choose from, of features of variance 1; the last leaves the features out."""
+_LEAST_KEPT = 0.3
+"""Least share of a mean that controls may leave of it."""
 _CONTROL_RIDGE = 1e-3
 """Strength of the ridge of the expected error and the controls, of their mean square: enough for two that are nearly
 the same."""
 _STEEPEST = 1.0
-"""Standard deviation of the slopes of terms in expected errors, both relative to their means, that are believed."""
+"""Standard deviation from 1 of slopes of terms in expected errors, both relative to their means, that is believed."""
 _CALIBRATED = 0.25
 """Standard deviation of slopes from 1 that is believed where terms are foretold."""
 _LEAST_NOISE = 0.05
@@ -49,11 +52,16 @@ class Features:
     """Features (N, q + E) of all examples: kept in float32, since they grow with the data, and given in float64.
 
     The first q are those of the regression; then come the E expected errors along the chain, relative to the mean
-    example's, less 1.
+    example's, less 1. typical (E,): logarithms of the latter, as far as they go with the mean of terms along the chain.
     """
 
     values: Tensor
     places: int = 0
+    typical: Tensor = field(default_factory=lambda: torch.zeros(0))
+
+    def __post_init__(self):
+        if not len(self.typical):
+            object.__setattr__(self, "typical", torch.zeros(self.places, dtype=torch.float64))
 
     def __len__(self) -> int:
         return len(self.values)
@@ -132,9 +140,13 @@ def at_nodes(
     n = columns[..., 1:] / (scale * size)[None, :, None] if K else columns[..., 1:]
     centre = F.mean(0)
     F = F - centre
-    regressors = np.concatenate([(F[:, q:] @ near.T)[..., None], n], 2)
-    if foretold:
-        r = r - regressors.sum(2)
+    raw = (r**2).mean(0) * P / max(1, P - 1)
+    found = n.mean(0) * (not foretold)  # of the controls, whose means are 0
+    regressors = np.concatenate([(F[:, q:] @ near.T)[..., None], n - found], 2)
+    prior = np.full((K, 1 + C), float(foretold))
+    if measure is None:  # of a difference nothing is known
+        prior[:, 0] = mean != 0
+    r = r - (regressors * prior).sum(2)
     slopes, leverage = np.zeros((K, 1 + C)), np.full((P, K), 1 / P)
     if np.any(regressors):
         for k in range(K):
@@ -142,8 +154,8 @@ def at_nodes(
             A, b = regressors[:, some].reshape(-1, 1 + C), r[:, some].reshape(-1)
             gram = A.T @ A
             ridge = _CONTROL_RIDGE * np.diag(gram) + 1e-9 * np.trace(gram) + 1e-300
-            # terms are about proportional to the expected errors: a slope beyond 1 is not believed where the errors of
-            # these examples hardly differ, since those of others may differ much
+            # terms are about proportional to the expected errors: another slope than 1 is not believed where the errors
+            # of these examples hardly differ, since those of others may differ much
             ridge[0] += (b**2).mean() / _STEEPEST**2
             if foretold:
                 ridge += (b**2).mean() / _CALIBRATED**2
@@ -152,7 +164,16 @@ def at_nodes(
             own = regressors[:, k]
             leverage[:, k] += np.einsum("ij,jk,ik->i", own, inverse, own)
     residual = r - (regressors * slopes).sum(-1)
-    slopes += foretold
+    slopes += prior
+    # the mean of examples without what their noise, seen in the controls, has added to it; near 0 that is not believed
+    shown = (slopes[:, 1:] * found).sum(1)
+    if measure is not None:
+        mean = mean - size * shown
+    else:
+        kept = 1 - np.sign(mean) * shown
+        kept = np.where((mean != 0) & (kept > _LEAST_KEPT), kept, 1.0)
+        mean, size, slopes[:, 0] = mean * kept, size * kept, slopes[:, 0] / kept
+        residual, raw = residual / kept, raw / kept**2
     weights, fitted, features = np.zeros((K, q)), np.zeros((P, K)), np.zeros(P)
     if q and P > 4 and not foretold:
         own = F[:, :q]
@@ -174,7 +195,7 @@ def at_nodes(
         "slope": slopes[:, 0],
         "near": near,
         "controls": slopes[:, 1:],
-        "raw": (r**2).mean(0) * P / max(1, P - 1),
+        "raw": raw,
         "residual": (left_out**2).mean(0),
         "noise": noise_of(left_out),
         "in_sample": residual - fitted,
@@ -219,12 +240,16 @@ def _smooth(v: np.ndarray) -> np.ndarray:
 
 
 def spread_over_cells(
-    node: dict[str, np.ndarray], nodes: Tensor, cells: Cells, near: np.ndarray, foretold: bool = False
+    node: dict[str, np.ndarray],
+    nodes: Tensor,
+    cells: Cells,
+    near: np.ndarray,
+    foretold: bool = False,
+    typical: np.ndarray | float = 0.0,
 ) -> TermFit:
-    """The fit at the nodes interpolated to every cell, linearly in the coordinate (the mean's logarithm per unit of
-    scale, and m/|m|). near (M, E): as of `TermFit`. foretold: standard deviations then are a curve along the chain, see
-    `_curve`.
-    """
+    """The fit at the nodes, interpolated to every cell linearly in the coordinate: of |m| per unit of scale its log
+    less `typical` (M,), the mean expected error's, and m/|m|. near (M, E): as of `TermFit`. foretold: standard
+    deviations then are a curve along the chain, see `_curve`."""
     place, scale = cells.place.numpy(), cells.scale.numpy()
     at = place[nodes.numpy()]
 
@@ -234,8 +259,9 @@ def spread_over_cells(
         out = np.stack([np.interp(place, at, column) for column in flat.T], 1) if flat.shape[1] else flat[:0]
         return out.reshape(len(place), *values.shape[1:])
 
-    size = np.exp(along(np.log(np.maximum(node["size"], _TRACE * max(1e-300, float(node["size"].max()))))))
-    size = size * scale
+    size = np.log(np.maximum(node["size"], _TRACE * max(1e-300, float(node["size"].max()))))
+    typical = np.broadcast_to(typical, len(place))
+    size = np.exp(along(size - typical[nodes.numpy()]) + typical) * scale
     weights, slope = along(node["weights"]), along(node["slope"])
     q = weights.shape[1]
     values = {

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from nelbo.bound import terms
 from nelbo.bound.features import LEVELS, PLACES
-from nelbo.bound.gaussian_chain import GaussianChain, Noised
+from nelbo.bound.gaussian_chain import GaussianChain
+from nelbo.bound.noised import Noised
 from nelbo.bound.problem import Draws
 from nelbo.bound.ragged.elements import over, summed
 from nelbo.errors import UsageError

@@ -13,7 +13,7 @@ import math
 import numpy as np
 import torch
 
-from nelbo.bound.gaussian_chain import cells_of
+from nelbo.bound.gaussian_cells import cells_of
 from nelbo.equations.check import Checks, check
 from nelbo.equations.oracles.linear import LinearChain, Normal, QuadraticForm
 from nelbo.equations.paths import PathDensities
