@@ -104,19 +104,15 @@ def test_examples_that_are_drawn_twice_stand_for_others():
     check_scaled()
 
 
-def one_design(seed: int) -> PerExampleDesign:
-    one = prepare(model(), X, Run(seed=seed))
-    found = pilot.run(one.chain, one.runner, 24, regressed=False, controlled=False)
-    return PerExampleDesign(one.chain, one.runner, found, allocation.density(found.diffusion))
-
-
 def check_design() -> None:
     """Against every example's exact value: the squared errors of single draws are as large as stated, before and after
     the examples are drawn again; a draw at the first level has the variance D/2, whatever the example."""
     exact, seen, stated = torch.from_numpy(exact_diffusion()), [0.0, 0.0], [0.0, 0.0]
     first = []
     for seed in range(6):
-        some = one_design(seed)
+        one = prepare(model(), X, Run(seed=seed))
+        found = pilot.run(one.chain, one.runner, 24, regressed=False, controlled=False)
+        some = PerExampleDesign(one.chain, one.runner, found, allocation.density(found.diffusion))
         some.twice = 0.25
         block = some.new(N)
         assert len(block.rows) == 90 and block.twice is not None and len(block.twice.rows) == 30
@@ -128,7 +124,7 @@ def check_design() -> None:
             seen[k] += float((rows.diffusion - exact)[block.rows].square().sum())
             if not k:
                 first.append(rows.reconstruction_errors[block.rows].square().sum(1).mean())
-                assert some.runner.nfe - some.pilot.nfe == 90 * 3 + 30 * 6  # the decoder asks no network
+                assert one.runner.nfe - found.nfe == 90 * 3 + 30 * 6  # the decoder asks no network
         assert float(some.summary().bins[:, 0].sum()) == pytest.approx(some.summary().diffusion[0], rel=1e-6)
     for k in range(2):
         assert abs(seen[k] / stated[k] - 1) < 0.25, (k, seen, stated)
@@ -138,12 +134,3 @@ def check_design() -> None:
 
 def test_errors_of_examples_with_single_draws():
     check_design()
-
-
-def test_a_budget_is_kept():
-    """Whatever is rounded up in the groups of the blocks."""
-    some = one_design(0)
-    most = some.runner.nfe + 500
-    for _ in some.run(allocation.DesignPlan(9.0, 1.0, 0.0, 0.0, 0.3), lambda: 1e-9, lambda: most - some.runner.nfe):
-        pass
-    assert some.complete and most - 25 <= some.runner.nfe <= most

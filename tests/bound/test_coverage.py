@@ -14,8 +14,11 @@ import math
 import pytest
 from benchmarks import coverage
 
-from nelbo.bound.estimators import Exhaustive
+from nelbo.bound.estimators import Exhaustive, Stratified
+from nelbo.bound.gaussian_chain import GaussianChain
 from nelbo.bound.planned.pilot import EXAMPLES
+from nelbo.bound.runner import Runner
+from nelbo.workers import Run
 from tests.bound import checks
 
 
@@ -108,3 +111,25 @@ def test_a_larger_pilot_changes_no_expectation():
         assert abs(row["error"]) <= 4 * row["se"]
         costs.append(row["nfe"])
     assert costs[0] != costs[1]
+
+
+EXPLICIT = [Exhaustive(2), Exhaustive(3), Exhaustive(1, paired=2), Stratified(4), Stratified(16)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("N", [1, 2, 5])
+@pytest.mark.parametrize("estimator", EXPLICIT, ids=str)
+def test_error_bars_of_explicit_estimators_of_few_examples(estimator, N):
+    """94 % of 300 repetitions, less three binomial standard errors of that; or a note."""
+    if estimator == Exhaustive(1, paired=2) and N == 1:
+        return  # one example has no second
+    model, x, exact = coverage.short(N)
+    known, ratios = GaussianChain(model, x).priors(), []
+    for seed in range(300):
+        chain = coverage.KnownPriors(model, x, seed=seed, known=known)
+        estimate = estimator.estimate(chain, Runner(Run(batch_size=8192), model.domain.dimensions))
+        if estimate.note is not None:
+            assert "differences of draws" in estimate.note
+            return
+        ratios.append((estimate.total.mean - exact) / math.sqrt(estimate.total.variance))
+    assert sum(abs(ratio) <= 1.96 for ratio in ratios) / len(ratios) > 0.9

@@ -162,7 +162,7 @@ def test_conditions_follow_their_examples():
     found = evaluate(model, checks.POINTS, condition={"label": label}, precision="float64", batch_size=3)
     assert found.terms.diffusion.bits_per_dim == pytest.approx(0, abs=1e-12)
     shuffled = evaluate(
-        model, checks.POINTS, estimator=Exhaustive(), condition={"label": label.flip(0)}, precision="float64"
+        model, checks.POINTS, estimator=Exhaustive(3), condition={"label": label.flip(0)}, precision="float64"
     )
     assert shuffled.terms.diffusion.bits_per_dim > 0.1
 

@@ -81,9 +81,8 @@ def test_per_example(bound):
     checks.close(nats, per.nats, 1e-15)
     checks.close(per.prior + per.diffusion + per.reconstruction, per.nats, 1e-12)
     checks.close(nats.mean() / (3 * math.log(2)), bound.bits_per_dim, 1e-12)
-    checks.close(
-        math.sqrt(float(per.standard_error.square().sum())) / 20 / (3 * math.log(2)), bound.standard_error.estimator
-    )
+    plain = math.sqrt(float(per.standard_error.square().sum())) / 20 / (3 * math.log(2))
+    assert plain < bound.standard_error.estimator < 1.04 * plain  # 120 differences of draws tell it
     without = evaluate(network_model(), CODES, estimator="exhaustive", precision="float64", seed=7)
     assert without.per_example is None and without.to_dict()["nats_per_example"] is None
     assert without.bits_per_dim == bound.bits_per_dim
@@ -95,7 +94,7 @@ def test_it_prints_a_table(bound):
     assert all(word in text for word in (*words, "± estimator", "± data"))
     assert f"{bound.bits_per_dim:.5f}" in text and "245 network evaluations (12.25 an example)" in text
     assert "x̂ not clipped" in text and "density" not in text
-    density = evaluate(checks.mixture_model(grid.continuous()), checks.POINTS, estimator=Stratified(2))
+    density = evaluate(checks.mixture_model(grid.continuous()), checks.POINTS, estimator=Stratified(8))
     assert "bits/dim (density)" in str(density) and "continuous" in str(density)
 
 

@@ -9,6 +9,7 @@ import pytest
 from benchmarks import coverage
 
 from nelbo.bound.estimate import Estimate
+from nelbo.bound.estimators import Exhaustive
 from nelbo.bound.gaussian_chain import GaussianChain
 from nelbo.bound.planned.adaptive import Adaptive
 from nelbo.bound.planned.passes import MOST, Passes
@@ -38,6 +39,23 @@ def test_draws_until_the_tolerance_holds():
         assert nfe == estimate.estimator["draws"] * N * STEPS
         assert abs(estimate.total.mean - _case(N, STEPS)[2]) <= 4 * math.sqrt(estimate.total.variance)
     assert coarse[1] < fine[1]
+
+
+def check_variance() -> None:
+    """The same draws by the exhaustive estimator: the same value, and a variance that is widened twice, for its freedom
+    and for the draws' end by it."""
+    model, x, _ = _case(N, STEPS)
+    estimate, _ = estimated(0.01, max_nfe=6 * N * STEPS)
+    other = Exhaustive(6).estimate(GaussianChain(model, x), Runner(Run(), D))
+    assert estimate.total.mean == pytest.approx(other.total.mean)
+    assert other.per_example is not None
+    plain = float(other.per_example.standard_error.square().mean()) / N
+    assert plain < other.total.variance < 1.4 * plain
+    assert plain < estimate.total.variance < 1.6 * plain
+
+
+def test_the_variance_is_that_of_all_draws():
+    check_variance()
 
 
 def test_parts_add_up():

@@ -10,6 +10,7 @@ from tests.bound import test_checks as warned
 from tests.bound import test_collapsed as single
 from tests.bound.ragged import test_sets as sets
 from tests.bound.test_cost import check_what_the_pilot_knows
+from tests.bound.test_passes import check_variance as passes
 from tests.bound.test_per_example import test_draws_of_the_same_examples_are_averaged as drawn_again
 from tests.bound.test_pooled import check_credit, check_what_laps_save
 from tests.bound.test_surrogate import check_local_surrogate as local_surrogate
@@ -79,6 +80,11 @@ BREAKS = [
           error_stratified),
     Break("draws that are added do not shorten the errors they have", "with_errors", operation("*").keep_right(),
           drawn_again),
+    Break("the variance of passes is not over their draws", "error_bars:of_samples", operation("/")[1].keep_left(),
+          passes),
+    Break("examples of passes count once for all", "_Draws.summary", operation("/")[0].keep_left(), passes),
+    Break("an exhaustive error bar is of one level", "Exhaustive.estimate", call("_squares")[0].times(0), passes),
+    Break("the mean's share of squares is that of a sum", "Exhaustive._squares", operation("/")[0].keep_left(), passes),
     Break("what is missing weighs as the neighbour's draws", "unseen:missing", operation("*")[1].keep_left(), unseen),
     Break("all levels lack errors", "unseen:missing", operation("*")[-1].keep_left(), unseen),
     Break("the side with more noise lacks errors", "unseen:missing", subscript()[-1].to("1:"), unseen),

@@ -104,16 +104,16 @@ def test_short_chains_are_certified_step_by_step():
 
 
 def test_gains_are_those_of_the_same_examples(codes):
-    """The error of every part, and of the whole, is the spread of the examples' differences over √N."""
+    """The error of every part and the whole is the spread of the examples' differences over √N, widened a little."""
     _, found = tightened(of_kind("eps"), codes)
     nats = [stage.bound.per_example.nats for stage in found.stages]
     document, bits = found.to_dict(), 1 / (36 * math.log(2))
     for before, after, stage in zip(nats, nats[1:], document["stages"][1:], strict=False):
         assert stage["part"]["bits_per_dim"] == pytest.approx(float((before - after).mean()) * bits)
         spread = float((before - after).std()) / math.sqrt(len(before)) * bits
-        assert stage["part"]["standard_error"] == pytest.approx(spread)
+        assert spread < stage["part"]["standard_error"] < 1.3 * spread
     whole = float((nats[0] - nats[-1]).std()) / math.sqrt(48) * bits
-    assert document["gain"]["standard_error"]["total"] == pytest.approx(whole)
+    assert whole < document["gain"]["standard_error"]["total"] < 1.3 * whole
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nelbo._version import __version__
+from nelbo.bound.planned import error_bars
 from nelbo.bound.result import Bound
 from nelbo.bound.tolerance import Relative, Tolerance, parse
 from nelbo.bound.units import is_of_tokens, unit
@@ -178,8 +179,8 @@ class Comparison(Document):
 def compare_results(a: Bound | Any, b: Bound | Any) -> Comparison:
     """A − B of two results with per-example values, with the standard error of the paired differences.
 
-    `estimator` takes the two estimates as independent; `total` is the spread of the differences over √N, and nan
-    where the examples are too few to show it.
+    `estimator` takes the two estimates as independent; `total` is the spread of the differences over √N, widened where
+    few or skewed ones tell it (`planned/error_bars.py`), and nan where they are too few to show it.
 
     Errors: UsageError for a result and something else, for a variational bound and an ODE likelihood, for a mass and a
     density, for other examples or another domain, and where a result has no per-example values.
@@ -216,6 +217,8 @@ def compare_results(a: Bound | Any, b: Bound | Any) -> Comparison:
         mean = share * mean
     total = around.var() / n if n > 1 else torch.tensor(math.nan)
     data = (total - noise).clamp(min=0)
+    if n > 1:
+        total = total.new_tensor(error_bars.of_draws([around], [1.0]).variance)
     return Comparison(
         difference=float(bits_per_dim(float(mean), D)),
         standard_error=StandardError.of(

@@ -191,6 +191,18 @@ class Estimate:
         strata = (replace(s, mean=s.mean * factor, variance=s.variance * factor**2) for s in self.strata)
         return replace(self.each(lambda term: term.scaled(factor)), strata=tuple(strata))
 
+    def widened(self, diffusion: float, reconstruction: float) -> Self:
+        """With other variances of the means of the two random terms, whose noises are independent; the strata get the
+        diffusion term's in proportion."""
+        grown = diffusion / self.diffusion.variance if self.diffusion.variance > 0 else 1.0
+        return replace(
+            self,
+            strata=tuple(replace(s, variance=s.variance * grown) for s in self.strata),
+            diffusion=replace(self.diffusion, variance=diffusion),
+            reconstruction=replace(self.reconstruction, variance=reconstruction),
+            total=replace(self.total, variance=diffusion + reconstruction),
+        )
+
     def a_number(self, dimensions: int, sizes: Tensor) -> Self:
         """For examples of `sizes` (N,) numbers: such that division by `dimensions` gives Σ nats/Σ sizes."""
         return self.over(sizes).scaled(dimensions * len(sizes) / int(sizes.sum()))

@@ -1,7 +1,8 @@
 """Estimators of the bound: which (example, level, draw) to evaluate, and how to weigh them.
 
 An estimator is a small frozen object with one method, `estimate(problem, runner) → Estimate`. All are unbiased for the
-exact bound of the given examples, and all give an unbiased estimate of their own variance.
+exact bound of the given examples, and all give an unbiased estimate of their own variance, which the error bar of the
+mean over examples widens for how little it is made of (`planned/error_bars.py`).
 """
 
 from __future__ import annotations
@@ -85,18 +86,27 @@ class Exhaustive(Estimator):
         examples, numbers = self._draws(problem)
         reconstruction = self._by_example(problem, runner.nats(problem, Draws.first_level(examples, numbers)), examples)
         value, variance = torch.zeros_like(prior), torch.zeros_like(prior)
-        strata = []
+        strata, squares = [], torch.zeros(6, dtype=torch.float64)
         for cell in range(problem.steps):
             cells, inner = torch.full_like(examples, cell), torch.zeros(len(examples))
             nats = runner.nats(problem, Draws(examples, cells + 1, numbers, cells, inner))
             v, w = self._by_example(problem, nats, examples)
             value += v
             variance += w
+            squares += self._squares(w, examples)
             strata.append(Stratum.between(problem.edge(cell), problem.edge(cell + 1), v, w, len(examples)))
         estimate = Estimate.of(prior, (value, variance), reconstruction, strata, self.describe())
+        of_first = self._squares(reconstruction[1], examples)
         n = problem.examples
         differences = problem.steps * (min(self.paired, n) if self.draws == 1 else n * (self.draws - 1))
-        return replace(estimate, note=error_bars.of_few(differences) if problem.alike else None)
+        return _widened(problem, estimate, squares, of_first, differences)
+
+    def _squares(self, variance: Tensor, examples: Tensor) -> Tensor:
+        """Sums (6,) of the squares that the variance of a level's mean is made of, see `error_bars.sums_of`."""
+        n = len(variance)
+        own = variance if self.draws > 1 else variance[examples[n:]]
+        share = float(variance.sum() / own.sum().clamp_min(1e-300)) / n**2
+        return error_bars.sums_of(own * share, max(1, self.draws - 1))
 
     def _draws(self, problem: Problem) -> tuple[Tensor, Tensor]:
         """Examples and draw numbers of one level."""
@@ -158,7 +168,7 @@ class Stratified(Estimator):
         by_draw = runner.nats(problem, Draws.first_level(examples, numbers)).reshape(self.reconstruction_draws, n)
         reconstruction = by_draw.mean(0), by_draw.var(0) / self.reconstruction_draws
         value, variance = torch.zeros_like(prior), torch.zeros_like(prior)
-        strata = []
+        strata, squares = [], torch.zeros(6, dtype=torch.float64)
         examples, numbers = torch.arange(n).repeat(2), torch.arange(2).repeat_interleave(n)
         for k in range(self.strata if len(problem.cells) else 0):
             keys = torch.full_like(examples, k + 1)
@@ -167,9 +177,19 @@ class Stratified(Estimator):
             v, w = y.mean(0) / self.strata, (y[0] - y[1]).square() / 4 / self.strata**2
             value += v
             variance += w
+            squares += error_bars.sums_of(w / n**2)
             near, far = (problem.position((k + side) / self.strata) for side in (0, 1))
             strata.append(Stratum.between(near, far, v, w, 2 * n))
-        return Estimate.of(prior, (value, variance), reconstruction, strata, self.describe())
+        estimate = Estimate.of(prior, (value, variance), reconstruction, strata, self.describe())
+        of_first = error_bars.sums_of(reconstruction[1] / n**2, self.reconstruction_draws - 1)
+        return _widened(problem, estimate, squares, of_first, n * self.strata)
+
+
+def _widened(problem: Problem, estimate: Estimate, squares: Tensor, of_first: Tensor, differences: int) -> Estimate:
+    """With error bars of the mean that count how few squares, along the chain and of the first level, they are made
+    of, see `error_bars.sums_of`; and a note where they are of few differences of draws."""
+    widened = estimate.widened(error_bars.of_sums(squares)[0], error_bars.of_sums(of_first)[0])
+    return replace(widened, note=error_bars.of_few(differences, problem.alike))
 
 
 def diffusion_total(

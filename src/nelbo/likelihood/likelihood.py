@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 from nelbo.bound import checks
 from nelbo.bound.estimate import PerExample, Rows, TermEstimate
 from nelbo.bound.gaussian_chain import GaussianChain
+from nelbo.bound.planned import error_bars
 from nelbo.bound.prepare import prepare
 from nelbo.bound.ragged.chain import RaggedChain
 from nelbo.bound.result import Bound
@@ -119,15 +120,18 @@ def ode_likelihood(
     done = prepared.examples.first(len(scores))
     sizes = chain.sizes[: len(scores)] if isinstance(chain, RaggedChain) else None
 
-    def a_number(estimate: TermEstimate) -> TermEstimate:
+    def estimated(name: str) -> TermEstimate:
+        variances = scores.variances[name]
+        estimate = TermEstimate.of(scores.values[name], variances)
+        widened, _ = error_bars.of_squares(variances / len(scores) ** 2, how.freedom)
+        estimate = replace(estimate, variance=widened)
         return estimate if sizes is None else estimate.over(sizes).scaled(D * len(sizes) / int(sizes.sum()))
 
-    total = a_number(TermEstimate.of(scores.values["nats"], scores.variances["nats"]))
+    total = estimated("nats")
     representative = done.representative
 
     def term(name: str) -> Term:
-        estimate = a_number(TermEstimate.of(scores.values[name], scores.variances[name]))
-        return Term.of(estimate, D, representative=representative)
+        return Term.of(estimated(name), D, representative=representative)
 
     notes = checks.overlap(model, done) + tried + _notes(chain, runner.stopped, how, scores, total)
     checks.warn(notes)
@@ -161,6 +165,8 @@ def _notes(chain: GaussianChain, stopped: bool, how: Settings, scores: Scores, t
         notes.append("between the levels of its table the network is given fractional positions, interpolated in λ")
     if stopped:
         notes.append(f"interrupted: the likelihood is that of the first {n} of {chain.examples} examples")
+    if total.variance > 0 and (few := error_bars.of_few(n * how.freedom, False, "give more draws=, or probes=")):
+        notes.append(few)
     if how.tolerance is not None:
         most = how.tolerance / chain.model.domain.dimensions
         sizes = chain.sizes[:n] if isinstance(chain, RaggedChain) else torch.full((n,), D)

@@ -70,6 +70,11 @@ class Settings:
                 "the error of one draw is unknown", "use draws=2 or more (with dequantisation 'none', probes=2)"
             )
 
+    @property
+    def freedom(self) -> int:
+        """Differences of an example's starting points, or of its probes, that its variance is made of, at least 1."""
+        return max(1, (self.trace.probes if self.draws == 1 else self.draws) - 1)
+
     @classmethod
     def parse(
         cls,

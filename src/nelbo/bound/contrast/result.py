@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from nelbo.bound.planned import error_bars
 from nelbo.documents import frames, html, plots, tables
 from nelbo.documents.document import Document
 from nelbo.documents.numbers import without_nan
@@ -101,7 +102,7 @@ class Contrast(Document):
 
     def mean_difference(self, one: Any, other: Any) -> tuple[float, float, float]:
         """The mean over examples of the bound under `one` less that under `other`, two of `values`, in nats, with its
-        standard errors by the draws and by the data (nan of one example).
+        standard errors by the draws and by the data (nan of one example; widened as those of few draws are).
 
         Errors: UsageError where these are no values, or one of them was eliminated (confidence=None eliminates none).
         """
@@ -113,7 +114,8 @@ class Contrast(Document):
             raise UsageError("a mean of differences that are not known for all", "give confidence=None, tolerance=0.1")
         difference, C = self.difference[:, a] - self.difference[:, b], self.covariance
         by_draws = float((C[:, a, a] + C[:, b, b] - 2 * C[:, a, b]).clamp_min(0).sum().sqrt()) / self.examples
-        return float(difference.mean()), by_draws, float(difference.std()) / self.examples**0.5
+        by_data = error_bars.of_draws([difference], [1.0]).variance ** 0.5 if self.examples > 1 else float("nan")
+        return float(difference.mean()), by_draws, by_data
 
     def to_dict(self) -> Json:
         """JSON form, schema nelbo.contrast/1; numbers that do not exist are null."""

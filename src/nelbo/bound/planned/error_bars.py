@@ -42,6 +42,12 @@ ENOUGH = 48.0
 """Degrees of freedom from which a variance is relied on."""
 _LEAST_SHARE = 0.25
 """Share of them below which it is not, however small it is."""
+TOLD = 24.0
+"""Differences of draws that cannot be alike from which they tell an error bar: widened, it covers then."""
+
+_TRACE = 1e-90
+"""Variance that is none: its powers would vanish."""
+REMEDY = "leave estimator='auto', or give more draws, or a larger max_nfe"
 
 
 class Mean(NamedTuple):
@@ -76,7 +82,7 @@ def of_pairs(groups: list[Tensor], strata: list[int], shares: list[float]) -> Me
     ]
     c = torch.cat(squares)
     third = _third([pairs.flatten() for pairs in groups], shares)
-    freedom = _of_sum(c, 1)
+    freedom = of_squares(c)[1]
     return Mean(value, float(c.sum()) * widening(freedom, 2 * len(c), _square(third, float(c.sum()))), freedom, third)
 
 
@@ -107,26 +113,36 @@ def of_samples(y: Tensor, share: float) -> Mean:
 def _of_parts(value: float, c: Tensor, third: float) -> Mean:
     """From the parts c (n,), one a draw, that add up to the variance, and the third cumulant of the mean."""
     n, variance, fourth = len(c), float(c.sum()), float(c.square().sum())
-    kurtosis = n * fourth / variance**2 if variance > 0 else 3.0
+    kurtosis = n * fourth / variance**2 if variance > _TRACE else 3.0
     freedom = min(n, 2 * n / max(kurtosis - 1, 1e-9))
     return Mean(value, variance * widening(freedom, n, _square(third, variance)), freedom, third)
 
 
 def of_squares(c: Tensor, freedom: int | Tensor = 1) -> tuple[float, float]:
     """The widened sum of independent squares c (h,) of `freedom` degrees each, and its own degrees; 1: squared
-    differences of pairs.
+    differences of pairs."""
+    return of_sums(sums_of(c, freedom))
+
+
+def sums_of(c: Tensor, freedom: int | Tensor = 1) -> Tensor:
+    """Of squares c (h,) of f degrees each h, Σ c, Σ c², Σ c²/(f + 2), Σ f and Σ 1/f: those of parts may be added."""
+    f = torch.as_tensor(freedom, dtype=torch.float64).expand(len(c))
+    square = c.square()
+    return torch.stack([torch.ones_like(f), c, square, square / (f + 2), f, 1 / f]).sum(1)
+
+
+def of_sums(sums: Tensor) -> tuple[float, float]:
+    """`of_squares` from the sums of `sums_of`.
 
     Squares do not tell the skewness. It is taken to be as large as their scatter allows, that of rare events: of n with
     probability p, Σ c²/(Σ c)² and γ² are both 1/(n p).
     """
-    variance = float(c.sum())
-    of_sum = _of_sum(c, freedom)
-    if not variance > 0:
-        return variance, of_sum
-    degrees = torch.as_tensor(freedom, dtype=torch.float64)
-    normal = float((1 + 2 / degrees).mean()) / len(c)
-    skewness = max(0.0, float(c.square().sum()) / variance**2 - normal)
-    return variance * widening(of_sum, float((degrees + 1).mean()) * len(c), skewness), of_sum
+    n, variance, square, fourth, degrees, inverse = sums.tolist()
+    if not variance > _TRACE:
+        return variance, math.inf
+    of_sum = variance**2 / fourth
+    normal = (1 + 2 * inverse / n) / n
+    return variance * widening(of_sum, degrees + n, max(0.0, square / variance**2 - normal)), of_sum
 
 
 def enough(variance: float, freedom: float, target: float) -> bool:
@@ -136,16 +152,14 @@ def enough(variance: float, freedom: float, target: float) -> bool:
     return share >= _LEAST_SHARE and variance <= target**2 * share**4
 
 
-def of_few(differences: float, alike: bool = True) -> str | None:
+def of_few(differences: float, alike: bool = True, remedy: str = REMEDY) -> str | None:
     """A note on an error bar of so few differences of draws; None of enough. alike: whether draws can be equal by
     chance (`Problem.alike`)."""
-    if differences >= ENOUGH:
+    needed = ENOUGH if alike else TOLD
+    if differences >= needed:
         return None
     how = "which may agree by chance: it may be far too short, or 0" if alike else "which tell it only roughly"
-    return (
-        f"the error bar is of {differences:g} differences of draws, {how}; {ENOUGH:g} would tell it: leave "
-        "estimator='auto', or give more draws, or a larger max_nfe"
-    )
+    return f"the error bar is of {differences:g} differences of draws, {how}; {needed:g} would tell it: {remedy}"
 
 
 def of_strands(errors: Tensor) -> float:
@@ -182,11 +196,6 @@ def widening(freedom: float, draws: float = math.inf, skewness: float = 0.0) -> 
     return 1 + max(WIDENING / max(FREEDOM, freedom), WIDENING / draws + OF_SKEWNESS * min(1.0, skewness))
 
 
-def _of_sum(c: Tensor, freedom: int | Tensor) -> float:
-    fourth = float((c.square() / (freedom + 2)).sum())
-    return float(c.sum()) ** 2 / fourth if fourth > 0 else math.inf
-
-
 def _third(groups: list[Tensor], shares: list[float]) -> float:
     """K₃ of Σ share · mean of independent draws (n,) of every group."""
     parts = zip(groups, shares, strict=True)
@@ -195,4 +204,4 @@ def _third(groups: list[Tensor], shares: list[float]) -> float:
 
 def _square(third: float, variance: float) -> float:
     """γ² from K₃ and the variance."""
-    return third**2 / variance**3 if variance > 0 else 0.0
+    return third**2 / variance**3 if variance > _TRACE else 0.0

@@ -79,11 +79,7 @@ class PerExampleDesign:
             if left < N:
                 k, m = allocation.next_block(problem, self.scatter(), target(), left, plan)
                 self.twice = plan.twice
-            most = allocation.within(problem, k, m, remaining() / left, self.twice)
-            # of every group one example more may be drawn twice
-            groups = (4 + examples // allocation.LARGEST) if self.twice < 1 else 0
-            spare = allocation.per_example_cost(problem, groups / 2, *most)
-            k, m = allocation.within(problem, k, m, (remaining() - spare) / left, self.twice)
+            k, m = allocation.within(problem, k, m, remaining() / left, self.twice)
             yield math.ceil(allocation.per_example_cost(problem, left, k, m, self.twice))
             for rows, whole, pairs in allocation.whole_numbers(examples, k, m):
                 self.draw(self.new(rows), whole, pairs)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from nelbo.bound.planned import error_bars
 from nelbo.maths.units import bits_per_dim
 from nelbo.model.tokens.calibration import COEFFICIENTS, Calibration, NGramTable
 from nelbo.model.tokens.denoiser import TokenLaw
@@ -59,7 +60,8 @@ def calibrated(
         nonlocal best, costs
         those = _costs(choice, other)
         gain = costs - those
-        trial = Trial(name, float(gain.mean()) * of_token, float(gain.std()) / math.sqrt(len(gain)) * of_token)
+        value, variance, *_ = error_bars.of_draws([gain], [1.0])
+        trial = Trial(name, value * of_token, math.sqrt(variance) * of_token)
         trials.append(trial)
         if trial.kept:
             best, costs = other, those
