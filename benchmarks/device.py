@@ -26,7 +26,7 @@ import torch
 from nelbo.data import read
 from nelbo.files import write_atomic
 from nelbo.model.examples import Examples
-from nelbo.training.config import TrainConfig, check_config
+from nelbo.training import TrainConfig, check_config
 from nelbo.training.recipe import with_recipe
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -44,9 +44,9 @@ from nelbo.model.examples import Examples
 from nelbo.model.folder import save
 from nelbo.model.tokens.denoiser import TokenOutput
 from nelbo.model.tokens.model import TokenModel, surprise
+from nelbo.training import TrainConfig, check_config
 from nelbo.training.batches import Batch
 from nelbo.training.build import build_model
-from nelbo.training.config import TrainConfig, check_config
 from nelbo.training.criterion import Criterion
 from nelbo.training.objective import Losses
 from nelbo.training.recipe import with_recipe

@@ -58,8 +58,8 @@ from nelbo.model.reverse import Clip, Reverse, VarianceTable, parse_variance
 from nelbo.nets.diffusers import DiffusersNet
 from nelbo.process import forward, grid
 from nelbo.process import schedule as schedules
+from nelbo.training import TrainConfig, check_config
 from nelbo.training.build import build_model
-from nelbo.training.config import TrainConfig, check_config
 from nelbo.training.loop import train
 from nelbo.training.recipe import with_recipe
 from nelbo.training.trainer import Trainer

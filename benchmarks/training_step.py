@@ -26,8 +26,8 @@ from torch import nn
 
 from nelbo.maths.keys import Purpose
 from nelbo.model.examples import Examples
+from nelbo.training import check_config
 from nelbo.training.build import build_model
-from nelbo.training.config import check_config
 from nelbo.training.optimizer import make_optimizer
 from nelbo.training.recipe import with_recipe
 from nelbo.training.trainer import Trainer
