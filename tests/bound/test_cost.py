@@ -16,7 +16,7 @@ import torch
 import nelbo
 from nelbo import Relative, compare, evaluate
 from nelbo.bound import runner, tolerance
-from nelbo.bound.planned import allocation, cost, pilot
+from nelbo.bound.planned import blocks_plan, cost, pilot
 from nelbo.bound.planned.adaptive import Adaptive
 from nelbo.bound.prepare import prepare
 from nelbo.bound.problem import Draws
@@ -109,7 +109,7 @@ def check_what_the_pilot_knows() -> None:
     assert abs(sum(s.mean for s in known.strata) / known.diffusion.mean - 1) < 0.02
     some = evaluate(BAD, X, max_nfe=20_000)
     needed = some.nfe_total * (some.standard_error.estimator / 0.01) ** 2
-    assert needed / 4 < allocation.per_example(one.chain, found, 0.01 / bits).needed < 4 * needed
+    assert needed / 4 < blocks_plan.for_error(one.chain, found, 0.01 / bits).needed < 4 * needed
 
 
 def test_it_names_what_is_amiss_and_what_to_pass(refused):

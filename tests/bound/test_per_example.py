@@ -10,7 +10,7 @@ import torch
 
 import nelbo
 from nelbo import evaluate
-from nelbo.bound.planned import allocation, pilot
+from nelbo.bound.planned import allocation, blocks_plan, pilot
 from nelbo.bound.planned.adaptive import Adaptive
 from nelbo.bound.planned.per_example import PerExampleDesign
 from nelbo.bound.prepare import prepare
@@ -31,13 +31,13 @@ def design() -> PerExampleDesign:
 def test_a_number_of_strata_is_found_by_the_variance_it_leaves(share):
     """`strata` inverts `mixed`, whose values lie on the chords of n^(−fall) between whole numbers."""
     for fall in (1.0, 1.4):
-        assert allocation.mixed(allocation.strata(share, fall), fall) == pytest.approx(share)
-    assert allocation.mixed(2.5, 1.0) == pytest.approx((1 / 2 + 1 / 3) / 2)
+        assert blocks_plan.mixed(blocks_plan.strata(share, fall), fall) == pytest.approx(share)
+    assert blocks_plan.mixed(2.5, 1.0) == pytest.approx((1 / 2 + 1 / 3) / 2)
 
 
 @pytest.mark.parametrize(("examples", "k", "m"), [(100, 2.25, 1.0), (7, 1.5, 1.9), (9000, 3.0, 1.25), (1, 1.99, 1.0)])
 def test_groups_have_whole_numbers_that_are_right_on_average(examples, k, m):
-    groups = list(allocation.whole_numbers(examples, k, m))
+    groups = list(blocks_plan.whole_numbers(examples, k, m))
     assert sum(n for n, _, _ in groups) == examples
     assert max(n for n, _, _ in groups) <= 8192
     for place, wanted in ((1, k), (2, m)):
@@ -49,7 +49,7 @@ def test_groups_have_whole_numbers_that_are_right_on_average(examples, k, m):
 @pytest.mark.parametrize("examples", [9, 30, 120, 1000, 60000])
 def test_parts_are_all_examples(examples):
     for strata in (1, 3, 13):
-        parts = allocation.parts(examples, strata)
+        parts = blocks_plan.parts(examples, strata)
         assert sum(parts) == examples and min(parts) > 0
 
 
@@ -109,8 +109,8 @@ def test_a_free_decoder_is_drawn_again_until_the_tolerance_is_reached():
 def test_plans_of_blocks_keep_their_bounds():
     """At most twice the strata that the pilot wanted, however wild the first block was; never a pair or two."""
     chain, plan = prepare(model(), X).chain, allocation.DesignPlan(8.0, 1.0, 0.0, 0.0)
-    for A, strata in ((1e12, 2 * plan.strata), (1e-12, max(allocation.LEAST_STRATA, allocation.MIN_DRAWS / N))):
-        assert allocation.next_block(chain, allocation.Scatter(0.0, A, 0.0, 1.0), 1.0, 60, plan)[0] == strata
+    for A, strata in ((1e12, 2 * plan.strata), (1e-12, max(blocks_plan.LEAST_STRATA, allocation.MIN_DRAWS / N))):
+        assert blocks_plan.next_block(chain, blocks_plan.Scatter(0.0, A, 0.0, 1.0), 1.0, 60, plan)[0] == strata
 
 
 def test_a_block_is_drawn_again_for_its_strata_not_for_what_it_showed():
@@ -119,5 +119,6 @@ def test_a_block_is_drawn_again_for_its_strata_not_for_what_it_showed():
     one.draw(fine, 4, 32)
     one.draw(rough, 3, 32)
     one.errors[fine.rows] *= 3
-    block, strata, _ = one.roughest(0.7 * math.sqrt(one.summary().variance))
-    assert block is rough and strata >= allocation.LEAST_STRATA
+    target = 0.7 * math.sqrt(one.summary().variance)
+    block, strata, _ = blocks_plan.roughest(one.problem, one.blocks, one.scatter(), target, one.twice)
+    assert block is rough and strata >= blocks_plan.LEAST_STRATA

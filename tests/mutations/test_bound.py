@@ -103,7 +103,7 @@ BREAKS = [
     Break("the control variate forgets the mean of the data", "GaussianSurrogate.coordinates",
           operation("-").keep_left(), "eps-optimal-predictor"),
     Break("no network errs by the spread, not its root", "without_network", call("sqrt").drop(), without_network),
-    Break("a plan that is cut off says that it is enough", "allocation:per_example", operation("*")[7].keep_left(),
+    Break("a plan that is cut off says that it is enough", "blocks_plan:for_error", operation("*")[7].keep_left(),
           check_what_the_pilot_knows),
     Break("the pilot's value is that of the first level", "of_pilot", operation("+")[5].keep_left(),
           check_what_the_pilot_knows),

@@ -16,8 +16,9 @@ from torch import Tensor
 from nelbo.bound.contrast.race import Goal, threshold
 from nelbo.bound.estimate import Estimate, Sides
 from nelbo.bound.gaussian_chain import GaussianChain
-from nelbo.bound.planned import allocation, cost, pilot
-from nelbo.bound.planned.allocation import FALL, LARGEST
+from nelbo.bound.planned import allocation, blocks_plan, cost, pilot
+from nelbo.bound.planned.allocation import LARGEST
+from nelbo.bound.planned.blocks_plan import FALL
 from nelbo.bound.planned.per_example import PerExampleDesign
 from nelbo.bound.planned.summary import ExampleValues
 from nelbo.bound.runner import Runner
@@ -88,7 +89,7 @@ def difference(a: GaussianChain, b: GaussianChain, runner: Runner, budget: Budge
     prior = priors[0] - priors[1]
 
     def price(strata: float) -> float:
-        return sum(allocation.per_example_cost(chain, N, strata, max(1, strata // 2)) for chain in (a, b))
+        return sum(blocks_plan.cost_of(chain, N, strata, max(1, strata // 2)) for chain in (a, b))
 
     strata, values, reached, known = 2, [], False, False
     for stage in range(STAGES):

@@ -16,7 +16,7 @@ from torch import Tensor
 from nelbo.arguments import numbers
 from nelbo.bound.estimate import Estimate
 from nelbo.bound.estimators import Estimator
-from nelbo.bound.planned import allocation, cost, error_bars, sides, summary
+from nelbo.bound.planned import allocation, blocks_plan, cost, error_bars, sides, summary
 from nelbo.bound.planned.per_example import PerExampleDesign
 from nelbo.bound.planned.pilot import EXAMPLES, Pilot, run
 from nelbo.bound.planned.pooled import PooledDesign
@@ -203,10 +203,10 @@ class Adaptive(Estimator):
         density = allocation.density(pilot.diffusion, self.allocation, problem.foretold)
         coarse = min(wanted(), _COARSEST * target())
         together = allocation.pooled(problem, pilot, coarse)
-        apart = allocation.per_example(problem, pilot, coarse, self.strata)
+        apart = blocks_plan.for_error(problem, pilot, coarse, self.strata)
         whole = [together.needed, apart.needed]
         if coarse > target():  # the tolerance is what an estimate is announced with
-            plans = (plan(problem, pilot, target()) for plan in (allocation.pooled, allocation.per_example))
+            plans = (plan(problem, pilot, target()) for plan in (allocation.pooled, blocks_plan.for_error))
             whole = [plan.needed for plan in plans]
         expected = allocation.CORRECTED * together.cost
         N = problem.examples

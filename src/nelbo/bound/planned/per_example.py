@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from nelbo.bound.estimate import Spread
-from nelbo.bound.planned import allocation, collapsed, crossfit, error_bars, unseen
-from nelbo.bound.planned.allocation import FALL, LEAST_STRATA, CellDensity, DesignPlan, Scatter
+from nelbo.bound.planned import blocks_plan, collapsed, crossfit, error_bars, unseen
+from nelbo.bound.planned.allocation import CellDensity, DesignPlan
 from nelbo.bound.planned.blocks import Block, mean_of, merged, third_of_pairs, with_errors, with_ratio
+from nelbo.bound.planned.blocks_plan import FALL, Scatter
 from nelbo.bound.planned.collapsed import Collapsed
 from nelbo.bound.planned.crossfit import Observations
 from nelbo.bound.planned.pilot import Pilot
@@ -58,7 +59,7 @@ class PerExampleDesign:
     @staticmethod
     def least(problem: Problem) -> int:
         """Evaluations of the smallest estimate."""
-        return int(allocation.per_example_cost(problem, problem.examples, 1, 1))
+        return int(blocks_plan.cost_of(problem, problem.examples, 1, 1))
 
     def run(
         self,
@@ -72,16 +73,16 @@ class PerExampleDesign:
         at least. With `strata` every example has two draws in as many, and that is all."""
         problem, N = self.problem, self.problem.examples
         k, m = (
-            allocation.first_block(plan, N) if strata is None else (float(strata), float(round(plan.reconstructions)))
+            blocks_plan.first_block(plan, N) if strata is None else (float(strata), float(round(plan.reconstructions)))
         )
         left = N
-        for examples in [N] if strata is not None else allocation.parts(N, k):
+        for examples in [N] if strata is not None else blocks_plan.parts(N, k):
             if left < N:
-                k, m = allocation.next_block(problem, self.scatter(), target(), left, plan)
+                k, m = blocks_plan.next_block(problem, self.scatter(), target(), left, plan)
                 self.twice = plan.twice
-            k, m = allocation.within(problem, k, m, remaining() / left, self.twice)
-            yield math.ceil(allocation.per_example_cost(problem, left, k, m, self.twice))
-            for rows, whole, pairs in allocation.whole_numbers(examples, k, m):
+            k, m = blocks_plan.within(problem, k, m, remaining() / left, self.twice)
+            yield math.ceil(blocks_plan.cost_of(problem, left, k, m, self.twice))
+            for rows, whole, pairs in blocks_plan.whole_numbers(examples, k, m):
                 self.draw(self.new(rows), whole, pairs)
                 if self.runner.stopped:
                     return
@@ -90,8 +91,8 @@ class PerExampleDesign:
             return
         yield 0
         for _ in range(AGAIN):
-            block, *more = self.roughest(target())
-            cost = round(allocation.per_example_cost(problem, len(block.rows), *more))
+            block, *more = blocks_plan.roughest(problem, self.blocks, self.scatter(), target(), self.twice)
+            cost = round(blocks_plan.cost_of(problem, len(block.rows), *more))
             if cost > remaining():
                 return
             yield cost
@@ -241,29 +242,6 @@ class PerExampleDesign:
         widening = self.summary().variance * self.problem.examples**2 / own if own and whole else 1.0
         return Scatter(own, A / n, B / n, widening)
 
-    def roughest(self, target: float) -> tuple[Block, int, int]:
-        """The block to be drawn again, strata and pairs of first-level draws: the one that has least of what it lacks.
-
-        All examples are alike before they are drawn, so equal strata are the cheapest; and a block is not chosen by the
-        variance that it showed, which would favour samples whose skewed tail has not shown yet.
-        """
-        N, scatter, halved = self.problem.examples, self.scatter(), 2 - self.twice
-        A, B, goal = scatter.diffusion, scatter.reconstruction, scatter.goal(target, N)
-        k, m = allocation.cheapest(self.problem, scatter, goal / N / halved)
-        wanted, m = k**FALL / halved, m / halved
-        excess = scatter.total - goal
-        late = list(reversed(self.blocks))
-        rough, few = min(late, key=lambda b: b.weight), min(late, key=lambda b: b.draws)
-        if B and m / (few.draws / 2) > ((wanted / rough.weight) ** (1 / FALL) if A else 0):
-            pairs = few.draws / 2
-            share = len(few.rows) * B / pairs
-            most = allocation.AT_ONCE / (2 * len(few.rows))
-            return few, 0, max(1, math.ceil(min(m - pairs, pairs * _more(excess / share), most)))
-        share = len(rough.rows) * A / rough.weight if A else math.inf
-        more = min(wanted - rough.weight, rough.weight * _more(excess / share))
-        most = allocation.AT_ONCE / (2 * len(rough.rows))
-        return rough, max(LEAST_STRATA, math.ceil(min(max(0.0, more) ** (1 / FALL), most))), 0
-
     def _errors(self) -> tuple[Tensor, float]:
         """Errors (N, k) of the diffusion term, and the degrees of freedom of what they are multiplied by: the ratio of
         single draws, or a factor for draws of a strand that depend on each other."""
@@ -314,12 +292,6 @@ class PerExampleDesign:
             Spread(of_first, pilot.between_by(r, None)),
             Spread(prior + of_cells + of_first, pilot.between_by(r, d)),
         ]
-
-
-def _more(part: float) -> float:
-    """The weight, of what there is, that takes `part` of a variance away; at most all but a thousandth of it."""
-    part = min(max(part, 0.0), 0.999)
-    return part / (1 - part)
 
 
 def _counted(n: Tensor) -> Tensor:
