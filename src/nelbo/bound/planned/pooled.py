@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -25,6 +24,7 @@ from nelbo.bound.planned.crossfit import Observations
 from nelbo.bound.planned.laps import Folds
 from nelbo.bound.planned.pilot import Pilot
 from nelbo.bound.planned.regression import TermFit
+from nelbo.bound.planned.stages import Stage, finished
 from nelbo.bound.planned.summary import BINS, Summary, binned, residuals
 from nelbo.bound.problem import Draws, Problem
 from nelbo.bound.runner import Runner
@@ -53,15 +53,6 @@ _FIT_LESS = 0.9
 """Factor by which a stage is made smaller until the evaluations that remain allow it."""
 
 
-@dataclass(frozen=True, eq=False)
-class _Stage:
-    """Draws of both terms that were made together, and the strata of every fold."""
-
-    reconstruction: Observations
-    diffusion: Observations
-    strata: list[int]
-
-
 class PooledDesign:
     """The draws of one estimate so far."""
 
@@ -80,7 +71,7 @@ class PooledDesign:
         self.problem, self.runner, self.pilot, self.density = problem, runner, pilot, density
         fold = crossfit.split(problem.seed, problem.examples, pilot.features.number)
         self.folds = Folds(problem.seed, fold, pilot.chance)
-        self.stages: list[_Stage] = []
+        self.stages: list[Stage] = []
         self._fits: tuple[list[TermFit], list[TermFit]] = ([], [])
         self.along, self._allotted = density.middles, 0
         self._known: tuple[int, Summary] | None = None
@@ -174,7 +165,7 @@ class PooledDesign:
         draws = Draws(examples, cells + 1, numbers, cells, inner)
         columns = self.runner.columns(problem, draws, controls, partial=True)
         second = Observations(examples, cells, columns, weight / self.density.p[cells], lap)
-        self.stages.append(_Stage(first, second, planned))
+        self.stages.append(Stage(first, second, planned))
 
     def _allot(self) -> None:
         """Draw along the chain by what the draws have shown, and no longer by what the pilot foretold; not by what few
@@ -203,7 +194,7 @@ class PooledDesign:
         self._known = len(self.stages), summary
         return summary
 
-    def _summary(self, stages: list[_Stage]) -> tuple[tuple[list[TermFit], list[TermFit]], Summary]:
+    def _summary(self, stages: list[Stage]) -> tuple[tuple[list[TermFit], list[TermFit]], Summary]:
         """The fits of the reconstruction and of the diffusion term, one a fold, and the result by them."""
         pilot, folds = self.pilot, self.folds
         first = [s.reconstruction for s in stages]
@@ -223,37 +214,25 @@ class PooledDesign:
         bins = torch.zeros(BINS, 3, dtype=torch.float64)
         of_stages = [self._residuals(d_fits, draws) for draws in second]
         for k, share in enumerate(folds.shares):
-            finished, cells = [], []
-            for stage, residual in zip(stages, of_stages, strict=True):
-                rows = folds.fold[stage.diffusion.examples] == k
-                both = residual[rows].reshape(-1, 2)
-                made = torch.isfinite(both).all(1)
-                finished.append(both[made])
-                cells.append(stage.diffusion.cells[rows].reshape(-1, 2)[made].reshape(-1))
-            n = max(1, sum(len(f) for f in finished))
-            for f, stage in zip(finished, stages, strict=True):
+            of_fold = [finished(stage, r, folds.fold == k) for stage, r in zip(stages, of_stages, strict=True)]
+            residual, cells = (torch.cat(parts) for parts in zip(*of_fold, strict=True))
+            for (own, _), stage in zip(of_fold, stages, strict=True):
                 if stage.strata[k]:
-                    pairs.append(f)
+                    pairs.append(own)
                     planned.append(stage.strata[k])
-                    shares.append(share * len(f) / n)
-            residual, mean = torch.cat(finished).reshape(-1), folds.mean(pilot, k)
-            bins += binned(self.problem, torch.cat(cells), residual, d_fits[k], mean, share)
+                    shares.append(share * len(own) / max(1, len(residual)))
+            mean = folds.mean(pilot, k)
+            bins += binned(self.problem, cells.flatten(), residual.flatten(), d_fits[k], mean, share)
         of_cells = error_bars.of_pairs(pairs, planned, shares)
         if len(self.problem.cells):
             credited = self._credited(of_cells.variance, second, of_stages, d_fits)
-            of_cells = error_bars.with_more(of_cells._replace(variance=credited), self._missing(second, of_stages))
+            of_cells = error_bars.with_more(
+                of_cells._replace(variance=credited), unseen.of_folds(self.problem, folds, second, of_stages)
+            )
         diffusion = folds.fitted(d_fits, pilot) + of_cells.value, of_cells.variance
         freedom = error_bars.together([of_cells.variance, r_variance], [of_cells.freedom, of_first.freedom])
         third = of_cells.third, of_first.third
         return (fits, d_fits), Summary(diffusion, (r_value, r_variance), bins, None, freedom, third)
-
-    def _missing(self, draws: list[Observations], residuals: list[Tensor]) -> float:
-        """The variance for errors that the draws have not shown, see `unseen.py`."""
-        together, residual = laps.together(draws), torch.cat(residuals)
-        fold = self.folds.fold[together.examples]
-        made = torch.bincount(fold[torch.isfinite(residual)], minlength=len(self.folds)).clamp_min(1)
-        share = (torch.tensor(self.folds.shares, dtype=torch.float64) / made)[fold]
-        return unseen.missing(unseen.shown(self.problem, together.cells, residual * share, together.weight * share))
 
     def _refitted(self, term: int, fit: TermFit, along: Tensor, draws: list[Observations]) -> list[TermFit]:
         """The corrected fits of a term, corrected anew where it has a quarter more draws than at the last time."""

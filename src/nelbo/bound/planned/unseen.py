@@ -17,6 +17,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from nelbo.bound.planned import laps
+from nelbo.bound.planned.crossfit import Observations
+from nelbo.bound.planned.laps import Folds
 from nelbo.bound.planned.summary import BINS, bin_of_cells
 from nelbo.bound.problem import Problem
 
@@ -38,6 +41,15 @@ def shown(problem: Problem, cells: Tensor, errors: Tensor, weights: Tensor) -> T
 def scaled(shown: Tensor, share: float) -> Tensor:
     """The same where the draws get `share` of the weight."""
     return shown * torch.tensor([1.0, share, share**2, share**2], dtype=torch.float64)
+
+
+def of_folds(problem: Problem, folds: Folds, draws: list[Observations], residuals: list[Tensor]) -> float:
+    """`missing` of the draws of folds, with their `residuals`, (y − fit − a·n)/(p N q)."""
+    together, residual = laps.together(draws), torch.cat(residuals)
+    fold = folds.fold[together.examples]
+    made = torch.bincount(fold[torch.isfinite(residual)], minlength=len(folds)).clamp_min(1)
+    share = (torch.tensor(folds.shares, dtype=torch.float64) / made)[fold]
+    return missing(shown(problem, together.cells, residual * share, together.weight * share))
 
 
 def missing(shown: Tensor) -> float:
