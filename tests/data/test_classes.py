@@ -78,7 +78,7 @@ def test_every_verb_matches_by_name(trained, tmp_path):
         few = {"limit": 2, "steps": 4, "dequantisation": "uniform"}
         given = ("y", {"y": rows["y"][:2]})
         odes = [nelbo.ode_likelihood(str(trained), spec, condition=c, **few).bits_per_dim for c in given]
-        same = nelbo.compare(str(trained), str(trained), spec, condition="y", max_nfe=200)
+        same = nelbo.compare(str(trained), str(trained), spec, condition="y", max_nfe=600)
         held_out = write(tmp_path / "more", ["dog", "cat"], seed=3)
         _, certificate = nelbo.tighten(str(trained), spec, 4, held_out=held_out, condition="y", first_level="own")
     assert odes[0] == odes[1] and same.difference == 0 and certificate.after.examples == 16

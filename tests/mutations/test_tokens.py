@@ -164,7 +164,7 @@ BREAKS = [
           of(bound.check_counts, "no carry-over")),
     Break("hidden places are paid for as kept", "kept", operation("|").keep_right(),
           of(bound.check_counts, "no carry-over")),
-    Break("−log p of another symbol", "surprise", call("gather").argument(1).times(0),
+    Break("−log p of another symbol", "TokenReverse.costs", call("gather")[0].argument(1).times(0),
           every_count),
     Break("the plug-in rule is taken for the mixture", "TokenModel.step", comparison("is").to("is not"), paths_uniform),
     Break("the plug-in is normalised by nothing", "steps:plug_in", operation("/").keep_left(), paths_plugged),

@@ -291,6 +291,9 @@ class GaussianChain(Problem):
         surrogate = shared(None if laws is None else laws[0], self.dimensions, workers)
         return controls.taught(surrogate), torch.cat([columns[:, :1], own, columns[:, 2:]], 1)
 
+    def follows(self, controls: object) -> bool:
+        return isinstance(controls, Controls) and controls.follows
+
     def features(self, examples: Tensor, controls: object) -> tuple[Tensor, Tensor]:
         """Features (n, q) as of `features.py`, and the surrogate's expected errors (n, PLACES)."""
         assert isinstance(controls, Controls)

@@ -23,12 +23,14 @@ _RIDGE = 0.1
 
 class Controls(NamedTuple):
     """The surrogate that features are made of, and the same in the precision of the control columns; that of single
-    images, None of other data, and its share of the expected errors (`features.of`)."""
+    images, None of other data, and its share of the expected errors (`features.of`). follows: whether the network
+    taught the surrogate, since it predicts about as that does."""
 
     surrogate: GaussianSurrogate
     of_draws: GaussianSurrogate
     local: LocalSurrogate | None
     share: float = 0.0
+    follows: bool = False
 
     @classmethod
     def fit(
@@ -42,7 +44,8 @@ class Controls(NamedTuple):
     def taught(self, surrogate: GaussianSurrogate) -> Controls:
         """With another Gaussian of all data."""
         surrogate = surrogate.to(self.surrogate.mean.device)
-        return self._replace(surrogate=surrogate, of_draws=surrogate.in_precision(self.of_draws.basis.dtype))
+        of_draws = surrogate.in_precision(self.of_draws.basis.dtype)
+        return self._replace(surrogate=surrogate, of_draws=of_draws, follows=True)
 
     def columns(self, x: Tensor, eps: Tensor, logsnr: Tensor, of: Tensor | None) -> Tensor:
         """(b, C) float64 for x, ε (b, *shape) and λ (b,); of (b,): the row of x of each row of ε, where examples are

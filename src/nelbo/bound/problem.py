@@ -210,6 +210,11 @@ class Problem(ABC):
         columns of these draws by them. The same on every worker. By default they learn nothing."""
         return controls, columns
 
+    def follows(self, controls: object) -> bool:
+        """Whether the network follows the law that expected errors are of, so that an example's terms may be taken to
+        be proportional to its expected errors, far from the pilot's examples as well."""
+        return False
+
     def features(self, examples: Tensor, controls: object) -> tuple[Tensor, Tensor]:
         """Closed-form features (n, q) that foretell the terms of `examples` (n,), and expected errors (n, E ≥ 1), about
         proportional to the size of their terms, at E places evenly in the coordinate from the start of the first cell

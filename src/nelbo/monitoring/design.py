@@ -47,7 +47,7 @@ class Rows:
     @property
     def error(self) -> float:
         """Its standard error."""
-        return math.sqrt(paired.estimate(self.diffusion[:, 0], self.diffusion[:, 1], self.first)[1])
+        return math.sqrt(paired.widened(self.diffusion[:, 0], self.diffusion[:, 1], self.first))
 
     def __sub__(self, other: Rows) -> Rows:
         return Rows(self.diffusion - other.diffusion, self.first - other.first)

@@ -146,7 +146,8 @@ def run(
     if regressed:
         features, expected = _features(problem, runner, controls)
         if not problem.foretold:
-            features = replace(features, typical=expected.double().mean(0).clamp_min(1e-30).log())
+            slope = float(problem.follows(controls))
+            features = replace(features, typical=expected.double().mean(0).clamp_min(1e-30).log(), slope=slope)
         chance = _chance(expected)
     fits = fitted(problem, features, (chosen, nodes), (first, columns), (problem.measure(0), problem.measure(1)))
     return Pilot(controls, features, chance, *fits, runner.nfe - before)
@@ -168,7 +169,13 @@ def fitted(
     first_measure = None if of_first is None else of_first[:P].reshape(P, 1).numpy()
     first_near = torch.eye(1, features.places).numpy()
     reconstruction = regression.at_nodes(
-        first[:P].reshape(P, 1, width).numpy(), np.ones(1), F, first_near, 0, measure=first_measure
+        first[:P].reshape(P, 1, width).numpy(),
+        np.ones(1),
+        F,
+        first_near,
+        0,
+        measure=first_measure,
+        slope=features.slope,
     )
     regression.noise_of_two(reconstruction, first.reshape(2, P, width).numpy())
     near = near_of(cells, features.places).double().numpy()
@@ -180,6 +187,7 @@ def fitted(
         1,
         problem.foretold,
         None if of_nodes is None else of_nodes.reshape(P, K).numpy(),
+        features.slope,
     )
     return (
         regression.as_fit(reconstruction),

@@ -5,11 +5,10 @@ example, less 1, and n the control columns of mean zero, all in nats, the fit at
 
     y = m + |m| (e_i b + F_i·W) + a·n + residual.
 
-b and a are fitted together, by a node and its neighbours, with b near 1, and m is the mean of the examples less what
-the controls say of their noise; what is left is fitted by the features, in a ridge regression whose strength is chosen
-by leave-one-out. Between nodes, y divided by the cell's scale, W, b, a and the
-residual's relative standard deviation are interpolated in the coordinate of the chain, and so is e_i between the places
-at which it is known.
+b and a are fitted together, by a node and its neighbours, and m is the mean of the examples less what the controls say
+of their noise; what is left is fitted by the features, in a ridge regression whose strength is chosen by leave-one-out.
+Between nodes, y divided by the cell's scale, W, b, a and the residual's relative standard deviation are interpolated in
+the coordinate of the chain, and so is e_i between the places at which it is known.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _CONTROL_RIDGE = 1e-3
 """Strength of the ridge of the expected error and the controls, of their mean square: enough for two that are nearly
 the same."""
 _STEEPEST = 1.0
-"""Standard deviation from 1 of slopes of terms in expected errors, both relative to their means, that is believed."""
+"""Standard deviation of slopes of terms in expected errors, both relative to their means, from what is believed."""
 _CALIBRATED = 0.25
 """Standard deviation of slopes from 1 that is believed where terms are foretold."""
 _LEAST_NOISE = 0.05
@@ -53,11 +52,13 @@ class Features:
 
     The first q are those of the regression; then come the E expected errors along the chain, relative to the mean
     example's, less 1. typical (E,): logarithms of the latter, as far as they go with the mean of terms along the chain.
+    slope: of terms in expected errors, both relative to their means, where the pilot's examples do not say otherwise.
     """
 
     values: Tensor
     places: int = 0
     typical: Tensor = field(default_factory=lambda: torch.zeros(0))
+    slope: float = 0.0
 
     def __post_init__(self):
         if not len(self.typical):
@@ -124,11 +125,13 @@ def at_nodes(
     pooled: int,
     foretold: bool = False,
     measure: np.ndarray | None = None,
+    slope: float = 0.0,
 ) -> dict[str, np.ndarray]:
     """The fit at every node from columns (P, K, 1 + C) and features F (P, q + E) of the examples; near (K, E): as of
     `TermFit`, at the nodes; `pooled` neighbours on each side share b and a. foretold: as of `Problem.foretold`; b and a
     are then 1 as far as the examples do not say otherwise, and these are too few for the features. measure (P, K): what
-    |m| is the mean of, where terms may have either sign and m may be near 0; the terms where None."""
+    |m| is the mean of, where terms may have either sign and m may be near 0; the terms where None. slope: b as far as
+    the examples do not say otherwise."""
     P, K, C = columns.shape[0], columns.shape[1], columns.shape[2] - 1
     q = F.shape[1] - near.shape[1]
     y = columns[..., 0] / np.where(scale > 0, scale, 1)
@@ -145,7 +148,7 @@ def at_nodes(
     regressors = np.concatenate([(F[:, q:] @ near.T)[..., None], n - found], 2)
     prior = np.full((K, 1 + C), float(foretold))
     if measure is None:  # of a difference nothing is known
-        prior[:, 0] = mean != 0
+        prior[:, 0] = np.maximum(prior[:, 0], slope * (mean != 0))
     r = r - (regressors * prior).sum(2)
     slopes, leverage = np.zeros((K, 1 + C)), np.full((P, K), 1 / P)
     if np.any(regressors):
@@ -154,7 +157,7 @@ def at_nodes(
             A, b = regressors[:, some].reshape(-1, 1 + C), r[:, some].reshape(-1)
             gram = A.T @ A
             ridge = _CONTROL_RIDGE * np.diag(gram) + 1e-9 * np.trace(gram) + 1e-300
-            # terms are about proportional to the expected errors: another slope than 1 is not believed where the errors
+            # terms are about proportional to the expected errors: one far from `slope` is not believed where the errors
             # of these examples hardly differ, since those of others may differ much
             ridge[0] += (b**2).mean() / _STEEPEST**2
             if foretold:
