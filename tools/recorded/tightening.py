@@ -42,7 +42,8 @@ for kind in ("gaussian", "histogram", "pixel", "context", "own"):
     tightened(f"first-level.{kind}", lambda: of_kind("eps"), lambda: cases.codes(64), 3, first_level=kind)
 tightened("learned-range", lambda: of_kind("learned_range"), lambda: cases.codes(64), 4)
 tightened("vdm", lambda: of_kind("vdm"), lambda: cases.codes(64), 4)
-tightened("real", lambda: of_kind("real"), lambda: cases.real_data()[:64], 4)
+# rounding of another kind of CPU moves a planned draw of its first stage, and the value by 6e-3
+tightened("real", lambda: of_kind("real"), lambda: cases.real_data()[:64], 4, rel=0.02)
 tightened("target", lambda: of_kind("eps"), lambda: cases.codes(64), target=4.0)
 tightened("held-out", lambda: of_kind("eps", clip=True), lambda: cases.codes(40), 4, seed=3,
           held_out=cases.codes(30, seed=8))  # fmt: skip
