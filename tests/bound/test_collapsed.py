@@ -8,13 +8,24 @@ import pytest
 import torch
 
 from nelbo.bound.planned import allocation, collapsed, pilot
-from nelbo.bound.planned.blocks import Block, with_ratio
+from nelbo.bound.planned.blocks import Block, third_of_pairs, with_ratio
 from nelbo.bound.planned.per_example import PerExampleDesign
 from nelbo.bound.prepare import prepare
 from nelbo.workers import Run
 from tests.bound.shrunk import D, X, exact_diffusion, model
 
 N = len(X)
+
+
+def check_third() -> None:
+    """Exponential draws, of third cumulant 2: the sum of n means of K single ones has 2 n/K², within 4 standard errors
+    of what 60 samples of pairs say of it, whose own is a twentieth."""
+    g = torch.Generator().manual_seed(7)
+    n, K = 2000, 5
+    pairs = torch.empty(60, n, K, 2, dtype=torch.float64).exponential_(generator=g)
+    seen = torch.tensor([collapsed.third_of_single(third_of_pairs(one)) for one in pairs]) * K**2 / (2 * n)
+    error = float(seen.std()) / 60**0.5
+    assert error < 0.05 and abs(float(seen.mean()) - 1) < 4 * error
 
 
 def check_contrasts() -> None:
@@ -54,17 +65,21 @@ def check_ratio(n: int = 3) -> None:
     """Whatever the terms do within a stratum, the squares add up to the variance, to the freedom that is stated."""
     both, _ = drawn(600, n, 2, 1)
     single, V = drawn(6000, n, 1, 2)
-    found = collapsed.ratio([(collapsed.of_strata(both[:200]), 10.0), (collapsed.of_strata(both[200:]), 10.0)])
+    R = collapsed.ratio([(collapsed.of_strata(both[:200]), 10.0), (collapsed.of_strata(both[200:]), 10.0)])
     squares = collapsed.errors(single[..., 0]).square().sum(1)
-    scaled = found.value * squares
-    assert 100 < found.freedom < 2 * 600
-    error = math.sqrt(2 / found.freedom + float(scaled.var() / scaled.mean() ** 2) / 6000)
+    scaled = R.value * squares
+    assert 100 < R.freedom < 2 * 600
+    error = math.sqrt(2 / R.freedom + float(scaled.var() / scaled.mean() ** 2) / 6000)
     assert abs(float(scaled.mean() / V.mean()) - 1) < 3.5 * error
     assert float(squares.mean() / V.mean()) > 1 + 10 * error  # as they are
 
 
 def test_contrasts():
     check_contrasts()
+
+
+def test_the_third_cumulant():
+    check_third()
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4])
@@ -81,11 +96,11 @@ def test_without_examples_that_are_drawn_twice_squares_stand():
 def check_weights() -> None:
     """Each example counts for those that it stands for; what is farther than the cap counts as the cap."""
     a, b = (torch.tensor(v, dtype=torch.float64) for v in ([[1.0, 2.0], [3.0, 4.0]], [[5.0, 4.0], [2.0, 1e9]]))
-    found = collapsed.ratio([(a, 2.0), (b, 3.0)])
+    R = collapsed.ratio([(a, 2.0), (b, 3.0)])
     V, C = torch.tensor([2.0, 6.0, 15.0, 6.0]), torch.tensor([4.0, 8.0, 12.0, 3 * collapsed.CAP * 4])
-    assert found.value == pytest.approx(float(V.sum() / C.sum()))
-    rest = float((V - found.value * C).square().sum() / V.sum() ** 2)
-    assert found.freedom == pytest.approx(2 / rest)
+    assert R.value == pytest.approx(float(V.sum() / C.sum()))
+    rest = float((V - R.value * C).square().sum() / V.sum() ** 2)
+    assert R.freedom == pytest.approx(2 / rest)
 
 
 def check_scaled() -> None:
@@ -111,8 +126,8 @@ def check_design() -> None:
     first = []
     for seed in range(6):
         one = prepare(model(), X, Run(seed=seed))
-        found = pilot.run(one.chain, one.runner, 24, regressed=False, controlled=False)
-        some = PerExampleDesign(one.chain, one.runner, found, allocation.density(found.diffusion))
+        known = pilot.run(one.chain, one.runner, 24, regressed=False, controlled=False)
+        some = PerExampleDesign(one.chain, one.runner, known, allocation.density(known.diffusion))
         some.twice = 0.25
         block = some.new(N)
         assert len(block.rows) == 90 and block.twice is not None and len(block.twice.rows) == 30
@@ -124,7 +139,7 @@ def check_design() -> None:
             seen[k] += float((rows.diffusion - exact)[block.rows].square().sum())
             if not k:
                 first.append(rows.reconstruction_errors[block.rows].square().sum(1).mean())
-                assert one.runner.nfe - found.nfe == 90 * 3 + 30 * 6  # the decoder asks no network
+                assert one.runner.nfe - known.nfe == 90 * 3 + 30 * 6  # the decoder asks no network
         assert float(some.summary().bins[:, 0].sum()) == pytest.approx(some.summary().diffusion[0], rel=1e-6)
     for k in range(2):
         assert abs(seen[k] / stated[k] - 1) < 0.25, (k, seen, stated)

@@ -11,12 +11,11 @@ import torch
 import nelbo
 from nelbo import compare
 from nelbo.bound.compare import compare as two_models
-from nelbo.bound.contrast.race import Goal
 from nelbo.bound.difference import Comparison
-from nelbo.bound.planned import regression
+from nelbo.bound.planned import error_bars, regression
+from nelbo.bound.planned.sign import Sign
 from nelbo.bound.prepare import prepare
 from nelbo.bound.problem import Cells
-from nelbo.bound.unpaired import sign_is_known
 from nelbo.errors import UsageError
 from nelbo.model.reverse import Beta, Reverse
 from nelbo.process.prediction import Prediction
@@ -193,8 +192,8 @@ def test_it_ends_when_the_sign_is_known():
 
 
 @pytest.mark.slow
-def test_the_level_of_a_known_sign_of_chains_of_unlike_levels():
-    """Of 2,000 comparisons of models that are as good, with heavy tails, and as many draws again at every stage."""
+def test_the_level_of_a_known_sign():
+    """Of 2,000 values that are 0, with heavy tails, and as many draws again at every stage."""
     runs = 2000
     draws = torch.distributions.StudentT(torch.tensor(4.0).double())
     with torch.random.fork_rng():
@@ -202,12 +201,13 @@ def test_the_level_of_a_known_sign_of_chains_of_unlike_levels():
         drawn = draws.sample((runs, 3, 64))
     wrong = naive = 0
     for run in drawn:
-        ended, plain = False, False
-        for stage, n in enumerate((4, 8, 16, 32, 64)):
+        sign, ended, plain = Sign(0.95), False, False
+        for n in (4, 8, 16, 32, 64):
             values = run[:, :n]
             errors = (values[:, 0::2] - values[:, 1::2]) / n
             difference, error = float(values.mean()), float(errors.square().sum().sqrt()) / 3
-            ended = ended or (difference > 0 and sign_is_known(Goal(0.95), stage, difference, errors))
+            variance, freedom = error_bars.of_squares(errors.square().flatten() / 9)
+            ended = ended or (sign.look(difference, variance, freedom, n, last=n == 64) and difference > 0)
             plain = plain or difference > 1.645 * error
         wrong, naive = wrong + ended, naive + plain
     most = 0.05 + 3 * math.sqrt(0.05 * 0.95 / runs)

@@ -98,9 +98,9 @@ def test_error_bars_where_the_bound_is_made_of_rare_draws():
     """Four codes of three values: one level adds a fifth of a standard error by draws of which most estimates have
     none. Without the variance for what is not seen (`unseen.py`) these seeds cover 90 %; a pilot that takes levels
     without an error for empty covers less than a third."""
-    found = coverage.summary(coverage.repeat("few", 30, 0.1, range(250), {"pilot": EXAMPLES}))
-    assert found["coverage"] > 0.92, found
-    assert found["nfe"] < 4000, found
+    summary = coverage.summary(coverage.repeat("few", 30, 0.1, range(250), {"pilot": EXAMPLES}))
+    assert summary["coverage"] > 0.92, summary
+    assert summary["nfe"] < 4000, summary
 
 
 def test_a_larger_pilot_changes_no_expectation():

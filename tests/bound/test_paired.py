@@ -11,16 +11,17 @@ from nelbo.bound.planned import error_bars
 
 def draws(strata: int, first: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     g = torch.Generator().manual_seed(strata)
-    return tuple(torch.randn(n, generator=g, dtype=torch.float64) for n in (strata, strata, first))  # type: ignore[return-value]
+    one, other = torch.randn(2, strata, generator=g, dtype=torch.float64)
+    return one, other, torch.randn(first, generator=g, dtype=torch.float64)
 
 
 def test_few_draws_have_a_longer_error_and_many_their_own():
     for strata, first in ((4, 3), (4000, 4000)):
         one, other, more = draws(strata, first)
-        plain, found = paired.estimate(one, other, more)[1], paired.widened(one, other, more)
+        plain, widened = paired.estimate(one, other, more)[1], paired.widened(one, other, more)
         along = error_bars.of_squares((one - other).square() / (4 * strata**2))[0]
-        assert found == pytest.approx(along + error_bars.of_draws([more], [1.0]).variance)
-        assert found > 1.3 * plain if strata == 4 else plain < found < 1.01 * plain
+        assert widened == pytest.approx(along + error_bars.of_draws([more], [1.0]).variance)
+        assert widened > 1.3 * plain if strata == 4 else plain < widened < 1.01 * plain
 
 
 def test_a_single_draw_tells_no_variance():

@@ -85,7 +85,7 @@ def test_levels_that_have_shown_no_error_beside_large_ones():
     runner = Runner(Run(), 4)
     estimate = Passes(Adaptive(1.0)).estimate(GaussianChain(model, x, seed=0), runner)
     assert runner.nfe > MOST / 2
-    assert estimate.note is not None and estimate.note.startswith("a level beside the one of the largest errors")
+    assert estimate.note is not None and estimate.note.startswith("a level next to the one of the largest errors")
     assert abs(estimate.total.mean - exact) <= 3 * math.sqrt(estimate.total.variance) < 3 * 4 * math.log(2)
 
 

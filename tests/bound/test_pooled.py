@@ -117,23 +117,23 @@ def check_what_laps_save(kind: str) -> None:
     q = chances(kind)
     value = torch.randn(N, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     noise, nothing = torch.Generator().manual_seed(4), torch.arange(5 * N // 2)
-    n, means, found = len(nothing), [], []
+    n, means, repeats = len(nothing), [], []
     for seed in range(400):
         folds = Folds(seed, torch.zeros(N, dtype=torch.long), q)
         who, _, weight, laps = folds.draws([n], 0, 0, nothing, [])
         r = (value[who] + torch.randn(n, generator=noise, dtype=torch.float64)) * weight
         means.append(float(r.mean()))
-        found.append(folds.repeats(0, r, who, laps))
+        repeats.append(folds.repeats(0, r, who, laps))
     often = (N * q).clamp_min(1)
     B = float(((value - value.mean() * N * q).square() / often).mean())
     independent = float(((value.square() + 1) / (N * q)).mean() - value.mean().square()) / n
     shown = float(torch.tensor(means).double().var())
-    assert abs(shown - (independent - found[0].part * B)) < 4 * independent * math.sqrt(2 / 400)
-    of_products = torch.tensor([one.products / one.pairs for one in found]).double()
+    assert abs(shown - (independent - repeats[0].part * B)) < 4 * independent * math.sqrt(2 / 400)
+    of_products = torch.tensor([one.products / one.pairs for one in repeats]).double()
     assert abs(float(of_products.mean()) - B) < 4 * float(of_products.std()) / 20
-    told = sum(one.squares / one.pairs**2 for one in found) / 400
-    assert 0.9 < told / float(of_products.var()) < 2.2
-    assert found[0].part * B > (0.15 if kind == "unequal" else 0.35) * independent
+    stated = sum(one.squares / one.pairs**2 for one in repeats) / 400
+    assert 0.9 < stated / float(of_products.var()) < 2.2
+    assert repeats[0].part * B > (0.15 if kind == "unequal" else 0.35) * independent
 
 
 @pytest.mark.parametrize("kind", ["equal", "unequal"])

@@ -52,10 +52,10 @@ def check_taught() -> None:
     surrogate = GaussianSurrogate.fit(data(40)).in_precision(torch.float64)
     laws = learn(surrogate, drawn(surrogate, 0.0))
     assert laws is not None and len(laws) == 1 + taught_surrogate.FOLDS
-    for found in laws:
-        V = found.basis
-        assert torch.allclose(V @ torch.diag(found.variances) @ V.mT, law().covariance, atol=2e-5)
-        assert torch.allclose(found.mean, law().mean, atol=2e-5)
+    for taught in laws:
+        V = taught.basis
+        assert torch.allclose(V @ torch.diag(taught.variances) @ V.mT, law().covariance, atol=2e-5)
+        assert torch.allclose(taught.mean, law().mean, atol=2e-5)
     assert not torch.allclose(surrogate.mean, law().mean, atol=0.05)
 
 
@@ -80,8 +80,8 @@ def test_a_pilot_of_a_gaussian_network_foretells_its_terms():
         one = prepare(model, x, Run() if worker is None else Run(workers=worker))
         return pilot.run(one.chain, one.runner, 24)
 
-    found = run()
-    assert float((found.diffusion.residual * found.diffusion.size).sum() / found.diffusion.size.sum()) < 0.02
+    fitted = run()
+    assert float((fitted.diffusion.residual * fitted.diffusion.size).sum() / fitted.diffusion.size.sum()) < 0.02
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(taught_surrogate, "learn", lambda surrogate, seen: None)
         before = run()
@@ -89,7 +89,7 @@ def test_a_pilot_of_a_gaussian_network_foretells_its_terms():
     one, other = on_two(run)[0]
     assert torch.equal(one.diffusion.mean, other.diffusion.mean)
     assert torch.equal(one.features.values, other.features.values)
-    assert torch.allclose(one.diffusion.mean, found.diffusion.mean, rtol=1e-6)
+    assert torch.allclose(one.diffusion.mean, fitted.diffusion.mean, rtol=1e-6)
 
 
 def test_the_mean_at_a_node_is_freed_of_the_noise_that_controls_show():

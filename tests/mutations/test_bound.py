@@ -89,6 +89,7 @@ BREAKS = [
     Break("all levels lack errors", "unseen:missing", operation("*")[-1].keep_left(), unseen),
     Break("the side with more noise lacks errors", "unseen:missing", subscript()[-1].to("1:"), unseen),
     Break("a single draw varies as the mean of two", "collapsed:of_strata", number(2)[0].to(4), single.check_ratio),
+    Break("a pair's third cumulant for a draw's", "collapsed:third_of_single", number(4).to(2), single.check_third),
     Break("of three neighbours the first two are weighed as a pair", "collapsed:errors",
           call("sqrt").argument(0).becomes(1), single.check_contrasts),
     Break("errors of single draws are multiplied as squares", "with_ratio", call("sqrt").drop(), single.check_scaled),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.bound import test_compare, test_contrast, test_log_ratio, test_pilot, test_profile, test_race, test_score
 from tests.maths import test_student
 from tests.mutations.breaks import Break, each_is_noticed
-from tests.mutations.places import call, number, operation
+from tests.mutations.places import call, comparison, number, operation
 
 looks = test_race.test_looks_double_and_weigh_by_their_strata
 by_what = test_race.test_differences_of_the_eliminated_go_by_what_they_were_compared_with
@@ -96,8 +96,7 @@ BREAKS = [
     Break("the priors forgotten", "bound.contrast.contrast:raced", operation("+")[-2].keep_left(), whole),
     Break("a decoder of its own is forgotten", "bound.contrast.alternatives:Chains.first_differs",
           call("any").becomes(False), whole),
-    Break("the error of a sum for that of a mean", "bound.unpaired:sign_is_known", operation("/")[-1].keep_left(),
-          ends),
+    Break("a sign that is known where it is not", "bound.planned.sign:Sign.look", comparison(">").to("<"), ends),
     Break("the sum of two terms", "bound.paired_chain:PairedChain.columns", operation("-")[0].to("+"), few),
     Break("B is A", "bound.compare:_sides", operation("-")[0].to("+"), few),
     Break("a mean without its sign", "bound.planned.regression:spread_over_cells", call("along")[3].becomes(1.0),

@@ -97,20 +97,19 @@ def compare(
                 problem = PairedChain(a.chain, b.chain)
                 chosen = _chosen(problem, tolerance, max_nfe, any_cost, per_example, confidence)
                 runner.plan(runner.nfe + chosen.cost(problem))
-                found = chosen.estimate(problem, runner)
+                whole = chosen.estimate(problem, runner)
             else:
-                decision = None if confidence is None else Goal(confidence)
-                budget = unpaired.Budget(tolerance, max_nfe, any_cost, decision)
-                found = unpaired.difference(a.chain, b.chain, runner, budget)
+                budget = unpaired.Budget(tolerance, max_nfe, any_cost, confidence)
+                whole = unpaired.difference(a.chain, b.chain, runner, budget)
     finally:
         runner.close()
-    if found.note is not None:
-        notes.append(found.note)
-    estimate, share = found, 1.0
+    if whole.note is not None:
+        notes.append(whole.note)
+    estimate, share = whole, 1.0
     if isinstance(a.chain, RaggedChain):
-        estimate = found.a_number(D, a.chain.sizes)
+        estimate = whole.a_number(D, a.chain.sizes)
         share = D * a.chain.examples / int(a.chain.sizes.sum())
-    sides = _sides(estimate, found, float(sum(one.chain.priors() for one in both).mean()) / 2, share)  # type: ignore[union-attr]
+    sides = _sides(estimate, whole, float(sum(one.chain.priors() for one in both).mean()) / 2, share)  # type: ignore[union-attr]
     checks.warn(notes)
     total = estimate.total
     return Comparison(
@@ -129,7 +128,7 @@ def compare(
         nfe_total=runner.nfe,
         common_noise=common,
         confidence=confidence,
-        decided=found.estimator.get("decided"),
+        decided=whole.estimator.get("decided"),
         tolerance=tolerance,
         seed=a.run.seed,
         precision=a.run.precision,
@@ -158,10 +157,10 @@ def _chosen(
     return Passes(adaptive) if isinstance(chosen, Passes) else adaptive
 
 
-def _sides(estimate: Estimate, found: Estimate, prior: float, share: float) -> tuple[float, float, float, float]:
+def _sides(estimate: Estimate, whole: Estimate, prior: float, share: float) -> tuple[float, float, float, float]:
     """The bounds of A and B and their standard errors in nats, from the mean of both, with its exact terms `prior`, and
     the difference."""
-    assert found.sides is not None
-    middle, half = share * (prior + found.sides.mean), estimate.total.mean / 2
-    errors = (share * variance**0.5 for variance in (found.sides.a, found.sides.b))
+    assert whole.sides is not None
+    middle, half = share * (prior + whole.sides.mean), estimate.total.mean / 2
+    errors = (share * variance**0.5 for variance in (whole.sides.a, whole.sides.b))
     return (middle + half, middle - half, *errors)  # type: ignore[return-value]

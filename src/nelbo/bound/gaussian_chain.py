@@ -223,8 +223,8 @@ class GaussianChain(Problem):
         if self._teaching(draws):
             columns = torch.zeros(len(noised.x), 2, self.directions, dtype=torch.float64, device=self.device)
             if isinstance(controls, Controls) and prediction is not None:
-                found = taught_surrogate.projections(controls.surrogate, noised.z, prediction.x0, noised.at.alpha)
-                columns[..., : taught_surrogate.directions(controls.surrogate)] = found.unflatten(1, (2, -1))
+                projected = taught_surrogate.projections(controls.surrogate, noised.z, prediction.x0, noised.at.alpha)
+                columns[..., : taught_surrogate.directions(controls.surrogate)] = projected.unflatten(1, (2, -1))
             yield columns.flatten(1)
 
     def observe(self, draws: Draws, values: Tensor, columns: Tensor) -> None:

@@ -186,7 +186,7 @@ class Problem(ABC):
         return 0
 
     def observe(self, draws: Draws, values: Tensor, columns: Tensor) -> None:  # noqa: B027
-        """Take note of the observed columns of `draws`, (n, observed), beside the others (n, 1 + C) in nats, the same
+        """Take note of the observed columns of `draws`, (n, observed), and of the others (n, 1 + C) in nats, the same
         on every worker; NaN where an interrupt left a draw out."""
 
     @property

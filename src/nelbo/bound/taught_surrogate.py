@@ -80,9 +80,9 @@ def projections(surrogate: GaussianSurrogate, z: Tensor, x0: Tensor, alpha: Tens
     basis = surrogate.basis[:, : directions(surrogate)]
     parts = []
     for some in tiles.tiles(len(z), surrogate.dimensions, z.device):
-        found = x0[some].flatten(1).double()
-        rest = z[some].flatten(1).double() / alpha[some, None] - found
-        parts.append(torch.cat([(v.to(basis.dtype) @ basis).double() for v in (found - surrogate.mean, rest)], 1))
+        prediction = x0[some].flatten(1).double()
+        rest = z[some].flatten(1).double() / alpha[some, None] - prediction
+        parts.append(torch.cat([(v.to(basis.dtype) @ basis).double() for v in (prediction - surrogate.mean, rest)], 1))
     return torch.cat(parts)
 
 
@@ -113,7 +113,7 @@ def learn(surrogate: GaussianSurrogate, seen: Predictions) -> list[GaussianSurro
 
 
 class _Sums(NamedTuple):
-    """What laws are found from: products (FOLDS, K, r + 1, r + 1) of e with a one, and with what it leaves of x̂,
+    """What laws are fitted to: products (FOLDS, K, r + 1, r + 1) of e with a one, and with what it leaves of x̂,
     (FOLDS, K, r, r + 1), both in units of `scale` (r,); weights (K, r) of equations and (K,) of errors of x̂."""
 
     products: Tensor

@@ -1,8 +1,9 @@
 """The difference of two chains that have no levels in common: two estimates of every example.
 
 Every example is drawn in both chains, in stages that are planned from the variance that the ones before have shown,
-until the error of the difference is short enough, or its sign is known. Draws with the same number may share their
-noise, at levels of their own: the error is that of the difference of pairs, whatever these have in common.
+until the error of the difference is short enough, or its sign is known (`planned/sign.py`). Draws with the same number
+may share their noise, at levels of their own: the error is that of the difference of pairs, whatever these have in
+common, widened for how few they are (`planned/error_bars.py`).
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from nelbo.bound.contrast.race import Goal, threshold
 from nelbo.bound.estimate import Estimate, Sides
 from nelbo.bound.gaussian_chain import GaussianChain
-from nelbo.bound.planned import allocation, blocks_plan, cost, pilot
+from nelbo.bound.planned import allocation, blocks_plan, cost, error_bars, pilot
 from nelbo.bound.planned.allocation import LARGEST
 from nelbo.bound.planned.blocks_plan import FALL
 from nelbo.bound.planned.per_example import PerExampleDesign
+from nelbo.bound.planned.sign import Sign
 from nelbo.bound.planned.summary import ExampleValues
 from nelbo.bound.runner import Runner
 from nelbo.bound.tolerance import Tolerance, in_nats, in_words
@@ -33,12 +34,13 @@ STAGES = 12
 
 @dataclass(frozen=True)
 class Budget:
-    """How far to go: a tolerance of the difference, and evaluations, see `evaluate`; a decision about its sign."""
+    """How far to go: a tolerance of the difference, and evaluations, see `evaluate`; and at which confidence its sign
+    is enough."""
 
     tolerance: Tolerance
     max_nfe: int | None
     any_cost: bool
-    decision: Goal | None = None
+    confidence: float | None = None
 
     def __post_init__(self):
         cost.check_budget(self.max_nfe, self.any_cost)
@@ -62,20 +64,6 @@ class Budget:
         raise refused
 
 
-def sign_is_known(goal: Goal, stage: int, difference: float, errors: Tensor) -> bool:
-    """Whether a mean of N differences is further from 0 than chance takes it, after `stage` looks before; errors
-    (N, k): of each, whose squares add up to its variance.
-
-    The level 1 − confidence is shared out among the stages as among the looks of a race, so that the probability that
-    the worse model is ever called the better one is at most that. t has 3 (Σ e²)²/Σ e⁴ − 2 degrees of freedom.
-    """
-    squares = errors.square()
-    variance = squares.sum()
-    freedom = (3 * variance.square() / squares.square().sum().clamp_min(1e-300) - 2).clamp_min(2.0)
-    bar = threshold(goal, stage, torch.ones((), dtype=torch.int64), freedom) * variance.sqrt() / len(errors)
-    return abs(difference) > float(bar)
-
-
 def difference(a: GaussianChain, b: GaussianChain, runner: Runner, budget: Budget) -> Estimate:
     """A − B from as many stages as the error asks for, or the sign takes. Errors: CostError."""
     N = a.examples
@@ -91,7 +79,7 @@ def difference(a: GaussianChain, b: GaussianChain, runner: Runner, budget: Budge
     def price(strata: float) -> float:
         return sum(blocks_plan.cost_of(chain, N, strata, max(1, strata // 2)) for chain in (a, b))
 
-    strata, values, reached, known = 2, [], False, False
+    strata, values, errors, reached, sign = 2, [], [], False, Sign(budget.confidence)
     for stage in range(STAGES):
         pairs = max(1, strata // 2)
         if stage and budget.max_nfe is not None and runner.nfe + price(strata) > budget.max_nfe:
@@ -102,16 +90,15 @@ def difference(a: GaussianChain, b: GaussianChain, runner: Runner, budget: Budge
                 if runner.stopped:
                     raise KeyboardInterrupt
         values = [examples for design in designs if (examples := design.summary().examples) is not None]
-        errors = _errors(*values)
-        variance = float(errors.square().sum()) / N**2
+        errors = _errors(*values, freedom=designs[0].r_freedom)
+        variance = sum(error for error, _ in errors)
         means = [float((v.diffusion + v.reconstruction).mean()) for v in values]
         difference = float(prior.mean()) + means[0] - means[1]
         value, error = (float(bits_per_dim(v, a.dimensions)) for v in (difference, variance**0.5))
         runner.tell(f"difference {with_error(value, error)}")
         target = in_nats(budget.tolerance, difference, a.dimensions)
-        known = budget.decision is not None and sign_is_known(budget.decision, stage, difference, errors)
-        reached = variance <= target**2
-        if known or reached:
+        reached, freedom = variance <= target**2, error_bars.together(*zip(*errors, strict=True))
+        if sign.look(difference, variance, freedom, runner.nfe, last=reached) or reached:
             break
         weight = designs[0].blocks[0].weight ** (1 / FALL)
         wanted = weight * (variance / target**2 - 1) ** (1 / FALL)
@@ -119,30 +106,33 @@ def difference(a: GaussianChain, b: GaussianChain, runner: Runner, budget: Budge
             budget.check(a, runner, price(wanted), difference, math.sqrt(variance))
         strata = min(allocation.MOST, max(1, math.ceil(wanted)))
     one, other = values
-    errors = [
-        (one.diffusion_errors, other.diffusion_errors),
-        (one.reconstruction_errors, other.reconstruction_errors),
-    ]
-    of_cells, of_first = (_apart(*both).square().sum(1) for both in errors)
-    own = [sum(float(both[k].square().sum()) for both in errors) / N**2 for k in (0, 1)]
+    of_cells, of_first = (squares.sum(1) for squares in _squares(one, other))
+    own = [float(v.diffusion_errors.square().sum() + v.reconstruction_errors.square().sum()) / N**2 for v in values]
+    decided = {} if budget.confidence is None else {"decided": sign.known}
     estimate = Estimate.of(
         prior,
         (one.diffusion - other.diffusion, of_cells),
         (one.reconstruction - other.reconstruction, of_first),
         [],
-        {"name": "per_example", "picked": "per_example", **({} if budget.decision is None else {"decided": known})},
+        {"name": "per_example", "picked": "per_example", **decided},
     )
-    note = (
-        None if reached or known else f"the tolerance {budget.tolerance} was not reached with {runner.nfe} evaluations"
-    )
+    note = f"the tolerance {budget.tolerance} was not reached with {runner.nfe} evaluations"
+    note = None if reached or sign.known else note
     mean = sum(float((v.diffusion + v.reconstruction).mean()) for v in values) / 2
-    return replace(estimate, note=note, sides=Sides(mean, *own))
+    return replace(estimate.widened(*(error for error, _ in errors)), note=note, sides=Sides(mean, *own))
 
 
-def _errors(a: ExampleValues, b: ExampleValues) -> Tensor:
-    """Errors (N, k) of every example's difference: their squares add up to its Monte Carlo variance."""
+def _squares(a: ExampleValues, b: ExampleValues) -> list[Tensor]:
+    """Squared errors of every example's difference in both terms, (N, k) each."""
     parts = (a.diffusion_errors, b.diffusion_errors), (a.reconstruction_errors, b.reconstruction_errors)
-    return torch.cat([_apart(*both) for both in parts], dim=1)
+    return [_apart(*both).square() for both in parts]
+
+
+def _errors(a: ExampleValues, b: ExampleValues, freedom: Tensor) -> list[tuple[float, float]]:
+    """Widened variances of the mean difference in both terms, and their degrees of freedom; those (N,) of the first
+    level's draws of every example."""
+    of_cells, of_first = (squares / len(freedom) ** 2 for squares in _squares(a, b))
+    return [error_bars.of_squares(of_cells.flatten()), error_bars.of_squares(of_first.sum(1), freedom)]
 
 
 def _apart(a: Tensor, b: Tensor) -> Tensor:

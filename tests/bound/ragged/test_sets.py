@@ -185,7 +185,7 @@ def test_a_comparison_of_sets():
 
 
 def test_a_comparison_of_sets_at_common_noise():
-    """Two networks, of which one is told the mask: the difference of bounds at every level, within all errors."""
+    """Two networks, of which one takes the mask: the difference of bounds at every level, within all errors."""
     sets, pair = examples([1 + i % MOST for i in range(24)]), (model(), model(pooled))
     compared = nelbo.compare(*pair, sets, tolerance=0.05, any_cost=True)
     whole = [nelbo.evaluate(one, sets, estimator=Exhaustive(8)) for one in pair]

@@ -82,16 +82,16 @@ def with_ratio(errors: Tensor, blocks: Sequence[Block], term: str) -> tuple[Tens
     """Errors (N, k) of a term, "of_diffusion" or "of_reconstruction", with collapsed ones times √R; and the degrees of
     freedom that R leaves to the sum of their squares, of which it multiplies a part."""
     single = [(b, getattr(b, term)) for b in blocks if b.twice is not None]
-    found = collapsed.ratio([(own.known, b.for_each) for b, own in single if own.columns])
-    if found.freedom == math.inf:
+    ratio = collapsed.ratio([(own.known, b.for_each) for b, own in single if own.columns])
+    if ratio.freedom == math.inf:
         return errors, math.inf
     errors, part = errors.clone(), 0.0
     for b, own in single:
-        scaled = errors[b.rows, : own.columns] * math.sqrt(found.value)
+        scaled = errors[b.rows, : own.columns] * math.sqrt(ratio.value)
         errors[b.rows, : own.columns] = scaled
         part += float(scaled[torch.isfinite(scaled)].square().sum())
     whole = float(errors[torch.isfinite(errors)].square().sum())
-    return errors, found.freedom * (whole / part) ** 2 if part else math.inf
+    return errors, ratio.freedom * (whole / part) ** 2 if part else math.inf
 
 
 def mean_of(

@@ -70,6 +70,12 @@ def of_strata(pairs: Tensor) -> Tensor:
     return torch.stack([V, (first + second) / 2], 1)
 
 
+def third_of_single(of_pairs: float) -> float:
+    """The third cumulant of a sum of means of single draws, from that of means of pairs in the same strata: the mean of
+    two draws has a quarter of a draw's."""
+    return 4 * of_pairs
+
+
 def of_one(distance: Tensor) -> Tensor:
     """V and C (b, 2) of one draw, from the distances from their fit of two or more, (b, n)."""
     return torch.stack([distance.var(1), distance.square().mean(1)], 1)

@@ -135,7 +135,7 @@ class Passes(Estimator):
             )
         if made.unseen > RARE:
             notes.append(
-                "a level beside the one of the largest errors has shown hardly any: rare ones may be missing from the "
+                "a level next to the one of the largest errors has shown hardly any: rare ones may be missing from the "
                 "value and its error bar; more draws would tell"
             )
         return "; ".join(notes) or None

@@ -189,22 +189,23 @@ class PerExampleDesign:
             mine, own = fold == k, rows[fold == k]
             of = mine.repeat_interleave(n)
             some = observed[of]
-            found = residuals(fit, pilot.features, some.examples, some.cells, some.columns) * some.weight
-            values[mine] = fit.mean.sum() + pilot.features.times(fit.total_weights, own) + found.reshape(-1, n).mean(1)
-            residual[of], made = found, torch.isfinite(found)
+            left = residuals(fit, pilot.features, some.examples, some.cells, some.columns) * some.weight
+            values[mine] = fit.mean.sum() + pilot.features.times(fit.total_weights, own) + left.reshape(-1, n).mean(1)
+            residual[of], made = left, torch.isfinite(left)
             if copies == 2:
-                third += third_of_pairs(found.reshape(-1, strata, 2))
+                third += third_of_pairs(left.reshape(-1, strata, 2))
             whole = n * problem.examples
-            shown += unseen.shown(problem, some.cells, found / whole, some.weight / whole)
+            shown += unseen.shown(problem, some.cells, left / whole, some.weight / whole)
             if len(own):
                 mean = pilot.features[own].mean(0)
-                bins += binned(problem, some.cells[made], found[made], fit, mean, len(own) / problem.examples)
+                bins += binned(problem, some.cells[made], left[made], fit, mean, len(own) / problem.examples)
         draws = residual.reshape(b, strata, copies)
         if copies == 2:
             errors, known = (draws[..., 0] - draws[..., 1]) / n, Collapsed(collapsed.of_strata(draws))
         else:
             assert block.twice is not None
-            errors, third = collapsed.errors(draws[..., 0]), 4 * block.for_each * block.twice.third
+            errors = collapsed.errors(draws[..., 0])
+            third = block.for_each * collapsed.third_of_single(block.twice.third)
             known = Collapsed(block.twice.of_diffusion.known, errors.shape[1])
         self.values[rows] = merged(self.values[rows], values, share)
         self.errors = with_errors(self.errors, rows, block.strata, errors, share)

@@ -144,8 +144,8 @@ def at_nodes(
     centre = F.mean(0)
     F = F - centre
     raw = (r**2).mean(0) * P / max(1, P - 1)
-    found = n.mean(0) * (not foretold)  # of the controls, whose means are 0
-    regressors = np.concatenate([(F[:, q:] @ near.T)[..., None], n - found], 2)
+    offset = n.mean(0) * (not foretold)  # of the controls, whose means are 0
+    regressors = np.concatenate([(F[:, q:] @ near.T)[..., None], n - offset], 2)
     prior = np.full((K, 1 + C), float(foretold))
     if measure is None:  # of a difference nothing is known
         prior[:, 0] = np.maximum(prior[:, 0], slope * (mean != 0))
@@ -169,7 +169,7 @@ def at_nodes(
     residual = r - (regressors * slopes).sum(-1)
     slopes += prior
     # the mean of examples without what their noise, seen in the controls, has added to it; near 0 that is not believed
-    shown = (slopes[:, 1:] * found).sum(1)
+    shown = (slopes[:, 1:] * offset).sum(1)
     if measure is not None:
         mean = mean - size * shown
     else:

@@ -1,7 +1,7 @@
 """What the draws along a chain have not shown yet and may still be there: errors that are rare with little noise.
 
 The less noise, the rarer and the larger are a denoiser's mistakes: with probability exp(−a SNR) and size ∝ SNR they
-make up most of the variance where a ≈ 2/SNR, and vanish soon after. A bin beside that place may have errors that its
+make up most of the variance where a ≈ 2/SNR, and vanish soon after. A bin next to that place may have errors that its
 draws show once in hundreds of times, and the draws that a tolerance pays show none. So where a bin has less than a
 share LEAST of the variance, relative to the scale of its cells, of its neighbour with more noise, it is taken to have
 
