@@ -82,10 +82,12 @@ def test_a_pilot_of_a_gaussian_network_foretells_its_terms():
 
     fitted = run()
     assert float((fitted.diffusion.residual * fitted.diffusion.size).sum() / fitted.diffusion.size.sum()) < 0.02
+    assert fitted.features.slope == 1  # examples unlike the pilot's are foretold by their expected errors
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(taught_surrogate, "learn", lambda surrogate, seen: None)
         before = run()
     assert float((before.diffusion.residual * before.diffusion.size).sum() / before.diffusion.size.sum()) > 0.2
+    assert before.features.slope == 0
     one, other = on_two(run)[0]
     assert torch.equal(one.diffusion.mean, other.diffusion.mean)
     assert torch.equal(one.features.values, other.features.values)

@@ -97,11 +97,12 @@ def difference(a: GaussianChain, b: GaussianChain, runner: Runner, budget: Budge
         value, error = (float(bits_per_dim(v, a.dimensions)) for v in (difference, variance**0.5))
         runner.tell(f"difference {with_error(value, error)}")
         target = in_nats(budget.tolerance, difference, a.dimensions)
-        reached, freedom = variance <= target**2, error_bars.together(*zip(*errors, strict=True))
+        freedom = error_bars.together(*zip(*errors, strict=True))
+        reached = error_bars.enough(variance, freedom, target)
         if sign.look(difference, variance, freedom, runner.nfe, last=reached) or reached:
             break
         weight = designs[0].blocks[0].weight ** (1 / FALL)
-        wanted = weight * (variance / target**2 - 1) ** (1 / FALL)
+        wanted = weight * (max(variance / target**2, error_bars.ENOUGH / freedom) - 1) ** (1 / FALL)
         if not stage:
             budget.check(a, runner, price(wanted), difference, math.sqrt(variance))
         strata = min(allocation.MOST, max(1, math.ceil(wanted)))
